@@ -1,0 +1,18 @@
+# Shortcuts; .ci/run is what counts.
+PYTHON ?= python3
+
+.PHONY: check test interop bench
+
+check:
+	ruff check . && ruff format --check . && mypy
+
+test:
+	$(PYTHON) -m pytest -q
+
+# Third-party clients against our servers, and our SDK against an Apache RocketMQ where a JVM and Maven are at hand.
+# What is missing on this machine is skipped, with its reason in the summary.
+interop:
+	RMQ_INTEROP_JAVA=1 RMQ_INTEROP_GO=1 $(PYTHON) -m pytest tests/interop -ra -p no:cacheprovider
+
+bench:
+	$(PYTHON) -m rmq_redis bench
