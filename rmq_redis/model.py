@@ -1,0 +1,304 @@
+"""The values that the roles exchange: messages, queues, results, routes. Frozen where they are shared.
+
+Everything here is plain data without a network, a clock or Redis: ``msgspec.Struct`` classes, because a consumer
+makes one ``MessageExt`` per message, and these are built in C.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import IntEnum, StrEnum
+
+import msgspec
+
+from .codes import Perm, ResponseCode
+from .hosts import offset_msg_id
+
+DEFAULT_TOPIC = "TBW102"
+"""The template topic from which brokers create topics on first use (RocketMQ ``AUTO_CREATE_TOPIC_KEY_TOPIC``)."""
+DEFAULT_QUEUE_NUMS = 4
+"""Read and write queues that an automatically created topic gets in each broker group."""
+RETRY_PREFIX = "%RETRY%"
+DLQ_PREFIX = "%DLQ%"
+MASTER_ID = 0
+MAX_TOPIC_LENGTH = 127
+MAX_GROUP_LENGTH = 120
+MAX_PROPERTIES_BYTES = 32767
+DEFAULT_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+
+PROPERTY_KEYS = "KEYS"
+PROPERTY_TAGS = "TAGS"
+PROPERTY_UNIQ_KEY = "UNIQ_KEY"
+PROPERTY_WAIT = "WAIT"
+PROPERTY_DELAY = "DELAY"
+PROPERTY_RETRY_TOPIC = "RETRY_TOPIC"
+PROPERTY_ORIGIN_MESSAGE_ID = "ORIGIN_MESSAGE_ID"
+PROPERTY_RECONSUME_TIME = "RECONSUME_TIME"
+PROPERTY_MAX_RECONSUME_TIMES = "MAX_RECONSUME_TIMES"
+
+_NAME = re.compile(r"[%|a-zA-Z0-9_-]+\Z")
+
+SYSTEM_TOPICS_NOT_WRITABLE = frozenset(
+    {
+        "SCHEDULE_TOPIC_XXXX",
+        "RMQ_SYS_TRANS_HALF_TOPIC",
+        "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+        "TRANS_CHECK_MAX_TIME_TOPIC",
+        "SELF_TEST_TOPIC",
+        "OFFSET_MOVED_EVENT",
+    }
+)
+"""Topics that clients may not send to. Source: ``TopicValidator.NOT_ALLOWED_SEND_TOPIC_SET``."""
+
+SYSTEM_TOPICS = SYSTEM_TOPICS_NOT_WRITABLE | {"TBW102", "BenchmarkTest", "RMQ_SYS_TRACE_TOPIC", "CHECKPOINT_TOPIC"}
+"""Topics that nobody creates or deletes by hand; with them everything that begins with ``rmq_sys_``."""
+
+
+def is_system_topic(topic: str) -> bool:
+    """Whether RocketMQ reserves this topic name."""
+    return topic in SYSTEM_TOPICS or topic.startswith("rmq_sys_")
+
+
+def topic_name_error(topic: str) -> str | None:
+    """What is wrong with a topic name, or None.
+
+    Letters, digits, ``_``, ``-``, ``%`` and ``|``, 1 to 127 characters (the message record has one signed length byte).
+    Source: ``TopicValidator.validateTopic``.
+    """
+    if not topic or not topic.strip():
+        return "the topic is empty"
+    if not _NAME.match(topic):
+        return f"the topic {topic[:140]!r} may only have letters, digits and the characters _ - % |"
+    if len(topic) > MAX_TOPIC_LENGTH:
+        return f"the topic has {len(topic)} characters, at most {MAX_TOPIC_LENGTH} are allowed: {topic[:140]!r}"
+    return None
+
+
+def group_name_error(group: str) -> str | None:
+    """What is wrong with a producer or consumer group name, or None (the same characters, 1 to 120 of them)."""
+    if not group or not group.strip():
+        return "the group is empty"
+    if not _NAME.match(group):
+        return f"the group {group[:140]!r} may only have letters, digits and the characters _ - % |"
+    if len(group) > MAX_GROUP_LENGTH:
+        return f"the group has {len(group)} characters, at most {MAX_GROUP_LENGTH} are allowed: {group[:140]!r}"
+    return None
+
+
+class MessageQueue(msgspec.Struct, frozen=True, order=True, rename="camel"):
+    """One queue of a topic in one broker group. Sorts by topic, then broker name, then queue id, as RocketMQ does."""
+
+    topic: str
+    broker_name: str
+    queue_id: int
+
+
+class Message(msgspec.Struct, kw_only=False):
+    """A message to be sent.
+
+    Args:
+        topic: where it goes.
+        body: 1 byte to 4 MiB; a ``str`` is sent as UTF-8.
+        tags: one tag (the plural is RocketMQ's), by which consumers can filter; "" for none.
+        keys: business keys, by which the message can be looked up; several are joined by blanks.
+        properties: any further string pairs; keys and values may not contain U+0001 or U+0002.
+        flag: a number of the user's own, handed to consumers as it is.
+    """
+
+    topic: str
+    body: bytes | str
+    tags: str = ""
+    keys: str | list[str] = ""
+    properties: dict[str, str] = msgspec.field(default_factory=dict)
+    flag: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.body, str):
+            self.body = self.body.encode()
+        if not isinstance(self.keys, str):
+            self.keys = " ".join(self.keys)
+
+
+class MessageExt(msgspec.Struct, frozen=True):
+    """A message as a consumer gets it: what was sent, and what the broker knows about it.
+
+    Times are milliseconds since 1970; hosts are ``ip:port``.
+    """
+
+    topic: str
+    body: bytes
+    properties: dict[str, str]
+    flag: int
+    queue_id: int
+    queue_offset: int
+    commit_log_offset: int
+    sys_flag: int
+    born_timestamp_ms: int
+    born_host: str
+    store_timestamp_ms: int
+    store_host: str
+    reconsume_times: int
+    prepared_transaction_offset: int
+    store_size: int
+    broker_name: str = ""
+
+    @property
+    def tags(self) -> str:
+        return self.properties.get(PROPERTY_TAGS, "")
+
+    @property
+    def keys(self) -> str:
+        return self.properties.get(PROPERTY_KEYS, "")
+
+    @property
+    def msg_id(self) -> str:
+        """The id that the producer gave (UNIQ_KEY); without one, the broker's ``offset_msg_id``."""
+        return self.properties.get(PROPERTY_UNIQ_KEY) or self.offset_msg_id
+
+    @property
+    def offset_msg_id(self) -> str:
+        """The broker's id: its address and the message's address in its store, as upper-case hex."""
+        return offset_msg_id(self.store_host, self.commit_log_offset)
+
+    @property
+    def queue(self) -> MessageQueue:
+        return MessageQueue(self.topic, self.broker_name, self.queue_id)
+
+    def text(self) -> str:
+        """The body as UTF-8 text."""
+        return self.body.decode()
+
+
+class SendStatus(StrEnum):
+    """All of these mean stored; the last three, that a flush or a replica did not confirm in time."""
+
+    SEND_OK = "SEND_OK"
+    FLUSH_DISK_TIMEOUT = "FLUSH_DISK_TIMEOUT"
+    FLUSH_SLAVE_TIMEOUT = "FLUSH_SLAVE_TIMEOUT"
+    SLAVE_NOT_AVAILABLE = "SLAVE_NOT_AVAILABLE"
+
+
+SEND_STATUS_BY_CODE: Mapping[int, SendStatus] = {
+    ResponseCode.SUCCESS: SendStatus.SEND_OK,
+    ResponseCode.FLUSH_DISK_TIMEOUT: SendStatus.FLUSH_DISK_TIMEOUT,
+    ResponseCode.FLUSH_SLAVE_TIMEOUT: SendStatus.FLUSH_SLAVE_TIMEOUT,
+    ResponseCode.SLAVE_NOT_AVAILABLE: SendStatus.SLAVE_NOT_AVAILABLE,
+}
+
+
+class SendResult(msgspec.Struct, frozen=True):
+    """Where a message went.
+
+    Attributes:
+        msg_id: the client's id (UNIQ_KEY); of a batch, all of them joined by commas.
+        offset_msg_id: the broker's id; of a batch, all of them joined by commas.
+        queue_offset: offset of the message in ``queue``; of a batch, of its first message.
+        attempts: how often it was sent; above 1, an earlier attempt whose answer was lost may have stored it too.
+    """
+
+    status: SendStatus
+    msg_id: str
+    offset_msg_id: str
+    queue: MessageQueue
+    queue_offset: int
+    transaction_id: str = ""
+    attempts: int = 1
+
+
+class PullStatus(IntEnum):
+    FOUND = ResponseCode.SUCCESS
+    NO_NEW_MSG = ResponseCode.PULL_NOT_FOUND
+    NO_MATCHED_MSG = ResponseCode.PULL_RETRY_IMMEDIATELY
+    OFFSET_ILLEGAL = ResponseCode.PULL_OFFSET_MOVED
+
+
+class PullResult(msgspec.Struct, frozen=True):
+    """Answer to one pull. ``next_begin_offset`` is where to go on, also when there is no message."""
+
+    status: PullStatus
+    next_begin_offset: int
+    min_offset: int
+    max_offset: int
+    messages: list[MessageExt]
+    suggest_which_broker_id: int = 0
+
+
+class MessageModel(StrEnum):
+    BROADCASTING = "BROADCASTING"
+    CLUSTERING = "CLUSTERING"
+
+
+class ConsumeType(StrEnum):
+    CONSUME_ACTIVELY = "CONSUME_ACTIVELY"
+    CONSUME_PASSIVELY = "CONSUME_PASSIVELY"
+    CONSUME_POP = "CONSUME_POP"
+
+
+class ConsumeResult(StrEnum):
+    """What a message handler answers. None and True mean SUCCESS; False and an exception mean LATER."""
+
+    SUCCESS = "CONSUME_SUCCESS"
+    LATER = "RECONSUME_LATER"
+
+
+class ConsumeFromWhere(StrEnum):
+    """Where a consumer group that has no offset yet begins in a queue."""
+
+    CONSUME_FROM_LAST_OFFSET = "CONSUME_FROM_LAST_OFFSET"
+    CONSUME_FROM_FIRST_OFFSET = "CONSUME_FROM_FIRST_OFFSET"
+    CONSUME_FROM_TIMESTAMP = "CONSUME_FROM_TIMESTAMP"
+
+
+class BrokerData(msgspec.Struct, frozen=True):
+    """The addresses of one broker group. Key 0 is the master."""
+
+    cluster: str
+    broker_name: str
+    broker_addrs: dict[int, str]
+
+
+class QueueData(msgspec.Struct, frozen=True):
+    """How many queues of a topic one broker group has, and what may be done with them (``Perm`` bits)."""
+
+    broker_name: str
+    read_queue_nums: int
+    write_queue_nums: int
+    perm: int
+    topic_sys_flag: int = 0
+
+
+class TopicRouteData(msgspec.Struct, frozen=True):
+    """Where the queues of a topic are."""
+
+    broker_datas: list[BrokerData]
+    queue_datas: list[QueueData]
+    order_topic_conf: str | None = None
+
+    def addresses_of(self, broker_name: str) -> dict[int, str]:
+        """brokerId -> ``host:port`` of one group; empty for an unknown one."""
+        for broker in self.broker_datas:
+            if broker.broker_name == broker_name:
+                return broker.broker_addrs
+        return {}
+
+
+class TopicConfig(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """What a broker group knows of a topic. ``perm`` is made of ``Perm`` bits."""
+
+    topic_name: str
+    read_queue_nums: int = DEFAULT_QUEUE_NUMS
+    write_queue_nums: int = DEFAULT_QUEUE_NUMS
+    perm: int = int(Perm.READ | Perm.WRITE)
+    topic_filter_type: str = "SINGLE_TAG"
+    topic_sys_flag: int = 0
+    order: bool = False
+    attributes: dict[str, str] = {}
+
+
+class DataVersion(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """Tells whether a broker's topic table changed: greater counter, newer table."""
+
+    counter: int = 0
+    state_version: int = 0
+    timestamp: int = 0
