@@ -1,0 +1,124 @@
+"""RocketMQ's message model for Python teams, with Redis as the only stateful part.
+
+The names below are the public ones. They are imported on first use, so that ``import rmq_redis`` is quick and a
+producer never loads what only servers need.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client.admin import AsyncAdmin
+    from .client.consumer import AsyncPushConsumer
+    from .client.producer import AsyncProducer
+    from .client.pull_consumer import AsyncPullConsumer
+    from .client.sync import Admin, Producer, PullConsumer, PushConsumer
+    from .config import ClientConfig
+    from .errors import (
+        ClientError,
+        ConfigError,
+        ConnectionClosedError,
+        MessageIllegalLocallyError,
+        RemotingConnectError,
+        RemotingError,
+        RequestTimeoutError,
+        ResponseError,
+        RmqError,
+        RouteNotFoundError,
+    )
+    from .hookspecs import hookimpl
+    from .model import (
+        ConsumeFromWhere,
+        ConsumeResult,
+        Message,
+        MessageExt,
+        MessageModel,
+        MessageQueue,
+        PullResult,
+        PullStatus,
+        SendResult,
+        SendStatus,
+    )
+
+__all__ = [
+    "Admin",
+    "AsyncAdmin",
+    "AsyncProducer",
+    "AsyncPullConsumer",
+    "AsyncPushConsumer",
+    "ClientConfig",
+    "ClientError",
+    "ConfigError",
+    "ConnectionClosedError",
+    "ConsumeFromWhere",
+    "ConsumeResult",
+    "Message",
+    "MessageExt",
+    "MessageIllegalLocallyError",
+    "MessageModel",
+    "MessageQueue",
+    "Producer",
+    "PullConsumer",
+    "PullResult",
+    "PullStatus",
+    "PushConsumer",
+    "RemotingConnectError",
+    "RemotingError",
+    "RequestTimeoutError",
+    "ResponseError",
+    "RmqError",
+    "RouteNotFoundError",
+    "SendResult",
+    "SendStatus",
+    "__version__",
+    "hookimpl",
+]
+
+_MODULES = {
+    ".client.admin": ("AsyncAdmin",),
+    ".client.consumer": ("AsyncPushConsumer",),
+    ".client.producer": ("AsyncProducer",),
+    ".client.pull_consumer": ("AsyncPullConsumer",),
+    ".client.sync": ("Admin", "Producer", "PullConsumer", "PushConsumer"),
+    ".config": ("ClientConfig",),
+    ".hookspecs": ("hookimpl",),
+    ".model": (
+        "ConsumeFromWhere",
+        "ConsumeResult",
+        "Message",
+        "MessageExt",
+        "MessageModel",
+        "MessageQueue",
+        "PullResult",
+        "PullStatus",
+        "SendResult",
+        "SendStatus",
+    ),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = _version()
+    elif name in __all__:
+        value = getattr(import_module(_HOME.get(name, ".errors"), __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("rmq-redis")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "0+unknown"

@@ -1,0 +1,159 @@
+"""Settings of the roles: one dataclass each. Precedence: argument or flag, then environment, then default.
+
+The environment variable of a setting is ``RMQ_REDIS_`` and its name in capitals: ``RMQ_REDIS_NAMESRV_ADDR``. Units
+end the names (``_s`` seconds, ``_bytes``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from .errors import ConfigError
+
+ENV_PREFIX = "RMQ_REDIS_"
+DEFAULT_NAMESRV_PORT = 9876
+DEFAULT_BROKER_PORT = 10911
+DEFAULT_CLUSTER = "DefaultCluster"
+
+C = TypeVar("C")
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with the text that the CLI and the docs show."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameServerConfig:
+    """Settings of ``rmq-redis namesrv``."""
+
+    listen_host: str = setting("0.0.0.0", "address to listen on")
+    listen_port: int = setting(DEFAULT_NAMESRV_PORT, "port to listen on; 0 lets the system choose")
+    registry: str = setting("", "Redis URL of the registry (redis://host:port/db); required")
+    key_prefix: str = setting("rmq", "first part of every Redis key")
+    broker_expiry_s: float = setting(120.0, "a broker that was not heard of for this long is dropped; the keys' TTL")
+    sweep_period_s: float = setting(10.0, "seconds between sweeps for expired brokers")
+    idle_timeout_s: float = setting(120.0, "a connection silent for this long is closed")
+    order_message_enable: bool = setting(False, "routes carry the topic's ORDER_TOPIC_CONFIG entry")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokerConfig:
+    """Settings of ``rmq-redis broker``."""
+
+    broker_name: str = setting("broker-a", "name of the broker group")
+    broker_id: int = setting(0, "0 is the group's master, every other number a slave")
+    cluster_name: str = setting(DEFAULT_CLUSTER, "cluster that the group belongs to")
+    listen_host: str = setting("0.0.0.0", "address to listen on")
+    listen_port: int = setting(DEFAULT_BROKER_PORT, "port to listen on; 0 lets the system choose")
+    advertised_host: str = setting("", "IP address that clients are told; default: the one that reaches the NameServer")
+    namesrv_addr: str = setting("127.0.0.1:9876", "NameServers: host:port;host:port")
+    store: str = setting("", "Redis URL of this group's store; required")
+    key_prefix: str = setting("rmq", "first part of every Redis key")
+    register_period_s: float = setting(30.0, "seconds between registrations at each NameServer")
+    auto_create_topic_enable: bool = setting(True, "create unknown topics on first send (template TBW102)")
+    auto_create_subscription_group: bool = setting(True, "create unknown consumer groups on first use")
+    default_topic_queue_nums: int = setting(4, "read and write queues of a topic created automatically")
+    max_message_bytes: int = setting(4 * 1024 * 1024, "largest message body, and largest body of a batch")
+    max_pull_bytes: int = setting(256 * 1024, "a pull's answer stops after this many bytes (one message at least)")
+    max_pull_msg_nums: int = setting(1024, "a pull's answer has at most this many messages")
+    max_pending_append_bytes: int = setting(256 * 1024 * 1024, "sends waiting for the store beyond this: SYSTEM_BUSY")
+    max_held_pulls: int = setting(100_000, "pulls that may wait for a message at the same time")
+    client_expiry_s: float = setting(120.0, "a client whose heartbeats stopped is dropped after this long")
+    idle_timeout_s: float = setting(120.0, "a connection silent for this long is closed")
+    lock_expiry_s: float = setting(60.0, "a queue lock that was not renewed for this long is free again")
+    slave_poll_period_s: float = setting(0.2, "how often a slave looks for new messages for pulls that wait")
+    offset_flush_period_s: float = setting(0.1, "committed offsets are written to the store this often")
+    transaction_timeout_s: float = setting(6.0, "an undecided transaction is asked about after this long")
+    transaction_check_interval_s: float = setting(30.0, "seconds between further questions about it")
+    transaction_check_max: int = setting(15, "questions after which it goes to TRANS_CHECK_MAX_TIME_TOPIC")
+    stop_timeout_s: float = setting(5.0, "on SIGTERM, how long accepted sends may take to be answered")
+    zone: str = setting("", "zone name that is registered with the NameServers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientConfig:
+    """Settings of producers, consumers and the admin client."""
+
+    namesrv_addr: str = setting("127.0.0.1:9876", "NameServers: host:port;host:port")
+    instance_name: str = setting("", "part of the client id; default: process id and a number")
+    client_ip: str = setting("", "IP address shown to brokers; default: the one that reaches the NameServer")
+    poll_name_server_interval_s: float = setting(30.0, "seconds between refreshes of the routes in use")
+    heartbeat_broker_interval_s: float = setting(30.0, "seconds between heartbeats to every broker")
+    persist_consumer_offset_interval_s: float = setting(5.0, "seconds between commits of consumed offsets")
+    rebalance_interval_s: float = setting(20.0, "seconds between rebalances, besides those that a change triggers")
+    connect_timeout_s: float = setting(3.0, "time for opening a connection")
+    request_timeout_s: float = setting(3.0, "time for one call other than send and pull")
+    send_timeout_s: float = setting(3.0, "time for one send, all its retries included")
+    retry_times_when_send_failed: int = setting(2, "further attempts, each on another broker if there is one")
+    max_message_bytes: int = setting(4 * 1024 * 1024, "larger messages are refused before they are sent")
+    compress_over_bytes: int = setting(4096, "bodies at least this large are compressed (zlib); 0: never")
+
+
+def env_name(name: str) -> str:
+    """The environment variable of a setting."""
+    return ENV_PREFIX + name.upper()
+
+
+def from_env(config_type: type[C], environ: Mapping[str, str] | None = None, **given: Any) -> C:
+    """A configuration from ``given`` (values of None count as not given), the environment and the defaults.
+
+    Raises:
+        ConfigError: a variable whose text is not of its setting's type; the text names it.
+    """
+    environ = os.environ if environ is None else environ
+    hints = get_type_hints(config_type)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config_type):  # type: ignore[arg-type]
+        if given.get(field.name) is not None:
+            values[field.name] = given.pop(field.name)
+            continue
+        given.pop(field.name, None)
+        text = environ.get(env_name(field.name))
+        if text is not None and text != "":
+            values[field.name] = _parse(env_name(field.name), text, hints[field.name])
+    if given:
+        raise ConfigError(f"unknown settings of {config_type.__name__}: {', '.join(sorted(given))}")
+    return config_type(**values)
+
+
+def _parse(variable: str, text: str, kind: Any) -> Any:
+    if kind is bool:
+        if text.lower() in ("1", "true", "yes", "on"):
+            return True
+        if text.lower() in ("0", "false", "no", "off"):
+            return False
+        raise ConfigError(f"{variable}={text!r} is not a yes or no; use true or false")
+    try:
+        return kind(text)
+    except ValueError:
+        raise ConfigError(f"{variable}={text!r} is not a{'n' if kind is int else ''} {kind.__name__}") from None
+
+
+def parse_addresses(text: str) -> list[str]:
+    """A NameServer list (``host:port;host:port``, commas and blanks allowed; a missing port is 9876).
+
+    Raises:
+        ConfigError: empty, or an entry that is not host:port.
+    """
+    addresses: list[str] = []
+    for part in text.replace(",", ";").replace(" ", ";").split(";"):
+        if not part:
+            continue
+        host, separator, port = part.rpartition(":")
+        if not separator or part.endswith("]"):
+            host, port = part, str(DEFAULT_NAMESRV_PORT)
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ConfigError(f"NameServer address {part!r} is not host:port")
+        address = f"{host}:{port}"
+        if address not in addresses:
+            addresses.append(address)
+    if not addresses:
+        raise ConfigError(
+            f"no NameServer address; set namesrv_addr or {env_name('namesrv_addr')} to host:port;host:port"
+        )
+    return addresses
