@@ -1,0 +1,233 @@
+"""One socket that speaks remoting: requests and responses in both directions.
+
+Used by servers and clients alike. Nothing here makes a task per frame: requests go to a plain callback, responses set a
+future, and everything written in one turn of the event loop leaves in one system call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+
+from ..errors import ConnectionClosedError, RemoteProtocolError, RequestTimeoutError
+from ..hosts import pack_host
+from ..protocol.command import RemotingCommand
+from ..protocol.frame import MAX_FRAME_BYTES, CommandDecoder, encode_command
+
+logger = logging.getLogger(__name__)
+
+FLUSH_FRAMES = 32
+"""So many frames do not wait for the end of the loop turn: the peer begins while we make the rest of a burst."""
+WRITE_AT_ONCE_BYTES = 4096
+"""Above this, uvloop writes to the socket at once and not at the end of the loop turn."""
+
+RequestHandler = Callable[["Connection", RemotingCommand], None]
+ResponseFuture = asyncio.Future[RemotingCommand]
+
+
+class Connection(asyncio.Protocol):
+    """One remoting connection.
+
+    Attributes:
+        remote_address: ``ip:port`` of the peer.
+        remote_host: the peer packed as a message record holds it (4 or 16 bytes of address, 4 of port).
+        closed: True once the socket is gone.
+        last_active_s: event-loop time of the last bytes read.
+        attachments: whatever a role keeps about the peer, by a key of its own.
+    """
+
+    def __init__(
+        self,
+        on_request: RequestHandler,
+        *,
+        on_open: Callable[[Connection], None] | None = None,
+        on_close: Callable[[Connection], None] | None = None,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
+        is_server: bool = False,
+    ) -> None:
+        """
+        Args:
+            is_server: stop reading requests while the peer does not read our answers. Only one end may do so: two
+                that both wait for the other to read would wait for ever.
+        """
+        self._on_request = on_request
+        self._on_open = on_open
+        self._on_close = on_close
+        self._decoder = CommandDecoder(max_frame_bytes)
+        self._max_frame_bytes = max_frame_bytes
+        self._is_server = is_server
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._out: list[bytes] = []
+        self._pending: dict[int, tuple[ResponseFuture, float]] = {}
+        self._next_opaque = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._drained: asyncio.Future[None] | None = None
+        self.closed = False
+        self.remote_address = ""
+        self.remote_host = b"\0" * 8
+        self.last_active_s = 0.0
+        self.attachments: dict[str, Any] = {}
+
+    # --- asyncio.Protocol ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop has classes of its own
+        transport.set_write_buffer_limits(high=WRITE_AT_ONCE_BYTES)
+        self.last_active_s = self._loop.time()
+        peer = transport.get_extra_info("peername")
+        if peer:
+            self.remote_address, self.remote_host = _peer(peer[0], peer[1])
+        if self._on_open is not None:
+            self._on_open(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.last_active_s = self._loop.time()
+        commands: list[RemotingCommand] = []
+        broken: RemoteProtocolError | None = None
+        try:
+            self._decoder.feed(data, commands)
+        except RemoteProtocolError as error:
+            broken = error
+        pending = self._pending
+        for command in commands:
+            if command.flag & 1:
+                entry = pending.pop(command.opaque, None)
+                if entry is None:
+                    logger.debug("%s: response to unknown request %d", self.remote_address, command.opaque)
+                elif not entry[0].done():
+                    entry[0].set_result(command)
+            else:
+                self._on_request(self, command)
+        if broken is not None:
+            logger.warning("%s: closing the connection: %s", self.remote_address, broken)
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        pending, self._pending = self._pending, {}
+        for future, _ in pending.values():
+            if not future.done():
+                future.set_exception(ConnectionClosedError(f"{self.remote_address} closed the connection"))
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        if self._on_close is not None:
+            self._on_close(self)
+
+    def pause_writing(self) -> None:
+        # A peer that asks without reading the answers: stop taking its requests, or its answers fill our memory.
+        if self._is_server and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._drained = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._is_server and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
+
+    # --- sending -------------------------------------------------------------------------------------------------
+
+    def write(self, frame: bytes) -> None:
+        """Queues a whole frame; all frames of this turn of the loop leave together. Dropped when the socket is gone."""
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(frame)
+        if len(self._out) >= FLUSH_FRAMES:
+            self._flush()
+
+    def write_command(self, command: RemotingCommand) -> None:
+        """Encodes and queues a command. Raises LocalProtocolError when it cannot be encoded."""
+        self.write(encode_command(command, self._max_frame_bytes))
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        transport = self._transport
+        if transport is None or transport.is_closing() or not out:
+            return
+        # Not writelines(): asyncio's own of Python 3.12 and 3.13.0 never says that the peer does not read.
+        transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    async def drain(self) -> None:
+        """Waits until the peer has taken enough of what was written."""
+        if self._drained is not None:
+            await asyncio.shield(self._drained)
+
+    def next_opaque(self) -> int:
+        """The id of the next request on this connection."""
+        self._next_opaque = opaque = (self._next_opaque + 1) & 0x7FFFFFFF
+        return opaque
+
+    def send_request(self, frame: bytes, opaque: int, timeout_s: float) -> ResponseFuture:
+        """Queues an encoded request; the future gets the response, whatever its code.
+
+        Fails with ``RequestTimeoutError`` after ``timeout_s`` seconds, ``ConnectionClosedError`` when the socket goes.
+        """
+        future: ResponseFuture = self._loop.create_future()
+        if self.closed:
+            future.set_exception(ConnectionClosedError(f"the connection to {self.remote_address} is closed"))
+            return future
+        deadline = self._loop.time() + timeout_s
+        self._pending[opaque] = (future, deadline)
+        if self._timer is None or deadline < self._timer_at - 0.001:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = deadline
+            self._timer = self._loop.call_at(deadline, self._expire)
+        self.write(frame)
+        return future
+
+    def invoke(self, command: RemotingCommand, timeout_s: float) -> ResponseFuture:
+        """Encodes and sends a request; see ``send_request``. Sets the command's opaque."""
+        command.opaque = opaque = self.next_opaque()
+        return self.send_request(encode_command(command, self._max_frame_bytes), opaque, timeout_s)
+
+    def _expire(self) -> None:
+        """Fails what is overdue and sets the timer to the next deadline: one timer for all requests in flight."""
+        self._timer = None
+        now = self._loop.time()
+        overdue: list[int] = []
+        earliest = float("inf")
+        for opaque, (future, deadline) in self._pending.items():
+            if deadline <= now or future.done():
+                overdue.append(opaque)
+            elif deadline < earliest:
+                earliest = deadline
+        for opaque in overdue:
+            future, _ = self._pending.pop(opaque)
+            if not future.done():
+                future.set_exception(RequestTimeoutError(f"no answer from {self.remote_address} in time"))
+        if earliest != float("inf"):
+            self._timer_at = earliest
+            self._timer = self._loop.call_at(earliest, self._expire)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether ``close`` was called; what is queued may still be on its way."""
+        return self._transport is not None and self._transport.is_closing()
+
+    def close(self) -> None:
+        """Sends what is queued, then closes."""
+        self._flush()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Closes at once, without sending what is queued."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _peer(ip: str, port: int) -> tuple[str, bytes]:
+    ip = ip.partition("%")[0]
+    if ip.startswith("::ffff:") and "." in ip:
+        ip = ip.removeprefix("::ffff:")
+    address = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+    return address, pack_host(address)

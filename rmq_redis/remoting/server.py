@@ -1,0 +1,216 @@
+"""Accepts connections and gives each request to the processor of its code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from ..codes import ResponseCode
+from ..errors import ConfigError, LocalProtocolError, RemoteProtocolError, ResponseError, RmqError, StoreError
+from ..protocol.command import RemotingCommand, response
+from ..protocol.frame import MAX_FRAME_BYTES
+from .connection import Connection
+
+logger = logging.getLogger(__name__)
+
+Processor = Callable[[Connection, RemotingCommand], RemotingCommand | Awaitable[RemotingCommand | None] | None]
+"""Answers a request: returns the response, or an awaitable of it, or None when it answers by itself (or later).
+
+A ``ResponseError`` that it raises becomes the response; any other exception becomes SYSTEM_ERROR and is logged.
+"""
+
+
+class RemotingServer:
+    """A listening socket with processors by request code.
+
+    Connections that sent nothing for ``idle_timeout_s`` seconds are closed. A request without a processor is answered
+    with code 3, as Apache RocketMQ does.
+    """
+
+    def __init__(
+        self,
+        processors: Mapping[int, Processor] | None,
+        *,
+        on_close: Callable[[Connection], None] | None = None,
+        idle_timeout_s: float = 120.0,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
+    ) -> None:
+        self._processors = processors
+        self._on_connection_closed = on_close
+        self._idle_timeout_s = idle_timeout_s
+        self._max_frame_bytes = max_frame_bytes
+        self._server: asyncio.Server | None = None
+        self._idle_task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.connections: set[Connection] = set()
+        self._no_connections: asyncio.Event | None = None
+        self.port = 0
+
+    def set_processors(self, processors: Mapping[int, Processor]) -> None:
+        """Sets the processors; until then, a server made with None answers that it is starting (code 2)."""
+        self._processors = processors
+
+    async def start(self, host: str, port: int) -> None:
+        """Listens. Port 0 lets the system choose; ``port`` says which it was.
+
+        Raises:
+            ConfigError: the address cannot be listened on.
+        """
+        raise_open_files_limit()
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(self._make_connection, host, port, backlog=4096)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another port or stop what uses it"
+            ) from None
+        self.port = self._server.sockets[0].getsockname()[1]
+        self._idle_task = loop.create_task(self._close_idle())
+
+    def stop_accepting(self) -> None:
+        """Closes the listening socket; open connections go on."""
+        if self._server is not None:
+            self._server.close()
+
+    async def close(self) -> None:
+        """Stops listening, lets running requests end (at most 3 s), sends what is queued, closes every connection."""
+        self.stop_accepting()
+        if self._idle_task is not None:
+            self._idle_task.cancel()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=3.0)
+            for task in late:
+                task.cancel()
+        for connection in list(self.connections):
+            connection.close()
+        try:
+            async with asyncio.timeout(1.0):
+                await self._all_closed()
+        except TimeoutError:
+            pass
+        for connection in list(self.connections):
+            connection.abort()
+
+    def _make_connection(self) -> Connection:
+        return Connection(
+            self.handle,
+            on_open=self.connections.add,
+            on_close=self._closed,
+            max_frame_bytes=self._max_frame_bytes,
+            is_server=True,
+        )
+
+    async def _all_closed(self) -> None:
+        if self.connections:
+            self._no_connections = asyncio.Event()
+            await self._no_connections.wait()
+
+    def _closed(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if self._no_connections is not None and not self.connections:
+            self._no_connections.set()
+        if self._on_connection_closed is not None:
+            self._on_connection_closed(connection)
+
+    def handle(self, connection: Connection, command: RemotingCommand) -> None:
+        """Processes one request of a connection."""
+        if self._processors is None:
+            busy = response(command, ResponseCode.SYSTEM_BUSY, remark="[STARTING] try again in a moment")
+            send_answer(connection, command, busy)
+            return
+        processor = self._processors.get(command.code)
+        if processor is None:
+            remark = f" request type {command.code} not supported"
+            send_answer(connection, command, response(command, ResponseCode.REQUEST_CODE_NOT_SUPPORTED, remark=remark))
+            return
+        try:
+            answer = processor(connection, command)
+        except Exception as error:
+            send_answer(connection, command, error_response(command, error))
+            return
+        if answer is None:
+            return
+        if isinstance(answer, RemotingCommand):
+            send_answer(connection, command, answer)
+            return
+        task = asyncio.get_running_loop().create_task(finish(connection, command, answer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _close_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(self._idle_timeout_s / 4, 10.0))
+            oldest = loop.time() - self._idle_timeout_s
+            for connection in list(self.connections):
+                if connection.last_active_s >= oldest:
+                    continue
+                if connection.is_closing:  # its peer does not read: what is queued would never leave
+                    connection.abort()
+                else:
+                    logger.info(
+                        "%s: closing the connection, idle for %g s", connection.remote_address, self._idle_timeout_s
+                    )
+                    connection.close()
+
+
+async def finish(connection: Connection, command: RemotingCommand, answer: Awaitable[RemotingCommand | None]) -> None:
+    """Waits for an answer, which may fail, and sends it."""
+    try:
+        result = await answer
+    except Exception as error:
+        result = error_response(command, error)
+    if result is not None:
+        send_answer(connection, command, result)
+
+
+def send_answer(connection: Connection, command: RemotingCommand, answer: RemotingCommand) -> None:
+    """Sends the response to a request; an error instead when it cannot be encoded."""
+    if command.flag & 2:  # oneway: never answered, not even with an error
+        return
+    try:
+        connection.write_command(answer)
+    except LocalProtocolError as error:
+        logger.error("%s: answer to %d cannot be sent: %s", connection.remote_address, command.code, error)
+        connection.write_command(response(command, ResponseCode.SYSTEM_ERROR, remark=str(error)))
+
+
+def error_response(command: RemotingCommand, error: Exception) -> RemotingCommand:
+    """The response that tells a client about ``error``, without anything of our insides."""
+    if isinstance(error, ResponseError):
+        return response(command, error.code, remark=error.remark)
+    if isinstance(error, RemoteProtocolError):
+        return response(command, ResponseCode.SYSTEM_ERROR, remark=str(error))
+    if isinstance(error, StoreError):
+        logger.warning("request %d: store: %s", command.code, error)
+        return response(command, ResponseCode.SERVICE_NOT_AVAILABLE, remark=f"the store is not available: {error}")
+    if isinstance(error, RmqError):
+        return response(command, ResponseCode.SYSTEM_ERROR, remark=str(error))
+    logger.error("request %d failed", command.code, exc_info=error)
+    return response(command, ResponseCode.SYSTEM_ERROR, remark="internal error; the server's log has the details")
+
+
+def raise_open_files_limit() -> None:
+    """Raises the soft limit of open files to the hard one: ten thousand idle clients are ten thousand files."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError) as error:
+            logger.info("the limit of open files stays at %d: %s", soft, error)
+
+
+def processors_of(*groups: Any) -> dict[int, Processor]:
+    """Merges the ``processors()`` of several objects. Two for one code is a mistake in our code."""
+    merged: dict[int, Processor] = {}
+    for group in groups:
+        for code, processor in group.processors().items():
+            assert code not in merged, code
+            merged[int(code)] = processor
+    return merged
