@@ -1,0 +1,122 @@
+"""Topic and consumer-group configurations of a broker group: JSON in two hashes, and a counter of their changes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from ..errors import RemoteProtocolError, StoreError
+from ..model import TopicConfig
+from ..protocol.body import SubscriptionGroupConfig, convert, loads, topic_config
+from .keys import GroupKeys
+from .queue_store import MAX_QUEUE_NUMBER, Queue, QueueStore
+
+
+class StoredTopic(msgspec.Struct, frozen=True):
+    """A topic as stored. ``queue_numbers[queueId]`` is that queue's number in physical offsets."""
+
+    config: TopicConfig
+    queue_numbers: tuple[int, ...]
+
+
+class ConfigStore:
+    """Reads and writes the two hashes. Writing needs the group's current epoch."""
+
+    def __init__(self, queue_store: QueueStore) -> None:
+        self._store = queue_store
+        self._keys: GroupKeys = queue_store.keys
+
+    async def version(self) -> int:
+        """How often the configurations changed."""
+        return int(await self._store.current_read().execute("GET", self._keys.version) or 0)
+
+    async def load_topics(self) -> dict[str, StoredTopic]:
+        """All topics. Raises StoreError, also when an entry cannot be read (it names it)."""
+        answer = await self._store.current_read().execute("HGETALL", self._keys.topics)
+        topics: dict[str, StoredTopic] = {}
+        for field, value in zip(answer[::2], answer[1::2], strict=True):
+            name = field.decode()
+            data = self._load(self._keys.topics, name, value)
+            try:
+                numbers = convert(data.pop("queueNumbers", ()), tuple[int, ...])
+                topics[name] = StoredTopic(topic_config(data, name), numbers)
+            except RemoteProtocolError as error:
+                raise _damaged(self._keys.topics, name, error) from None
+        return topics
+
+    async def load_groups(self) -> dict[str, SubscriptionGroupConfig]:
+        """All consumer groups. Raises StoreError, also when an entry cannot be read (it names it)."""
+        answer = await self._store.current_read().execute("HGETALL", self._keys.groups)
+        groups: dict[str, SubscriptionGroupConfig] = {}
+        for field, value in zip(answer[::2], answer[1::2], strict=True):
+            name = field.decode()
+            data = self._load(self._keys.groups, name, value)
+            try:
+                groups[name] = convert(data, SubscriptionGroupConfig)
+            except RemoteProtocolError as error:
+                raise _damaged(self._keys.groups, name, error) from None
+        return groups
+
+    @staticmethod
+    def _load(key: bytes, field: str, value: bytes) -> dict[str, Any]:
+        try:
+            data = loads(value)
+        except RemoteProtocolError as error:
+            raise _damaged(key, field, error) from None
+        if not isinstance(data, dict):
+            raise StoreError(f"hash {key.decode()} field {field} is not a JSON object")
+        return data
+
+    async def put_topic(self, config: TopicConfig, queue_numbers: tuple[int, ...]) -> StoredTopic:
+        """Stores a topic, with a new number for every queue that has none yet.
+
+        Raises:
+            StoreError: the store is away, or this master is fenced off.
+        """
+        missing = max(config.read_queue_nums, config.write_queue_nums) - len(queue_numbers)
+        if missing > 0:
+            top = int(await self._store.current().execute("INCRBY", self._keys.queue_numbers, missing))
+            if top > MAX_QUEUE_NUMBER - 1:  # the last two stand for messages that wait for something
+                raise StoreError(f"all {MAX_QUEUE_NUMBER - 1} queue numbers of this broker group are used up")
+            queue_numbers += tuple(range(top - missing, top))
+        data = msgspec.to_builtins(config) | {"queueNumbers": queue_numbers}
+        await self._put(self._keys.topics, config.topic_name, data)
+        return StoredTopic(config, queue_numbers)
+
+    async def put_group(self, config: SubscriptionGroupConfig) -> None:
+        """Stores a consumer group. Raises StoreError."""
+        await self._put(self._keys.groups, config.group_name, msgspec.to_builtins(config))
+
+    async def _put(self, key: bytes, field: str, data: dict[str, Any]) -> None:
+        text = json.dumps(data, separators=(",", ":"), sort_keys=True)
+        try:
+            await self._store.current().execute_function(
+                "put", [self._keys.epoch, key, self._keys.version], [b"%d" % self._store.epoch, field, text]
+            )
+        except StoreError as error:
+            self._store.report(error)
+            raise
+
+    async def remove_topic(self, topic: str, queues: list[Queue], groups: list[str]) -> None:
+        """Removes a topic, its queues and the offsets that ``groups`` have in it. Raises StoreError."""
+        keys = [queue.key for queue in queues] + [self._keys.offsets(group, topic) for group in groups]
+        await self._remove(self._keys.topics, topic, keys, [f"{group}:{topic}" for group in groups])
+
+    async def remove_group(self, group: str, topics: list[str]) -> None:
+        """Removes a consumer group and the offsets that it has in ``topics``. Raises StoreError."""
+        keys = [self._keys.offsets(group, topic) for topic in topics]
+        await self._remove(self._keys.groups, group, keys, [f"{group}:{topic}" for topic in topics])
+
+    async def _remove(self, key: bytes, field: str, gone: list[bytes], members: list[str]) -> None:
+        keys = [self._keys.epoch, key, self._keys.version, self._keys.consumed, *gone]
+        try:
+            await self._store.current().execute_function("remove", keys, [b"%d" % self._store.epoch, field, *members])
+        except StoreError as error:
+            self._store.report(error)
+            raise
+
+
+def _damaged(key: bytes, field: str, error: RemoteProtocolError) -> StoreError:
+    return StoreError(f"hash {key.decode()} field {field} is damaged: {error}")

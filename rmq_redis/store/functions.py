@@ -1,0 +1,169 @@
+"""The server-side functions: what must happen atomically, and only while this master is the group's master.
+
+They are loaded as a library of Redis Functions under a name that contains a digest of their text, so brokers of two
+versions can share a server. Servers without functions (fakeredis in unit tests) get the same bodies by EVAL.
+Every function's first key is the group's epoch and its first argument the caller's: an older caller is refused with
+``FENCED``, except in the read-only ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+_GUARD = """
+local held = redis.call('GET', keys[1])
+if held ~= args[1] then
+  return redis.error_reply('FENCED epoch ' .. args[1] .. ' is over, the group is at ' .. tostring(held))
+end
+"""
+
+BODIES: dict[str, str] = {
+    # keys: epoch, stream...; args: epoch, number of records of each stream..., records...
+    # Returns the ID of the last record of each stream; those before it are consecutive.
+    "append": _GUARD
+    + """
+local ids, a = {}, #keys
+for k = 2, #keys do
+  local key, id = keys[k], false
+  for _ = 1, tonumber(args[k]) do
+    a = a + 1
+    id = redis.call('XADD', key, '0-*', 'm', args[a])
+  end
+  ids[k - 1] = id
+end
+return ids
+""",
+    # keys: epoch, consumed set, offsets hash...; args: epoch, for each hash: its member, n, n * (queueId, offset)
+    "commit_offsets": _GUARD
+    + """
+local a = 2
+for k = 3, #keys do
+  redis.call('SADD', keys[2], args[a])
+  local n = tonumber(args[a + 1])
+  a = a + 2
+  for _ = 1, n do
+    redis.call('HSET', keys[k], args[a], args[a + 1])
+    a = a + 2
+  end
+end
+return #keys - 2
+""",
+    # keys: epoch, hash, version; args: epoch, field, value. Returns the new version.
+    "put": _GUARD
+    + """
+redis.call('HSET', keys[2], args[2], args[3])
+return redis.call('INCR', keys[3])
+""",
+    # keys: epoch, hash, version, consumed set, key to remove...; args: epoch, field, consumed members...
+    # Returns the new version.
+    "remove": _GUARD
+    + """
+redis.call('HDEL', keys[2], args[2])
+for k = 5, #keys do redis.call('UNLINK', keys[k]) end
+for a = 3, #args do redis.call('SREM', keys[4], args[a]) end
+return redis.call('INCR', keys[3])
+""",
+    # keys: epoch, sorted set; args: epoch, then (due ms, member) pairs.
+    "schedule": _GUARD
+    + """
+for a = 2, #args, 2 do redis.call('ZADD', keys[2], args[a], args[a + 1]) end
+return (#args - 1) / 2
+""",
+    # keys: epoch, sorted set, stream...; args: epoch, store time (8 bytes), then (number of the stream's key, member).
+    # Returns for each member the ID of its entry, or '' when it was not there any more.
+    # A member is 8 unique bytes and a record, whose store time is behind its born host.
+    "move_due": _GUARD
+    + """
+local ids = {}
+for a = 3, #args, 2 do
+  local member, id = args[a + 1], ''
+  if redis.call('ZREM', keys[2], member) == 1 then
+    local before = 64
+    if math.floor(string.byte(member, 48) / 16) % 2 == 1 then before = 76 end  -- sysFlag: the born host is IPv6
+    local record = string.sub(member, 9, before) .. args[2] .. string.sub(member, before + 9)
+    id = redis.call('XADD', keys[tonumber(args[a])], '0-*', 'm', record)
+  end
+  ids[#ids + 1] = id
+end
+return ids
+""",
+    # keys: epoch, half hash, checks sorted set, counter; args: epoch, check ms, record. Returns its number.
+    "prepare": _GUARD
+    + """
+local number = redis.call('INCR', keys[4]) - 1
+redis.call('HSET', keys[2], number, args[3])
+redis.call('ZADD', keys[3], args[2], number)
+return number
+""",
+    # keys: epoch, half hash, checks sorted set, counts hash, [stream]; args: epoch, number, [record].
+    # Returns the ID of the entry, or 1 without a stream; '' or 0 when it was decided already.
+    "end_half": _GUARD
+    + """
+if redis.call('HDEL', keys[2], args[2]) == 0 then
+  if keys[5] then return '' end
+  return 0
+end
+redis.call('ZREM', keys[3], args[2])
+redis.call('HDEL', keys[4], args[2])
+if keys[5] then return redis.call('XADD', keys[5], '0-*', 'm', args[3]) end
+return 1
+""",
+    # keys: epoch, checks sorted set, counts hash; args: epoch, number, next check ms. Returns the checks so far.
+    "checked_half": _GUARD
+    + """
+if redis.call('ZSCORE', keys[2], args[2]) then
+  redis.call('ZADD', keys[2], args[3], args[2])
+  return redis.call('HINCRBY', keys[3], args[2], 1)
+end
+return 0
+""",
+    # keys: stream...; no args.
+    # Returns for each: sequence of the first entry (0: none), sequence of the last ID given out.
+    "queue_info": """
+local result = {}
+for k = 1, #keys do
+  local first, last = 0, 0
+  if redis.call('EXISTS', keys[k]) == 1 then
+    local info = redis.call('XINFO', 'STREAM', keys[k])
+    for i = 1, #info, 2 do
+      local name, value = info[i], info[i + 1]
+      if name == 'last-generated-id' then
+        last = tonumber(string.match(value, '-(%d+)$'))
+      elseif name == 'first-entry' and type(value) == 'table' then
+        first = tonumber(string.match(value[1], '-(%d+)$'))
+      end
+    end
+  end
+  result[#result + 1] = first
+  result[#result + 1] = last
+end
+return result
+""",
+}
+
+READ_ONLY = frozenset({"queue_info"})
+
+_DIGEST = hashlib.sha1("".join(f"{name}{body}" for name, body in sorted(BODIES.items())).encode()).hexdigest()[:10]
+LIBRARY_NAME = f"rmq_redis_{_DIGEST}"
+
+
+def function_name(name: str) -> str:
+    """The name under which a function is registered at the server."""
+    return f"rmq_{name}_{_DIGEST}"
+
+
+def library() -> str:
+    """Text of the library, for FUNCTION LOAD REPLACE."""
+    parts = [f"#!lua name={LIBRARY_NAME}\n"]
+    for name, body in BODIES.items():
+        flags = ", flags = {'no-writes'}" if name in READ_ONLY else ""
+        parts.append(
+            "redis.register_function{"
+            f"function_name = '{function_name(name)}', callback = function(keys, args)\n{body}\nend{flags}}}\n"
+        )
+    return "".join(parts)
+
+
+def script(name: str) -> str:
+    """A function's body for EVAL."""
+    return f"local keys, args = KEYS, ARGV\n{BODIES[name]}"

@@ -1,0 +1,47 @@
+"""Every key of a broker group: name, type, what it holds. An operator may print this page.
+
+All keys of a group carry the hash tag ``{brokerName}``, so that on a Redis Cluster they live in one slot. Topic and
+group names cannot contain ``:``, which keeps the names unambiguous.
+
+| key | type | holds |
+|---|---|---|
+| ``<prefix>:{<brokerName>}:queue:<topic>:<queueId>`` | stream | one queue; entry ``0-<queueOffset + 1>``, field ``m`` |
+| ``<prefix>:{<brokerName>}:topics`` | hash | topic -> TopicConfig (JSON) with ``queueNumbers`` |
+| ``<prefix>:{<brokerName>}:groups`` | hash | consumer group -> SubscriptionGroupConfig (JSON) |
+| ``<prefix>:{<brokerName>}:version`` | string | counts the changes of the two hashes above |
+| ``<prefix>:{<brokerName>}:queue-numbers`` | string | how many queue numbers were given out |
+| ``<prefix>:{<brokerName>}:offsets:<group>:<topic>`` | hash | queueId -> committed offset |
+| ``<prefix>:{<brokerName>}:consumed`` | set | ``<group>:<topic>`` of every offsets hash |
+| ``<prefix>:{<brokerName>}:scheduled`` | sorted set | what appears later, by due time in ms (8 bytes + record) |
+| ``<prefix>:{<brokerName>}:half`` | hash | number -> record of an undecided transactional message |
+| ``<prefix>:{<brokerName>}:half-checks`` | sorted set | numbers by the time (ms) of their next check |
+| ``<prefix>:{<brokerName>}:half-counts`` | hash | number -> how often its producers were asked |
+| ``<prefix>:{<brokerName>}:half-numbers`` | string | how many numbers were given out |
+| ``<prefix>:{<brokerName>}:epoch`` | string | grows with every master that starts; older masters are fenced off |
+"""
+
+from __future__ import annotations
+
+
+class GroupKeys:
+    """Key names of one broker group, as bytes."""
+
+    def __init__(self, prefix: str, broker_name: str) -> None:
+        self.base = f"{prefix}:{{{broker_name}}}:".encode()
+        self.topics = self.base + b"topics"
+        self.groups = self.base + b"groups"
+        self.version = self.base + b"version"
+        self.queue_numbers = self.base + b"queue-numbers"
+        self.consumed = self.base + b"consumed"
+        self.scheduled = self.base + b"scheduled"
+        self.half = self.base + b"half"
+        self.half_checks = self.base + b"half-checks"
+        self.half_counts = self.base + b"half-counts"
+        self.half_numbers = self.base + b"half-numbers"
+        self.epoch = self.base + b"epoch"
+
+    def queue(self, topic: str, queue_id: int) -> bytes:
+        return b"%bqueue:%b:%d" % (self.base, topic.encode(), queue_id)
+
+    def offsets(self, group: str, topic: str) -> bytes:
+        return b"%boffsets:%b:%b" % (self.base, group.encode(), topic.encode())

@@ -1,0 +1,388 @@
+"""The queues of a broker group as Redis streams: group commit, reading, offsets.
+
+A queue is one stream and the queue offset is the stream's own sequence number: entries are added as ``0-*``, so Redis
+hands out 0-1, 0-2, ...; queue offset k is entry 0-<k+1>. The entry's one field ``m`` holds the message in its wire
+encoding. Two numbers of a record are known only after the append, queueOffset and physicalOffset; they are written into
+the copy that leaves (``deliver``). In the stored record their place carries the tag's hash code, which filters need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import StoreError, StoreFencedError
+from ..model import MessageQueue
+from ..protocol.frame import MAX_FRAME_BYTES
+from ..protocol.message import OFFSETS, QUEUE_OFFSET_POSITION, store_timestamp_position
+from .connection import Arg, Store, StoreConnection
+from .keys import GroupKeys
+
+logger = logging.getLogger(__name__)
+
+QUEUE_NUMBER_SHIFT = 40
+"""physical offset = queue number << 40 | queue offset: an address that leads back to the message without an index."""
+MAX_QUEUE_NUMBER = (1 << (63 - QUEUE_NUMBER_SHIFT)) - 1
+_MASK = (1 << QUEUE_NUMBER_SHIFT) - 1
+_FIRST_SIZE_HINT = 256 * 1024
+MAX_READ_BYTES = 64 * 1024 * 1024
+"""What one read may bring at the very most, should all its records be as large as the largest."""
+COMMIT_RECORDS = 32
+"""So many appends do not wait for the end of the loop turn: Redis begins while the broker reads the rest of a burst,
+instead of one resting while the other works."""
+
+Appended = Callable[["Queue", int, "StoreError | None", Any], None]
+"""Called once per append with (queue, queue offset of its first record, error, the caller's argument)."""
+NewRecords = Callable[["Queue", int, list[bytes]], None]
+
+
+class Queue:
+    """One queue as this broker knows it.
+
+    Attributes:
+        number: the queue's number in physical offsets.
+        min_offset: offset of the first message still there; equal to ``max_offset`` when empty.
+        max_offset: offset that the next message will get.
+        size_hint: bytes of a large record of late; a read asks for what should fit.
+        largest: bytes of the largest record there may be; a read never asks for more than ``MAX_READ_BYTES`` by it.
+        held: pulls that wait for a message, kept by ``broker.pull_hold``.
+    """
+
+    __slots__ = (
+        "held",
+        "key",
+        "largest",
+        "max_offset",
+        "min_offset",
+        "number",
+        "queue",
+        "records",
+        "size_hint",
+        "waiting",
+    )
+
+    def __init__(self, queue: MessageQueue, number: int, key: bytes) -> None:
+        self.queue = queue
+        self.number = number
+        self.key = key
+        self.min_offset = 0
+        self.max_offset = 0
+        self.size_hint = _FIRST_SIZE_HINT
+        self.largest = MAX_FRAME_BYTES // 2
+        self.records: list[bytes] = []
+        self.waiting: list[tuple[int, Appended, Any]] = []
+        self.held: list[Any] = []
+
+    def read_nums(self, wanted: int, max_bytes: int) -> int:
+        """How many of ``wanted`` records one read should ask for, to bring about ``max_bytes``; at least 1."""
+        return max(1, min(wanted, max_bytes // max(self.size_hint, 1), MAX_READ_BYTES // max(self.largest, 1)))
+
+    def physical_offset(self, queue_offset: int) -> int:
+        return self.number << QUEUE_NUMBER_SHIFT | queue_offset
+
+
+def split_physical_offset(physical_offset: int) -> tuple[int, int]:
+    """(queue number, queue offset) of a physical offset."""
+    return physical_offset >> QUEUE_NUMBER_SHIFT, physical_offset & _MASK
+
+
+def entry_id(queue_offset: int) -> bytes:
+    """Stream entry of a message. RocketMQ counts from 0 and Redis refuses 0-0, so offset k is entry 0-<k+1>."""
+    return b"0-%d" % (queue_offset + 1)
+
+
+def queue_offset_of(entry: bytes) -> int:
+    """Queue offset of a stream entry ID ``0-<n>``."""
+    return int(entry[2:]) - 1
+
+
+def deliver(queue: Queue, records: Sequence[bytes], offsets: Sequence[int]) -> bytearray:
+    """Stored records as they go to a client: back to back, each with its queueOffset and physicalOffset."""
+    body = bytearray().join(records)
+    position = QUEUE_OFFSET_POSITION
+    base = queue.number << QUEUE_NUMBER_SHIFT
+    pack_into = OFFSETS.pack_into
+    for record, offset in zip(records, offsets, strict=True):
+        pack_into(body, position, offset, base | offset)
+        position += len(record)
+    return body
+
+
+def stored_tags_code(record: bytes) -> int:
+    """The tag's hash code that a stored record carries."""
+    return int.from_bytes(record[QUEUE_OFFSET_POSITION : QUEUE_OFFSET_POSITION + 8], "big", signed=True)
+
+
+class QueueStore:
+    """Reads and writes queues. All appends of one turn of the event loop go to Redis in one function call.
+
+    Two connections: a large read must not stand before an append.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        keys: GroupKeys,
+        *,
+        on_new_records: NewRecords,
+        on_fenced: Callable[[StoreFencedError], None],
+        on_reloaded: Callable[[], None] = lambda: None,
+        reads_only: bool = False,
+    ) -> None:
+        """
+        Args:
+            on_new_records: called after each group commit, per queue with (queue, first offset, its records).
+            on_fenced: called once when another master has taken the group over.
+            on_reloaded: called after a lost connection, when it was read again how far the queues reach.
+        """
+        self.keys = keys
+        self._on_new_records = on_new_records
+        self._on_fenced = on_fenced
+        self._on_reloaded = on_reloaded
+        self._fenced = False
+        self._writes = Store(url, "broker store", None if reads_only else self._write_connection_opened)
+        self._reads = Store(url, "broker store (reads)")
+        self._dirty: list[Queue] = []
+        self._uncommitted = 0
+        self._epoch = b"0"
+        self._loop = asyncio.get_running_loop()
+        self.queues: dict[tuple[str, int], Queue] = {}
+        self.queues_by_number: dict[int, Queue] = {}
+        self.pending_bytes = 0
+        """Bytes of records handed to ``append`` whose answer is not there."""
+        self.put_total = 0
+        """Records appended since start."""
+        self.reads_only = reads_only
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    async def start(self) -> None:
+        """Connects; a writer takes the group over with a new epoch. Raises StoreError."""
+        await self._reads.start()
+        await self._writes.start()
+        if not self.reads_only:
+            self._epoch = b"%d" % await self.current().execute("INCR", self.keys.epoch)
+
+    async def close(self) -> None:
+        await self._writes.close()
+        await self._reads.close()
+
+    def current(self) -> StoreConnection:
+        """The connection for writes. Raises StoreError while the store is away."""
+        return self._writes.current()
+
+    def current_read(self) -> StoreConnection:
+        """The connection for reads. Raises StoreError while the store is away."""
+        return self._reads.current()
+
+    @property
+    def available(self) -> bool:
+        return self._writes.connection is not None and not self._fenced
+
+    async def _write_connection_opened(self, connection: StoreConnection) -> None:
+        # What was in flight when the last connection broke may have been stored or not: ask.
+        if self.queues:
+            await self._load_info(list(self.queues.values()), connection)
+            self._on_reloaded()
+
+    # --- which queues there are ------------------------------------------------------------------------------------
+
+    async def open_queues(self, queues: Sequence[tuple[MessageQueue, int]]) -> None:
+        """Makes queues known by (queue, number) and reads how far they reach. Known ones are left as they are."""
+        opened: list[Queue] = []
+        for queue, number in queues:
+            if not self._is_known(queue, number):
+                opened.append(Queue(queue, number, self.keys.queue(queue.topic, queue.queue_id)))
+        if opened:
+            await self._load_info(opened, self.current_read())
+        for item in opened:
+            if not self._is_known(item.queue, item.number):
+                old = self.queues.get((item.queue.topic, item.queue.queue_id))
+                if old is not None:  # its topic was deleted and made again
+                    self.queues_by_number.pop(old.number, None)
+                self.queues[item.queue.topic, item.queue.queue_id] = item
+                self.queues_by_number[item.number] = item
+
+    def _is_known(self, queue: MessageQueue, number: int) -> bool:
+        known = self.queues.get((queue.topic, queue.queue_id))
+        return known is not None and known.number == number
+
+    def forget_queues(self, topic: str) -> list[Queue]:
+        """Drops the queues of a deleted topic from memory and returns them."""
+        gone = [queue for (name, _), queue in self.queues.items() if name == topic]
+        for queue in gone:
+            del self.queues[queue.queue.topic, queue.queue.queue_id]
+            self.queues_by_number.pop(queue.number, None)
+        return gone
+
+    async def _load_info(self, queues: list[Queue], connection: StoreConnection) -> None:
+        for start in range(0, len(queues), 1000):
+            some = queues[start : start + 1000]
+            answer = await connection.execute_function("queue_info", [queue.key for queue in some], [])
+            for queue, first, last in zip(some, answer[::2], answer[1::2], strict=True):
+                queue.max_offset = int(last)
+                queue.min_offset = int(first) - 1 if first else int(last)
+
+    async def refresh(self, queues: list[Queue]) -> None:
+        """Reads again how far the queues reach (for slaves, whose queues grow without them). Raises StoreError."""
+        if queues:
+            await self._load_info(queues, self.current_read())
+
+    # --- appending -------------------------------------------------------------------------------------------------
+
+    def append(self, queue: Queue, records: list[bytes], size: int, done: Appended, arg: Any) -> None:
+        """Appends records to a queue, together and in order, with everything else of this turn of the loop.
+
+        Args:
+            size: bytes of the records.
+            done: called with the offset of the first record once Redis has them all, or with the error.
+        """
+        if not queue.waiting:
+            if not self._dirty:
+                self._loop.call_soon(self._commit)
+            self._dirty.append(queue)
+        queue.records += records
+        queue.waiting.append((len(records), done, arg))
+        self.pending_bytes += size
+        self._uncommitted += len(records)
+        if self._uncommitted >= COMMIT_RECORDS:
+            self._commit()
+
+    def _commit(self) -> None:
+        queues, self._dirty = self._dirty, []
+        if not queues:
+            return
+        self._uncommitted = 0
+        keys: list[bytes] = [self.keys.epoch]
+        args: list[Arg] = [self._epoch]
+        batch: list[tuple[Queue, list[bytes], list[tuple[int, Appended, Any]]]] = []
+        for queue in queues:
+            records, queue.records = queue.records, []
+            waiting, queue.waiting = queue.waiting, []
+            keys.append(queue.key)
+            args.append(len(records))
+            batch.append((queue, records, waiting))
+        for _, records, _ in batch:
+            args += records
+
+        def committed(answer: Any) -> None:
+            self._committed(batch, answer)
+
+        connection = self._writes.connection
+        if connection is None or self._fenced:
+            committed(StoreError("the store cannot be reached"))
+            return
+        connection.call_function(committed, "append", keys, args)
+
+    def _committed(self, batch: list[tuple[Queue, list[bytes], list[tuple[int, Appended, Any]]]], answer: Any) -> None:
+        error = answer if isinstance(answer, StoreError) else None
+        if error is not None:
+            self.report(error)
+        for index, (queue, records, waiting) in enumerate(batch):
+            self.pending_bytes -= sum(map(len, records))
+            if error is not None:
+                for _, done, arg in waiting:
+                    done(queue, -1, error, arg)
+                continue
+            first = int(answer[index][2:]) - len(records)
+            offset = first
+            for count, done, arg in waiting:
+                done(queue, offset, None, arg)
+                offset += count
+            self.arrived(queue, first, records)
+
+    def arrived(self, queue: Queue, first_offset: int, records: list[bytes]) -> None:
+        """Notes that Redis has new records of a queue, consecutive from ``first_offset`` on, and wakes who waits."""
+        queue.max_offset = max(queue.max_offset, first_offset + len(records))
+        largest = max(map(len, records))
+        if largest > queue.size_hint or first_offset == 0:  # the queue's first: nothing in it is larger
+            queue.size_hint = largest
+        queue.largest = largest if first_offset == 0 else max(queue.largest, largest)
+        self.put_total += len(records)
+        self._on_new_records(queue, first_offset, records)
+
+    def report(self, error: StoreError) -> None:
+        """Tells the broker, once, when an answer says that it is fenced off."""
+        if isinstance(error, StoreFencedError) and not self._fenced:
+            self._fenced = True
+            self._on_fenced(error)
+
+    async def wait_until_answered(self, timeout_s: float) -> bool:
+        """Waits until every append has its answer; False when that takes longer than ``timeout_s`` seconds."""
+        deadline = self._loop.time() + timeout_s
+        while self.pending_bytes and self._loop.time() < deadline:
+            await asyncio.sleep(0.005)  # at shutdown only: no event on the path of every append
+        return not self.pending_bytes
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def read(
+        self,
+        queue: Queue,
+        queue_offset: int,
+        count: int,
+        done: Callable[[list[int], list[bytes], StoreError | None], None],
+    ) -> None:
+        """Reads stored records from ``queue_offset`` on; ``done`` gets (offsets, records, error). Empty at the end."""
+        connection = self._reads.connection
+        if connection is None:
+            done([], [], StoreError("the store cannot be reached"))
+            return
+
+        def answered(answer: Any) -> None:
+            if isinstance(answer, StoreError):
+                done([], [], answer)
+                return
+            if not answer:
+                done([], [], None)
+                return
+            records = [fields[1] for _, fields in answer]
+            first, last = queue_offset_of(answer[0][0]), queue_offset_of(answer[-1][0])
+            offsets: Sequence[int] = range(first, last + 1)
+            if last - first != len(records) - 1:  # somebody removed entries by hand
+                offsets = [queue_offset_of(entry) for entry, _ in answer]
+            largest = max(map(len, records))
+            queue.size_hint = max(largest, queue.size_hint // 2)
+            done(offsets, records, None)  # type: ignore[arg-type]
+
+        # Up to what is known to be stored and no further: Redis may hold entries whose append is not answered yet.
+        last = entry_id(queue.max_offset - 1)
+        connection.call(answered, b"XRANGE", queue.key, entry_id(queue_offset), last, b"COUNT", count)
+
+    async def read_one(self, queue: Queue, queue_offset: int) -> tuple[int, bytes] | None:
+        """The first record at or after an offset as (offset, stored record), or None at the end. Raises StoreError."""
+        answer = await self.current_read().execute(
+            "XRANGE", queue.key, entry_id(max(queue_offset, 0)), b"+", b"COUNT", 1
+        )
+        return (queue_offset_of(answer[0][0]), answer[0][1][1]) if answer else None
+
+    async def store_timestamp_ms(self, queue: Queue, queue_offset: int) -> int:
+        """When the message at an offset (or the next after it) was stored; -1 when there is none."""
+        found = await self.read_one(queue, queue_offset)
+        if found is None:
+            return -1
+        position = store_timestamp_position(found[1])
+        return int.from_bytes(found[1][position : position + 8], "big")
+
+    async def search_by_timestamp(self, queue: Queue, timestamp_ms: int, *, upper: bool = False) -> int:
+        """Offset by store time, by binary search.
+
+        Returns:
+            lower: the first message stored at or after ``timestamp_ms``; the max offset when all are older.
+            upper: the last message stored at or before it; 0 when all are younger.
+        """
+        low, high = queue.min_offset, queue.max_offset
+        while low < high:
+            middle = (low + high) // 2
+            stored_ms = await self.store_timestamp_ms(queue, middle)
+            if stored_ms == -1 or stored_ms > timestamp_ms or (stored_ms == timestamp_ms and not upper):
+                high = middle
+            else:
+                low = middle + 1
+        if upper:
+            return low - 1 if low > queue.min_offset else 0
+        return low
