@@ -1,0 +1,97 @@
+"""NameServer: tells clients where the queues of a topic are. Holds nothing that the registry Redis does not have."""
+
+from __future__ import annotations
+
+import logging
+
+from ..config import NameServerConfig
+from ..errors import ConfigError
+from ..remoting.connection import Connection
+from ..remoting.server import RemotingServer, processors_of
+from ..store.route_store import RouteStore
+from .processor import NameServerProcessor
+from .registry import RegistrySync
+from .shared_routes import SharedRouteTable
+
+logger = logging.getLogger(__name__)
+
+
+class NameServer:
+    """One NameServer process's worth of work; any number may share a registry.
+
+    Attributes:
+        config: the settings it was made with.
+        port: where it listens, from ``start`` on.
+    """
+
+    def __init__(self, config: NameServerConfig, *, store: RouteStore | None = None) -> None:
+        """
+        Args:
+            store: a registry to be used instead of the one at ``config.registry``; closed with this NameServer.
+
+        Raises:
+            ConfigError: no registry, one that is not a Redis URL, or a period that is not above 0.
+        """
+        if store is None and not config.registry:
+            raise ConfigError("registry is not set; it needs a Redis URL, redis://host:port/db")
+        for name in ("broker_expiry_s", "sweep_period_s", "idle_timeout_s"):
+            if not getattr(config, name) > 0:
+                raise ConfigError(f"{name} is {getattr(config, name)}, it must be above 0")
+        self.config = config
+        self._store = store or RouteStore.from_url(
+            config.registry, prefix=config.key_prefix, broker_expiry_s=config.broker_expiry_s
+        )
+        self._table = SharedRouteTable(
+            broker_expiry_s=config.broker_expiry_s,
+            order_message_enable=config.order_message_enable,
+            on_change=self._table_changed,
+        )
+        self._processor = NameServerProcessor(self._table, self._store, config, on_config=self._configure)
+        self._registry: RegistrySync | None = None
+        self._server: RemotingServer | None = None
+        self._closing = False
+        self.port = 0
+
+    async def start(self) -> None:
+        """Loads the routes from the registry, then listens. Without the registry it knows what registers with it.
+
+        Raises:
+            ConfigError: the address cannot be listened on.
+        """
+        self._registry = RegistrySync(self._table, self._store, sweep_period_s=self.config.sweep_period_s)
+        self._server = RemotingServer(
+            processors_of(self._processor), on_close=self._connection_closed, idle_timeout_s=self.config.idle_timeout_s
+        )
+        try:
+            await self._registry.start()
+            await self._server.start(self.config.listen_host, self.config.listen_port)
+        except BaseException:
+            await self.close()
+            raise
+        self.port = self._server.port
+        logger.info("NameServer listens on %s:%d, registry %s", self.config.listen_host, self.port, self._store.address)
+
+    async def close(self) -> None:
+        """Answers what was asked, closes all connections and the registry. The brokers stay registered."""
+        self._closing = True
+        if self._server is not None:
+            await self._server.close()
+        if self._registry is not None:
+            await self._registry.close()
+        await self._store.close()
+
+    def _table_changed(self) -> None:
+        if self._registry is not None:
+            self._registry.wake()
+
+    def _connection_closed(self, connection: Connection) -> None:
+        if self._closing:  # our end closed it, the brokers are well
+            return
+        for broker in self._processor.connection_closed(connection):
+            logger.warning("broker %s:%d at %s: connection closed, dropped", *broker)
+
+    def _configure(self, config: NameServerConfig) -> None:
+        self._table.broker_expiry_s = self._store.broker_expiry_s = config.broker_expiry_s
+        self._table.order_message_enable = config.order_message_enable
+        if self._registry is not None:
+            self._registry.sweep_period_s = config.sweep_period_s

@@ -1,0 +1,383 @@
+"""Answers the requests of clients, brokers and tools from the route table. Only KV config waits for the registry.
+
+Source: RocketMQ 5.3 ``namesrv/processor/DefaultRequestProcessor``, ``ClientRequestProcessor``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from ..codes import RequestCode, ResponseCode
+from ..config import NameServerConfig
+from ..errors import NoPermissionError, QueryNotFoundError, RemoteProtocolError, ResponseError
+from ..model import MASTER_ID, DataVersion
+from ..protocol.body import (
+    TopicConfigTable,
+    decode_register_body,
+    decode_route,
+    decode_struct,
+    dumps,
+    encode_cluster_info,
+)
+from ..protocol.command import RemotingCommand, response
+from ..protocol.header import (
+    AddWritePermResponseHeader,
+    BrokerHeartbeatRequestHeader,
+    BrokerMemberGroupRequestHeader,
+    BrokerNameRequestHeader,
+    ClusterRequestHeader,
+    GetRouteInfoRequestHeader,
+    KvConfigRequestHeader,
+    KvConfigResponseHeader,
+    KvListRequestHeader,
+    QueryDataVersionRequestHeader,
+    QueryDataVersionResponseHeader,
+    RegisterBrokerRequestHeader,
+    RegisterBrokerResponseHeader,
+    TopicRequestHeader,
+    UnregisterBrokerRequestHeader,
+    WipeWritePermResponseHeader,
+)
+from ..remoting.connection import Connection
+from ..remoting.server import Processor
+from ..store.route_entries import GroupKey, LiveBroker, check_storable
+from ..store.route_store import RouteStore, without_credentials
+from .routes import ORDER_TOPIC_CONFIG, RouteTable
+
+_STANDARD_JSON_FROM_VERSION = 401
+_BROKERS = "brokers"
+_CONFIG_BLACK_LIST = frozenset({"configBlackList", "configStorePath", "kvConfigPath", "rocketmqHome"})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Property:
+    """A setting as mqadmin sees it: under RocketMQ's name and in its unit."""
+
+    field: str
+    show: Callable[[Any], str] = str
+    parse: Callable[[str], Any] | None = None
+    """None: cannot be changed while the NameServer runs."""
+
+
+def _bool_text(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _parse_bool(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("expected true or false")
+    return text.lower() == "true"
+
+
+def _ms_text(seconds: float) -> str:
+    return str(round(seconds * 1000))
+
+
+def _parse_ms(text: str) -> float:
+    milliseconds = int(text)
+    if not 0 < milliseconds <= 86_400_000:
+        raise ValueError("expected 1 to 86400000 ms")
+    return milliseconds / 1000
+
+
+_PROPERTIES = {
+    "bindAddress": _Property("listen_host"),
+    "listenPort": _Property("listen_port"),
+    "registry": _Property("registry", without_credentials),
+    "keyPrefix": _Property("key_prefix"),
+    "brokerNotActiveTimeoutMillis": _Property("broker_expiry_s", _ms_text, _parse_ms),
+    "scanNotActiveBrokerInterval": _Property("sweep_period_s", _ms_text, _parse_ms),
+    "serverChannelMaxIdleTimeSeconds": _Property("idle_timeout_s", lambda seconds: f"{seconds:g}"),
+    "orderMessageEnable": _Property("order_message_enable", _bool_text, _parse_bool),
+}
+
+
+class NameServerProcessor:
+    """The NameServer's request handlers.
+
+    Attributes:
+        config: the settings in force; UPDATE_NAMESRV_CONFIG replaces it.
+    """
+
+    def __init__(
+        self,
+        table: RouteTable,
+        store: RouteStore,
+        config: NameServerConfig,
+        *,
+        on_config: Callable[[NameServerConfig], None] = lambda config: None,
+    ) -> None:
+        """
+        Args:
+            on_config: called with settings that were changed while running.
+        """
+        self.config = config
+        self._table = table
+        self._store = store
+        self._on_config = on_config
+
+    def processors(self) -> dict[int, Processor]:
+        """Handlers by request code."""
+        return {
+            RequestCode.PUT_KV_CONFIG: self.put_kv_config,
+            RequestCode.GET_KV_CONFIG: self.get_kv_config,
+            RequestCode.DELETE_KV_CONFIG: self.delete_kv_config,
+            RequestCode.REGISTER_BROKER: self.register_broker,
+            RequestCode.UNREGISTER_BROKER: self.unregister_broker,
+            RequestCode.GET_ROUTEINFO_BY_TOPIC: self.get_route_info,
+            RequestCode.GET_BROKER_CLUSTER_INFO: self.get_broker_cluster_info,
+            RequestCode.WIPE_WRITE_PERM_OF_BROKER: self.wipe_write_perm,
+            RequestCode.GET_ALL_TOPIC_LIST_FROM_NAMESERVER: self.get_all_topic_list,
+            RequestCode.DELETE_TOPIC_IN_NAMESRV: self.delete_topic,
+            RequestCode.REGISTER_TOPIC_IN_NAMESRV: self.register_topic,
+            RequestCode.GET_KVLIST_BY_NAMESPACE: self.get_kv_list,
+            RequestCode.GET_TOPICS_BY_CLUSTER: self.get_topics_by_cluster,
+            RequestCode.GET_SYSTEM_TOPIC_LIST_FROM_NS: self.get_system_topic_list,
+            RequestCode.GET_UNIT_TOPIC_LIST: self.get_unit_topic_list,
+            RequestCode.GET_HAS_UNIT_SUB_TOPIC_LIST: self.get_has_unit_sub_topic_list,
+            RequestCode.GET_HAS_UNIT_SUB_UNUNIT_TOPIC_LIST: self.get_has_unit_sub_ununit_topic_list,
+            RequestCode.UPDATE_NAMESRV_CONFIG: self.update_config,
+            RequestCode.GET_NAMESRV_CONFIG: self.get_config,
+            RequestCode.QUERY_DATA_VERSION: self.query_data_version,
+            RequestCode.ADD_WRITE_PERM_OF_BROKER: self.add_write_perm,
+            RequestCode.GET_BROKER_MEMBER_GROUP: self.get_broker_member_group,
+            RequestCode.BROKER_HEARTBEAT: self.broker_heartbeat,
+        }
+
+    # --- clients -------------------------------------------------------------------------------------------------
+
+    def get_route_info(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(GetRouteInfoRequestHeader)
+        standard_json = bool(header.accept_standard_json_only) or command.version >= _STANDARD_JSON_FROM_VERSION
+        body = self._table.route_body(header.topic, standard_json=standard_json)
+        if body is None:
+            return response(
+                command,
+                ResponseCode.TOPIC_NOT_EXIST,
+                remark=f"No topic route info in name server for the topic: {header.topic}\n"
+                "Create the topic, or see by clusterList whether its brokers are registered.",
+            )
+        return response(command, body=body)
+
+    # --- brokers -------------------------------------------------------------------------------------------------
+
+    def register_broker(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(RegisterBrokerRequestHeader)
+        for name in ("broker_name", "broker_addr", "cluster_name"):
+            if not getattr(header, name).strip():
+                raise RemoteProtocolError(f"register broker: {name} is empty")
+        if header.broker_id < 0:
+            raise RemoteProtocolError(f"register broker: brokerId {header.broker_id} is negative")
+        if header.body_crc32 and header.body_crc32 != zlib.crc32(command.body) & 0x7FFFFFFF:
+            raise ResponseError("crc32 not match")
+        topics: TopicConfigTable = decode_register_body(command.body, sender_version=command.version)
+        broker = LiveBroker(
+            cluster=header.cluster_name,
+            broker_name=header.broker_name,
+            broker_id=header.broker_id,
+            broker_addr=header.broker_addr,
+            ha_server_addr=header.ha_server_addr,
+            data_version=topics.data_version,
+            zone=header.zone_name,
+            enable_acting_master=header.enable_acting_master,
+            heartbeat_timeout_millis=header.heartbeat_timeout_millis,
+            registered_ms=int(time.time() * 1000),
+        )
+        check_storable((broker, topics))
+        registered = self._table.register(broker, topics.topic_config_table, time.monotonic(), connection)
+        if not registered:
+            return response(command)
+        self._attach(connection, broker)
+        order_topics = self._table.kv.get(ORDER_TOPIC_CONFIG)
+        answer = RegisterBrokerResponseHeader()
+        if broker.broker_id != MASTER_ID:
+            master = self._table.member(broker.group, MASTER_ID)
+            if master is not None:
+                answer.master_addr = master.broker.broker_addr
+                answer.ha_server_addr = master.broker.ha_server_addr
+        return response(command, header=answer, body=dumps({"table": order_topics}) if order_topics else b"")
+
+    def unregister_broker(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(UnregisterBrokerRequestHeader)
+        key = GroupKey(header.cluster_name, header.broker_name)
+        self._table.remove(key, header.broker_id, header.broker_addr, kind="unregistered")
+        return response(command)
+
+    def broker_heartbeat(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(BrokerHeartbeatRequestHeader)
+        self._heard(connection, GroupKey(header.cluster_name, header.broker_name), header.broker_addr)
+        return response(command)
+
+    def query_data_version(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(QueryDataVersionRequestHeader)
+        theirs: DataVersion = decode_struct(command.body, DataVersion)
+        broker = self._heard(connection, GroupKey(header.cluster_name, header.broker_name), header.broker_addr)
+        changed = broker is None or broker.data_version != theirs
+        return response(
+            command,
+            header=QueryDataVersionResponseHeader(changed),
+            body=b"" if broker is None else dumps(broker.data_version),
+        )
+
+    def _heard(self, connection: Connection, key: GroupKey, broker_addr: str) -> LiveBroker | None:
+        broker = self._table.heard(key, broker_addr, time.monotonic(), connection)
+        if broker is not None:
+            self._attach(connection, broker)
+        return broker
+
+    @staticmethod
+    def _attach(connection: Connection, broker: LiveBroker) -> None:
+        brokers = connection.attachments.setdefault(_BROKERS, {})
+        brokers[broker.group, broker.broker_id] = broker.broker_addr
+
+    def connection_closed(self, connection: Connection) -> list[tuple[str, int, str]]:
+        """Drops the brokers that were last heard over this connection; returns their names, ids and addresses."""
+        brokers: dict[tuple[GroupKey, int], str] = connection.attachments.get(_BROKERS, {})
+        return [
+            (key.broker_name, broker_id, address)
+            for (key, broker_id), address in brokers.items()
+            if self._table.remove(key, broker_id, address, source=connection)
+        ]
+
+    # --- lists ---------------------------------------------------------------------------------------------------
+
+    def get_broker_cluster_info(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        return response(command, body=encode_cluster_info(self._table.cluster_info()))
+
+    def get_broker_member_group(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(BrokerMemberGroupRequestHeader)
+        group = {
+            "brokerAddrs": self._table.addresses_of(GroupKey(header.cluster_name, header.broker_name)),
+            "brokerName": header.broker_name,
+            "cluster": header.cluster_name,
+        }
+        return response(command, body=dumps({"brokerMemberGroup": group}))
+
+    def get_all_topic_list(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        return _topic_list(command, self._table.topics())
+
+    def get_topics_by_cluster(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        return _topic_list(command, self._table.topics(command.header(ClusterRequestHeader).cluster))
+
+    def get_unit_topic_list(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        return _topic_list(command, self._table.unit_topics(unit=True, unit_sub=None))
+
+    def get_has_unit_sub_topic_list(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        return _topic_list(command, self._table.unit_topics(unit=None, unit_sub=True))
+
+    def get_has_unit_sub_ununit_topic_list(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        return _topic_list(command, self._table.unit_topics(unit=False, unit_sub=True))
+
+    def get_system_topic_list(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        """Names of clusters and brokers, and one broker's address for asking it about its own system topics."""
+        info = self._table.cluster_info()
+        names = [*info.clusters, *(name for name in info.brokers if name not in info.clusters)]
+        addresses = [address for broker in info.brokers.values() for address in broker.broker_addrs.values()]
+        return response(command, body=dumps({"brokerAddr": addresses[0] if addresses else None, "topicList": names}))
+
+    # --- topics --------------------------------------------------------------------------------------------------
+
+    def delete_topic(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(TopicRequestHeader)
+        self._table.delete_topic(header.topic, header.cluster_name or None)
+        return response(command)
+
+    def register_topic(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(TopicRequestHeader)
+        queue_datas = decode_route(command.body).queue_datas
+        check_storable((header.topic, queue_datas))
+        self._table.register_topic(header.topic, queue_datas)
+        return response(command)
+
+    def wipe_write_perm(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        count = self._table.set_write_perm(command.header(BrokerNameRequestHeader).broker_name, False)
+        return response(command, header=WipeWritePermResponseHeader(count))
+
+    def add_write_perm(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        count = self._table.set_write_perm(command.header(BrokerNameRequestHeader).broker_name, True)
+        return response(command, header=AddWritePermResponseHeader(count))
+
+    # --- KV config -----------------------------------------------------------------------------------------------
+
+    async def put_kv_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        """Answers after the registry has it: nothing sends KV config again. StoreError becomes code 14."""
+        header = command.header(KvConfigRequestHeader)
+        if header.value is None:
+            raise RemoteProtocolError("put KV config: no value")
+        check_storable((header.namespace, header.key, header.value))
+        await self._store.put_kv(header.namespace, header.key, header.value)
+        known = self._table.kv
+        self._table.set_kv({**known, header.namespace: {**known.get(header.namespace, {}), header.key: header.value}})
+        return response(command)
+
+    def get_kv_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(KvConfigRequestHeader)
+        value = self._table.kv.get(header.namespace, {}).get(header.key)
+        if value is None:
+            raise QueryNotFoundError(f"No config item, Namespace: {header.namespace} Key: {header.key}")
+        return response(command, header=KvConfigResponseHeader(value))
+
+    async def delete_kv_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(KvConfigRequestHeader)
+        check_storable((header.namespace, header.key))
+        await self._store.delete_kv(header.namespace, header.key)
+        table = {name: dict(items) for name, items in self._table.kv.items()}
+        table.get(header.namespace, {}).pop(header.key, None)
+        self._table.set_kv({name: items for name, items in table.items() if items})
+        return response(command)
+
+    def get_kv_list(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        namespace = command.header(KvListRequestHeader).namespace
+        items = self._table.kv.get(namespace)
+        if not items:
+            raise QueryNotFoundError(f"No config item, Namespace: {namespace}")
+        return response(command, body=dumps({"table": items}))
+
+    # --- settings ------------------------------------------------------------------------------------------------
+
+    def get_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        lines = [f"{name}={item.show(getattr(self.config, item.field))}" for name, item in _PROPERTIES.items()]
+        return response(command, body="\n".join([*lines, ""]).encode())
+
+    def update_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        """Changes settings, all that are given or none. Those fixed at start are refused with NO_PERMISSION."""
+        changes: dict[str, Any] = {}
+        for name, text in _properties(command.body).items():
+            if name in _CONFIG_BLACK_LIST:
+                raise NoPermissionError(f"Can not update config in black list: {name}")
+            item = _PROPERTIES.get(name)
+            if item is None or item.parse is None:
+                changeable = ", ".join(name for name, item in _PROPERTIES.items() if item.parse is not None)
+                raise NoPermissionError(f"{name[:80]} cannot be changed while the NameServer runs, only {changeable}")
+            try:
+                changes[item.field] = item.parse(text)
+            except ValueError as error:
+                raise ResponseError(f"{name}={text[:80]}: {error}") from None
+        self.config = dataclasses.replace(self.config, **changes)
+        self._on_config(self.config)
+        return response(command)
+
+
+def _topic_list(command: RemotingCommand, topics: list[str]) -> RemotingCommand:
+    return response(command, body=dumps({"topicList": topics}))
+
+
+def _properties(body: bytes) -> dict[str, str]:
+    """Java properties text, as far as mqadmin writes it: ``key=value`` lines, comments."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise RemoteProtocolError(f"the properties are not UTF-8: {error}") from None
+    properties: dict[str, str] = {}
+    for line in text.splitlines():
+        name, separator, value = line.strip().partition("=")
+        if not name or name.startswith(("#", "!")):
+            continue
+        if not separator:
+            raise RemoteProtocolError(f"properties line {line[:80]!r} is not key=value")
+        properties[name.strip()] = value.strip()
+    return properties

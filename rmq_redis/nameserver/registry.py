@@ -1,0 +1,215 @@
+"""Keeps a NameServer's route table and the registry in step: writes, listens, sweeps, and sits out its absence.
+
+One task does all reading and writing, so nothing it reads can be older than what it wrote. Meanwhile the table changes
+at any time; what it changed and the registry does not know is in ``table.changes`` and wins over what is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import aclosing
+
+from ..errors import StoreError
+from ..store.route_entries import GroupKey, GroupSnapshot, GroupWrite, RegistryEvent
+from ..store.route_store import RouteStore
+from .routes import GroupChanges
+from .shared_routes import SharedRouteTable
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S = 0.1
+_MAX_RETRY_S = 2.0
+_CLOSE_S = 2.0
+
+
+class RegistrySync:
+    """The background work between a table and its registry.
+
+    Attributes:
+        up: whether the registry answered the last time; None before the first attempt.
+    """
+
+    def __init__(self, table: SharedRouteTable, store: RouteStore, *, sweep_period_s: float) -> None:
+        self.table = table
+        self.sweep_period_s = sweep_period_s
+        self.up: bool | None = None
+        self._store = store
+        self._wake = asyncio.Event()
+        self._subscribed = asyncio.Event()
+        self._stale: dict[GroupKey, bool] = {}
+        self._stale_all = True
+        self._stale_kv = True
+        self._forget_from_s = 0.0
+        self._closing = False
+        self._worker: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def wake(self) -> None:
+        """There is something to write."""
+        self._wake.set()
+
+    async def start(self) -> None:
+        """Loads everything, if the registry can be reached, and goes on in the background either way."""
+        loop = asyncio.get_running_loop()
+        self._tasks.append(loop.create_task(self._listen()))
+        await self._subscribed.wait()  # before loading: what changes after that is told
+        await self._attempt()
+        self._worker = loop.create_task(self._work())
+        self._tasks.append(loop.create_task(self._sweep()))
+
+    async def close(self) -> None:
+        """Writes what is still to be written, if the registry takes it soon, and stops."""
+        self._closing = True
+        self._wake.set()
+        if self._worker is not None and self.up:
+            await asyncio.wait([self._worker], timeout=_CLOSE_S)
+        tasks = [task for task in (self._worker, *self._tasks) if task is not None]
+        while pending := [task for task in tasks if not task.done()]:
+            # More than once: a cancellation was seen to get lost inside redis-py 8.1, and the task to go on.
+            for task in pending:
+                task.cancel()
+            await asyncio.wait(pending, timeout=0.1)
+        if self.table.changes:
+            logger.warning("registry %s: the last changes could not be written", self._store.address)
+
+    # --- the one task that reads and writes ----------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        retry_s = _RETRY_S
+        while not self._closing:
+            if self.up:
+                await self._wake.wait()
+                retry_s = _RETRY_S
+            else:
+                await asyncio.sleep(retry_s)
+                retry_s = min(retry_s * 2, _MAX_RETRY_S)
+            self._wake.clear()
+            await self._attempt()
+
+    async def _attempt(self) -> None:
+        try:
+            if self._stale_all or not self.up:
+                await self._read_all()
+            await self._write()
+        except StoreError as error:
+            if self.up is not False:
+                logger.warning(
+                    "registry %s: not available, answering from the routes known so far: %s", self._store.address, error
+                )
+            self.up = False
+            await self._store.drop_idle_connections()
+        except Exception:  # a mistake of ours must not end the only task that heals
+            logger.exception("registry %s: unexpected error", self._store.address)
+            await asyncio.sleep(_RETRY_S)
+
+    async def _read_all(self) -> None:
+        self._stale_all = self._stale_kv = False
+        try:
+            snapshots = await self._store.load(self.table.revisions())
+            kv = await self._store.load_kv()
+        except StoreError:
+            self._stale_all = True
+            raise
+        now_s = time.monotonic()
+        if self.up is False:
+            # Other NameServers come back within this time and write what we know from them only.
+            self._forget_from_s = now_s + max(2 * self.sweep_period_s, 2 * _MAX_RETRY_S)
+        forget = now_s >= self._forget_from_s
+        for key in sorted(self.table.keys() | set(snapshots)):
+            self.table.merge(key, snapshots.get(key, GroupSnapshot()), now_s, forget=forget)
+        self.table.set_kv(kv)
+        if self.up is False:
+            count = self.table.write_direct_again(now_s)
+            logger.info("registry %s: available again, %d brokers are written", self._store.address, count)
+        self.up = True
+
+    async def _write(self) -> None:
+        if self._stale_kv:
+            self._stale_kv = False
+            try:
+                self.table.set_kv(await self._store.load_kv())
+            except StoreError:
+                self._stale_kv = True
+                raise
+        while self._stale or self.table.changes:
+            for key in set(self._stale) | set(self.table.changes):
+                await self._update(key)
+        now_s = time.monotonic()
+        refreshed = self.table.take_refreshed(now_s)
+        if refreshed:
+            for key in await self._store.refresh(refreshed):
+                self._stale[key] = False
+                self._wake.set()
+
+    async def _update(self, key: GroupKey) -> None:
+        """Reads one group, merges, and writes what changed here."""
+        forget = self._stale.pop(key, False) or time.monotonic() >= self._forget_from_s
+        taken: GroupChanges | None = None
+        read = GroupSnapshot()
+
+        def decide(snapshot: GroupSnapshot) -> GroupWrite | None:
+            nonlocal taken, read
+            if taken is not None:  # another NameServer was faster; once more
+                self.table.restore_changes(key, taken)
+            read, now_s = snapshot, time.monotonic()
+            self.table.merge(key, snapshot, now_s, forget=forget)
+            taken = self.table.take_changes(key)
+            return None if taken is None else self.table.group_write(key, snapshot, taken, now_s)
+
+        try:
+            revision = await self._store.update_group(key, self.table.revisions().get(key, ""), decide)
+        except BaseException:
+            self._stale[key] = forget
+            if taken is not None:
+                self.table.restore_changes(key, taken)
+            raise
+        self.table.written(key, read.revision, revision)
+
+    # --- what wakes it -------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """Hears what the other NameServers changed. After a break, everything is read again."""
+        retry_s = _RETRY_S
+        while True:
+            try:
+                async with aclosing(self._store.events()) as events:
+                    async for event in events:
+                        retry_s = _RETRY_S
+                        if event is None:
+                            self._subscribed.set()
+                            self._stale_all = True
+                        else:
+                            self._heard(event)
+                        self._wake.set()
+            except StoreError as error:
+                logger.debug("registry %s: subscription lost: %s", self._store.address, error)
+                self._subscribed.set()  # start() goes on without
+                self._stale_all = True
+                self._wake.set()
+            await asyncio.sleep(retry_s)
+            retry_s = min(retry_s * 2, _MAX_RETRY_S)
+
+    def _heard(self, event: RegistryEvent) -> None:
+        if event.kind == "kv":
+            self._stale_kv = True
+            return
+        key = GroupKey(event.cluster, event.broker_name)
+        if event.kind == "unregistered":
+            self.table.unregistered_elsewhere(key, event.removed)
+        self._stale[key] = self._stale.get(key, False) or event.kind != "changed"
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self.sweep_period_s)
+            for broker in self.table.expire(time.monotonic(), registry_up=bool(self.up)):
+                logger.warning(
+                    "broker %s:%d at %s: not heard of for %g s, dropped",
+                    broker.broker_name,
+                    broker.broker_id,
+                    broker.broker_addr,
+                    self.table.timeout_s(broker),
+                )
+            self._stale_all = True
+            self._wake.set()
