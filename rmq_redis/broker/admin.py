@@ -1,0 +1,364 @@
+"""What tools ask for: topics, groups, statistics, connections, settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import msgspec
+
+from ..codes import CURRENT_VERSION, LanguageCode, RequestCode, ResponseCode
+from ..config import BrokerConfig
+from ..errors import (
+    ConsumerNotOnlineError,
+    InvalidParameterError,
+    NoPermissionError,
+    ResponseError,
+    SubscriptionGroupNotExistError,
+    TopicNotExistError,
+)
+from ..model import MessageQueue, TopicConfig
+from ..protocol.body import (
+    SubscriptionGroupConfig,
+    TopicConfigTable,
+    decode_struct,
+    dumps,
+    object_body,
+    topic_config,
+)
+from ..protocol.command import RemotingCommand, response
+from ..protocol.header import (
+    ConsumerGroupRequestHeader,
+    ConsumeStatsRequestHeader,
+    CreateTopicRequestHeader,
+    DeleteSubscriptionGroupRequestHeader,
+    GroupRequestHeader,
+    ProducerGroupRequestHeader,
+    TopicRequestHeader,
+)
+from ..remoting.connection import Connection
+from ..remoting.server import Processor
+from ..store.offset_store import OffsetStore
+from ..store.queue_store import QueueStore
+from .client_manage import ClientManager, Member
+from .pull import PullProcessor
+from .topics import Topic, TopicTable
+
+_LANGUAGES = {int(language): language.name for language in LanguageCode}
+
+
+class AdminProcessor:
+    """Administration of one broker. A slave answers what only reads."""
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        broker_addr: str,
+        topics: TopicTable,
+        queue_store: QueueStore,
+        offsets: OffsetStore,
+        clients: ClientManager,
+        pulls: PullProcessor,
+    ) -> None:
+        self._config = config
+        self._broker_addr = broker_addr
+        self._topics = topics
+        self._queue_store = queue_store
+        self._offsets = offsets
+        self._clients = clients
+        self._pulls = pulls
+        self._is_slave = config.broker_id != 0
+        self._boot_ms = int(time.time() * 1000)
+
+    def processors(self) -> dict[int, Processor]:
+        return {
+            RequestCode.UPDATE_AND_CREATE_TOPIC: self._put_topic,
+            RequestCode.UPDATE_AND_CREATE_TOPIC_LIST: self._put_topics,
+            RequestCode.DELETE_TOPIC_IN_BROKER: self._delete_topic,
+            RequestCode.GET_ALL_TOPIC_CONFIG: self._all_topics,
+            RequestCode.GET_TOPIC_CONFIG: self._get_topic,
+            RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP: self._put_group,
+            RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST: self._put_groups,
+            RequestCode.DELETE_SUBSCRIPTIONGROUP: self._delete_group,
+            RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG: self._all_groups,
+            RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG: self._get_group,
+            RequestCode.GET_TOPIC_STATS_INFO: self._topic_stats,
+            RequestCode.GET_CONSUME_STATS: self._consume_stats,
+            RequestCode.GET_CONSUMER_CONNECTION_LIST: self._consumer_connections,
+            RequestCode.GET_PRODUCER_CONNECTION_LIST: self._producer_connections,
+            RequestCode.QUERY_TOPIC_CONSUME_BY_WHO: self._consumed_by,
+            RequestCode.QUERY_TOPICS_BY_CONSUMER: self._topics_of_group,
+            RequestCode.GET_SYSTEM_TOPIC_LIST_FROM_BROKER: self._system_topics,
+            RequestCode.GET_ALL_CONSUMER_OFFSET: self._all_offsets,
+            RequestCode.GET_BROKER_RUNTIME_INFO: self._runtime_info,
+            RequestCode.GET_BROKER_CONFIG: self._get_config,
+            RequestCode.UPDATE_BROKER_CONFIG: self._update_config,
+        }
+
+    def _must_write(self) -> None:
+        if self._is_slave:
+            raise NoPermissionError("this broker is a slave; ask the group's master")
+
+    # --- topics --------------------------------------------------------------------------------------------------
+
+    async def _put_topic(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        self._must_write()
+        header = command.header(CreateTopicRequestHeader)
+        known = self._topics.topics.get(header.topic)
+        attributes = dict(known.config.attributes) if known else {}
+        await self._topics.put(
+            TopicConfig(
+                topic_name=header.topic,
+                read_queue_nums=header.read_queue_nums,
+                write_queue_nums=header.write_queue_nums,
+                perm=header.perm,
+                topic_filter_type=header.topic_filter_type,
+                topic_sys_flag=header.topic_sys_flag or 0,
+                order=header.order,
+                attributes=changed_attributes(attributes, header.attributes),
+            )
+        )
+        return response(command)
+
+    async def _put_topics(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        self._must_write()
+        items = object_body(command.body).get("topicConfigList")
+        if not isinstance(items, list):
+            raise InvalidParameterError("topicConfigList is missing")
+        for config in [topic_config(item) for item in items]:
+            await self._topics.put(config)
+        return response(command)
+
+    async def _delete_topic(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        topic = command.header(TopicRequestHeader).topic
+        if not self._is_slave:  # tools ask the slaves too; these follow their master
+            await self._topics.delete(topic)
+        return response(command)
+
+    def _all_topics(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        table = TopicConfigTable(self._topics.configs(), self._topics.data_version)
+        return response(command, body=dumps(table))
+
+    def _topic(self, name: str) -> Topic:
+        topic = self._topics.topics.get(name)
+        if topic is None:
+            raise TopicNotExistError(f"the topic {name!r} does not exist on this broker")
+        return topic
+
+    def _get_topic(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        return response(command, body=dumps(self._topic(command.header(TopicRequestHeader).topic).config))
+
+    # --- groups --------------------------------------------------------------------------------------------------
+
+    async def _put_group(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        self._must_write()
+        await self._topics.put_group(decode_struct(command.body, SubscriptionGroupConfig))
+        return response(command)
+
+    async def _put_groups(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        self._must_write()
+        items = object_body(command.body).get("groupConfigList")
+        if not isinstance(items, list):
+            raise InvalidParameterError("groupConfigList is missing")
+        for item in items:
+            await self._topics.put_group(decode_struct(dumps(item), SubscriptionGroupConfig))
+        return response(command)
+
+    async def _delete_group(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        self._must_write()
+        header = command.header(DeleteSubscriptionGroupRequestHeader)
+        await self._topics.delete_group(header.group_name, clean_offsets=header.clean_offset)
+        return response(command)
+
+    def _all_groups(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        groups = {name: msgspec.to_builtins(config) for name, config in self._topics.groups.items()}
+        version = msgspec.to_builtins(self._topics.data_version)
+        data = {"dataVersion": version, "forbiddenTable": {}, "subscriptionGroupTable": groups}
+        return response(command, body=dumps(data))
+
+    def _get_group(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        name = command.header(GroupRequestHeader).group
+        config = self._topics.group(name)
+        if config is None:
+            raise SubscriptionGroupNotExistError(f"the consumer group {name!r} does not exist on this broker")
+        return response(command, body=dumps(config))
+
+    # --- statistics ----------------------------------------------------------------------------------------------
+
+    async def _refresh(self, topic: Topic) -> None:
+        if self._is_slave:
+            await self._queue_store.refresh(topic.queues)
+
+    async def _topic_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        topic = self._topic(command.header(TopicRequestHeader).topic)
+        await self._refresh(topic)
+        table: dict[MessageQueue, Any] = {}
+        for queue in topic.queues[: topic.queue_nums]:
+            updated_ms = 0
+            if queue.max_offset > queue.min_offset:
+                updated_ms = max(0, await self._queue_store.store_timestamp_ms(queue, queue.max_offset - 1))
+            table[queue.queue] = {
+                "lastUpdateTimestamp": updated_ms,
+                "maxOffset": queue.max_offset,
+                "minOffset": queue.min_offset,
+            }
+        return response(command, body=dumps({"offsetTable": table, "topicPutTps": 0.0}))
+
+    async def _consume_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(ConsumeStatsRequestHeader)
+        if self._is_slave:
+            await self._offsets.load()
+        live = self._clients.consumer_groups.get(header.consumer_group)
+        if header.topic:
+            names = [header.topic]
+        elif header.topic_list:
+            names = [name for name in header.topic_list.split(";") if name]
+        else:
+            names = self._offsets.topics_of(header.consumer_group)
+            if live is not None:
+                names = [name for name in names if name in live.subscriptions]
+        table: dict[MessageQueue, Any] = {}
+        for name in names:
+            topic = self._topics.topics.get(name)
+            if topic is None:
+                continue
+            await self._refresh(topic)
+            for queue in topic.queues[: topic.config.read_queue_nums]:
+                offset = self._offsets.get(header.consumer_group, name, queue.queue.queue_id) or 0
+                stored_ms = await self._queue_store.store_timestamp_ms(queue, offset - 1) if offset else 0
+                table[queue.queue] = {
+                    "brokerOffset": queue.max_offset,
+                    "consumerOffset": offset,
+                    "lastTimestamp": max(0, stored_ms),
+                    "pullOffset": offset,
+                }
+        return response(command, body=dumps({"consumeTps": 0.0, "offsetTable": table}))
+
+    def _consumer_connections(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        name = command.header(ConsumerGroupRequestHeader).consumer_group
+        group = self._clients.consumer_groups.get(name)
+        if group is None:
+            raise ConsumerNotOnlineError(f"no consumer of the group {name!r} is connected to this broker")
+        data = {
+            "connectionSet": [_connection(m) for members in group.members.values() for m in members.values()],
+            "consumeFromWhere": group.consume_from_where,
+            "consumeType": group.consume_type,
+            "messageModel": group.message_model,
+            "subscriptionTable": {t: msgspec.to_builtins(s) for t, s in group.subscriptions.items()},
+        }
+        return response(command, body=dumps(data))
+
+    def _producer_connections(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        name = command.header(ProducerGroupRequestHeader).producer_group
+        members = self._clients.producer_groups.get(name)
+        if not members:
+            raise ResponseError(f"no producer of the group {name!r} is connected to this broker")
+        return response(
+            command,
+            body=dumps({"connectionSet": [_connection(m) for by_id in members.values() for m in by_id.values()]}),
+        )
+
+    def _consumed_by(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        topic = command.header(TopicRequestHeader).topic
+        groups = set(self._offsets.groups_of(topic))
+        groups.update(g.name for g in self._clients.consumer_groups.values() if topic in g.subscriptions)
+        return response(command, body=dumps({"groupList": sorted(groups)}))
+
+    def _topics_of_group(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        group = command.header(GroupRequestHeader).group
+        topics = set(self._offsets.topics_of(group))
+        live = self._clients.consumer_groups.get(group)
+        if live is not None:
+            topics.update(live.subscriptions)
+        return response(command, body=dumps({"topicList": sorted(topics)}))
+
+    def _system_topics(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        names = sorted(name for name in self._topics.topics if self._topics.is_system(name))
+        return response(command, body=dumps({"topicList": names}))
+
+    def _all_offsets(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        table = {f"{topic}@{group}": queues for (group, topic), queues in self._offsets.table().items()}
+        version = msgspec.to_builtins(self._topics.data_version)
+        return response(command, body=dumps({"dataVersion": version, "offsetTable": table}))
+
+    def _runtime_info(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        now_ms = int(time.time() * 1000)
+        zero = (
+            "sendThreadPoolQueueSize pullThreadPoolQueueSize ackThreadPoolQueueSize "
+            "sendThreadPoolQueueHeadWaitTimeMills "
+            "pullThreadPoolQueueHeadWaitTimeMills ackThreadPoolQueueHeadWaitTimeMills pageCacheLockTimeMills "
+            "earliestMessageTimeStamp timerReadBehind timerOffsetBehind timerCongestNum "
+            "msgPutTotalYesterdayMorning msgPutTotalTodayMorning msgGetTotalYesterdayMorning "
+            "msgGetTotalTodayMorning dispatchBehindBytes remainHowManyDataToFlush commitLogMinOffset"
+        )
+        table = dict.fromkeys(zero.split(), "0") | {
+            "brokerVersionDesc": "V5_3_3",
+            "brokerVersion": str(CURRENT_VERSION),
+            "brokerActive": "false" if self._pulls.stopping else "true",
+            "bootTimestamp": str(self._boot_ms),
+            "runtime": f"[ {(now_ms - self._boot_ms) // 1000} seconds ]",
+            "putTps": "0.0 0.0 0.0",
+            "getTransferredTps": "0.0 0.0 0.0",
+            "timerEnqueueTps": "0.0",
+            "timerDequeueTps": "0.0",
+            "commitLogDiskRatio": "0.0",
+            "consumeQueueDiskRatio": "0.0",
+            "startAcceptSendRequestTimeStamp": str(self._boot_ms),
+            "msgPutTotalTodayNow": str(self._queue_store.put_total),
+            "msgGetTotalTodayNow": str(self._pulls.get_total),
+            "heldPulls": str(self._pulls.hold.count),
+            "pendingAppendBytes": str(self._queue_store.pending_bytes),
+            "epoch": str(self._queue_store.epoch),
+        }
+        return response(command, body=dumps({"table": table}))
+
+    def _get_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        lines = [
+            f"brokerClusterName={self._config.cluster_name}",
+            f"brokerIP1={self._broker_addr.rpartition(':')[0]}",
+        ]
+        for field in dataclasses.fields(self._config):
+            if field.name == "store":  # may hold a password
+                continue
+            head, *rest = field.name.split("_")
+            value = getattr(self._config, field.name)
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            lines.append(f"{head}{''.join(part.title() for part in rest)}={text}")
+        answer = response(command, ResponseCode.SUCCESS, body="\n".join(lines).encode())
+        answer.fields = {"version": dumps(self._topics.data_version).decode()}
+        return answer
+
+    def _update_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        return response(
+            command,
+            ResponseCode.NO_PERMISSION,
+            remark="settings are changed by flags or RMQ_REDIS_ variables and a restart of the broker",
+        )
+
+
+def changed_attributes(known: dict[str, str], change: str | None) -> dict[str, str]:
+    """Topic attributes after a change ``+name=value,-name``.
+
+    Raises:
+        InvalidParameterError: an entry of another form.
+    """
+    for part in (change or "").split(","):
+        entry = part.strip()
+        name, separator, value = entry[1:].partition("=")
+        if entry.startswith("+") and separator and name:
+            known[name] = value
+        elif entry.startswith("-") and not separator and name:
+            known.pop(name, None)
+        elif entry:
+            raise InvalidParameterError(f"attribute change {entry[:80]!r} is neither +name=value nor -name")
+    return known
+
+
+def _connection(member: Member) -> dict[str, Any]:
+    return {
+        "clientAddr": member.connection.remote_address,
+        "clientId": member.client_id,
+        "language": _LANGUAGES.get(member.language, "OTHER"),
+        "version": member.version,
+    }

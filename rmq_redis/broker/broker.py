@@ -1,0 +1,261 @@
+"""Broker: start, serve, close. Wires the processors to the store and to the NameServers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+
+from ..config import BrokerConfig, parse_addresses
+from ..errors import ConfigError, StoreError, StoreFencedError
+from ..hosts import pack_host
+from ..model import topic_name_error
+from ..protocol.body import TopicConfigTable
+from ..protocol.frame import MAX_FRAME_BYTES
+from ..protocol.message import UniqKeyGenerator
+from ..remoting.server import RemotingServer, processors_of
+from ..store.config_store import ConfigStore
+from ..store.half_store import HalfStore
+from ..store.keys import GroupKeys
+from ..store.offset_store import OffsetStore
+from ..store.queue_store import Queue, QueueStore
+from ..store.schedule_store import ScheduleStore
+from .admin import AdminProcessor
+from .client_manage import ClientManager
+from .offset_query import OffsetProcessor
+from .pull import PullProcessor
+from .query import QueryProcessor
+from .registration import Registration
+from .schedule import ScheduleService
+from .send import SendProcessor
+from .send_back import SendBackProcessor
+from .topics import TopicTable
+from .transaction import TransactionService
+
+logger = logging.getLogger(__name__)
+
+_SLAVE_RELOAD_PERIOD_S = 1.0
+_REGISTER_WAIT_S = 2.0
+
+
+class Broker:
+    """One broker process's worth of broker, on the running event loop.
+
+    Attributes:
+        port: where it listens, once started.
+        address: ``ip:port`` that it registers and that is part of message ids.
+        fenced: set when another process has taken this broker group over; the owner should stop.
+    """
+
+    def __init__(self, config: BrokerConfig) -> None:
+        if not config.store:
+            raise ConfigError("a broker needs a store: --store redis://host:port/db (or RMQ_REDIS_STORE)")
+        if topic_name_error(config.broker_name) or topic_name_error(config.cluster_name):
+            raise ConfigError(
+                f"broker name {config.broker_name!r} and cluster name {config.cluster_name!r} may only have letters, "
+                "digits and the characters _ - % |"
+            )
+        if not 0 < config.max_message_bytes <= MAX_FRAME_BYTES // 2:
+            raise ConfigError(
+                f"max_message_bytes is {config.max_message_bytes}; 1 to {MAX_FRAME_BYTES // 2} fit into a frame"
+            )
+        if config.broker_id < 0:
+            raise ConfigError(f"broker id {config.broker_id} is negative; 0 is the master, 1 and up are slaves")
+        self.config = config
+        self.port = 0
+        self.address = ""
+        self.fenced = asyncio.Event()
+        self._namesrv_addrs = parse_addresses(config.namesrv_addr)
+        self._is_slave = config.broker_id != 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._queue_store = QueueStore(
+            config.store,
+            GroupKeys(config.key_prefix, config.broker_name),
+            on_new_records=self._new_records,
+            on_fenced=self._fence,
+            on_reloaded=self._store_reloaded,
+            reads_only=self._is_slave,
+        )
+        self._offsets = OffsetStore(self._queue_store, config.offset_flush_period_s)
+        self._topics = TopicTable(
+            config,
+            ConfigStore(self._queue_store),
+            self._queue_store,
+            self._offsets,
+            self._topics_changed,
+            self._queue_gone,
+        )
+        self._clients = ClientManager(config, self._topics)
+        self._pulls = PullProcessor(config, self._topics, self._queue_store, self._offsets, self._clients)
+        self._server: RemotingServer | None = None
+        self._registration: Registration | None = None
+        self._sends: SendProcessor | None = None
+        self._send_backs: SendBackProcessor | None = None
+        self._schedule: ScheduleService | None = None
+        self._transactions: TransactionService | None = None
+
+    async def start(self) -> None:
+        """Takes the group over (a master), listens, and begins to register.
+
+        Raises:
+            StoreError: the store cannot be reached or refused something.
+            ConfigError: the port is taken, or the address to advertise cannot be found.
+        """
+        config = self.config
+        await self._queue_store.start()
+        await self._topics.start()
+        await self._offsets.load()
+        # The address is part of every record, so the port must be known before the first send is taken.
+        self._server = server = RemotingServer(
+            None, on_close=self._clients.connection_closed, idle_timeout_s=config.idle_timeout_s
+        )
+        await server.start(config.listen_host, config.listen_port)
+        self.port = server.port
+        host = config.advertised_host or _own_ip(self._namesrv_addrs[0])
+        self.address = f"{host}:{self.port}"
+        store_host = pack_host(self.address)
+        self._schedule = schedule = ScheduleService(ScheduleStore(self._queue_store), self._topics)
+        self._transactions = transactions = TransactionService(
+            config, HalfStore(self._queue_store), self._topics, self._clients, self.address
+        )
+        self._sends = SendProcessor(
+            config,
+            self._topics,
+            self._queue_store,
+            UniqKeyGenerator(store_host[:-4], os.getpid(), os.urandom(4)),
+            store_host,
+            schedule,
+            transactions,
+        )
+        self._send_backs = SendBackProcessor(self._topics, self._queue_store, schedule, store_host)
+        if self._is_slave:
+            self._refuse_writes(f"broker {config.broker_name} id {config.broker_id} is a slave; send to the master")
+        server.set_processors(
+            processors_of(
+                self._sends,
+                self._send_backs,
+                transactions,
+                self._pulls,
+                self._clients,
+                QueryProcessor(self._topics, self._queue_store),
+                OffsetProcessor(config, self._topics, self._queue_store, self._offsets),
+                AdminProcessor(
+                    config,
+                    self.address,
+                    self._topics,
+                    self._queue_store,
+                    self._offsets,
+                    self._clients,
+                    self._pulls,
+                ),
+            )
+        )
+        self._pulls.hold.start()
+        self._clients.start()
+        self._registration = Registration(config, self._namesrv_addrs, self.address, self._topic_table)
+        self._registration.start()
+        if self._is_slave:
+            loop = asyncio.get_running_loop()
+            self._tasks = [loop.create_task(self._follow_topics()), loop.create_task(self._follow_queues())]
+        else:
+            schedule.start()
+            transactions.start()
+        logger.info(
+            "broker %s id %d: serving at %s, epoch %d",
+            config.broker_name,
+            config.broker_id,
+            self.address,
+            self._queue_store.epoch,
+        )
+
+    def _topic_table(self) -> TopicConfigTable:
+        return TopicConfigTable(self._topics.configs(), self._topics.data_version)
+
+    async def _topics_changed(self) -> None:
+        if self._registration is not None:
+            await self._registration.register_now(_REGISTER_WAIT_S)
+
+    def _new_records(self, queue: Queue, first_offset: int, records: list[bytes]) -> None:
+        self._pulls.on_new_records(queue, first_offset, records)
+
+    def _store_reloaded(self) -> None:
+        self._pulls.wake_behind()
+
+    def _queue_gone(self, queue: Queue) -> None:
+        self._pulls.hold.wake(queue)  # answered now; the next pull hears that the topic is gone
+
+    def _fence(self, error: StoreFencedError) -> None:
+        logger.error(
+            "broker %s: another process has taken this group over and this one stops writing: %s",
+            self.config.broker_name,
+            error,
+        )
+        self._refuse_writes(f"another process is the master of {self.config.broker_name} now")
+        self.fenced.set()
+
+    def _refuse_writes(self, reason: str) -> None:
+        for processor in (self._sends, self._send_backs, self._transactions):
+            if processor is not None and processor.refuse is None:
+                processor.refuse = reason
+
+    async def _follow_topics(self) -> None:
+        while True:
+            await asyncio.sleep(_SLAVE_RELOAD_PERIOD_S)
+            try:
+                if await self._topics.reload() and self._registration is not None:
+                    await self._registration.register_now(_REGISTER_WAIT_S)
+            except StoreError as error:
+                logger.debug("broker %s: topics: %s", self.config.broker_name, error)
+
+    async def _follow_queues(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.slave_poll_period_s)
+            try:
+                await self._pulls.poll_for_held()
+            except StoreError as error:
+                logger.debug("broker %s: queues: %s", self.config.broker_name, error)
+
+    async def close(self) -> None:
+        """Refuses new sends, answers what it accepted, answers the pulls that wait, unregisters, closes."""
+        self._refuse_writes("the broker is shutting down; send to another")
+        if self._schedule is not None:
+            await self._schedule.close()
+        if self._transactions is not None:
+            await self._transactions.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._registration is not None:
+            await self._registration.close()
+        if not await self._queue_store.wait_until_answered(self.config.stop_timeout_s):
+            logger.warning("broker %s: some accepted sends got no answer from the store", self.config.broker_name)
+        self._pulls.stopping = True
+        self._pulls.hold.wake_all()
+        self._pulls.hold.close()
+        self._clients.close()
+        if self._server is not None:
+            await self._server.close()
+        if not self._is_slave and not self.fenced.is_set():
+            try:
+                async with asyncio.timeout(self.config.stop_timeout_s):
+                    await self._offsets.close()
+            except TimeoutError:
+                logger.warning("broker %s: the store does not take the last offsets", self.config.broker_name)
+        await self._queue_store.close()
+        logger.info("broker %s id %d: stopped", self.config.broker_name, self.config.broker_id)
+
+
+def _own_ip(peer: str) -> str:
+    """The address of this machine that reaches ``host:port``. Raises ConfigError when it cannot be found."""
+    host, _, port = peer.rpartition(":")
+    try:
+        infos = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
+        family, kind, protocol, _, address = infos[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)
+            ip: str = probe.getsockname()[0]
+            return f"[{ip}]" if ":" in ip else ip
+    except OSError as error:
+        raise ConfigError(
+            f"cannot find the address of this machine that reaches {peer} ({error}); set advertised_host"
+        ) from None

@@ -1,0 +1,308 @@
+"""HEART_BEAT, UNREGISTER_CLIENT, GET_CONSUMER_LIST_BY_GROUP, queue locks: who is connected. All of it in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+
+import msgspec
+
+from ..codes import RequestCode, ResponseCode
+from ..config import BrokerConfig
+from ..errors import LocalProtocolError, RemoteProtocolError, ResponseError
+from ..model import MessageQueue
+from ..protocol.body import (
+    ConsumerData,
+    HeartbeatData,
+    SubscriptionData,
+    decode_heartbeat,
+    decode_queue_set,
+    dumps,
+    object_body,
+)
+from ..protocol.command import RemotingCommand, request, response
+from ..protocol.header import ConsumerGroupRequestHeader, UnregisterClientRequestHeader
+from ..remoting.connection import Connection
+from ..remoting.server import Processor
+from .topics import TopicTable
+
+logger = logging.getLogger(__name__)
+
+_ATTACHED = "client_groups"
+
+
+class Member(msgspec.Struct, eq=False):
+    """One connection's membership in a group."""
+
+    connection: Connection
+    client_id: str
+    language: int
+    version: int
+    last_update_s: float
+
+
+class ConsumerGroup:
+    """The live members of a consumer group and what it subscribes to."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.consume_type = "CONSUME_PASSIVELY"
+        self.message_model = "CLUSTERING"
+        self.consume_from_where = "CONSUME_FROM_LAST_OFFSET"
+        self.members: dict[Connection, dict[str, Member]] = {}
+        self.subscriptions: dict[str, SubscriptionData] = {}
+
+    def client_ids(self) -> list[str]:
+        """Ids of the members, sorted, each once (two connections may carry one client id)."""
+        return sorted({client_id for members in self.members.values() for client_id in members})
+
+
+class ClientManager:
+    """Producers and consumers by group, as their heartbeats tell; a closed connection leaves its groups at once."""
+
+    def __init__(self, config: BrokerConfig, topics: TopicTable) -> None:
+        self._config = config
+        self._topics = topics
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._locks: dict[str, dict[MessageQueue, tuple[str, float]]] = {}
+        self.consumer_groups: dict[str, ConsumerGroup] = {}
+        self.producer_groups: dict[str, dict[Connection, dict[str, Member]]] = {}
+
+    def start(self) -> None:
+        self._task = self._loop.create_task(self._expire())
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def processors(self) -> dict[int, Processor]:
+        return {
+            RequestCode.HEART_BEAT: self._heartbeat,
+            RequestCode.UNREGISTER_CLIENT: self._unregister,
+            RequestCode.GET_CONSUMER_LIST_BY_GROUP: self._consumer_list,
+            RequestCode.CHECK_CLIENT_CONFIG: self._check_client_config,
+            RequestCode.LOCK_BATCH_MQ: self._lock,
+            RequestCode.UNLOCK_BATCH_MQ: self._unlock,
+        }
+
+    def subscription(self, group: str, topic: str) -> SubscriptionData | None:
+        """What the group's last heartbeat subscribed to in a topic."""
+        known = self.consumer_groups.get(group)
+        return None if known is None else known.subscriptions.get(topic)
+
+    def is_broadcasting(self, group: str) -> bool:
+        """Whether the group's last heartbeat said BROADCASTING."""
+        known = self.consumer_groups.get(group)
+        return known is not None and known.message_model == "BROADCASTING"
+
+    # --- heartbeats --------------------------------------------------------------------------------------------------
+
+    def _heartbeat(
+        self, connection: Connection, command: RemotingCommand
+    ) -> RemotingCommand | Awaitable[RemotingCommand]:
+        heartbeat = decode_heartbeat(command.body)
+        if all(self._known(consumer) for consumer in heartbeat.consumer_data_set):
+            return self._beat(connection, command, heartbeat)
+        return self._ensure_groups_then_beat(connection, command, heartbeat)
+
+    def _known(self, consumer: ConsumerData) -> bool:
+        name = consumer.group_name
+        return name in self._topics.groups and (self._config.broker_id != 0 or f"%RETRY%{name}" in self._topics.topics)
+
+    async def _ensure_groups_then_beat(
+        self, connection: Connection, command: RemotingCommand, heartbeat: HeartbeatData
+    ) -> RemotingCommand:
+        is_slave = self._config.broker_id != 0
+        if is_slave:
+            await self._topics.reload()
+        for consumer in heartbeat.consumer_data_set:
+            if not is_slave:
+                await self._topics.ensure_group(consumer.group_name)
+        return self._beat(connection, command, heartbeat)
+
+    def _beat(self, connection: Connection, command: RemotingCommand, heartbeat: HeartbeatData) -> RemotingCommand:
+        if connection.closed:  # it went while its groups were made
+            return response(command)
+        now = self._loop.time()
+        member = Member(connection, heartbeat.client_id, command.language, command.version, now)
+        for producer in heartbeat.producer_data_set:
+            self.producer_groups.setdefault(producer.group_name, {}).setdefault(connection, {})[member.client_id] = (
+                member
+            )
+        for consumer in heartbeat.consumer_data_set:
+            self._join(member, consumer, keep_subscriptions=heartbeat.without_sub)
+        connection.attachments[_ATTACHED] = True
+        return response(command)
+
+    def _join(self, member: Member, consumer: ConsumerData, *, keep_subscriptions: bool) -> None:
+        group = self.consumer_groups.get(consumer.group_name)
+        if group is None:
+            group = self.consumer_groups[consumer.group_name] = ConsumerGroup(consumer.group_name)
+        group.consume_type = consumer.consume_type
+        group.message_model = consumer.message_model
+        group.consume_from_where = consumer.consume_from_where
+        known = group.members.setdefault(member.connection, {})
+        changed = member.client_id not in known
+        known[member.client_id] = member
+        if changed:
+            logger.info("consumer group %s: %s joined from %s", group.name, member.client_id, _peer(member))
+        if not keep_subscriptions and self._subscribe(group, consumer):
+            changed = True
+        if changed and consumer.message_model != "BROADCASTING":
+            self._notify(group)
+
+    @staticmethod
+    def _subscribe(group: ConsumerGroup, consumer: ConsumerData) -> bool:
+        """Takes over the subscriptions of a heartbeat; an older version does not replace a newer one."""
+        changed = False
+        topics = set()
+        for subscription in consumer.subscription_data_set:
+            topics.add(subscription.topic)
+            known = group.subscriptions.get(subscription.topic)
+            if known is None:
+                changed = True
+                group.subscriptions[subscription.topic] = subscription
+            elif subscription.sub_version > known.sub_version:
+                group.subscriptions[subscription.topic] = subscription
+        for gone in group.subscriptions.keys() - topics:
+            changed = True
+            del group.subscriptions[gone]
+        return changed
+
+    def _unregister(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(UnregisterClientRequestHeader)
+        if header.producer_group:
+            members = self.producer_groups.get(header.producer_group, {})
+            _remove(members, connection, header.client_id)
+            if not members:
+                self.producer_groups.pop(header.producer_group, None)
+        if header.consumer_group:
+            group = self.consumer_groups.get(header.consumer_group)
+            if group is not None and _remove(group.members, connection, header.client_id):
+                self._left(group, header.client_id)
+        return response(command)
+
+    def connection_closed(self, connection: Connection) -> None:
+        """Takes a closed connection out of all its groups."""
+        if not connection.attachments.pop(_ATTACHED, False):
+            return
+        for name, members in list(self.producer_groups.items()):
+            members.pop(connection, None)
+            if not members:
+                del self.producer_groups[name]
+        for group in list(self.consumer_groups.values()):
+            gone = group.members.pop(connection, None)
+            if gone:
+                self._left(group, ", ".join(gone))
+
+    def _left(self, group: ConsumerGroup, client_id: str) -> None:
+        logger.info("consumer group %s: %s left", group.name, client_id)
+        if not group.members:
+            del self.consumer_groups[group.name]
+        elif group.message_model != "BROADCASTING":
+            self._notify(group)
+
+    def _notify(self, group: ConsumerGroup) -> None:
+        """Tells all members that the membership changed (40), so that they rebalance now and not at their next turn."""
+        config = self._topics.group(group.name)
+        if config is not None and not config.notify_consumer_ids_changed_enable:
+            return
+        for connection in group.members:
+            command = request(
+                RequestCode.NOTIFY_CONSUMER_IDS_CHANGED,
+                ConsumerGroupRequestHeader(group.name),
+                opaque=connection.next_opaque(),
+                oneway=True,
+            )
+            try:
+                connection.write_command(command)
+            except LocalProtocolError as error:
+                logger.error("consumer group %s: %s", group.name, error)
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(min(10.0, self._config.client_expiry_s / 4))
+            oldest = self._loop.time() - self._config.client_expiry_s
+            for group in list(self.consumer_groups.values()):
+                for client_id in _remove_older(group.members, oldest):
+                    self._left(group, client_id)
+            for name, members in list(self.producer_groups.items()):
+                _remove_older(members, oldest)
+                if not members:
+                    del self.producer_groups[name]
+
+    def _consumer_list(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(ConsumerGroupRequestHeader)
+        group = self.consumer_groups.get(header.consumer_group)
+        if group is None or not group.members:
+            # An error and not an empty list: the client asks again instead of giving up its queues.
+            raise ResponseError(f"no consumer of the group {header.consumer_group!r} is connected to this broker")
+        return response(command, body=dumps({"consumerIdList": group.client_ids()}))
+
+    def _check_client_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        subscription = object_body(command.body).get("subscriptionData")
+        kind = subscription.get("expressionType") if isinstance(subscription, dict) else None
+        if kind not in (None, "", "TAG"):
+            raise ResponseError(f"the broker does not filter by {str(kind)[:20]}; only TAG expressions are supported")
+        return response(command)
+
+    # --- queue locks -------------------------------------------------------------------------------------------------
+
+    def _lock(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        """Grants queues that are free, held by this client, or whose lock was not renewed in time (60 s)."""
+        group, client_id, queues = _lock_body(command)
+        now = self._loop.time()
+        held = self._locks.setdefault(group, {})
+        granted: list[MessageQueue] = []
+        for queue in queues:
+            owner = held.get(queue)
+            if owner is None or owner[0] == client_id or owner[1] < now - self._config.lock_expiry_s:
+                held[queue] = (client_id, now)
+                granted.append(queue)
+        return response(command, body=dumps({"lockOKMQSet": granted}))
+
+    def _unlock(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        group, client_id, queues = _lock_body(command)
+        held = self._locks.get(group, {})
+        for queue in queues:
+            owner = held.get(queue)
+            if owner is not None and owner[0] == client_id:
+                del held[queue]
+        if not held:
+            self._locks.pop(group, None)
+        return response(command, ResponseCode.SUCCESS)
+
+
+def _lock_body(command: RemotingCommand) -> tuple[str, str, list[MessageQueue]]:
+    body = object_body(command.body)
+    group, client_id = body.get("consumerGroup"), body.get("clientId")
+    if not isinstance(group, str) or not isinstance(client_id, str):
+        raise RemoteProtocolError("lock: consumerGroup and clientId must be text")
+    return group, client_id, decode_queue_set(body.get("mqSet"))
+
+
+def _remove(members: dict[Connection, dict[str, Member]], connection: Connection, client_id: str) -> bool:
+    known = members.get(connection)
+    if known is None or known.pop(client_id, None) is None:
+        return False
+    if not known:
+        del members[connection]
+    return True
+
+
+def _remove_older(members: dict[Connection, dict[str, Member]], oldest_s: float) -> list[str]:
+    gone: list[str] = []
+    for connection, known in list(members.items()):
+        for client_id, member in list(known.items()):
+            if member.last_update_s < oldest_s:
+                del known[client_id]
+                gone.append(client_id)
+        if not known:
+            del members[connection]
+    return gone
+
+
+def _peer(member: Member) -> str:
+    return member.connection.remote_address

@@ -1,0 +1,142 @@
+"""Consumer offsets, and the bounds of queues: codes 14, 15, 29, 30, 31, 32, and 33 (a message by its address)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable
+
+from ..codes import RequestCode
+from ..config import BrokerConfig
+from ..errors import InvalidParameterError, QueryNotFoundError, ResponseError, ServiceNotAvailableError, StoreError
+from ..model import group_name_error
+from ..protocol.command import RemotingCommand, response
+from ..protocol.header import (
+    EarliestMsgStoretimeResponseHeader,
+    OffsetResponseHeader,
+    QueryConsumerOffsetRequestHeader,
+    QueueOffsetRequestHeader,
+    SearchOffsetRequestHeader,
+    UpdateConsumerOffsetRequestHeader,
+    ViewMessageRequestHeader,
+)
+from ..remoting.connection import Connection
+from ..remoting.server import Processor
+from ..store.offset_store import OffsetStore
+from ..store.queue_store import Queue, QueueStore, deliver, split_physical_offset
+from .topics import TopicTable
+
+_MEMORY_SHARE = 0.4
+"""A queue that still begins at 0 and is at most this part of the machine's memory counts as young: a group that is new
+to it starts at 0. Source: ``accessMessageInMemoryMaxRatio``, ``ConsumerManageProcessor``."""
+
+
+class OffsetProcessor:
+    """Answers from the offsets in memory (master) or from Redis (slave)."""
+
+    def __init__(self, config: BrokerConfig, topics: TopicTable, queue_store: QueueStore, offsets: OffsetStore) -> None:
+        self._topics = topics
+        self._queue_store = queue_store
+        self._offsets = offsets
+        self._is_slave = config.broker_id != 0
+        self._young_bytes = _MEMORY_SHARE * _memory_bytes()
+
+    def processors(self) -> dict[int, Processor]:
+        return {
+            RequestCode.QUERY_CONSUMER_OFFSET: self._query,
+            RequestCode.UPDATE_CONSUMER_OFFSET: self._update,
+            RequestCode.SEARCH_OFFSET_BY_TIMESTAMP: self._search,
+            RequestCode.GET_MAX_OFFSET: self._max,
+            RequestCode.GET_MIN_OFFSET: self._min,
+            RequestCode.GET_EARLIEST_MSG_STORETIME: self._earliest,
+            RequestCode.VIEW_MESSAGE_BY_ID: self._view,
+        }
+
+    async def _query(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(QueryConsumerOffsetRequestHeader)
+        if self._is_slave:
+            await self._offsets.load()
+        offset = self._offsets.get(header.consumer_group, header.topic, header.queue_id)
+        if offset is None:
+            queue = await self._queue(header.topic, header.queue_id)
+            young = (
+                queue is not None
+                and queue.min_offset == 0
+                and (queue.max_offset * min(queue.size_hint, 4096) <= self._young_bytes)
+            )
+            if header.set_zero_if_not_found is False or not young:
+                raise QueryNotFoundError(
+                    f"the group {header.consumer_group!r} has no offset in {header.topic!r} queue {header.queue_id}"
+                )
+            offset = 0
+        return response(command, header=OffsetResponseHeader(offset))
+
+    def _update(self, connection: Connection, command: RemotingCommand) -> Awaitable[RemotingCommand] | None:
+        header = command.header(UpdateConsumerOffsetRequestHeader)
+        if self._is_slave:
+            return None if command.is_oneway else self._done(command)
+        error = group_name_error(header.consumer_group)
+        if error is not None:  # "a:b" would be the key of another group's offsets
+            raise InvalidParameterError(error)
+        topic = self._topics.topics.get(header.topic)
+        if topic is not None and not 0 <= header.queue_id < max(len(topic.queues), 1):
+            raise InvalidParameterError(f"queueId {header.queue_id} of topic {header.topic!r}")
+        if topic is not None:
+            self._offsets.commit(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
+        return None if command.is_oneway else self._flushed(command)
+
+    async def _flushed(self, command: RemotingCommand) -> RemotingCommand:
+        await self._offsets.flush()
+        return response(command)
+
+    async def _done(self, command: RemotingCommand) -> RemotingCommand:
+        return response(command)
+
+    async def _queue(self, topic: str, queue_id: int) -> Queue | None:
+        queue = self._queue_store.queues.get((topic, queue_id))
+        if queue is not None and self._is_slave:
+            await self._queue_store.refresh([queue])
+        return queue
+
+    async def _max(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(QueueOffsetRequestHeader)
+        queue = await self._queue(header.topic, header.queue_id)
+        return response(command, header=OffsetResponseHeader(queue.max_offset if queue else 0))
+
+    async def _min(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(QueueOffsetRequestHeader)
+        queue = await self._queue(header.topic, header.queue_id)
+        return response(command, header=OffsetResponseHeader(queue.min_offset if queue else 0))
+
+    async def _search(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(SearchOffsetRequestHeader)
+        queue = await self._queue(header.topic, header.queue_id)
+        if queue is None:
+            return response(command, header=OffsetResponseHeader(0))
+        upper = (header.boundary_type or "").lower() == "upper"
+        offset = await self._queue_store.search_by_timestamp(queue, header.timestamp, upper=upper)
+        return response(command, header=OffsetResponseHeader(offset))
+
+    async def _earliest(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(QueueOffsetRequestHeader)
+        queue = await self._queue(header.topic, header.queue_id)
+        stored_ms = -1 if queue is None else await self._queue_store.store_timestamp_ms(queue, queue.min_offset)
+        return response(command, header=EarliestMsgStoretimeResponseHeader(stored_ms))
+
+    async def _view(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(ViewMessageRequestHeader)
+        number, queue_offset = split_physical_offset(header.offset)
+        queue = self._queue_store.queues_by_number.get(number) if header.offset >= 0 else None
+        try:
+            found = None if queue is None else await self._queue_store.read_one(queue, queue_offset)
+        except StoreError as error:
+            raise ServiceNotAvailableError(f"the store is not available: {error}") from None
+        if queue is None or found is None or found[0] != queue_offset:
+            raise ResponseError(f"no message at physical offset {header.offset} on this broker")
+        return response(command, body=bytes(deliver(queue, [found[1]], [queue_offset])))
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 4 << 30

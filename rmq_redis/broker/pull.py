@@ -1,0 +1,284 @@
+"""PULL_MESSAGE (11), LITE_PULL_MESSAGE (361), and the answers to pulls that waited."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Sequence
+
+from ..codes import CURRENT_VERSION, Perm, PullSysFlag, RequestCode, ResponseCode
+from ..config import BrokerConfig
+from ..errors import (
+    InvalidParameterError,
+    NoPermissionError,
+    ResponseError,
+    StoreError,
+    SubscriptionNotExistError,
+    SubscriptionNotLatestError,
+    TopicNotExistError,
+)
+from ..model import RETRY_PREFIX
+from ..protocol.body import SubscriptionGroupConfig
+from ..protocol.command import RemotingCommand, response
+from ..protocol.frame import encode_frame
+from ..protocol.header import PullMessageRequestHeader, PullMessageResponseHeader
+from ..remoting.connection import Connection
+from ..remoting.server import Processor, error_response
+from ..store.offset_store import OffsetStore
+from ..store.queue_store import Queue, QueueStore, deliver, stored_tags_code
+from .client_manage import ClientManager
+from .pull_hold import HeldPull, PullHold
+from .subscription import TagFilter, tag_filter
+from .topics import TopicTable
+
+logger = logging.getLogger(__name__)
+
+_MAX_SCAN_NUMS = 800
+"""Messages that one pull looks at when it has a filter. Source: 800 * 20 bytes of consume queue in RocketMQ."""
+_REMARKS = {
+    ResponseCode.SUCCESS: "FOUND",
+    ResponseCode.PULL_NOT_FOUND: "OFFSET_OVERFLOW_ONE",
+    ResponseCode.PULL_RETRY_IMMEDIATELY: "NO_MATCHED_MESSAGE",
+    ResponseCode.PULL_OFFSET_MOVED: "OFFSET_OVERFLOW_BADLY",
+}
+_FOUND = (
+    b'{"code":0,"extFields":{"maxOffset":"%%d","minOffset":"%%d","nextBeginOffset":"%%d","suggestWhichBrokerId":"0"},'
+    b'"flag":1,"language":"PYTHON","opaque":%%d,"remark":"FOUND","serializeTypeCurrentRPC":"JSON","version":%d}'
+    % CURRENT_VERSION
+)
+
+
+class PullProcessor:
+    """Answers pulls from the store, or holds them until a message comes."""
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        topics: TopicTable,
+        queue_store: QueueStore,
+        offsets: OffsetStore,
+        clients: ClientManager,
+    ) -> None:
+        self._config = config
+        self._topics = topics
+        self._queue_store = queue_store
+        self._offsets = offsets
+        self._clients = clients
+        self._is_slave = config.broker_id != 0
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.hold = PullHold(self._execute_held, config.max_held_pulls)
+        self.stopping = False
+        self.get_total = 0
+        """Messages delivered since start."""
+
+    def processors(self) -> dict[int, Processor]:
+        return {RequestCode.PULL_MESSAGE: self._pull, RequestCode.LITE_PULL_MESSAGE: self._pull}
+
+    def _pull(self, connection: Connection, command: RemotingCommand) -> Awaitable[RemotingCommand | None] | None:
+        header = command.header(PullMessageRequestHeader)
+        group = self._topics.group(header.consumer_group)
+        if group is None:
+            return self._ensure_group_then_pull(connection, command, header)
+        self._pull_of_group(connection, command, header)
+        return None
+
+    async def _ensure_group_then_pull(
+        self, connection: Connection, command: RemotingCommand, header: PullMessageRequestHeader
+    ) -> None:
+        if self._is_slave:
+            await self._topics.reload()
+        await self._topics.ensure_group(header.consumer_group, retry=False)
+        self._pull_of_group(connection, command, header)
+
+    def _pull_of_group(
+        self, connection: Connection, command: RemotingCommand, header: PullMessageRequestHeader
+    ) -> None:
+        group = self._topics.groups[header.consumer_group]
+        if not group.consume_enable:
+            raise NoPermissionError(f"consuming is disabled for the group {header.consumer_group!r}")
+        topic = self._topics.topics.get(header.topic)
+        if topic is None:
+            raise TopicNotExistError(f"the topic {header.topic!r} does not exist on this broker")
+        if not topic.config.perm & Perm.READ:
+            raise NoPermissionError(f"the topic {header.topic!r} does not allow reading (perm {topic.config.perm})")
+        if not 0 <= header.queue_id < topic.config.read_queue_nums:
+            raise InvalidParameterError(
+                f"queueId {header.queue_id} of topic {header.topic!r}, "
+                f"which has {topic.config.read_queue_nums} read queues"
+            )
+        tags = self._tags(header, group)
+        if header.sys_flag & PullSysFlag.COMMIT_OFFSET and not self._is_slave:
+            self._offsets.commit(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
+        max_bytes = self._config.max_pull_bytes
+        if header.max_msg_bytes is not None and 0 < header.max_msg_bytes < max_bytes:
+            max_bytes = header.max_msg_bytes
+        deadline_s = 0.0
+        if header.sys_flag & PullSysFlag.SUSPEND and header.suspend_timeout_millis > 0:
+            deadline_s = self._loop.time() + min(header.suspend_timeout_millis, 3_600_000) / 1000
+        pull = HeldPull(
+            connection,
+            command,
+            topic.queues[header.queue_id],
+            header.queue_offset,
+            max(1, min(header.max_msg_nums, self._config.max_pull_msg_nums)),
+            max_bytes,
+            tags,
+            deadline_s,
+        )
+        if self._is_slave:
+            self._start_on_slave(pull)
+        else:
+            self._execute(pull)
+
+    def _tags(self, header: PullMessageRequestHeader, group: SubscriptionGroupConfig) -> TagFilter:
+        if header.sys_flag & PullSysFlag.SUBSCRIPTION:
+            expression, kind = header.subscription, header.expression_type
+        else:
+            known = self._clients.subscription(header.consumer_group, header.topic)
+            if known is None:
+                raise SubscriptionNotExistError(
+                    f"the group {header.consumer_group!r} has no subscription to {header.topic!r}; "
+                    "send a heartbeat with it, or the subscription with the pull"
+                )
+            if known.sub_version < header.sub_version:
+                raise SubscriptionNotLatestError(
+                    f"the subscription of {header.consumer_group!r} to {header.topic!r} is older than the pull's"
+                )
+            if self._clients.is_broadcasting(header.consumer_group) and not group.consume_broadcast_enable:
+                raise NoPermissionError(f"broadcasting is disabled for the group {header.consumer_group!r}")
+            expression, kind = known.sub_string, known.expression_type
+        if kind not in (None, "", "TAG"):
+            raise ResponseError(f"the broker does not filter by {kind[:20]}; only TAG expressions are supported")
+        return None if header.topic.startswith(RETRY_PREFIX) else tag_filter(expression)
+
+    # --- executing -------------------------------------------------------------------------------------------------
+
+    def _execute(self, pull: HeldPull) -> None:
+        """Answers a pull, or holds it. ``deadline_s`` 0 means: do not hold."""
+        queue, offset = pull.queue, pull.queue_offset
+        if queue.min_offset <= offset < queue.max_offset:
+            self._read(pull)
+        elif offset == queue.max_offset:
+            if not (pull.deadline_s and not self.stopping and self.hold.hold(pull)):
+                self._answer(pull, ResponseCode.PULL_NOT_FOUND, offset)
+        elif offset < queue.min_offset:
+            self._answer(pull, ResponseCode.PULL_OFFSET_MOVED, queue.min_offset)
+        else:
+            self._answer(pull, ResponseCode.PULL_OFFSET_MOVED, queue.max_offset)
+
+    def _execute_held(self, pull: HeldPull) -> None:
+        pull.deadline_s = 0.0
+        if self._is_slave:
+            self._start_on_slave(pull)
+        else:
+            self._execute(pull)
+
+    def _start_on_slave(self, pull: HeldPull) -> None:
+        task = self._loop.create_task(self._execute_on_slave(pull))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _execute_on_slave(self, pull: HeldPull) -> None:
+        """A slave's queues grow without it: look first. Only the master may move an offset (RocketMQ: code 20)."""
+        try:
+            await self._queue_store.refresh([pull.queue])
+        except StoreError as error:
+            pull.connection.write_command(error_response(pull.command, error))
+            return
+        if pull.queue.min_offset <= pull.queue_offset <= pull.queue.max_offset:
+            self._execute(pull)
+        else:
+            self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, pull.queue_offset)
+
+    def _read(self, pull: HeldPull) -> None:
+        queue = pull.queue
+        wanted = pull.max_msg_nums if pull.tags is None else max(pull.max_msg_nums, _MAX_SCAN_NUMS)
+        count = queue.read_nums(wanted, pull.max_bytes)
+
+        def read(offsets: Sequence[int], records: list[bytes], error: StoreError | None) -> None:
+            if pull.connection.closed:
+                return
+            if error is not None:
+                pull.connection.write_command(error_response(pull.command, error))
+            elif not records:  # removed meanwhile; the next look finds where the queue begins now
+                self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, queue.max_offset)
+            else:
+                self._deliver(pull, offsets, records)
+
+        self._queue_store.read(queue, pull.queue_offset, count, read)
+
+    def on_new_records(self, queue: Queue, first_offset: int, records: list[bytes]) -> None:
+        """Wakes the pulls that wait for these; one that wants just the first gets them without another read."""
+        if not queue.held:
+            return
+        for pull in self.hold.take_matching(queue, first_offset, records):
+            if pull.queue_offset == first_offset:
+                self._deliver(pull, range(first_offset, first_offset + len(records)), records)
+            else:
+                pull.deadline_s = 0.0
+                self._execute(pull)
+
+    def _deliver(self, pull: HeldPull, offsets: Sequence[int], records: list[bytes]) -> None:
+        """Sends the records that pass the filter, up to the pull's limits; at least one of them."""
+        queue = pull.queue
+        if pull.tags is not None:
+            offsets, records, next_offset = self._filter(pull, offsets, records)
+            if not records:
+                self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, next_offset)
+                return
+        else:
+            nums = min(len(records), pull.max_msg_nums)
+            size = 0
+            for index in range(nums):
+                size += len(records[index])
+                if size > pull.max_bytes and index:
+                    nums = index
+                    break
+            if nums < len(records):
+                offsets, records = offsets[:nums], records[:nums]
+            next_offset = offsets[-1] + 1
+        body = deliver(queue, records, offsets)
+        self.get_total += len(records)
+        command = pull.command
+        if command.serialize_type == 0:
+            header = _FOUND % (queue.max_offset, queue.min_offset, next_offset, command.opaque)
+            pull.connection.write(encode_frame(header, body))
+        else:
+            self._answer(pull, ResponseCode.SUCCESS, next_offset, bytes(body))
+
+    @staticmethod
+    def _filter(pull: HeldPull, offsets: Sequence[int], records: list[bytes]) -> tuple[list[int], list[bytes], int]:
+        """What passes the pull's tags, within its limits, and the offset after the last one looked at."""
+        assert pull.tags is not None
+        passed: list[bytes] = []
+        passed_offsets: list[int] = []
+        size = 0
+        for offset, record in zip(offsets, records, strict=True):
+            if stored_tags_code(record) in pull.tags:
+                if passed and (len(passed) >= pull.max_msg_nums or size + len(record) > pull.max_bytes):
+                    return passed_offsets, passed, offset
+                passed.append(record)
+                passed_offsets.append(offset)
+                size += len(record)
+        return passed_offsets, passed, offsets[-1] + 1
+
+    def _answer(self, pull: HeldPull, code: ResponseCode, next_offset: int, body: bytes = b"") -> None:
+        header = PullMessageResponseHeader(0, next_offset, pull.queue.min_offset, pull.queue.max_offset)
+        pull.connection.write_command(response(pull.command, code, header, body, remark=_REMARKS[code]))
+
+    def wake_behind(self) -> None:
+        """Answers the pulls that wait behind a queue's end; for ends that moved without an append of ours."""
+        for queue in self.hold.queues():
+            if any(pull.queue_offset < queue.max_offset for pull in queue.held):
+                self.hold.wake(queue)
+
+    # --- slaves ------------------------------------------------------------------------------------------------------
+
+    async def poll_for_held(self) -> None:
+        """One look of a slave for new messages on the queues where pulls wait. Raises StoreError."""
+        queues = self.hold.queues()
+        if not queues:
+            return
+        await self._queue_store.refresh(queues)
+        self.wake_behind()

@@ -1,0 +1,134 @@
+"""Keeps the broker registered at every NameServer of its list."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from itertools import count
+
+from ..codes import RequestCode
+from ..config import BrokerConfig
+from ..errors import RmqError
+from ..protocol.body import TopicConfigTable, encode_register_body
+from ..protocol.command import request
+from ..protocol.header import RegisterBrokerRequestHeader, UnregisterBrokerRequestHeader
+from ..remoting.client import RemotingClient
+
+logger = logging.getLogger(__name__)
+
+_CALL_TIMEOUT_S = 5.0
+_RETRY_FIRST_S = 0.1
+_RETRY_MOST_S = 2.0
+
+
+class Registration:
+    """One loop per NameServer: register now, then every period, at once on a change, and again when its connection
+    breaks. NameServers that cannot be reached do not hold up the others.
+    """
+
+    def __init__(
+        self, config: BrokerConfig, addresses: list[str], broker_addr: str, topics: Callable[[], TopicConfigTable]
+    ) -> None:
+        self._config = config
+        self._addresses = addresses
+        self._broker_addr = broker_addr
+        self._topics = topics
+        self._client = RemotingClient(on_close=self._disconnected)
+        self._wake = {address: asyncio.Event() for address in addresses}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changes = count(1)
+        self._wanted = 0
+        self._registered: dict[str, int] = {}
+        self._unreachable: set[str] = set()
+        self._progress = asyncio.Event()
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._keep(address)) for address in self._addresses]
+
+    async def register_now(self, timeout_s: float) -> None:
+        """Registers everywhere because something changed.
+
+        Waits for all NameServers that could be reached the last time, at most ``timeout_s`` seconds.
+        """
+        self._wanted = wanted = next(self._changes)
+        for event in self._wake.values():
+            event.set()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._late(wanted):
+                    self._progress.clear()
+                    await self._progress.wait()
+        except TimeoutError:
+            late = ", ".join(self._late(wanted))
+            logger.warning("broker %s: not registered yet at %s", self._config.broker_name, late)
+
+    def _late(self, wanted: int) -> list[str]:
+        return [a for a in self._addresses if self._registered.get(a, -1) < wanted and a not in self._unreachable]
+
+    def _disconnected(self, address: str) -> None:
+        event = self._wake.get(address)
+        if event is not None:
+            event.set()
+
+    async def _keep(self, address: str) -> None:
+        pause_s = _RETRY_FIRST_S
+        is_registered = False
+        event = self._wake[address]
+        while True:
+            event.clear()
+            version = self._wanted
+            try:
+                await self._register(address)
+            except RmqError as error:
+                if is_registered or pause_s == _RETRY_FIRST_S:
+                    logger.warning("broker %s: NameServer %s: %s", self._config.broker_name, address, error)
+                is_registered = False
+                self._unreachable.add(address)
+                self._progress.set()
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, _RETRY_MOST_S)
+                continue
+            if not is_registered:
+                logger.info("broker %s: registered at NameServer %s", self._config.broker_name, address)
+            is_registered, pause_s = True, _RETRY_FIRST_S
+            self._registered[address] = version
+            self._unreachable.discard(address)
+            self._progress.set()
+            try:
+                async with asyncio.timeout(self._config.register_period_s):
+                    await event.wait()
+            except TimeoutError:
+                pass
+
+    async def _register(self, address: str) -> None:
+        body = encode_register_body(self._topics())
+        header = RegisterBrokerRequestHeader(
+            broker_name=self._config.broker_name,
+            broker_addr=self._broker_addr,
+            cluster_name=self._config.cluster_name,
+            broker_id=self._config.broker_id,
+            ha_server_addr=self._broker_addr,
+            zone_name=self._config.zone or None,
+        )
+        await self._client.call(address, request(RequestCode.REGISTER_BROKER, header, body), _CALL_TIMEOUT_S)
+
+    async def close(self, *, unregister: bool = True) -> None:
+        """Stops, and tells every NameServer that this broker goes."""
+        for task in self._tasks:
+            task.cancel()
+        if unregister:
+            header = UnregisterBrokerRequestHeader(
+                self._config.broker_name, self._broker_addr, self._config.cluster_name, self._config.broker_id
+            )
+            await asyncio.gather(*(self._unregister(address, header) for address in self._addresses))
+        await self._client.close()
+
+    async def _unregister(self, address: str, header: UnregisterBrokerRequestHeader) -> None:
+        if address not in self._client.connections:
+            return
+        try:
+            await self._client.call(address, request(RequestCode.UNREGISTER_BROKER, header), 1.0)
+        except RmqError as error:
+            logger.info("broker %s: NameServer %s: %s", self._config.broker_name, address, error)

@@ -1,0 +1,377 @@
+"""SEND_MESSAGE (10), SEND_MESSAGE_V2 (310), SEND_BATCH_MESSAGE (320).
+
+The path of one send: frame -> header struct -> record -> append list. No task, no lock, no dictionary copied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable
+from functools import partial
+from itertools import count
+
+from ..codes import MessageSysFlag, Perm, RequestCode, ResponseCode
+from ..config import BrokerConfig
+from ..errors import (
+    InvalidParameterError,
+    LocalProtocolError,
+    MessageIllegalError,
+    NoPermissionError,
+    RemoteProtocolError,
+    ServiceNotAvailableError,
+    StoreError,
+    SystemBusyError,
+)
+from ..model import MAX_PROPERTIES_BYTES, RETRY_PREFIX, SYSTEM_TOPICS_NOT_WRITABLE
+from ..protocol.command import RemotingCommand, response
+from ..protocol.frame import encode_frame
+from ..protocol.header import SendMessageRequestHeader, SendMessageRequestHeaderV2, SendMessageResponseHeader
+from ..protocol.message import (
+    UniqKeyGenerator,
+    batch_to_records,
+    encode_record,
+    find_property,
+    remove_property,
+    tags_code,
+)
+from ..remoting.connection import Connection
+from ..remoting.server import Processor, error_response, finish, send_answer
+from ..store.half_store import half_physical_offset
+from ..store.queue_store import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue, QueueStore
+from .schedule import ScheduleService, take_due_ms
+from .topics import Topic, TopicTable, max_reconsume_times
+from .transaction import TransactionService
+
+_REGION = "DefaultRegion"
+_MAX_CACHED_TAGS = 10_000
+_WRITE = int(Perm.WRITE)  # plain ints: an operator of an IntFlag costs as much as the rest of the check
+_HOST_FLAGS = int(MessageSysFlag.BORN_HOST_V6 | MessageSysFlag.STORE_HOST_V6)
+_TRANSACTION = int(MessageSysFlag.TRANSACTION_ROLLBACK)
+_SPECIAL = (b"TAGS\x01", b"DELAY\x01", b"TIMER_DE", b"TRAN_MSG\x01", b"POP_CK\x01")
+
+SendHeader = SendMessageRequestHeader | SendMessageRequestHeaderV2
+_Waiting = tuple[Connection, RemotingCommand, SendHeader]
+
+
+class SendProcessor:
+    """Takes messages in. ``refuse`` is the reason why it takes none (a slave, a broker that stops), or None."""
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        topics: TopicTable,
+        queue_store: QueueStore,
+        unique_keys: UniqKeyGenerator,
+        store_host: bytes,
+        schedule: ScheduleService,
+        transactions: TransactionService,
+    ) -> None:
+        self._config = config
+        self._topics = topics
+        self._queue_store = queue_store
+        self._unique_keys = unique_keys
+        self._store_host = store_host
+        self._schedule = schedule
+        self._transactions = transactions
+        self._id_prefix = store_host.hex().upper()
+        self._broker_properties = f"CLUSTER\x01{config.cluster_name}\x02MSG_REGION\x01{_REGION}\x02TRACE_ON\x01true\x02"
+        self._broker_property_bytes = self._broker_properties.encode()
+        self._answer_head = (
+            b'{"code":0,"extFields":{"MSG_REGION":"%b","TRACE_ON":"true","msgId":"%b%%b","queueId":"%%d",'
+            b'"queueOffset":"%%d"},"flag":1,"language":"PYTHON","opaque":%%d,"serializeTypeCurrentRPC":"JSON",'
+            b'"version":%d}'
+        ) % (_REGION.encode(), self._id_prefix.encode(), RemotingCommand(code=0).version)
+        self._tag_codes: dict[str, int] = {}
+        self._last_store_ms = 0
+        self._scheduled_numbers = count()
+        self._creating: dict[str, list[_Waiting]] = {}
+        self._tasks: set[asyncio.Future[None]] = set()
+        self.refuse: str | None = None
+
+    def processors(self) -> dict[int, Processor]:
+        return {
+            RequestCode.SEND_MESSAGE: partial(self._send, SendMessageRequestHeader),
+            RequestCode.SEND_MESSAGE_V2: partial(self._send, SendMessageRequestHeaderV2),
+            RequestCode.SEND_BATCH_MESSAGE: partial(self._send, SendMessageRequestHeaderV2),
+        }
+
+    def _send(
+        self, header_type: type[SendHeader], connection: Connection, command: RemotingCommand
+    ) -> Awaitable[RemotingCommand | None] | None:
+        header: SendHeader = command.header(header_type)
+        if header.topic not in self._topics.topics and self.refuse is None:
+            waiting = self._creating.get(header.topic)
+            if waiting is not None:
+                waiting.append((connection, command, header))
+                return None
+            waiting = self._creating[header.topic] = [(connection, command, header)]
+            return self._create_then_send(header, waiting)
+        return self._take(connection, command, header)
+
+    def _take(
+        self, connection: Connection, command: RemotingCommand, header: SendHeader
+    ) -> Awaitable[RemotingCommand | None] | None:
+        """Takes a send to a topic that exists."""
+        if self.refuse is not None:
+            raise ServiceNotAvailableError(self.refuse)
+        topic = self._topics.topics[header.topic]
+        if header.reconsume_times and header.topic.startswith(RETRY_PREFIX) and self._is_exhausted(command, header):
+            return self._send_to_dead_letters(connection, command, header)
+        if header.properties is not None and "TRAN_MSG\x01true" in header.properties and not header.batch:
+            return self._send_half(connection, command, header, topic)
+        self._store(connection, command, header, topic)
+        return None
+
+    async def _create_then_send(self, header: SendHeader, waiting: list[_Waiting]) -> None:
+        """Makes a topic, then takes the sends that came for it meanwhile, in their order."""
+        try:
+            if header.topic in SYSTEM_TOPICS_NOT_WRITABLE:
+                raise NoPermissionError(f"clients may not send to the system topic {header.topic!r}")
+            await self._topics.create_on_send(header.topic, header.default_topic, header.default_topic_queue_nums)
+        except Exception as error:
+            for connection, command, _ in waiting:
+                send_answer(connection, command, error_response(command, error))
+            return
+        finally:
+            del self._creating[header.topic]
+        for connection, command, later in waiting:
+            try:
+                answer = self._take(connection, command, later)
+            except Exception as error:
+                send_answer(connection, command, error_response(command, error))
+                continue
+            if answer is not None:
+                task = asyncio.ensure_future(finish(connection, command, answer))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _send_half(
+        self, connection: Connection, command: RemotingCommand, header: SendHeader, topic: Topic
+    ) -> RemotingCommand:
+        """Keeps a prepared message out of sight; its answer has the numbers that END_TRANSACTION repeats."""
+        queue_id, now_ms = self._check(command.body, header, topic)
+        header.sys_flag &= ~_TRANSACTION
+        text = header.properties or ""
+        header.properties = remove_property(text, "DELAY")  # a transaction and a delay exclude each other
+        try:
+            record, _ = self._record(connection, header, command.body, topic, queue_id, now_ms)
+        except (LocalProtocolError, UnicodeError) as error:
+            raise MessageIllegalError(str(error)) from None
+        immunity = find_property(text, "CHECK_IMMUNITY_TIME_IN_SECONDS") or ""
+        immunity_s = int(immunity) if immunity.isdecimal() and len(immunity) < 9 else 0
+        number = await self._transactions.prepare(record, immunity_s, now_ms)
+        return response(
+            command,
+            ResponseCode.SUCCESS,
+            SendMessageResponseHeader(
+                msg_id=f"{self._id_prefix}{half_physical_offset(number):016X}",
+                queue_id=queue_id,
+                queue_offset=number,
+                transaction_id=find_property(text, "UNIQ_KEY"),
+                region=_REGION,
+                trace_on="true",
+            ),
+        )
+
+    def _is_exhausted(self, command: RemotingCommand, header: SendHeader) -> bool:
+        """Whether a consumer that resends a message by itself has done so too often."""
+        group = self._topics.group(header.topic.removeprefix(RETRY_PREFIX))
+        if group is None:
+            return False
+        return (header.reconsume_times or 0) > max_reconsume_times(group, command.version, header.max_reconsume_times)
+
+    async def _send_to_dead_letters(self, connection: Connection, command: RemotingCommand, header: SendHeader) -> None:
+        topic = await self._topics.ensure_dead_letter_topic(header.topic.removeprefix(RETRY_PREFIX))
+        header.topic, header.queue_id = topic.config.topic_name, 0
+        header.properties = remove_property(header.properties or "", "DELAY")
+        self._store(connection, command, header, topic)
+
+    def _check(self, body: bytes, header: SendHeader, topic: Topic) -> tuple[int, int]:
+        """Refuses what cannot be stored; the queue id that the message goes to, and its store time in ms."""
+        config = topic.config
+        if not config.perm & _WRITE:
+            raise NoPermissionError(f"the topic {header.topic!r} does not allow writing (perm {config.perm})")
+        if header.topic in SYSTEM_TOPICS_NOT_WRITABLE:
+            raise NoPermissionError(f"clients may not send to the system topic {header.topic!r}")
+        queue_id = header.queue_id
+        if queue_id < 0:
+            queue_id = random.randrange(max(config.write_queue_nums, 1))
+        elif queue_id >= topic.queue_nums:
+            raise InvalidParameterError(
+                f"queueId {queue_id} of topic {header.topic!r}, which has {topic.queue_nums} queues"
+            )
+        if not body:
+            raise MessageIllegalError("the message body is empty")
+        if len(body) > self._config.max_message_bytes:
+            raise MessageIllegalError(
+                f"the message body has {len(body)} bytes, at most {self._config.max_message_bytes} are allowed"
+            )
+        if not self._queue_store.available:
+            raise ServiceNotAvailableError("the store cannot be reached; try another broker")
+        if self._queue_store.pending_bytes > self._config.max_pending_append_bytes:
+            raise SystemBusyError(
+                f"[REJECTREQUEST] {self._queue_store.pending_bytes} bytes wait for the store; try later or elsewhere"
+            )
+        now_ms = int(time.time() * 1000)
+        if now_ms < self._last_store_ms:
+            now_ms = self._last_store_ms  # store times never go back, or a search by time would miss messages
+        else:
+            self._last_store_ms = now_ms
+        return queue_id, now_ms
+
+    def _store(self, connection: Connection, command: RemotingCommand, header: SendHeader, topic: Topic) -> None:
+        """Checks a send and puts it on the append list; the answer is written when Redis has it."""
+        body = command.body
+        queue_id, now_ms = self._check(body, header, topic)
+        queue = topic.queues[queue_id]
+        try:
+            if header.batch:
+                records = self._batch_records(connection, header, body, topic, queue_id, now_ms)
+            else:
+                record, due_ms = self._record(connection, header, body, topic, queue_id, now_ms)
+                if due_ms:
+                    self._schedule.add(record, due_ms, self._scheduled, (connection, command, queue_id))
+                    return
+                records = [record]
+        except (LocalProtocolError, UnicodeError) as error:
+            raise MessageIllegalError(str(error)) from None
+        except RemoteProtocolError as error:
+            raise MessageIllegalError(f"malformed batch: {error}") from None
+        size = len(records[0]) if len(records) == 1 else sum(map(len, records))
+        self._queue_store.append(queue, records, size, self._stored, (connection, command, len(records)))
+
+    def _record(
+        self, connection: Connection, header: SendHeader, body: bytes, topic: Topic, queue_id: int, now_ms: int
+    ) -> tuple[bytes, int]:
+        """The record of a single message, and when it is due (ms; 0: now)."""
+        text = header.properties or ""
+        if header.sys_flag & _TRANSACTION:
+            raise NoPermissionError("a message with transaction bits needs the property TRAN_MSG=true")
+        code = due_ms = 0
+        if text:
+            if text[-1] != "\x02":
+                text += "\x02"
+            if "DELAY\x01" in text or "TIMER_DE" in text:
+                text, due_ms = take_due_ms(text, now_ms)
+            if "MSG_REGION\x01" in text or "POP_CK\x01" in text or "CLUSTER\x01" in text:
+                for name in ("MSG_REGION", "TRACE_ON", "CLUSTER", "POP_CK"):
+                    text = remove_property(text, name)
+            if "TAGS\x01" in text:
+                code = self._tags_code(find_property(text, "TAGS"))
+        if not (text.startswith("UNIQ_KEY\x01") or "\x02UNIQ_KEY\x01" in text):
+            text += f"UNIQ_KEY\x01{self._unique_keys.next(now_ms)}\x02"
+        properties = (text + self._broker_properties).encode()
+        if len(properties) > MAX_PROPERTIES_BYTES:
+            raise MessageIllegalError(
+                f"the properties have {len(properties)} bytes, at most {MAX_PROPERTIES_BYTES} are allowed"
+            )
+        record = encode_record(
+            topic=topic.name_bytes,
+            body=body,
+            properties=properties,
+            queue_id=queue_id,
+            flag=header.flag,
+            sys_flag=header.sys_flag,
+            born_timestamp_ms=header.born_timestamp,
+            born_host=connection.remote_host,
+            store_timestamp_ms=now_ms,
+            store_host=self._store_host,
+            reconsume_times=header.reconsume_times or 0,
+            queue_offset=code,
+        )
+        return record, due_ms
+
+    def _batch_records(
+        self, connection: Connection, header: SendHeader, body: bytes, topic: Topic, queue_id: int, now_ms: int
+    ) -> list[bytes]:
+        if header.topic.startswith(RETRY_PREFIX):
+            raise MessageIllegalError("a batch cannot go to a retry topic")
+
+        def change(item_properties: bytes) -> tuple[int, bytes]:
+            text = item_properties.decode()
+            if text and text[-1] != "\x02":
+                text += "\x02"
+            if take_due_ms(text, now_ms)[1]:
+                raise MessageIllegalError("a batch cannot carry messages that are due later")
+            if find_property(text, "TRAN_MSG") == "true":
+                raise NoPermissionError("a batch cannot carry transactional messages")
+            if find_property(text, "UNIQ_KEY") is None:
+                text += f"UNIQ_KEY\x01{self._unique_keys.next(now_ms)}\x02"
+            return self._tags_code(find_property(text, "TAGS")), remove_property(text, "POP_CK").encode()
+
+        return batch_to_records(
+            body,
+            topic=topic.name_bytes,
+            queue_id=queue_id,
+            sys_flag=header.sys_flag & ~_HOST_FLAGS,
+            born_timestamp_ms=header.born_timestamp,
+            born_host=connection.remote_host,
+            store_timestamp_ms=now_ms,
+            store_host=self._store_host,
+            change=change,
+            change_all=any(name in body for name in _SPECIAL),  # one look at the whole, not several at each message
+            suffix=self._broker_property_bytes,
+        )
+
+    def _tags_code(self, tags: str | None) -> int:
+        if not tags:
+            return 0
+        code = self._tag_codes.get(tags)
+        if code is None:
+            if len(self._tag_codes) >= _MAX_CACHED_TAGS:
+                self._tag_codes.clear()
+            code = self._tag_codes[tags] = tags_code(tags)
+        return code
+
+    def _scheduled(self, error: StoreError | None, arg: tuple[Connection, RemotingCommand, int]) -> None:
+        """Answers a message that waits for its time: with the queue asked for, and an address of its own."""
+        connection, command, queue_id = arg
+        if command.flag & 2:
+            return
+        if error is not None:
+            connection.write_command(error_response(command, error))
+            return
+        number = next(self._scheduled_numbers)
+        message_id = f"{self._id_prefix}{MAX_QUEUE_NUMBER << QUEUE_NUMBER_SHIFT | number:016X}"
+        header = SendMessageResponseHeader(message_id, queue_id, number, region=_REGION, trace_on="true")
+        connection.write_command(response(command, ResponseCode.SUCCESS, header))
+
+    def _stored(
+        self,
+        queue: Queue,
+        queue_offset: int,
+        error: StoreError | None,
+        arg: tuple[Connection, RemotingCommand, int],
+    ) -> None:
+        connection, command, count = arg
+        if command.flag & 2:
+            return
+        if error is not None:
+            connection.write_command(error_response(command, error))
+            return
+        physical_offset = queue.physical_offset(queue_offset)
+        if command.serialize_type == 0 and count == 1:
+            header = self._answer_head % (
+                b"%016X" % physical_offset,
+                queue.queue.queue_id,
+                queue_offset,
+                command.opaque,
+            )
+            connection.write(encode_frame(header, b""))
+            return
+        message_ids = ",".join([f"{self._id_prefix}{physical_offset + i:016X}" for i in range(count)])
+        connection.write_command(
+            response(
+                command,
+                ResponseCode.SUCCESS,
+                SendMessageResponseHeader(
+                    msg_id=message_ids,
+                    queue_id=queue.queue.queue_id,
+                    queue_offset=queue_offset,
+                    region=_REGION,
+                    trace_on="true",
+                ),
+            )
+        )

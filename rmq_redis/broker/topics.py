@@ -1,0 +1,367 @@
+"""The topics and consumer groups of a broker: looked up in memory, changed through the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from ..codes import Perm
+from ..config import BrokerConfig
+from ..errors import (
+    InvalidParameterError,
+    NoPermissionError,
+    StoreError,
+    SubscriptionGroupNotExistError,
+    TopicNotExistError,
+)
+from ..model import (
+    DEFAULT_TOPIC,
+    DLQ_PREFIX,
+    RETRY_PREFIX,
+    DataVersion,
+    MessageQueue,
+    TopicConfig,
+    group_name_error,
+    is_system_topic,
+    topic_name_error,
+)
+from ..protocol.body import SubscriptionGroupConfig
+from ..store.config_store import ConfigStore, StoredTopic
+from ..store.offset_store import OffsetStore
+from ..store.queue_store import Queue, QueueStore
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_TOPIC_QUEUE_NUMS = 8
+"""Queues of TBW102, the upper limit of what automatic creation gives. Source: BrokerConfig of RocketMQ."""
+MAX_QUEUE_NUMS = 1024
+_VERSION_3_4_9 = 121
+
+
+class Topic:
+    """A topic with its queues at hand.
+
+    Attributes:
+        queues: one entry per queue id that the topic ever had; a topic made smaller keeps the others' messages.
+        queue_nums: how many of them can be read or written now.
+    """
+
+    __slots__ = ("config", "name_bytes", "queue_numbers", "queue_nums", "queues")
+
+    def __init__(self, stored: StoredTopic, queues: list[Queue]) -> None:
+        self.config = stored.config
+        self.queue_numbers = stored.queue_numbers
+        self.queues = queues
+        self.queue_nums = max(self.config.read_queue_nums, self.config.write_queue_nums)
+        self.name_bytes = stored.config.topic_name.encode()
+
+
+class TopicTable:
+    """Topics and groups of one broker group.
+
+    ``on_change`` is awaited after every change that NameServers must hear of, ``on_queue_gone`` called with every queue
+    of a deleted topic.
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        configs: ConfigStore,
+        queue_store: QueueStore,
+        offsets: OffsetStore,
+        on_change: Callable[[], Awaitable[None]],
+        on_queue_gone: Callable[[Queue], None],
+    ) -> None:
+        self._config = config
+        self._configs = configs
+        self._queue_store = queue_store
+        self._offsets = offsets
+        self._on_change = on_change
+        self._on_queue_gone = on_queue_gone
+        self._lock = asyncio.Lock()
+        self._announcements: set[asyncio.Task[None]] = set()
+        self._version = 0
+        self._started_ms = int(time.time() * 1000)
+        self.topics: dict[str, Topic] = {}
+        self.groups: dict[str, SubscriptionGroupConfig] = {}
+
+    async def start(self) -> None:
+        """Loads everything; a master creates the system topics that are missing. Raises StoreError."""
+        await self.reload()
+        if self._config.broker_id != 0:
+            return
+        for wanted in self._system_topics():
+            if wanted.topic_name not in self.topics:
+                await self._put(wanted)
+        if not self._config.auto_create_topic_enable and DEFAULT_TOPIC in self.topics:
+            del self.topics[DEFAULT_TOPIC]
+
+    def _system_topics(self) -> list[TopicConfig]:
+        rw = int(Perm.READ | Perm.WRITE)
+        topics = [
+            TopicConfig(topic_name="SELF_TEST_TOPIC", read_queue_nums=1, write_queue_nums=1, perm=rw),
+            TopicConfig(topic_name="RMQ_SYS_TRACE_TOPIC", read_queue_nums=1, write_queue_nums=1, perm=rw),
+        ]
+        for name in dict.fromkeys((self._config.broker_name, self._config.cluster_name)):
+            topics.append(TopicConfig(topic_name=name, read_queue_nums=1, write_queue_nums=1, perm=rw | Perm.INHERIT))
+        if self._config.auto_create_topic_enable:
+            nums = max(DEFAULT_TOPIC_QUEUE_NUMS, self._config.default_topic_queue_nums)
+            topics.append(
+                TopicConfig(
+                    topic_name=DEFAULT_TOPIC, read_queue_nums=nums, write_queue_nums=nums, perm=rw | Perm.INHERIT
+                )
+            )
+        return topics
+
+    async def ensure_system_topic(self, name: str) -> Topic:
+        """A system topic of one queue, made when it is missing. Raises StoreError."""
+        async with self._lock:
+            if name not in self.topics:
+                await self._put(TopicConfig(topic_name=name, read_queue_nums=1, write_queue_nums=1))
+        return self.topics[name]
+
+    def is_system(self, topic: str) -> bool:
+        """Whether nobody may create or delete this topic by hand."""
+        return is_system_topic(topic) or topic in (self._config.broker_name, self._config.cluster_name)
+
+    async def reload(self) -> bool:
+        """Reads topics and groups if they changed since the last time. Raises StoreError."""
+        version = await self._configs.version()
+        if version == self._version and self.topics:
+            return False
+        stored = await self._configs.load_topics()
+        self.groups = await self._configs.load_groups()
+        await self._queue_store.open_queues(
+            [
+                (MessageQueue(name, self._config.broker_name, i), number)
+                for name, item in stored.items()
+                for i, number in enumerate(item.queue_numbers)
+            ]
+        )
+        for gone in self.topics.keys() - stored.keys():
+            self._queue_store.forget_queues(gone)
+        self.topics = {name: self._topic(item) for name, item in stored.items()}
+        self._version = version
+        return True
+
+    def _topic(self, stored: StoredTopic) -> Topic:
+        name = stored.config.topic_name
+        return Topic(stored, [self._queue_store.queues[name, i] for i in range(len(stored.queue_numbers))])
+
+    @property
+    def data_version(self) -> DataVersion:
+        # The epoch as state version: of two masters of one name, a NameServer believes the later.
+        return DataVersion(counter=self._version, state_version=self._queue_store.epoch, timestamp=self._started_ms)
+
+    def configs(self) -> dict[str, TopicConfig]:
+        """All topic configurations by name."""
+        return {name: topic.config for name, topic in self.topics.items()}
+
+    # --- topics --------------------------------------------------------------------------------------------------
+
+    async def put(self, config: TopicConfig) -> None:
+        """Creates or changes a topic by hand.
+
+        Raises:
+            InvalidParameterError: illegal name, a system topic, or a queue number out of range.
+            StoreError: the store is away.
+        """
+        error = topic_name_error(config.topic_name)
+        if error is None and self.is_system(config.topic_name):
+            error = f"the topic {config.topic_name!r} is a system topic"
+        for name, nums in (("readQueueNums", config.read_queue_nums), ("writeQueueNums", config.write_queue_nums)):
+            if error is None and not 0 <= nums <= MAX_QUEUE_NUMS:
+                error = f"{name} is {nums}, expected 0 to {MAX_QUEUE_NUMS}"
+        if error is None and not max(config.read_queue_nums, config.write_queue_nums):
+            error = "a topic needs at least one queue"
+        if error is None and not 0 <= config.perm <= 15:
+            error = f"perm is {config.perm}, expected a sum of 4 (read), 2 (write) and 1 (inherit)"
+        if error is not None:
+            raise InvalidParameterError(error)
+        async with self._lock:
+            await self._put(config)
+        await self._on_change()
+
+    async def _put(self, config: TopicConfig) -> None:
+        known = self.topics.get(config.topic_name)
+        stored = await self._configs.put_topic(config, known.queue_numbers if known else ())
+        await self._queue_store.open_queues(
+            [
+                (MessageQueue(config.topic_name, self._config.broker_name, i), number)
+                for i, number in enumerate(stored.queue_numbers)
+            ]
+        )
+        self.topics[config.topic_name] = self._topic(stored)
+        self._version += 1
+        logger.info(
+            "topic %s: %d read and %d write queues, perm %d",
+            config.topic_name,
+            config.read_queue_nums,
+            config.write_queue_nums,
+            config.perm,
+        )
+
+    async def delete(self, topic: str) -> None:
+        """Deletes a topic, its messages and the offsets in it; an unknown one is no error.
+
+        Raises:
+            InvalidParameterError: blank, or a system topic.
+            StoreError: the store is away.
+        """
+        if not topic.strip() or self.is_system(topic):
+            raise InvalidParameterError(f"the topic {topic!r} is a system topic and cannot be deleted")
+        async with self._lock:
+            if topic not in self.topics:
+                return
+            # First from memory, so that nothing is written behind the removal and brings the keys back.
+            gone = self.topics.pop(topic)
+            offsets = {group: self._offsets.forget((group, topic)) for group in self._offsets.groups_of(topic)}
+            await asyncio.sleep(0)  # appends of this turn of the loop go to Redis before the removal
+            try:
+                await self._configs.remove_topic(topic, gone.queues, list(offsets))
+            except StoreError:
+                self.topics[topic] = gone
+                for group, by_queue in offsets.items():
+                    for queue_id, offset in by_queue.items():
+                        self._offsets.commit(group, topic, queue_id, offset)
+                raise
+            for queue in self._queue_store.forget_queues(topic):
+                self._on_queue_gone(queue)
+            self._version += 1
+            logger.info("topic %s: deleted", topic)
+        await self._on_change()
+
+    async def create_on_send(self, topic: str, default_topic: str, queue_nums: int) -> Topic:
+        """The topic, made as a client's first send makes it.
+
+        From the template ``default_topic`` (TBW102): as many queues as the client wants but not more than the template
+        has, its permissions without the inherit bit. A retry topic gets one queue. Source: ``TopicConfigManager``.
+
+        Raises:
+            TopicNotExistError: automatic creation is off or the template does not allow it.
+            InvalidParameterError: illegal name.
+        """
+        error = topic_name_error(topic)
+        if error is not None:
+            raise InvalidParameterError(error)
+        async with self._lock:
+            known = self.topics.get(topic)
+            if known is not None:
+                return known
+            if topic.startswith(RETRY_PREFIX):
+                group = topic.removeprefix(RETRY_PREFIX)
+                if group not in self.groups and not self._config.auto_create_subscription_group:
+                    raise SubscriptionGroupNotExistError(f"the consumer group of {topic!r} does not exist")
+                wanted = retry_topic(group)
+            else:
+                template = self.topics.get(default_topic)
+                if template is None or not template.config.perm & Perm.INHERIT:
+                    raise TopicNotExistError(
+                        f"the topic {topic!r} does not exist and is not created automatically; create it first"
+                    )
+                nums = min(max(queue_nums, 1), template.config.write_queue_nums)
+                perm = template.config.perm & ~Perm.INHERIT
+                wanted = TopicConfig(topic_name=topic, read_queue_nums=nums, write_queue_nums=nums, perm=int(perm))
+            await self._put(wanted)
+        # Not awaited: what was sent first must be stored before what comes next.
+        task = asyncio.get_running_loop().create_task(self._announce())
+        self._announcements.add(task)
+        task.add_done_callback(self._announcements.discard)
+        return self.topics[topic]
+
+    async def _announce(self) -> None:
+        await self._on_change()
+
+    async def ensure_dead_letter_topic(self, group: str) -> Topic:
+        """``%DLQ%group``, made with one queue when it is missing.
+
+        Raises:
+            NoPermissionError: it does not allow writing.
+            InvalidParameterError: illegal group name.
+            StoreError: the store is away.
+        """
+        name = DLQ_PREFIX + group
+        if name not in self.topics:
+            await self.put(TopicConfig(topic_name=name, read_queue_nums=1, write_queue_nums=1))
+        topic = self.topics[name]
+        if not topic.config.perm & Perm.WRITE:
+            raise NoPermissionError(f"the topic {name!r} does not allow writing")
+        return topic
+
+    # --- groups --------------------------------------------------------------------------------------------------
+
+    async def put_group(self, config: SubscriptionGroupConfig) -> None:
+        """Creates or changes a consumer group by hand. Raises InvalidParameterError, StoreError."""
+        error = group_name_error(config.group_name)
+        if error is None and not 0 <= config.retry_queue_nums <= MAX_QUEUE_NUMS:
+            error = f"retryQueueNums is {config.retry_queue_nums}, expected 0 to {MAX_QUEUE_NUMS}"
+        if error is not None:
+            raise InvalidParameterError(error)
+        await self._configs.put_group(config)
+        self.groups[config.group_name] = config
+        self._version += 1
+        logger.info("consumer group %s: configured", config.group_name)
+
+    async def delete_group(self, group: str, *, clean_offsets: bool) -> None:
+        """Deletes a consumer group; an unknown one is no error. Raises StoreError."""
+        topics = self._offsets.topics_of(group) if clean_offsets else []
+        await self._configs.remove_group(group, topics)
+        self.groups.pop(group, None)
+        self._version += 1
+        for topic in topics:
+            self._offsets.forget((group, topic))
+        logger.info("consumer group %s: deleted", group)
+
+    def group(self, name: str) -> SubscriptionGroupConfig | None:
+        """A group's configuration, or None for one that is not known."""
+        return self.groups.get(name)
+
+    async def ensure_group(self, name: str, *, retry: bool = True) -> SubscriptionGroupConfig:
+        """The group, and its retry topic, made if they are missing.
+
+        The retry topic is there from the first heartbeat on: clients ask its route at once and then only every 30 s.
+
+        Raises:
+            InvalidParameterError: illegal name.
+            SubscriptionGroupNotExistError: unknown and not created automatically.
+        """
+        known = self.groups.get(name)
+        retry_name = RETRY_PREFIX + name
+        if known is not None and (not retry or retry_name in self.topics):
+            return known
+        error = group_name_error(name)
+        if error is not None:
+            raise InvalidParameterError(error)
+        changed = False
+        async with self._lock:
+            known = self.groups.get(name)
+            if known is None:
+                if not self._config.auto_create_subscription_group:
+                    raise SubscriptionGroupNotExistError(
+                        f"the consumer group {name!r} does not exist and is not created automatically"
+                    )
+                known = SubscriptionGroupConfig(group_name=name)
+                if self._config.broker_id != 0:  # served from memory until the master stores it
+                    self.groups[name] = known
+                    return known
+                await self._configs.put_group(known)
+                self.groups[name] = known
+                self._version += 1
+            if retry and retry_name not in self.topics and topic_name_error(retry_name) is None:
+                await self._put(retry_topic(name, known.retry_queue_nums))
+                changed = True
+        if changed:
+            await self._on_change()
+        return known
+
+
+def max_reconsume_times(group: SubscriptionGroupConfig, client_version: int, wanted: int | None) -> int:
+    """How often a message of the group is tried again: what a client from 3.4.9 on says, else the group's setting."""
+    return wanted if wanted is not None and client_version >= _VERSION_3_4_9 else group.retry_max_times
+
+
+def retry_topic(group: str, queue_nums: int = 1) -> TopicConfig:
+    """Configuration of ``%RETRY%group``."""
+    return TopicConfig(topic_name=RETRY_PREFIX + group, read_queue_nums=queue_nums, write_queue_nums=queue_nums)

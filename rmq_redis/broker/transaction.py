@@ -1,0 +1,189 @@
+"""Transactional messages: half messages, END_TRANSACTION (37), and the questions about undecided ones (39).
+
+Source: RocketMQ 5.3 ``EndTransactionProcessor``, ``TransactionalMessageServiceImpl``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+
+from ..codes import MessageSysFlag, RequestCode
+from ..config import BrokerConfig
+from ..errors import LocalProtocolError, ResponseError, ServiceNotAvailableError, StoreError
+from ..hosts import offset_msg_id, pack_host
+from ..model import MessageExt
+from ..protocol.command import RemotingCommand, request, response
+from ..protocol.header import CheckTransactionStateRequestHeader, EndTransactionRequestHeader
+from ..protocol.message import (
+    OFFSETS,
+    QUEUE_OFFSET_POSITION,
+    decode_records,
+    encode_properties,
+    encode_record,
+    tags_code,
+)
+from ..remoting.connection import Connection
+from ..remoting.server import Processor
+from ..store.half_store import HalfStore, half_physical_offset
+from ..store.queue_store import Queue
+from .client_manage import ClientManager
+from .topics import TopicTable
+
+logger = logging.getLogger(__name__)
+
+CHECK_MAX_TOPIC = "TRANS_CHECK_MAX_TIME_TOPIC"
+_TRANSACTION_BITS = int(MessageSysFlag.TRANSACTION_ROLLBACK)
+_COMMIT = int(MessageSysFlag.TRANSACTION_COMMIT)
+_LOOK_PERIOD_S = 0.5
+_CHECK_AT_ONCE = 100
+
+
+class TransactionService:
+    """Keeps half messages, decides them, and asks their producers. ``refuse`` as in ``SendProcessor``."""
+
+    def __init__(
+        self, config: BrokerConfig, store: HalfStore, topics: TopicTable, clients: ClientManager, broker_addr: str
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._topics = topics
+        self._clients = clients
+        self._broker_addr = broker_addr
+        self._task: asyncio.Task[None] | None = None
+        self.refuse: str | None = None
+
+    def processors(self) -> dict[int, Processor]:
+        return {RequestCode.END_TRANSACTION: self._end_transaction}
+
+    def start(self) -> None:
+        """Begins to ask about undecided transactions."""
+        self._task = asyncio.get_running_loop().create_task(self._check())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def prepare(self, record: bytes, immunity_s: float, now_ms: int) -> int:
+        """Keeps the record of a half message; returns its number, the offset that its producer is told.
+
+        Args:
+            immunity_s: seconds in which it is not asked about, when its producer wants more than the usual.
+        """
+        return await self._store.prepare(
+            record, now_ms + int(max(self._config.transaction_timeout_s, immunity_s) * 1000)
+        )
+
+    async def _end_transaction(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(EndTransactionRequestHeader)
+        if self.refuse is not None:
+            raise ServiceNotAvailableError(self.refuse)
+        if header.commit_or_rollback & _TRANSACTION_BITS == 0:
+            return response(command)  # not known yet: asked again later
+        number = header.tran_state_table_offset
+        message = await self._find(number)
+        if header.commit_log_offset != message.commit_log_offset:
+            raise ResponseError(f"commitLogOffset {header.commit_log_offset} is not that of half message {number}")
+        if message.properties.get("PGROUP") != header.producer_group:
+            raise ResponseError(f"half message {number} is not of producer group {header.producer_group!r}")
+        if header.commit_or_rollback & _TRANSACTION_BITS == _COMMIT:
+            await self._commit(number, message)
+        else:
+            await self._store.end(number)
+        return response(command)
+
+    async def _find(self, number: int) -> MessageExt:
+        record = await self._store.get(number) if number >= 0 else None
+        if record is None:
+            raise ResponseError(f"there is no undecided half message {number}: it was decided, or never was")
+        return decode_records(_with_offsets(record, number), decompress=False)[0]
+
+    async def _commit(self, number: int, message: MessageExt) -> None:
+        topic = self._topics.topics.get(message.topic)
+        if topic is None:
+            raise ResponseError(f"the topic {message.topic!r} of half message {number} does not exist any more")
+        queue = topic.queues[min(message.queue_id, topic.queue_nums - 1)]
+        await self._store.end(number, queue, self._record(message, message.topic, queue))
+
+    def _record(self, message: MessageExt, topic: str, queue: Queue) -> bytes:
+        """The half message as an ordinary one of its queue."""
+        properties = {name: value for name, value in message.properties.items() if name != "TRAN_MSG"}
+        try:
+            return encode_record(
+                topic=topic.encode(),
+                body=message.body,
+                properties=encode_properties(properties).encode(),
+                queue_id=queue.queue.queue_id,
+                flag=message.flag,
+                sys_flag=message.sys_flag & ~_TRANSACTION_BITS | _COMMIT,
+                born_timestamp_ms=message.born_timestamp_ms,
+                born_host=pack_host(message.born_host),
+                store_timestamp_ms=int(time.time() * 1000),
+                store_host=pack_host(self._broker_addr),
+                reconsume_times=message.reconsume_times,
+                prepared_transaction_offset=message.commit_log_offset,
+                queue_offset=tags_code(message.tags),
+            )
+        except LocalProtocolError as error:
+            raise ResponseError(f"the half message cannot be committed: {error}") from None
+
+    # --- questions -------------------------------------------------------------------------------------------------
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_PERIOD_S)
+            try:
+                for number in await self._store.due_for_check(int(time.time() * 1000), _CHECK_AT_ONCE):
+                    await self._check_one(number)
+            except StoreError as error:
+                logger.debug("transactions: %s", error)
+            except Exception:
+                logger.exception("transactions: a check failed")
+
+    async def _check_one(self, number: int) -> None:
+        next_ms = int((time.time() + self._config.transaction_check_interval_s) * 1000)
+        times = await self._store.checked(number, next_ms)
+        record = await self._store.get(number)
+        if record is None:
+            return
+        message = decode_records(_with_offsets(record, number), decompress=False)[0]
+        if times > self._config.transaction_check_max:
+            topic = await self._topics.ensure_system_topic(CHECK_MAX_TOPIC)
+            queue = topic.queues[0]
+            if await self._store.end(number, queue, self._record(message, CHECK_MAX_TOPIC, queue)):
+                logger.warning("transaction of %s: undecided after %d questions, given up", message.msg_id, times - 1)
+            return
+        connection = self._producer_of(message.properties.get("PGROUP", ""))
+        if connection is None:
+            logger.info("transaction of %s: no producer of its group is connected", message.msg_id)
+            return
+        header = CheckTransactionStateRequestHeader(
+            tran_state_table_offset=number,
+            commit_log_offset=message.commit_log_offset,
+            msg_id=message.msg_id,
+            transaction_id=message.msg_id,
+            offset_msg_id=offset_msg_id(self._broker_addr, message.commit_log_offset),
+            topic=message.topic,
+        )
+        command = request(
+            RequestCode.CHECK_TRANSACTION_STATE,
+            header,
+            _with_offsets(record, number),
+            opaque=connection.next_opaque(),
+            oneway=True,
+        )
+        connection.write_command(command)
+
+    def _producer_of(self, group: str) -> Connection | None:
+        connections = [c for c in self._clients.producer_groups.get(group, ()) if not c.closed]
+        return random.choice(connections) if connections else None
+
+
+def _with_offsets(record: bytes, number: int) -> bytes:
+    """A half record as its producer gets it: with its number and physical offset."""
+    patched = bytearray(record)
+    OFFSETS.pack_into(patched, QUEUE_OFFSET_POSITION, number, half_physical_offset(number))
+    return bytes(patched)
