@@ -1,0 +1,90 @@
+"""What a producer's send consists of: the queues of a topic, one send's parts, and how an answer is read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import NamedTuple
+
+import tenacity
+
+from ..codes import ResponseCode
+from ..errors import RemotingError, ResponseError, RouteNotFoundError, response_error
+from ..model import SEND_STATUS_BY_CODE, MessageQueue, SendResult
+from ..protocol.command import RemotingCommand
+from ..protocol.header import SendMessageResponseHeader
+from .sending import QueueTarget
+
+RETRIABLE_CODES = frozenset(
+    {
+        ResponseCode.SYSTEM_ERROR,
+        ResponseCode.SYSTEM_BUSY,
+        ResponseCode.SERVICE_NOT_AVAILABLE,
+        ResponseCode.NO_PERMISSION,
+        ResponseCode.TOPIC_NOT_EXIST,
+        ResponseCode.NO_BUYER_ID,
+        ResponseCode.NOT_IN_CURRENT_UNIT,
+        ResponseCode.GO_AWAY,
+    }
+)
+"""Answers after which a send is tried again on another broker. Source: DefaultMQProducer.retryResponseCodes."""
+
+
+class PublishTopic:
+    """The queues that a topic's messages may go to now."""
+
+    __slots__ = ("active", "queues", "targets")
+
+    def __init__(self, group: str, queues: list[MessageQueue], addresses: dict[str, str]) -> None:
+        self.queues = queues
+        self.active = queues
+        self.targets = {queue: QueueTarget(group, queue, addresses[queue.broker_name]) for queue in queues}
+
+    def avoid(self, broker_names: Collection[str]) -> None:
+        self.active = [queue for queue in self.queues if queue.broker_name not in broker_names] or self.queues
+
+
+class Send(NamedTuple):
+    """One send, encoded: what every attempt needs."""
+
+    topic: str
+    batch: bool
+    fixed: bool
+    sys_flag: int
+    born_ms: int
+    flag: int
+    properties: bytes
+    body: bytes
+    message_id: str
+    deadline: float
+
+
+def is_retriable(error: BaseException) -> bool:
+    """Whether another broker, or the same one later, might take the message."""
+    if isinstance(error, ResponseError):
+        return error.code in RETRIABLE_CODES
+    return isinstance(error, RemotingError | RouteNotFoundError)
+
+
+def result_of(answer: RemotingCommand, target: QueueTarget, message_id: str, attempts: int) -> SendResult:
+    """The result of an answer. Raises the ResponseError of a code that does not mean stored."""
+    status = SEND_STATUS_BY_CODE.get(answer.code)
+    if status is None:
+        raise response_error(answer.code, answer.remark, target.address)
+    fields = answer.header(SendMessageResponseHeader)
+    queue = target.queue
+    if fields.queue_id != queue.queue_id:  # the broker chose another one
+        queue = MessageQueue(queue.topic, queue.broker_name, fields.queue_id)
+    return SendResult(
+        status, message_id, fields.msg_id, queue, fields.queue_offset, fields.transaction_id or "", attempts
+    )
+
+
+class StopAtDeadline(tenacity.stop.stop_base):
+    """No further attempt after a time of the event loop's clock."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    def __call__(self, _state: tenacity.RetryCallState) -> bool:
+        return asyncio.get_running_loop().time() >= self._deadline

@@ -1,0 +1,180 @@
+"""Calls to one broker, typed: offsets, pulls, consumer lists, locks, messages given back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import msgspec
+
+from ..codes import MessageSysFlag, RequestCode, ResponseCode
+from ..errors import QueryNotFoundError, RemoteProtocolError, response_error
+from ..model import MessageExt, MessageQueue, PullResult, PullStatus
+from ..protocol.body import HeartbeatData, decode_queue_set, object_body
+from ..protocol.command import RemotingCommand, request
+from ..protocol.header import (
+    ConsumerGroupRequestHeader,
+    ConsumerSendMsgBackRequestHeader,
+    OffsetResponseHeader,
+    PullMessageRequestHeader,
+    PullMessageResponseHeader,
+    QueryConsumerOffsetRequestHeader,
+    QueueOffsetRequestHeader,
+    SearchOffsetRequestHeader,
+    UnregisterClientRequestHeader,
+    UpdateConsumerOffsetRequestHeader,
+    ViewMessageRequestHeader,
+)
+from ..protocol.message import decode_records, decompress_body
+from ..remoting.client import RemotingClient
+
+_PULL_CODES = frozenset(int(status) for status in PullStatus)
+_encode_json = msgspec.json.encode
+
+logger = logging.getLogger(__name__)
+
+
+class BrokerApi:
+    """Each method takes the broker's address, and raises RemotingError when there is no answer and the ResponseError of
+    an answer whose code is not a success."""
+
+    def __init__(self, remoting: RemotingClient, timeout_s: float) -> None:
+        self.remoting = remoting
+        self.timeout_s = timeout_s
+
+    async def call(self, address: str, command: RemotingCommand) -> RemotingCommand:
+        """Any request."""
+        return await self.remoting.call(address, command, self.timeout_s)
+
+    # --- membership ----------------------------------------------------------------------------------------------
+
+    async def heartbeat(self, address: str, data: HeartbeatData) -> RemotingCommand:
+        return await self.call(address, request(RequestCode.HEART_BEAT, body=_encode_json(data)))
+
+    async def unregister(
+        self, address: str, client_id: str, *, producer_group: str | None = None, consumer_group: str | None = None
+    ) -> None:
+        header = UnregisterClientRequestHeader(client_id, producer_group, consumer_group)
+        await self.call(address, request(RequestCode.UNREGISTER_CLIENT, header))
+
+    async def consumer_ids(self, address: str, group: str) -> list[str]:
+        """The client ids of a group's members that this broker knows; empty when it knows none."""
+        command = request(RequestCode.GET_CONSUMER_LIST_BY_GROUP, ConsumerGroupRequestHeader(group))
+        answer = await self.call(address, command)
+        ids = object_body(answer.body).get("consumerIdList") or []
+        return [str(client_id) for client_id in ids]
+
+    async def lock(self, address: str, group: str, client_id: str, queues: Iterable[MessageQueue]) -> set[MessageQueue]:
+        """Those of the queues that this client has the lock of now."""
+        body = _encode_json({"clientId": client_id, "consumerGroup": group, "mqSet": list(queues)})
+        answer = await self.call(address, request(RequestCode.LOCK_BATCH_MQ, body=body))
+        return set(decode_queue_set(object_body(answer.body).get("lockOKMQSet")))
+
+    async def unlock(self, address: str, group: str, client_id: str, queues: Iterable[MessageQueue]) -> None:
+        body = _encode_json({"clientId": client_id, "consumerGroup": group, "mqSet": list(queues)})
+        await self.call(address, request(RequestCode.UNLOCK_BATCH_MQ, body=body))
+
+    # --- offsets -------------------------------------------------------------------------------------------------
+
+    async def consumer_offset(self, address: str, group: str, queue: MessageQueue) -> int | None:
+        """The committed offset (the next one to consume); None when there is none."""
+        header = QueryConsumerOffsetRequestHeader(group, queue.topic, queue.queue_id)
+        try:
+            answer = await self.call(address, request(RequestCode.QUERY_CONSUMER_OFFSET, header))
+        except QueryNotFoundError:
+            return None
+        offset = answer.header(OffsetResponseHeader).offset
+        return offset if offset >= 0 else None
+
+    async def update_consumer_offset(
+        self, address: str, group: str, queue: MessageQueue, offset: int, *, oneway: bool = False
+    ) -> None:
+        header = UpdateConsumerOffsetRequestHeader(group, queue.topic, queue.queue_id, offset)
+        command = request(RequestCode.UPDATE_CONSUMER_OFFSET, header, oneway=oneway)
+        if oneway:
+            await self.remoting.invoke_oneway(address, command)
+        else:
+            await self.call(address, command)
+
+    async def max_offset(self, address: str, queue: MessageQueue) -> int:
+        """The offset that the next message will get."""
+        header = QueueOffsetRequestHeader(queue.topic, queue.queue_id)
+        answer = await self.call(address, request(RequestCode.GET_MAX_OFFSET, header))
+        return answer.header(OffsetResponseHeader).offset
+
+    async def min_offset(self, address: str, queue: MessageQueue) -> int:
+        header = QueueOffsetRequestHeader(queue.topic, queue.queue_id)
+        answer = await self.call(address, request(RequestCode.GET_MIN_OFFSET, header))
+        return answer.header(OffsetResponseHeader).offset
+
+    async def search_offset(self, address: str, queue: MessageQueue, timestamp_ms: int) -> int:
+        """The first offset stored at or after ``timestamp_ms``; the max offset when all are older."""
+        header = SearchOffsetRequestHeader(queue.topic, queue.queue_id, timestamp_ms)
+        answer = await self.call(address, request(RequestCode.SEARCH_OFFSET_BY_TIMESTAMP, header))
+        return answer.header(OffsetResponseHeader).offset
+
+    # --- messages ------------------------------------------------------------------------------------------------
+
+    async def pull(
+        self, address: str, header: PullMessageRequestHeader, broker_name: str, timeout_s: float
+    ) -> PullResult:
+        """One pull. The answers 0, 19, 20 and 21 are results, every other code is raised."""
+        answer = await self.remoting.invoke(address, request(RequestCode.PULL_MESSAGE, header), timeout_s)
+        if answer.code not in _PULL_CODES:
+            raise response_error(answer.code, answer.remark, address)
+        fields = answer.header(PullMessageResponseHeader)
+        messages: list[MessageExt] = []
+        if answer.code == ResponseCode.SUCCESS:
+            try:
+                messages = decode_records(answer.body, broker_name=broker_name)
+            except RemoteProtocolError as error:
+                logger.warning("%s: pull of %s: %s", address, header.topic, error)
+                messages = _decode_what_can_be(answer.body, broker_name)
+        return PullResult(
+            PullStatus(answer.code),
+            fields.next_begin_offset,
+            fields.min_offset,
+            fields.max_offset,
+            messages,
+            fields.suggest_which_broker_id,
+        )
+
+    async def send_message_back(
+        self, address: str, group: str, message: MessageExt, *, delay_level: int, max_reconsume_times: int
+    ) -> None:
+        """Has the broker deliver the message to the group again later. ``delay_level`` 0: the broker decides."""
+        header = ConsumerSendMsgBackRequestHeader(
+            message.commit_log_offset,
+            group,
+            delay_level,
+            origin_msg_id=message.msg_id,
+            origin_topic=message.topic,
+            max_reconsume_times=max_reconsume_times,
+        )
+        await self.call(address, request(RequestCode.CONSUMER_SEND_MSG_BACK, header))
+
+    async def view_message(self, address: str, physical_offset: int) -> MessageExt:
+        answer = await self.call(
+            address, request(RequestCode.VIEW_MESSAGE_BY_ID, ViewMessageRequestHeader(physical_offset))
+        )
+        messages = decode_records(answer.body)
+        if not messages:
+            raise RemoteProtocolError(f"{address} answered VIEW_MESSAGE_BY_ID without a message")
+        return messages[0]
+
+
+def _decode_what_can_be(data: bytes, broker_name: str) -> list[MessageExt]:
+    """Records of which some body cannot be unpacked: those keep it as it is (their sysFlag says compressed).
+
+    Otherwise one such message would stop its queue for good; so it reaches the handler, which can refuse it.
+    """
+    messages = decode_records(data, broker_name=broker_name, decompress=False)
+    for index, message in enumerate(messages):
+        if message.sys_flag & MessageSysFlag.COMPRESSED:
+            try:
+                body = decompress_body(message.body, message.sys_flag)
+            except RemoteProtocolError as error:
+                logger.error("%s offset %d: the body stays compressed: %s", message.queue, message.queue_offset, error)
+            else:
+                messages[index] = msgspec.structs.replace(message, body=body)
+    return messages

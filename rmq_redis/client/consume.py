@@ -1,0 +1,375 @@
+"""Gives pulled messages to the handlers: N workers for a whole consumer, no task per message.
+
+``ConcurrentService`` hands messages out in any order; ``OrderlyService`` hands a queue's messages out one after the
+other. Coroutine handlers run in the event loop; plain functions run in threads, several messages per crossing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+
+from ..model import ConsumeResult, MessageExt
+from .process_queue import ProcessQueue
+
+logger = logging.getLogger(__name__)
+
+MessageHandler = Callable[[MessageExt], Any]
+"""A function or coroutine function. None, True, SUCCESS: done. False, LATER, an exception: again later."""
+
+LOCAL_RETRY_S = 5.0
+"""A message that could not be given back to a broker is handled again here after this long."""
+_MESSAGES_PER_TURN = 16
+_MAX_CHUNK = 64
+_CHUNK_TARGET_S = 0.002
+
+
+class Handler:
+    """A user's handler, and how to call it."""
+
+    __slots__ = ("average_s", "function", "is_async")
+
+    def __init__(self, function: MessageHandler) -> None:
+        call = getattr(function, "__call__", None)  # noqa: B004  (an object with an async __call__)
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+        self.average_s = _CHUNK_TARGET_S
+
+    @property
+    def chunk_size(self) -> int:
+        """How many messages to take to a thread at once: about 2 ms of work, so that slow handlers run side by side."""
+        return max(1, min(_MAX_CHUNK, int(_CHUNK_TARGET_S / max(self.average_s, 1e-6))))
+
+    def run_in_thread(self, messages: Sequence[MessageExt], stop_at_failure: bool) -> list[Any]:
+        """Handles messages one after the other; a result or exception of each, up to the first failure if wanted."""
+        outcomes: list[Any] = []
+        began = time.perf_counter()
+        function = self.function
+        for message in messages:
+            try:
+                outcome = function(message)
+            except Exception as error:
+                outcome = error
+            outcomes.append(outcome)
+            if stop_at_failure and not is_success(outcome):
+                break
+        self.average_s += 0.2 * ((time.perf_counter() - began) / len(outcomes) - self.average_s)
+        return outcomes
+
+
+def is_success(outcome: Any) -> bool:
+    """Whether a handler's result means that the message is done."""
+    return outcome is None or outcome is True or outcome == ConsumeResult.SUCCESS
+
+
+def _failure(error: BaseException) -> BaseException:
+    """What a handler raised, as its outcome; raises it again when it is this task that is being cancelled."""
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        raise error
+    return error
+
+
+GiveBack = Callable[[MessageExt], Awaitable[bool]]
+"""Has a broker deliver the message again later; False when no broker could be told."""
+
+
+class ConsumeService(ABC):
+    """Workers that hand messages to handlers.
+
+    Args:
+        handler_of: topic -> handler; None for a topic that is not subscribed (any more).
+        give_back: what to do with a message whose handler failed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        concurrency: int,
+        handler_of: Callable[[str], Handler | None],
+        give_back: GiveBack,
+    ) -> None:
+        self._name = name
+        self._concurrency = concurrency
+        self._handler_of = handler_of
+        self._give_back = give_back
+        self._workers: list[asyncio.Task[None]] = []
+        self._idle: list[asyncio.Future[None]] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self._stopping = False
+
+    def start(self) -> None:
+        """Starts the workers in the running event loop."""
+        loop = asyncio.get_running_loop()
+        self._workers = [loop.create_task(self._work()) for _ in range(self._concurrency)]
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Hands out no more messages and waits for the handlers that run; False when some had to be cancelled."""
+        self._stopping = True
+        for waiter in self._idle:
+            if not waiter.done():
+                waiter.set_result(None)
+        late: set[asyncio.Task[None]] = set()
+        if self._workers:
+            _, late = await asyncio.wait(self._workers, timeout=timeout_s)
+            for worker in late:
+                worker.cancel()
+            if late:
+                logger.warning("%s: %d handlers did not end within %g s", self._name, len(late), timeout_s)
+                await asyncio.wait(late, timeout=1.0)
+        if self._pool is not None:
+            self._pool.shutdown(wait=not late, cancel_futures=True)
+        return not late
+
+    @abstractmethod
+    def submit(self, process_queue: ProcessQueue, messages: Sequence[MessageExt]) -> None:
+        """Hands messages that were pulled to the workers."""
+
+    @abstractmethod
+    async def _work(self) -> None: ...
+
+    async def handle_one(self, message: MessageExt) -> Any:
+        """Handles one message now, outside of any queue; the handler's result, or its exception."""
+        handler = self._handler_of(message.topic)
+        if handler is None:
+            return LookupError(f"no handler for topic {message.topic!r}")
+        if not handler.is_async:
+            return (await self._in_thread(handler, [message], False))[0]
+        try:
+            return await handler.function(message)
+        except (Exception, asyncio.CancelledError) as error:
+            return _failure(error)
+
+    async def _in_thread(self, handler: Handler, messages: Sequence[MessageExt], stop_at_failure: bool) -> list[Any]:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix=f"rmq-{self._name}")
+        outcomes = await asyncio.get_running_loop().run_in_executor(
+            self._pool, handler.run_in_thread, messages, stop_at_failure
+        )
+        for index, outcome in enumerate(outcomes):
+            if not is_success(outcome) and inspect.isawaitable(outcome):  # a plain function that returned a coroutine
+                try:
+                    outcomes[index] = await outcome
+                except (Exception, asyncio.CancelledError) as error:
+                    outcomes[index] = _failure(error)
+        return outcomes
+
+    async def _wait_for_work(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle.append(waiter)
+        await waiter
+
+    def _wake_one(self) -> None:
+        idle = self._idle
+        while idle:
+            waiter = idle.pop()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _log_failure(self, message: MessageExt, outcome: Any) -> None:
+        if isinstance(outcome, BaseException):
+            logger.warning(
+                "%s: handler failed for %s of %s", self._name, message.msg_id, message.queue, exc_info=outcome
+            )
+        elif outcome is not False and outcome != ConsumeResult.LATER:
+            logger.error(
+                "%s: handler returned %r for %s, which is no ConsumeResult: taken as LATER",
+                self._name,
+                outcome,
+                message.msg_id,
+            )
+        else:
+            logger.debug("%s: handler wants %s of %s again later", self._name, message.msg_id, message.queue)
+
+
+class ConcurrentService(ConsumeService):
+    """Messages of all queues side by side. A message whose handler fails goes back to its broker."""
+
+    def __init__(
+        self, name: str, concurrency: int, handler_of: Callable[[str], Handler | None], give_back: GiveBack
+    ) -> None:
+        super().__init__(name, concurrency, handler_of, give_back)
+        self._ready: deque[tuple[ProcessQueue, MessageExt]] = deque()
+
+    def submit(self, process_queue: ProcessQueue, messages: Sequence[MessageExt]) -> None:
+        self._ready.extend(zip(itertools.repeat(process_queue), messages))
+        if self._idle:
+            self._wake_one()
+
+    async def _work(self) -> None:
+        ready, handler_of = self._ready, self._handler_of
+        turn = 0
+        while not self._stopping:
+            if not ready:
+                await self._wait_for_work()
+                continue
+            process_queue, message = ready.popleft()
+            if ready and self._idle:
+                self._wake_one()  # it wakes the next: nobody is woken for what this one does without a pause
+            if process_queue.dropped:
+                continue
+            handler = handler_of(message.topic)
+            if handler is not None and handler.is_async:
+                outcome: Any
+                try:
+                    outcome = await handler.function(message)
+                except (Exception, asyncio.CancelledError) as error:
+                    outcome = _failure(error)
+                if outcome is None or outcome is True or outcome == ConsumeResult.SUCCESS:
+                    process_queue.done(message)
+                else:
+                    await self._failed(process_queue, message, outcome)
+                turn += 1
+                if not turn % _MESSAGES_PER_TURN:
+                    await asyncio.sleep(0)
+            elif handler is not None:
+                await self._work_in_thread(handler, process_queue, message)
+            else:
+                await self._failed(process_queue, message, LookupError(f"no handler for topic {message.topic!r}"))
+
+    async def _work_in_thread(self, handler: Handler, process_queue: ProcessQueue, message: MessageExt) -> None:
+        ready = self._ready
+        queues, messages = [process_queue], [message]
+        for _ in range(handler.chunk_size - 1):
+            if not ready or self._handler_of(ready[0][1].topic) is not handler:
+                break
+            process_queue, message = ready.popleft()
+            if not process_queue.dropped:
+                queues.append(process_queue)
+                messages.append(message)
+        outcomes = await self._in_thread(handler, messages, False)
+        for process_queue, message, outcome in zip(queues, messages, outcomes, strict=True):
+            if is_success(outcome):
+                process_queue.done(message)
+            else:
+                await self._failed(process_queue, message, outcome)
+
+    async def _failed(self, process_queue: ProcessQueue, message: MessageExt, outcome: Any) -> None:
+        self._log_failure(message, outcome)
+        if process_queue.dropped:  # never committed: whoever has the queue now gets the message again
+            return
+        if await self._give_back(message):
+            process_queue.done(message)
+        else:
+            again = msgspec.structs.replace(message, reconsume_times=message.reconsume_times + 1)
+            asyncio.get_running_loop().call_later(LOCAL_RETRY_S, self._again, process_queue, again)
+
+    def _again(self, process_queue: ProcessQueue, message: MessageExt) -> None:
+        if not self._stopping and not process_queue.dropped:
+            self.submit(process_queue, [message])
+
+
+class OrderlyService(ConsumeService):
+    """One message of a queue at a time, in the queue's order. A message whose handler fails holds its queue up.
+
+    Args:
+        suspend_s: seconds until a message whose handler failed is handled again.
+        max_attempts: after so many failures a message is given back to its broker; None: never.
+        is_locked: whether this consumer may handle messages of the queue now.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        concurrency: int,
+        handler_of: Callable[[str], Handler | None],
+        give_back: GiveBack,
+        *,
+        is_locked: Callable[[ProcessQueue], bool],
+        suspend_s: float = 1.0,
+        max_attempts: int | None = None,
+    ) -> None:
+        super().__init__(name, concurrency, handler_of, give_back)
+        self._ready: deque[ProcessQueue] = deque()
+        self._is_locked = is_locked
+        self._suspend_s = suspend_s
+        self._max_attempts = max_attempts
+
+    def submit(self, process_queue: ProcessQueue, messages: Sequence[MessageExt]) -> None:
+        process_queue.waiting.extend(messages)
+        if not process_queue.scheduled:
+            process_queue.scheduled = True
+            self._schedule(process_queue)
+
+    def _schedule(self, process_queue: ProcessQueue) -> None:
+        self._ready.append(process_queue)
+        if self._idle:
+            self._wake_one()
+
+    async def _work(self) -> None:
+        ready = self._ready
+        while not self._stopping:
+            if not ready:
+                await self._wait_for_work()
+                continue
+            process_queue = ready.popleft()
+            if ready and self._idle:
+                self._wake_one()
+            pause_s = 0.0
+            process_queue.running = True
+            try:
+                pause_s = await self._handle_some(process_queue)
+            finally:
+                process_queue.handled()
+            if process_queue.dropped or not process_queue.waiting:
+                process_queue.scheduled = False
+            elif pause_s:
+                asyncio.get_running_loop().call_later(pause_s, self._schedule, process_queue)
+            else:
+                ready.append(process_queue)
+                await asyncio.sleep(0)
+
+    async def _handle_some(self, process_queue: ProcessQueue) -> float:
+        """Handles messages of one queue for a while; returns the seconds until it wants to go on."""
+        waiting = process_queue.waiting
+        for _ in range(_MESSAGES_PER_TURN):
+            if not waiting or process_queue.dropped or self._stopping:
+                return 0.0
+            if not self._is_locked(process_queue):
+                return self._suspend_s
+            message = waiting[0]
+            handler = self._handler_of(message.topic)
+            if handler is None:
+                outcomes: list[Any] = [LookupError(f"no handler for topic {message.topic!r}")]
+            elif handler.is_async:
+                try:
+                    outcomes = [await handler.function(message)]
+                except (Exception, asyncio.CancelledError) as error:
+                    outcomes = [_failure(error)]
+            else:
+                chunk: list[MessageExt] = []
+                for following in itertools.islice(waiting, handler.chunk_size):
+                    if self._handler_of(following.topic) is not handler:
+                        break
+                    chunk.append(following)
+                outcomes = await self._in_thread(handler, chunk, True)
+            for outcome in outcomes:
+                if not waiting:  # dropped meanwhile
+                    return 0.0
+                message = waiting[0]
+                if is_success(outcome) or await self._gave_up(process_queue, message, outcome):
+                    process_queue.attempts = 0
+                    waiting.popleft()
+                    process_queue.done(message)
+                else:
+                    return self._suspend_s
+        return 0.0
+
+    async def _gave_up(self, process_queue: ProcessQueue, message: MessageExt, outcome: Any) -> bool:
+        self._log_failure(message, outcome)
+        process_queue.attempts += 1
+        if self._max_attempts is None or process_queue.attempts <= self._max_attempts or process_queue.dropped:
+            return False
+        given_back = await self._give_back(message)
+        return given_back and not process_queue.dropped

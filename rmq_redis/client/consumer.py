@@ -1,0 +1,470 @@
+"""AsyncPushConsumer: hands the messages of a group to handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pluggy
+
+from ..config import ClientConfig
+from ..errors import ClientError, ConfigError, RemotingError, ResponseError, RmqError
+from ..model import (
+    RETRY_PREFIX,
+    ConsumeFromWhere,
+    ConsumeType,
+    MessageExt,
+    MessageModel,
+    MessageQueue,
+    topic_name_error,
+)
+from ..plugins import allocate_strategy as named_strategy
+from ..protocol.body import ConsumerData, SubscriptionData
+from ..protocol.command import RemotingCommand
+from .consume import ConcurrentService, ConsumeService, Handler, MessageHandler, OrderlyService
+from .consumer_requests import answer_broker
+from .give_back import RetrySender
+from .instance import MQClientInstance, check_group, client_config
+from .lifecycle import AsyncLifecycle
+from .offsets import OffsetStore
+from .process_queue import ProcessQueue
+from .pulling import Puller, make_subscription
+from .rebalance import LOCK_LIVE_S, LOCK_RENEW_INTERVAL_S, QueueLocks, Rebalancer
+
+logger = logging.getLogger(__name__)
+
+MAX_PULL_BATCH_SIZE = 1024
+_RELEASE_TIMEOUT_S = 30.0
+
+F = TypeVar("F", bound=MessageHandler)
+
+
+class AsyncPushConsumer(AsyncLifecycle):
+    """Consumes topics as a member of a group. Use it as an async context manager, or call ``start`` and ``close``.
+
+    A handler gets one ``MessageExt``. It is a coroutine function, or a plain function, which runs in a thread. None,
+    True or ``ConsumeResult.SUCCESS`` means done; False, ``ConsumeResult.LATER`` or an exception has the message
+    delivered again later (10 s, 30 s, 1 min, ...; after ``max_reconsume_times`` it goes to the dead-letter topic
+    ``%DLQ%group``). Delivery is at least once: a message may come again after a crash or a rebalance.
+
+    Args:
+        group: consumer group. All its members must subscribe to the same topics with the same expressions.
+        namesrv_addr: NameServers, ``host:port;host:port``.
+        config: all settings; ``namesrv_addr`` and ``settings`` come on top of it.
+        consume_from_where: where the group begins in a queue of which it has no offset.
+        consume_timestamp_ms: for CONSUME_FROM_TIMESTAMP; default: 30 minutes ago.
+        allocate_strategy: name of the way to share queues: AVG, AVG_BY_CIRCLE, or what a plugin offers.
+        concurrency: handlers that run at the same time.
+        pull_batch_size: messages per pull, at most 1024 (and what the broker allows: Apache brokers give 32).
+        message_model: CLUSTERING: each message to one member; BROADCASTING: to every member, offsets are not kept.
+        orderly: messages of one queue one after the other, in order; one whose handler fails holds its queue up.
+        max_reconsume_times: default 16; of an orderly consumer: no limit.
+        suspend_current_queue_time_s: orderly: pause before a message whose handler failed is handled again.
+        pull_threshold_for_queue: no pulls of a queue while so many of its messages are not finished.
+        pull_threshold_bytes_for_queue: the same for their bytes.
+        consume_max_span: the same for the distance of the oldest to the newest (not when orderly).
+        await_termination_s: how long ``close`` waits for handlers that run.
+        plugins: plugin manager to ask for strategies; default: built-in and installed plugins.
+        settings: single fields of ``ClientConfig``.
+
+    Raises:
+        ConfigError: a setting that cannot be used.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        namesrv_addr: str | None = None,
+        *,
+        config: ClientConfig | None = None,
+        consume_from_where: ConsumeFromWhere | str = ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET,
+        consume_timestamp_ms: int | None = None,
+        allocate_strategy: str = "AVG",
+        concurrency: int = 20,
+        pull_batch_size: int = 32,
+        message_model: MessageModel | str = MessageModel.CLUSTERING,
+        orderly: bool = False,
+        max_reconsume_times: int | None = None,
+        suspend_current_queue_time_s: float = 1.0,
+        pull_threshold_for_queue: int = 1000,
+        pull_threshold_bytes_for_queue: int = 100 * 1024 * 1024,
+        consume_max_span: int = 2000,
+        await_termination_s: float = 10.0,
+        plugins: pluggy.PluginManager | None = None,
+        **settings: Any,
+    ) -> None:
+        check_group(group, "consumer")
+        if not 1 <= pull_batch_size <= MAX_PULL_BATCH_SIZE:
+            raise ConfigError(f"pull_batch_size={pull_batch_size} is not 1..{MAX_PULL_BATCH_SIZE}")
+        if concurrency < 1:
+            raise ConfigError(f"concurrency={concurrency}: there must be at least one handler at a time")
+        try:
+            self.consume_from_where = ConsumeFromWhere(consume_from_where)
+            self.message_model = MessageModel(message_model)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        self.group = group
+        self.orderly = orderly
+        self.config = client_config(namesrv_addr, config, settings)
+        self.started_at_ms = 0
+        self.concurrency = concurrency
+        self._clustering = self.message_model == MessageModel.CLUSTERING
+        self._strategy = named_strategy(allocate_strategy, plugins)
+        self._await_termination_s = await_termination_s
+        self._limits: dict[str, Any] = {
+            "max_count": pull_threshold_for_queue,
+            "max_bytes": pull_threshold_bytes_for_queue,
+            "max_span": None if orderly else consume_max_span,
+        }
+        self._subscriptions: dict[str, SubscriptionData] = {}
+        self._handlers: dict[str, Handler] = {}
+        self._process_queues: dict[MessageQueue, ProcessQueue] = {}
+        self._releasing: dict[MessageQueue, asyncio.Task[None]] = {}
+        self._moved_at: dict[MessageQueue, float] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._committing = asyncio.Lock()
+        self._running = False
+        self._instance = MQClientInstance(self.config)
+        self.offsets = OffsetStore(
+            self._instance,
+            group,
+            message_model=self.message_model,
+            consume_from_where=self.consume_from_where,
+            consume_timestamp_ms=consume_timestamp_ms,
+        )
+        self._locks = QueueLocks(self._instance, group) if orderly and self._clustering else None
+        give_back = RetrySender(self._instance, group, max_reconsume_times).give_back if self._clustering else _drop
+        self.service: ConsumeService
+        if orderly:
+            self.service = OrderlyService(
+                group,
+                concurrency,
+                self._handlers.get,
+                give_back,
+                is_locked=self._locks.is_locked if self._locks else _always,
+                suspend_s=suspend_current_queue_time_s,
+                max_attempts=max_reconsume_times,
+            )
+        else:
+            self.service = ConcurrentService(group, concurrency, self._handlers.get, give_back)
+        self._puller = Puller(
+            self._instance,
+            group,
+            batch_size=pull_batch_size,
+            commits=self._clustering,
+            subscription_of=self._subscriptions.get,
+            submit=self.service.submit,
+            offset_moved=self._offset_moved,
+            may_pull=self._locks.is_locked if self._locks else None,
+        )
+        self._rebalancer: Rebalancer
+
+    # --- subscriptions -------------------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        topic: str,
+        expression: str = "*",
+        handler: MessageHandler | None = None,
+        *,
+        expression_type: str = "TAG",
+    ) -> None:
+        """Has messages of a topic handed to ``handler``. A second call for a topic replaces the first.
+
+        Args:
+            expression: ``*`` or tags, ``TagA || TagB``; with ``expression_type="SQL92"`` a condition on properties,
+                if the broker evaluates those.
+
+        Raises:
+            ClientError: no handler, or the topic name is illegal.
+        """
+        problem = topic_name_error(topic)
+        if problem is not None:
+            raise ClientError(problem)
+        if not callable(handler):
+            raise ClientError(f"subscription of topic {topic!r}: a handler is needed, not {handler!r}")
+        self._subscriptions[topic] = make_subscription(topic, expression, expression_type)
+        self._handlers[topic] = Handler(handler)
+        self._subscriptions_changed()
+
+    def handler(self, topic: str, tags: str = "*") -> Callable[[F], F]:
+        """Decorator: ``subscribe`` with the function that follows."""
+
+        def decorate(function: F) -> F:
+            self.subscribe(topic, tags, function)
+            return function
+
+        return decorate
+
+    def unsubscribe(self, topic: str) -> None:
+        """No more messages of a topic; those at a handler are finished."""
+        self._handlers.pop(topic, None)
+        if self._subscriptions.pop(topic, None) is not None:
+            self._subscriptions_changed()
+
+    def _subscriptions_changed(self) -> None:
+        if self._running:
+            self._instance.heartbeat_soon()
+            self._rebalancer.now()
+
+    @property
+    def subscriptions(self) -> list[SubscriptionData]:
+        """What is subscribed, the group's retry topic included."""
+        return list(self._subscriptions.values())
+
+    @property
+    def assignment(self) -> list[MessageQueue]:
+        """The queues that this consumer has now, sorted."""
+        return sorted(self._process_queues)
+
+    @property
+    def process_queues(self) -> list[ProcessQueue]:
+        return list(self._process_queues.values())
+
+    @property
+    def client_id(self) -> str:
+        """The id under which brokers know this consumer; empty before ``start``."""
+        return self._instance.client_id
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Joins the group and takes the first queues, as far as the servers answer; the rest follows by itself.
+
+        Raises:
+            ClientError: nothing subscribed, or started before.
+        """
+        if not self._subscriptions:
+            raise ClientError(f"consumer group {self.group!r} has no subscription: subscribe before start")
+        await self._instance.start()
+        self.started_at_ms = int(time.time() * 1000)
+        if self._clustering:
+            retry_topic = RETRY_PREFIX + self.group
+            self._subscriptions[retry_topic] = make_subscription(retry_topic)
+        self._rebalancer = Rebalancer(
+            self._instance, self.group, self._strategy, self.message_model, self._rebalanced_topics, self._assign
+        )
+        self._running = True
+        self.service.start()
+        routes = self._instance.routes
+        for topic in list(self._handlers):
+            try:
+                await routes.get(topic)
+            except RmqError as error:
+                logger.info("group %s: %s", self.group, error)
+        self._instance.register_consumer(self.group, self)
+        await self._instance.heartbeat()
+        await self._rebalancer.once()
+        routes.on_topic_change.append(self._topic_changed)
+        self._tasks = [
+            self._instance.spawn(self._rebalancer.run()),
+            self._instance.spawn(self._commit_regularly()),
+        ]
+        if self._locks is not None:
+            self._tasks.append(self._instance.spawn(self._renew_locks()))
+
+    async def close(self) -> None:
+        """Stops pulling, waits for running handlers (``await_termination_s``), commits, leaves the group.
+
+        A second call does nothing.
+        """
+        if self._running:
+            self._running = False
+            for task in self._tasks:
+                task.cancel()
+            for process_queue in self._process_queues.values():
+                if process_queue.task is not None:
+                    process_queue.task.cancel()
+            await self.service.stop(self._await_termination_s)
+            if self._releasing:
+                await asyncio.wait(list(self._releasing.values()), timeout=_RELEASE_TIMEOUT_S)
+            held = self.process_queues
+            self._process_queues.clear()
+            await self._commit_all(held)
+            for process_queue in held:
+                process_queue.drop()
+            if self._locks is not None:
+                await self._locks.unlock(process_queue.queue for process_queue in held)
+        await self._instance.close()
+
+    # --- queues come and go --------------------------------------------------------------------------------------
+
+    def _rebalanced_topics(self) -> list[str]:
+        """Subscribed topics, and those that are not any more but of which queues are held."""
+        topics = set(self._subscriptions)
+        for queue in list(self._process_queues):
+            if queue.topic not in topics:
+                self._release(queue)
+        return sorted(topics)
+
+    async def _assign(self, topic: str, queues: list[MessageQueue]) -> bool:
+        mine = set(queues)
+        given_up = [
+            self._release(queue) for queue in list(self._process_queues) if queue.topic == topic and queue not in mine
+        ]
+        if given_up:
+            logger.info("group %s: gives up %d queues of topic %s", self.group, len(given_up), topic)
+            await asyncio.wait(given_up, timeout=self.config.request_timeout_s)
+        new = sorted(queue for queue in mine if queue not in self._process_queues)
+        settled = True
+        startable = [queue for queue in new if queue not in self._releasing]
+        settled &= len(startable) == len(new)
+        locked_until = 0.0
+        if startable and self._locks is not None:
+            locked_until = asyncio.get_running_loop().time() + LOCK_LIVE_S
+            locked = await self._locks.lock(startable)
+            settled &= len(locked) == len(startable)
+            startable = [queue for queue in startable if queue in locked]
+        started = await asyncio.gather(*(self._start_queue(queue, locked_until) for queue in startable))
+        if any(started):
+            logger.info("group %s: takes %d queues of topic %s", self.group, sum(started), topic)
+        return settled and all(started)
+
+    async def _start_queue(self, queue: MessageQueue, locked_until: float) -> bool:
+        try:
+            offset, committed = await self.offsets.start_offset(queue)
+        except RmqError as error:
+            logger.warning("group %s: %s not started, its offset is unknown: %s", self.group, queue, error)
+            return False
+        if not self._running or queue.topic not in self._subscriptions:
+            return True
+        self._begin(ProcessQueue(queue, offset, committed, **self._limits), locked_until)
+        return True
+
+    def _begin(self, process_queue: ProcessQueue, locked_until: float) -> None:
+        process_queue.locked_until = locked_until
+        self._process_queues[process_queue.queue] = process_queue
+        process_queue.task = self._instance.spawn(self._puller.run(process_queue))
+
+    def _release(self, queue: MessageQueue, *, commit: bool = True) -> asyncio.Task[None]:
+        """Gives a queue up: nothing more is handed out, the offset is committed, the lock given back."""
+        process_queue = self._process_queues.pop(queue)
+        process_queue.drop()
+        task = self._instance.spawn(self._finish_release(process_queue, commit))
+        self._releasing[queue] = task
+        task.add_done_callback(lambda _: self._releasing.pop(queue, None))
+        return task
+
+    async def _finish_release(self, process_queue: ProcessQueue, commit: bool) -> None:
+        if self.orderly and not await process_queue.wait_idle(_RELEASE_TIMEOUT_S):
+            logger.warning(
+                "group %s: the handler of %s still runs, the queue is given up", self.group, process_queue.queue
+            )
+        if commit:
+            async with self._committing:
+                await self._commit(process_queue)
+            if self._locks is not None:
+                await self._locks.unlock([process_queue.queue])
+
+    def _offset_moved(self, process_queue: ProcessQueue, offset: int) -> None:
+        """The broker's queue does not reach to our offset any more (or yet): go on where it says."""
+        queue = process_queue.queue
+        logger.warning(
+            "group %s: %s has no offset %d, going on at %d", self.group, queue, process_queue.next_offset, offset
+        )
+        if self._process_queues.get(queue) is process_queue:
+            self._instance.spawn(self._begin_again(process_queue, offset))
+
+    async def _begin_again(self, process_queue: ProcessQueue, offset: int) -> None:
+        queue = process_queue.queue
+        now = asyncio.get_running_loop().time()
+        again_soon = now - self._moved_at.get(queue, float("-inf")) < 10.0
+        self._moved_at[queue] = now
+        await self.set_offset(queue, offset)
+        if again_soon:
+            await asyncio.sleep(1.0)
+        self._rebalancer.now()
+
+    async def set_offset(self, queue: MessageQueue, offset: int) -> None:
+        """Commits ``offset`` whatever was consumed, and gives the queue up, to be taken again by the next rebalance."""
+        if queue in self._process_queues:
+            await self._release(queue, commit=False)
+        try:
+            await self.offsets.set(queue, offset)
+        except RmqError as error:
+            logger.warning("group %s: offset %d of %s not committed: %s", self.group, offset, queue, error)
+
+    def _topic_changed(self, topic: str) -> None:
+        if topic in self._subscriptions:
+            self._rebalancer.now()
+
+    # --- commits and locks ---------------------------------------------------------------------------------------
+
+    async def _commit(self, process_queue: ProcessQueue) -> bool:
+        try:
+            await self.offsets.commit(process_queue, oneway=False)
+        except RmqError as error:
+            logger.warning("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
+            return False
+        return True
+
+    async def _commit_all(self, process_queues: list[ProcessQueue]) -> None:
+        """Topics side by side, a topic's queues one after the other: a group's first two commits for a topic, arriving
+        at an Apache broker together, can lose one of them (ConsumerOffsetManager.commitOffset)."""
+        by_topic: dict[str, list[ProcessQueue]] = {}
+        for process_queue in process_queues:
+            by_topic.setdefault(process_queue.queue.topic, []).append(process_queue)
+
+        async def commit(queues: list[ProcessQueue]) -> None:
+            silent: set[str] = set()
+            for process_queue in queues:
+                broker_name = process_queue.queue.broker_name
+                if broker_name not in silent and not await self._commit(process_queue):
+                    silent.add(broker_name)
+
+        await asyncio.gather(*(commit(queues) for queues in by_topic.values()))
+
+    async def _commit_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.persist_consumer_offset_interval_s)
+            for process_queue in self.process_queues:
+                try:
+                    await self.offsets.commit(process_queue, oneway=True)
+                except (RemotingError, ResponseError) as error:
+                    logger.info("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
+                except RmqError as error:
+                    logger.debug("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
+
+    async def _renew_locks(self) -> None:
+        assert self._locks is not None
+        while True:
+            await asyncio.sleep(LOCK_RENEW_INTERVAL_S)
+            for process_queue in await self._locks.renew(self.process_queues):
+                logger.warning("group %s: lost the lock of %s", self.group, process_queue.queue)
+                if process_queue.queue in self._process_queues:
+                    self._release(process_queue.queue, commit=False)
+                    self._rebalancer.now()
+
+    # --- for the instance ----------------------------------------------------------------------------------------
+
+    def consumer_data(self) -> ConsumerData:
+        """This group's part of the heartbeat."""
+        return ConsumerData(
+            group_name=self.group,
+            consume_type=ConsumeType.CONSUME_PASSIVELY,
+            message_model=self.message_model,
+            consume_from_where=self.consume_from_where,
+            subscription_data_set=self.subscriptions,
+        )
+
+    def rebalance_now(self) -> None:
+        """The group's members changed."""
+        if self._running:
+            self._rebalancer.now()
+
+    async def handle_request(self, command: RemotingCommand) -> RemotingCommand | None:
+        """Answers a request that a broker sends."""
+        return await answer_broker(self, command)
+
+
+async def _drop(message: MessageExt) -> bool:
+    """BROADCASTING: nothing is delivered again."""
+    logger.warning("%s is not delivered again: the consumer is broadcasting", message.msg_id)
+    return True
+
+
+def _always(_process_queue: ProcessQueue) -> bool:
+    return True

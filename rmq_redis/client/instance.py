@@ -1,0 +1,285 @@
+"""MQClientInstance: what a producer, consumer or admin client has in common.
+
+One set of connections, the routes in use, heartbeats to their brokers, and the requests that brokers send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import logging
+import os
+import socket
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from ..codes import RequestCode, ResponseCode
+from ..config import ClientConfig, from_env, parse_addresses
+from ..errors import ClientError, ConfigError, RemotingError, ResponseError
+from ..model import group_name_error
+from ..protocol.body import ConsumerData, HeartbeatData, ProducerData
+from ..protocol.command import RemotingCommand, response
+from ..protocol.header import ConsumerGroupRequestHeader
+from ..remoting.client import RemotingClient
+from ..remoting.connection import Connection
+from .broker_api import BrokerApi
+from .route import NameServers, RouteTable
+
+logger = logging.getLogger(__name__)
+
+MIN_HEARTBEAT_INTERVAL_S = 0.2
+"""Heartbeats that changes ask for are at least this far apart."""
+
+_instance_numbers = itertools.count(1)
+
+
+class ConsumerInner(Protocol):
+    """What the instance needs of a consumer that is registered with it."""
+
+    def consumer_data(self) -> ConsumerData:
+        """The group's part of the heartbeat."""
+
+    def rebalance_now(self) -> None:
+        """A broker says that the group's members changed."""
+
+    async def handle_request(self, command: RemotingCommand) -> RemotingCommand | None:
+        """Answers 220, 221, 307 and 309."""
+
+
+class MQClientInstance:
+    """Connections, routes and heartbeats of one client.
+
+    Attributes:
+        client_id: ``ip@pid#number``; known after ``start``.
+        routes: the routes of the topics in use.
+        broker: typed calls to brokers.
+    """
+
+    def __init__(self, config: ClientConfig) -> None:
+        self.config = config
+        self.client_id = ""
+        self.client_ip = config.client_ip
+        self._addresses = parse_addresses(config.namesrv_addr)
+        self._producers: set[str] = set()
+        self._consumers: dict[str, ConsumerInner] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._background: set[asyncio.Task[Any]] = set()
+        self._heartbeat_due = asyncio.Event()
+        self._started = False
+        self._closed = False
+        self.remoting: RemotingClient
+        self.routes: RouteTable
+        self.broker: BrokerApi
+
+    async def start(self) -> None:
+        """Starts the background tasks. Opens no connection yet: a client may start before its servers do.
+
+        Raises:
+            ConfigError: no NameServer address that can be used.
+        """
+        if self._started:
+            raise ClientError("started twice")
+        self._started = True
+        if not self.client_ip:
+            self.client_ip = await _local_ip(self._addresses[0])
+        name = self.config.instance_name or f"{os.getpid()}#{next(_instance_numbers)}{os.urandom(3).hex()}"
+        self.client_id = f"{self.client_ip}@{name}"
+        consumer_codes = (
+            RequestCode.RESET_CONSUMER_CLIENT_OFFSET,
+            RequestCode.GET_CONSUMER_STATUS_FROM_CLIENT,
+            RequestCode.GET_CONSUMER_RUNNING_INFO,
+            RequestCode.CONSUME_MESSAGE_DIRECTLY,
+        )
+        self.remoting = RemotingClient(
+            {
+                RequestCode.NOTIFY_CONSUMER_IDS_CHANGED: self._consumer_ids_changed,
+                **dict.fromkeys(consumer_codes, self._consumer_request),
+            },
+            connect_timeout_s=self.config.connect_timeout_s,
+            on_close=self._connection_closed,
+        )
+        self.routes = RouteTable(NameServers(self.remoting, self._addresses, self.config.request_timeout_s))
+        self.routes.on_broker_change.append(self.heartbeat_soon)
+        self.broker = BrokerApi(self.remoting, self.config.request_timeout_s)
+        self._tasks = [self.spawn(self._poll_routes()), self.spawn(self._heartbeats())]
+
+    async def close(self) -> None:
+        """Leaves the groups, ends the background tasks, closes the connections. A second call does nothing."""
+        if self._closed or not self._started:
+            self._closed = True
+            return
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        for group in list(self._consumers):
+            await self.unregister_consumer(group)
+        for group in list(self._producers):
+            await self.unregister_producer(group)
+        self.routes.close()
+        for background in list(self._background):
+            background.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.remoting.close()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that ends with the instance at the latest; a failure is logged."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background_done)
+        return task
+
+    def _background_done(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("%s: a background task failed", self.client_id, exc_info=task.exception())
+
+    # --- groups --------------------------------------------------------------------------------------------------
+
+    def register_producer(self, group: str) -> None:
+        """Makes the producer group part of the heartbeats."""
+        self._producers.add(group)
+        self.heartbeat_soon()
+
+    def register_consumer(self, group: str, consumer: ConsumerInner) -> None:
+        """Makes the consumer group part of the heartbeats. Raises ClientError when it is already."""
+        if group in self._consumers:
+            raise ClientError(f"consumer group {group!r} is registered already with this client")
+        self._consumers[group] = consumer
+        self.heartbeat_soon()
+
+    async def unregister_producer(self, group: str) -> None:
+        """Tells the brokers that this client leaves the producer group."""
+        self._producers.discard(group)
+        await self._unregister(producer_group=group)
+
+    async def unregister_consumer(self, group: str) -> None:
+        """Tells the brokers that this client leaves the consumer group."""
+        if self._consumers.pop(group, None) is not None:
+            await self._unregister(consumer_group=group)
+
+    async def _unregister(self, *, producer_group: str | None = None, consumer_group: str | None = None) -> None:
+        async def tell(address: str) -> None:
+            try:
+                await self.broker.unregister(
+                    address, self.client_id, producer_group=producer_group, consumer_group=consumer_group
+                )
+            except (RemotingError, ResponseError) as error:
+                logger.debug("%s: not unregistered at %s: %s", self.client_id, address, error)
+
+        # Only where we are connected: a broker that lost the connection has forgotten us already.
+        await asyncio.gather(
+            *(
+                tell(address)
+                for address in self.routes.addresses(masters_only=False)
+                if address in self.remoting.connections
+            )
+        )
+
+    # --- heartbeats and routes -----------------------------------------------------------------------------------
+
+    def heartbeat_soon(self) -> None:
+        """Has a heartbeat sent now, because something changed."""
+        self._heartbeat_due.set()
+
+    async def heartbeat(self) -> bool:
+        """Sends a heartbeat to every broker of the routes in use; returns whether all of them answered."""
+        data = HeartbeatData(
+            client_id=self.client_id,
+            producer_data_set=[ProducerData(group) for group in sorted(self._producers)],
+            consumer_data_set=[consumer.consumer_data() for consumer in self._consumers.values()],
+        )
+        if not data.producer_data_set and not data.consumer_data_set:
+            return True
+        addresses = self.routes.addresses(masters_only=not data.consumer_data_set)
+        return all(await asyncio.gather(*(self.heartbeat_to(address, data) for address in addresses)))
+
+    async def heartbeat_to(self, address: str, data: HeartbeatData) -> bool:
+        try:
+            await self.broker.heartbeat(address, data)
+        except (RemotingError, ResponseError) as error:
+            logger.warning("%s: heartbeat to broker %s failed: %s", self.client_id, address, error)
+            return False
+        return True
+
+    async def _heartbeats(self) -> None:
+        failures = 0
+        while True:
+            self._heartbeat_due.clear()
+            failures = 0 if await self.heartbeat() else failures + 1
+            await asyncio.sleep(MIN_HEARTBEAT_INTERVAL_S)
+            interval = self.config.heartbeat_broker_interval_s
+            if failures:
+                interval = min(interval, 0.5 * 2 ** min(failures, 10))
+            try:
+                async with asyncio.timeout(interval):
+                    await self._heartbeat_due.wait()
+            except TimeoutError:
+                pass
+
+    def _connection_closed(self, address: str) -> None:
+        # A broker forgets the members behind a connection that closed: introduce ourselves as soon as it is back.
+        logger.info("%s: connection to %s closed", self.client_id, address)
+        if any(address in by_id.values() for by_id in self.routes.brokers.values()):
+            self.heartbeat_soon()
+
+    async def _poll_routes(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.poll_name_server_interval_s)
+            await self.routes.refresh_all()
+
+    # --- requests of brokers -------------------------------------------------------------------------------------
+
+    def _consumer_ids_changed(self, _connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        consumer = self._consumers.get(command.header(ConsumerGroupRequestHeader).consumer_group)
+        if consumer is not None:
+            consumer.rebalance_now()
+        return response(command)
+
+    async def _consumer_request(self, _connection: Connection, command: RemotingCommand) -> RemotingCommand | None:
+        fields = command.ext_fields
+        group = fields.get("consumerGroup") or fields.get("group") or ""
+        consumer = self._consumers.get(group)
+        if consumer is None:
+            return response(command, ResponseCode.SYSTEM_ERROR, remark=f"no consumer of group {group!r} in this client")
+        return await consumer.handle_request(command)
+
+
+def check_group(group: str, kind: str) -> None:
+    """Raises ConfigError for a group name that brokers would refuse, or that is a reserved default."""
+    problem = group_name_error(group)
+    if problem is None and group in ("DEFAULT_PRODUCER", "DEFAULT_CONSUMER"):
+        problem = f"the name {group} is reserved"
+    if problem is not None:
+        raise ConfigError(f"{kind} group: {problem}")
+
+
+def client_config(namesrv_addr: str | None, config: ClientConfig | None, changes: dict[str, Any]) -> ClientConfig:
+    """The configuration of a client: ``config`` or what the environment says, with single settings on top.
+
+    Raises:
+        ConfigError: unknown setting, or an environment variable that cannot be parsed.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    if namesrv_addr:
+        given["namesrv_addr"] = namesrv_addr
+    if config is None:
+        return from_env(ClientConfig, **given)
+    try:
+        return dataclasses.replace(config, **given)
+    except TypeError as error:
+        raise ConfigError(f"ClientConfig: {error}") from None
+
+
+async def _local_ip(address: str) -> str:
+    """The address of this machine that packets to ``host:port`` leave from; 127.0.0.1 when there is no way there."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
+        for family, kind, protocol, _name, target in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.connect(target)  # sends nothing: a datagram socket only looks the way up
+                return str(probe.getsockname()[0]).partition("%")[0]
+    except OSError as error:
+        logger.debug("no way to %s: %s", address, error)
+    return "127.0.0.1"

@@ -1,0 +1,157 @@
+"""ProcessQueue: the messages of one queue between their pull and the end of their handling."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from ..model import MASTER_ID, MessageExt, MessageQueue
+
+
+class ProcessQueue:
+    """One queue that this consumer has: what was pulled and is not finished, and how far it got.
+
+    Attributes:
+        next_offset: where the next pull begins.
+        committed_offset: what the broker has; None when it has nothing of this group.
+        pending: pulled and not finished, by offset.
+        waiting: in an orderly consumer, pulled and not finished, in the queue's order.
+        dropped: this consumer does not have the queue any more; what is still handled does not count.
+        locked_until: orderly: event-loop time until which the broker's lock is ours.
+    """
+
+    __slots__ = (
+        "_idle_waiter",
+        "_max_bytes",
+        "_max_count",
+        "_max_span",
+        "_order",
+        "_room_waiter",
+        "attempts",
+        "bytes",
+        "committed_offset",
+        "dropped",
+        "last_pull_s",
+        "locked_until",
+        "next_offset",
+        "pending",
+        "queue",
+        "read_from",
+        "running",
+        "scheduled",
+        "task",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        queue: MessageQueue,
+        next_offset: int,
+        committed_offset: int | None,
+        *,
+        max_count: int = 1000,
+        max_bytes: int = 100 * 1024 * 1024,
+        max_span: int | None = 2000,
+    ) -> None:
+        """
+        Args:
+            max_count, max_bytes, max_span: beyond any of these nothing more is pulled; the span is the distance of the
+                oldest unfinished offset to the newest, None: any.
+        """
+        self.queue = queue
+        self.next_offset = next_offset
+        self.committed_offset = committed_offset
+        self.pending: dict[int, MessageExt] = {}
+        self.waiting: deque[MessageExt] = deque()
+        self.bytes = 0
+        self.dropped = False
+        self.running = False
+        self.scheduled = False
+        self.attempts = 0
+        self.locked_until = 0.0
+        self.read_from = MASTER_ID
+        self.last_pull_s = 0.0
+        self.task: asyncio.Task[None] | None = None
+        self._order: deque[int] = deque()
+        self._max_count = max_count
+        self._max_bytes = max_bytes
+        self._max_span = max_span
+        self._room_waiter: asyncio.Future[None] | None = None
+        self._idle_waiter: asyncio.Future[None] | None = None
+
+    def put(self, messages: Sequence[MessageExt]) -> None:
+        """Takes pulled messages in."""
+        pending, order = self.pending, self._order
+        for message in messages:
+            offset = message.queue_offset
+            pending[offset] = message
+            order.append(offset)
+            self.bytes += message.store_size
+
+    def done(self, message: MessageExt) -> None:
+        """A message is finished: its offset need not be kept back any more."""
+        if self.pending.pop(message.queue_offset, None) is not None:
+            self.bytes -= message.store_size
+            if self._room_waiter is not None and self.has_room():
+                self._wake_puller()
+
+    def commit_offset(self) -> int:
+        """The offset that may be committed: the smallest that is not finished, or the next one to pull."""
+        order, pending = self._order, self.pending
+        while order and order[0] not in pending:
+            order.popleft()
+        return order[0] if order else self.next_offset
+
+    # --- flow control --------------------------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """Whether more may be pulled."""
+        if len(self.pending) >= self._max_count or self.bytes >= self._max_bytes:
+            return False
+        if self._max_span is None or not self.pending:
+            return True
+        return self._order[-1] - self.commit_offset() <= self._max_span
+
+    async def wait_for_room(self) -> None:
+        """Returns when more may be pulled, or the queue is dropped."""
+        while not self.dropped and not self.has_room():
+            self._room_waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._room_waiter
+            finally:
+                self._room_waiter = None
+
+    def _wake_puller(self) -> None:
+        if self._room_waiter is not None and not self._room_waiter.done():
+            self._room_waiter.set_result(None)
+
+    # --- handling ------------------------------------------------------------------------------------------------
+
+    def drop(self) -> None:
+        """This consumer gives the queue up: no more pulls, and nothing more is handed to the handler."""
+        self.dropped = True
+        self.waiting.clear()
+        if self.task is not None:
+            self.task.cancel()
+        self._wake_puller()
+
+    def handled(self) -> None:
+        """An orderly consumer's handler is through with this queue for the moment."""
+        self.running = False
+        if self._idle_waiter is not None and not self._idle_waiter.done():
+            self._idle_waiter.set_result(None)
+
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Waits until no handler of an orderly consumer has a message of this queue; False after ``timeout_s``."""
+        if not self.running:
+            return True
+        self._idle_waiter = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle_waiter
+        except TimeoutError:
+            return False
+        finally:
+            self._idle_waiter = None
+        return True

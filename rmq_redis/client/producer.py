@@ -1,0 +1,483 @@
+"""AsyncProducer: sends messages."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pluggy
+import tenacity
+
+from ..codes import ResponseCode
+from ..config import ClientConfig
+from ..errors import (
+    ClientError,
+    MessageIllegalLocallyError,
+    RemotingConnectError,
+    RemotingError,
+    RequestTimeoutError,
+    ResponseError,
+    RmqError,
+    RouteNotFoundError,
+)
+from ..hookspecs import QueueSelector
+from ..hosts import pack_host
+from ..model import Message, MessageQueue, SendResult, SendStatus
+from ..plugins import queue_selector as named_selector
+from ..protocol.frame import encode_frame
+from ..protocol.header import SendMessageResponseHeader
+from ..protocol.message import UniqKeyGenerator
+from ..remoting.connection import Connection
+from .attempt import PublishTopic, Send, StopAtDeadline, is_retriable, result_of
+from .instance import MQClientInstance, check_group, client_config
+from .lifecycle import AsyncLifecycle
+from .route import publish_queues
+from .sending import (
+    QueueTarget,
+    check_body,
+    check_topic,
+    compress,
+    encode_batch,
+    encode_json,
+    property_text,
+)
+
+logger = logging.getLogger(__name__)
+
+AVOID_BROKER_S = 5.0
+"""How long the queues of a broker that could not be reached are passed over, if there are others."""
+AVOID_BUSY_BROKER_S = 1.0
+_BATCH_PROPERTIES = b'"WAIT\\u0001true\\u0002"'
+_RETRY_PAUSE_S = 0.05
+_LEAST_ATTEMPT_S = 0.005
+_ONEWAYS_PER_TURN = 64
+_COMPRESS_IN_THREAD_BYTES = 128 * 1024
+
+
+class AsyncProducer(AsyncLifecycle):
+    """Sends messages. Use it as an async context manager, or call ``start`` and ``close``.
+
+    Args:
+        group: producer group, a name for the senders of one application.
+        namesrv_addr: NameServers, ``host:port;host:port``.
+        config: all settings; ``namesrv_addr`` and ``settings`` come on top of it.
+        queue_selector: name of the way to choose queues: ROUND_ROBIN, RANDOM, HASH, or what a plugin offers.
+        plugins: plugin manager to ask for selectors; default: built-in and installed plugins.
+        settings: single fields of ``ClientConfig``.
+
+    Raises:
+        ConfigError: a setting that cannot be used.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        namesrv_addr: str | None = None,
+        *,
+        config: ClientConfig | None = None,
+        queue_selector: str = "ROUND_ROBIN",
+        plugins: pluggy.PluginManager | None = None,
+        **settings: Any,
+    ) -> None:
+        check_group(group, "producer")
+        self.group = group
+        self.config = client_config(namesrv_addr, config, settings)
+        self._instance = MQClientInstance(self.config)
+        self._select = named_selector(queue_selector, plugins)
+        self._select_by_key = named_selector("HASH", plugins)
+        self._topics: dict[str, PublishTopic] = {}
+        self._avoided: dict[str, asyncio.TimerHandle] = {}
+        self._connections: dict[str, Connection] = {}
+        self._timeout_s = self.config.send_timeout_s
+        self._max_bytes = self.config.max_message_bytes
+        self._compress_over_bytes = self.config.compress_over_bytes or self._max_bytes + 1
+        self._oneways = 0
+        self._running = False
+        self._unique_keys: UniqKeyGenerator
+
+    @property
+    def client_id(self) -> str:
+        """The id under which brokers know this producer; empty before ``start``."""
+        return self._instance.client_id
+
+    async def start(self) -> None:
+        """Makes the producer ready. Connections are opened by the first send.
+
+        Raises:
+            ClientError: started before.
+        """
+        await self._instance.start()
+        self._unique_keys = UniqKeyGenerator(
+            pack_host(f"{self._instance.client_ip}:0")[:-4], os.getpid(), os.urandom(4)
+        )
+        self._connections = self._instance.remoting.connections
+        self._instance.routes.on_topic_change.append(self._topic_changed)
+        self._instance.routes.on_broker_change.append(self._brokers_changed)
+        self._instance.register_producer(self.group)
+        self._running = True
+
+    async def close(self) -> None:
+        """Leaves the group and closes the connections. Sends in flight fail. A second call does nothing."""
+        self._running = False
+        self._topics.clear()
+        for timer in self._avoided.values():
+            timer.cancel()
+        self._avoided.clear()
+        await self._instance.close()
+
+    # --- the public sends ----------------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        message: Message,
+        *,
+        queue: MessageQueue | None = None,
+        key: str | None = None,
+        selector: QueueSelector | None = None,
+        timeout_s: float | None = None,
+    ) -> SendResult:
+        """Sends a message and waits until a broker has stored it.
+
+        A send that fails in a way that may pass is repeated at once, on another broker if there is one, up to
+        ``retry_times_when_send_failed`` times and within the timeout; one with ``queue``, ``key`` or ``selector`` stays
+        with its queue. After a retry a message may be stored twice (``SendResult.attempts``).
+
+        Args:
+            queue: the queue to send to.
+            key: sharding key: messages of one key go to one queue and are consumed in the order of their sends.
+            selector: chooses the queue: ``selector(queues, message, key)``.
+            timeout_s: seconds for all attempts together; default ``send_timeout_s``.
+
+        Raises:
+            MessageIllegalLocallyError: no broker would take the message.
+            RouteNotFoundError: no NameServer knows a broker for the topic.
+            ResponseError: the broker refused it.
+            RemotingError: no NameServer or no broker answered; the message may or may not be stored.
+            ClientError: not started, or closed.
+        """
+        topic = self._topics.get(message.topic)
+        if topic is None:
+            topic = await self._find_topic(message.topic, timeout_s)
+        fixed = queue is not None or key is not None or selector is not None
+        if fixed:
+            target = self._choose(topic, message, queue, key, selector)
+        else:
+            chosen = self._select(topic.active, message, None)
+            target = topic.targets.get(chosen) or self._choose(topic, message, chosen, None, None)
+        body: Any = message.body
+        if type(body) is not bytes or not 0 < len(body) <= self._max_bytes:
+            check_body(body, self._max_bytes)
+        sys_flag = 0
+        if len(body) >= self._compress_over_bytes:
+            body, sys_flag = await self._compress(body)
+        born_ms = int(time.time() * 1000)
+        message_id = self._unique_keys.next(born_ms)
+        if message.tags or message.keys or message.properties or key is not None:
+            text, message_id = property_text(message, key, message_id)
+            properties = encode_json(text)
+        else:
+            properties = b'"UNIQ_KEY\\u0001%b\\u0002WAIT\\u0001true\\u0002"' % message_id.encode()
+        try:
+            connection = self._connections.get(target.address) or await self._connect(target, timeout_s, fixed)
+            opaque = connection.next_opaque()
+            head = target.head % (sys_flag, born_ms, message.flag, properties, opaque)
+            answer = await connection.send_request(
+                encode_frame(head, body), opaque, self._timeout_s if timeout_s is None else timeout_s
+            )
+            if answer.code == 0:
+                fields = answer.header(SendMessageResponseHeader)
+                if fields.queue_id == target.queue.queue_id:
+                    return SendResult(
+                        SendStatus.SEND_OK,
+                        message_id,
+                        fields.msg_id,
+                        target.queue,
+                        fields.queue_offset,
+                        fields.transaction_id or "",
+                    )
+            return result_of(answer, target, message_id, 1)
+        except RmqError as failure:
+            error = failure
+        deadline = self._deadline(timeout_s, born_ms)
+        again = Send(
+            message.topic, False, fixed, sys_flag, born_ms, message.flag, properties, body, message_id, deadline
+        )
+        return await self._send_again(again, target, error)
+
+    async def send_oneway(
+        self,
+        message: Message,
+        *,
+        queue: MessageQueue | None = None,
+        key: str | None = None,
+        selector: QueueSelector | None = None,
+    ) -> None:
+        """Sends a message without waiting for an answer: it may be lost without notice. Never repeated.
+
+        Raises:
+            As ``send``, as far as it is noticed before the message leaves.
+        """
+        topic = self._topics.get(message.topic) or await self._find_topic(message.topic, None)
+        target = self._choose(topic, message, queue, key, selector)
+        check_body(message.body, self._max_bytes)
+        body: Any = message.body
+        sys_flag = 0
+        if len(body) >= self._compress_over_bytes:
+            body, sys_flag = await self._compress(body)
+        born_ms = int(time.time() * 1000)
+        text, _ = property_text(message, key, self._unique_keys.next(born_ms))
+        connection = self._connections.get(target.address)
+        if connection is None:
+            connection = await self._connect(target, None, True)
+        head = target.oneway_head % (sys_flag, born_ms, message.flag, encode_json(text), connection.next_opaque())
+        connection.write(encode_frame(head, body))
+        await connection.drain()
+        self._oneways += 1
+        if not self._oneways % _ONEWAYS_PER_TURN:
+            await asyncio.sleep(0)  # nothing else here waits: without this a loop of sends would never reach the socket
+
+    async def send_batch(
+        self,
+        messages: Sequence[Message],
+        *,
+        queue: MessageQueue | None = None,
+        key: str | None = None,
+        timeout_s: float | None = None,
+    ) -> SendResult:
+        """Sends several messages of one topic to one queue in one request; they are stored all together or not at all.
+
+        Nothing is compressed and nothing is split. The ids in the result are joined by commas, in the messages' order.
+
+        Raises:
+            MessageIllegalLocallyError: empty, several topics, a delayed message, or more than ``max_message_bytes``.
+            Others as ``send``.
+        """
+        born_ms = int(time.time() * 1000)
+        if not messages:
+            raise MessageIllegalLocallyError("a batch needs at least one message")
+        name = messages[0].topic
+        topic = self._topics.get(name) or await self._find_topic(name, timeout_s)
+        body, ids = encode_batch(messages, key, self._unique_keys, born_ms, self._max_bytes)
+        target = self._choose(topic, messages[0], queue, key, None)
+        # No UNIQ_KEY of the batch: brokers up to 5.3 append these properties to every message's own, and it would win.
+        send = Send(
+            name,
+            True,
+            queue is not None or key is not None,
+            0,
+            born_ms,
+            0,
+            _BATCH_PROPERTIES,
+            body,
+            ",".join(ids),
+            self._deadline(timeout_s, born_ms),
+        )
+        try:
+            return await self._attempt(send, target, 1)
+        except RmqError as error:
+            failure = error
+        return await self._send_again(send, target, failure)
+
+    # --- choosing ------------------------------------------------------------------------------------------------
+
+    async def publish_queues(self, topic: str) -> list[MessageQueue]:
+        """The queues of a topic that can be written now, sorted. Raises as ``send``."""
+        found = self._topics.get(topic) or await self._find_topic(topic, None)
+        return list(found.queues)
+
+    def _choose(
+        self,
+        topic: PublishTopic,
+        message: Message,
+        queue: MessageQueue | None,
+        key: str | None,
+        selector: QueueSelector | None,
+    ) -> QueueTarget:
+        if queue is None:
+            if selector is not None:
+                queue = selector(topic.queues, message, key)
+            elif key is not None:
+                queue = self._select_by_key(topic.queues, message, key)
+            else:
+                queue = self._select(topic.active, message, None)
+        target = topic.targets.get(queue)
+        if target is None:
+            self._instance.routes.refresh_soon(message.topic)  # its broker may be back by now
+            raise RouteNotFoundError(f"{queue} is not a queue that messages of topic {message.topic!r} can go to now")
+        return target
+
+    async def _find_topic(self, name: str, timeout_s: float | None) -> PublishTopic:
+        if not self._running:
+            raise ClientError(f"producer {self.group!r} is not started, or closed")
+        check_topic(name)
+        routes = self._instance.routes
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await routes.get_for_publish(name)
+        except TimeoutError:
+            raise RequestTimeoutError(f"no NameServer gave the route of topic {name!r} in {timeout_s:g} s") from None
+        topic = self._make_topic(name)
+        if topic is None:
+            routes.refresh_soon(name)
+            raise RouteNotFoundError(
+                f"topic {name!r} has no queue that can be written now: no broker of its route is a master and allows it"
+            )
+        self._topics[name] = topic
+        return topic
+
+    def _make_topic(self, name: str) -> PublishTopic | None:
+        routes = self._instance.routes
+        route = routes.routes.get(name) or routes.default_routes.get(name)
+        if route is None:
+            return None
+        addresses: dict[str, str] = {}
+        queues: list[MessageQueue] = []
+        for queue in publish_queues(name, route):
+            address = routes.master_address(queue.broker_name)
+            if address is not None:
+                addresses[queue.broker_name] = address
+                queues.append(queue)
+        if not queues:
+            return None
+        topic = PublishTopic(self.group, queues, addresses)
+        topic.avoid(self._avoided)
+        return topic
+
+    def _topic_changed(self, name: str) -> None:
+        if name in self._topics:
+            topic = self._make_topic(name)
+            if topic is None:
+                del self._topics[name]
+            else:
+                self._topics[name] = topic
+
+    def _brokers_changed(self) -> None:
+        for name in list(self._topics):
+            self._topic_changed(name)
+
+    # --- attempts ------------------------------------------------------------------------------------------------
+
+    def _deadline(self, timeout_s: float | None, born_ms: int) -> float:
+        """Loop time at which a send that began at ``born_ms`` has used its time."""
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        spent_s = min(max(time.time() - born_ms / 1000, 0.0), timeout_s)  # the clock may have been set meanwhile
+        return asyncio.get_running_loop().time() + timeout_s - spent_s
+
+    async def _connect(self, target: QueueTarget, timeout_s: float | None, fixed: bool) -> Connection:
+        """Opens the connection. A send that may go elsewhere leaves time for that."""
+        if not self._running:
+            raise ClientError(f"producer {self.group!r} is not started, or closed")
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        if not fixed:
+            timeout_s /= 1 + max(self.config.retry_times_when_send_failed, 0)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._instance.remoting.connect(target.address)
+        except TimeoutError:
+            raise RemotingConnectError(f"cannot connect to {target.address}: no answer in {timeout_s:g} s") from None
+
+    async def _compress(self, body: bytes) -> tuple[bytes, int]:
+        if len(body) >= _COMPRESS_IN_THREAD_BYTES:
+            return await asyncio.to_thread(compress, body)
+        return compress(body)
+
+    async def _attempt(self, send: Send, target: QueueTarget, attempt: int) -> SendResult:
+        remaining_s = send.deadline - asyncio.get_running_loop().time()
+        if remaining_s <= 0:
+            raise RequestTimeoutError(f"sending to {target.address}: the time is used up")
+        connection = self._connections.get(target.address) or await self._connect(target, remaining_s, send.fixed)
+        opaque = connection.next_opaque()
+        template = target.batch_head if send.batch else target.head
+        head = template % (send.sys_flag, send.born_ms, send.flag, send.properties, opaque)
+        remaining_s = max(send.deadline - asyncio.get_running_loop().time(), 0.001)
+        answer = await connection.send_request(encode_frame(head, send.body), opaque, remaining_s)
+        return result_of(answer, target, send.message_id, attempt)
+
+    async def _send_again(self, send: Send, target: QueueTarget, error: RmqError) -> SendResult:
+        """Further attempts after ``error``, which the first one ended with; raises the last attempt's error."""
+        if not is_retriable(error):
+            raise error
+        self._note_failure(send.topic, target, error)
+        retries = self.config.retry_times_when_send_failed
+        attempts = 1
+        first = error
+
+        async def attempt() -> SendResult:
+            nonlocal target, attempts, error
+            target, failed = await self._target_of_retry(send, target), target
+            if target.queue.broker_name == failed.queue.broker_name:  # nowhere else to go: give it a moment
+                remaining_s = send.deadline - asyncio.get_running_loop().time()
+                await asyncio.sleep(min(_RETRY_PAUSE_S * 4 ** (attempts - 1), max(remaining_s, 0.0)))
+            if send.deadline - asyncio.get_running_loop().time() < _LEAST_ATTEMPT_S:
+                raise error
+            attempts += 1
+            try:
+                return await self._attempt(send, target, attempts)
+            except RmqError as failure:
+                error = failure
+                if is_retriable(failure):
+                    self._note_failure(send.topic, target, failure)
+                raise
+
+        if retries <= 0 or asyncio.get_running_loop().time() >= send.deadline:
+            raise error
+        policy = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(is_retriable),
+            stop=tenacity.stop_any(tenacity.stop_after_attempt(retries), StopAtDeadline(send.deadline)),
+            sleep=asyncio.sleep,
+            reraise=True,
+        )
+        try:
+            return await policy(attempt)
+        except RmqError as last:
+            if attempts > 1:
+                last.add_note(
+                    f"attempt {attempts} of sending to topic {send.topic!r}; the first one failed with: {first}"
+                )
+            raise
+
+    async def _target_of_retry(self, send: Send, failed: QueueTarget) -> QueueTarget:
+        topic = self._topics.get(send.topic)
+        if topic is None:
+            remaining_s = send.deadline - asyncio.get_running_loop().time()
+            topic = await self._find_topic(send.topic, max(remaining_s, 0.001))
+        if send.fixed:
+            target = topic.targets.get(failed.queue)
+            if target is None:
+                raise RouteNotFoundError(f"{failed.queue} cannot be written now")
+            return target
+        broker_name = failed.queue.broker_name
+        others = [queue for queue in topic.active if queue.broker_name != broker_name]
+        others = others or [queue for queue in topic.queues if queue.broker_name != broker_name] or topic.queues
+        return topic.targets[random.choice(others)]
+
+    def _note_failure(self, name: str, target: QueueTarget, error: RmqError) -> None:
+        """Passes the broker over for a while if that makes sense, and has the route looked up."""
+        broker_name = target.queue.broker_name
+        logger.debug("send to %s at %s failed: %s", target.queue, target.address, error)
+        if not self._running:
+            return
+        self._instance.routes.refresh_soon(name)
+        code = error.code if isinstance(error, ResponseError) else None
+        if isinstance(error, RemotingError) or code in (ResponseCode.SERVICE_NOT_AVAILABLE, ResponseCode.GO_AWAY):
+            seconds = AVOID_BROKER_S
+        elif code == ResponseCode.SYSTEM_BUSY:
+            seconds = AVOID_BUSY_BROKER_S
+        else:
+            return
+        if broker_name not in self._avoided:
+            loop = asyncio.get_running_loop()
+            self._avoided[broker_name] = loop.call_later(seconds, self._use_again, broker_name)
+            for topic in self._topics.values():
+                topic.avoid(self._avoided)
+
+    def _use_again(self, broker_name: str) -> None:
+        self._avoided.pop(broker_name, None)
+        for topic in self._topics.values():
+            topic.avoid(self._avoided)
