@@ -1,0 +1,59 @@
+"""The command ``rmq-redis``. One file per noun; a command imports what it needs when it runs, so that help is quick."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Annotated
+
+import typer
+
+from . import broker, message, nameserver, topic, up
+from .demo import demo
+
+app = typer.Typer(
+    name="rmq-redis",
+    help="RocketMQ's message model on Redis streams: NameServer, brokers, and tools for them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        print(f"rmq-redis {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Every option can be an environment variable: RMQ_REDIS_ and its name in capitals.")
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(rich_help_panel="Start here")(up.up)
+app.command(rich_help_panel="Start here")(demo)
+app.command(rich_help_panel="Messages")(message.send)
+app.command(rich_help_panel="Messages")(message.consume)
+app.add_typer(topic.app, name="topic", rich_help_panel="Messages")
+app.command(rich_help_panel="Servers")(nameserver.namesrv)
+app.command(rich_help_panel="Servers")(broker.broker)
+if importlib.util.find_spec(f"{__name__}.bench") is not None:
+    app.command("bench", rich_help_panel="Servers")(importlib.import_module(f"{__name__}.bench").bench_app)
+
+
+def main() -> None:
+    """Entry point of ``rmq-redis`` and ``python -m rmq_redis``."""
+    try:
+        app()
+    except Exception as error:
+        from .output import fail
+
+        fail(error)

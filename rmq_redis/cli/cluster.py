@@ -1,0 +1,433 @@
+"""A whole cluster as processes of this machine: a Redis server, NameServers, broker groups. For up, demo and bench."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import string
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from ..codes import RequestCode
+from ..errors import ConfigError, RmqError
+from ..model import DEFAULT_TOPIC, MASTER_ID
+from ..protocol.body import decode_route
+from ..protocol.command import request
+from ..protocol.header import GetRouteInfoRequestHeader
+from ..remoting.client import RemotingClient
+from ..runtime import EXIT_FENCED
+from ..store.embedded import EmbeddedServer
+from .child import Child, ChildError, command_of, has_ended
+
+_PORTS_PER_GROUP = 10
+_READY_TIMEOUT_S = 30.0
+_CHECK_PERIOD_S = 0.02
+_WATCH_PERIOD_S = 0.5
+_RESTART_PAUSE_S = 1.0
+_MOST_RESTART_PAUSE_S = 10.0
+_STOP_TIMEOUT_S = 15.0
+_LOOK_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSpec:
+    """What to start. A port of 0 lets the system choose; the others of its kind follow the first.
+
+    Attributes:
+        broker_port: None means ``default_broker_port`` or, where that is taken, whatever is free.
+        advertised_host: address that clients are told; "": ``host``, or this machine's address when that is 0.0.0.0.
+        store: Redis URL of the stores and the registry; "" starts the embedded server under ``data_dir``.
+        restart: roles whose processes are started again when they die.
+    """
+
+    data_dir: Path
+    namesrvs: int = 2
+    namesrv_port: int = 0
+    brokers: int = 2
+    slaves: int = 1
+    broker_port: int | None = 0
+    default_broker_port: int = 10911
+    host: str = "127.0.0.1"
+    advertised_host: str = ""
+    store: str = ""
+    log_level: str = "info"
+    restart: Collection[str] = ("store", "namesrv", "broker")
+
+
+class Role(Child):
+    """A NameServer or broker process.
+
+    Attributes:
+        role: "namesrv" or "broker".
+        label: name for people: ``broker-a slave 1``.
+        port: where it listens; once it is known, a restart uses it again.
+    """
+
+    def __init__(self, role: str, label: str, log_path: Path, options: list[str], host: str, port: int) -> None:
+        super().__init__(label.replace(" ", "-"), log_path)
+        self.role = role
+        self.label = label
+        self.options = options
+        self.host = host
+        self.port = port
+        self.given_up = False
+        """It died and nobody starts it again."""
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    async def launch(self) -> None:
+        """Starts it and waits until it serves. Raises ChildError."""
+        await self.start("rmq_redis", self.role, *self.options, "--listen-port", str(self.port))
+        self.port = await self.listening_port()
+
+
+class Cluster:
+    """Starts, watches and stops the processes of a ``ClusterSpec``. Use it as an async context manager.
+
+    It must be used in the main thread: on Linux its processes die with the thread that started them.
+
+    Args:
+        report: gets a line for people whenever something starts or dies.
+
+    Attributes:
+        namesrvs, brokers: the processes, once started.
+        store_url: Redis URL of the stores.
+    """
+
+    def __init__(self, spec: ClusterSpec, report: Callable[[str], None] = lambda line: None) -> None:
+        self.spec = spec
+        self.report = report
+        self.namesrvs: list[Role] = []
+        self.brokers: list[Role] = []
+        self.store_url = spec.store
+        self.embedded: EmbeddedServer | None = None
+        self._lock: IO[str] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._wildcard = spec.host in ("0.0.0.0", "::", "")
+        self._connect_host = spec.advertised_host or (own_address() if self._wildcard else spec.host)
+
+    @property
+    def namesrv_addr(self) -> str:
+        """The NameServers: ``host:port;host:port``."""
+        return ";".join(role.address for role in self.namesrvs)
+
+    @property
+    def log_dir(self) -> Path:
+        return self.spec.data_dir / "logs"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # --- start -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Starts everything and returns when the cluster takes messages. What was started is stopped on an error.
+
+        Raises:
+            ConfigError: a port or the data directory is in use; no Redis server to start.
+            StoreError: the embedded server did not start.
+            ChildError: a NameServer or broker did not start.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        spec = self.spec
+        self._take_data_dir()
+        namesrv_ports = self._ports(
+            spec.namesrv_port, [spec.namesrv_port + i for i in range(spec.namesrvs)], "--namesrv-port"
+        )
+        ids = [(group, broker_id) for group in range(spec.brokers) for broker_id in range(spec.slaves + 1)]
+        broker_ports = self._broker_ports(ids)
+        self._start_store()
+        self.namesrvs = [
+            self._role("namesrv", f"namesrv-{i + 1}", ["--registry", self.store_url], port)
+            for i, port in enumerate(namesrv_ports)
+        ]
+        await self._launch(self.namesrvs)
+        for (group, broker_id), port in zip(ids, broker_ports, strict=True):
+            name = _broker_name(group)
+            options = ["--broker-name", name, "--broker-id", str(broker_id), "--store", self.store_url]
+            options += ["--namesrv-addr", self.namesrv_addr, "--advertised-host", self._connect_host]
+            self.brokers.append(self._role("broker", _broker_label(group, broker_id), options, port))
+        await self._launch(self.brokers)
+        self._tasks.append(asyncio.create_task(self._watch_logs_and_store()))
+        await self.wait_ready()
+
+    def _role(self, role: str, label: str, options: list[str], port: int) -> Role:
+        options = [*options, "--listen-host", self.spec.host, "--log-level", self.spec.log_level]
+        log_path = self.log_dir / f"{label.replace(' ', '-')}.log"
+        return Role(role, label, log_path, options, self._connect_host, port)
+
+    async def _launch(self, roles: list[Role]) -> None:
+        tasks = [asyncio.create_task(role.launch()) for role in roles]
+        try:
+            for role, task in zip(roles, tasks, strict=True):
+                await task
+                self._report_role(role)
+                self._tasks.append(asyncio.create_task(self._watch(role)))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    def _report_role(self, role: Role) -> None:
+        self.report(process_line(role.label, role.address, role.pid))
+
+    def _take_data_dir(self) -> None:
+        data_dir = self.spec.data_dir
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = (data_dir / "lock").open("a+")
+        except OSError as error:
+            raise ConfigError(
+                f"the data directory {data_dir} cannot be used: {error.strerror}; try --data-dir"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            pid = self._lock.read().strip()
+            self._lock.close()
+            self._lock = None
+            raise ConfigError(
+                f"another cluster (process {pid}) runs on the data directory {data_dir}; stop it, or give this one "
+                "another --data-dir"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"{os.getpid()}\n")
+        self._lock.flush()
+
+    def _ports(self, first: int, ports: list[int], flag: str) -> list[int]:
+        if first == 0:
+            return [0] * len(ports)
+        for port in ports:
+            if not port_is_free(self.spec.host, port):
+                raise ConfigError(
+                    f"port {port} on {self.spec.host} is in use; stop what uses it, or give another {flag} "
+                    "(0: whatever is free)"
+                )
+        return ports
+
+    def _broker_ports(self, ids: list[tuple[int, int]]) -> list[int]:
+        def ports(first: int) -> list[int]:
+            return [first + group * _PORTS_PER_GROUP + broker_id for group, broker_id in ids]
+
+        first = self.spec.broker_port
+        if first is not None:
+            return self._ports(first, ports(first), "--broker-port")
+        wanted = ports(self.spec.default_broker_port)
+        found = [port if port_is_free(self.spec.host, port) else 0 for port in wanted]
+        for (group, broker_id), port, use in zip(ids, wanted, found, strict=True):
+            if not use:
+                self.report(f"port {port} is in use: {_broker_label(group, broker_id)} takes another")
+        return found
+
+    def _start_store(self) -> None:
+        if self.store_url:
+            return
+        directory = self.spec.data_dir / "store"
+        self._wait_for_earlier_store(directory)
+        self.embedded = EmbeddedServer(directory, settings={"set-proc-title": "no"})  # for the check above
+        self.embedded.start()
+        (self.spec.data_dir / "store.pid").write_text(f"{self.embedded.pid}\n")
+        self.store_url = self.embedded.url
+        self.report(process_line("store", self.store_url, self.embedded.pid))
+
+    def _wait_for_earlier_store(self, directory: Path) -> None:
+        """Two servers on one append-only file would spoil it: the one of a run that was killed may still be going."""
+        try:
+            pid = int((self.spec.data_dir / "store.pid").read_text())
+        except (OSError, ValueError):
+            return
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        while str(directory.resolve()) in command_of(pid):
+            if time.monotonic() > deadline:
+                raise ConfigError(f"the store of an earlier run (process {pid}) still uses {directory}; stop it first")
+            time.sleep(_CHECK_PERIOD_S)
+
+    # --- ready -------------------------------------------------------------------------------------------------------
+
+    async def wait_ready(self) -> None:
+        """Returns when every NameServer shows every broker, and every broker answers.
+
+        NameServers that died and are not started again do not count, as long as one lives.
+
+        Raises:
+            ChildError: not within 30 s; the text says what is missing.
+        """
+        client = RemotingClient(connect_timeout_s=_LOOK_TIMEOUT_S)
+        missing = "nothing was asked yet"
+        try:
+            async with asyncio.timeout(_READY_TIMEOUT_S):
+                while missing := await self._what_is_missing(client):
+                    await asyncio.sleep(_CHECK_PERIOD_S)
+        except TimeoutError:
+            raise ChildError(f"the cluster is not ready: {missing}; the logs are in {self.log_dir}") from None
+        finally:
+            await client.close()
+
+    async def _what_is_missing(self, client: RemotingClient) -> str:
+        namesrvs = [role for role in self.namesrvs if not role.given_up]
+        if not namesrvs:
+            return "no NameServer is left"
+        for namesrv in namesrvs:
+            try:
+                shown = await self._masters_and_slaves(client, namesrv.address)
+            except RmqError as error:
+                return f"{namesrv.label}: {error}"
+            for broker in self.brokers:
+                if not broker.given_up and broker.address not in shown:
+                    return f"{namesrv.label} does not know {broker.label} yet"
+        for broker in self.brokers:
+            if broker.given_up:
+                continue
+            try:
+                await client.call(broker.address, request(RequestCode.GET_BROKER_RUNTIME_INFO), _LOOK_TIMEOUT_S)
+            except RmqError as error:
+                return f"{broker.label}: {error}"
+        return ""
+
+    async def _masters_and_slaves(self, client: RemotingClient, namesrv_addr: str) -> set[str]:
+        """Addresses that a NameServer's route of the default topic shows, of groups that have a master."""
+        header = GetRouteInfoRequestHeader(topic=DEFAULT_TOPIC, accept_standard_json_only=True)
+        answer = await client.call(namesrv_addr, request(RequestCode.GET_ROUTEINFO_BY_TOPIC, header), _LOOK_TIMEOUT_S)
+        return {
+            address
+            for broker in decode_route(answer.body).broker_datas
+            if MASTER_ID in broker.broker_addrs
+            for address in broker.broker_addrs.values()
+        }
+
+    # --- watch -------------------------------------------------------------------------------------------------------
+
+    async def _watch(self, role: Role) -> None:
+        """Starts a process again whenever it dies, if its role is one of ``spec.restart``."""
+        while True:
+            code = await role.wait()
+            died = f"{role.label} (pid {role.pid}) is gone ({role.ended_how()})"
+            if code == EXIT_FENCED:
+                self.report(f"{died}: another cluster uses this store with the same broker name; not started again")
+            elif role.role not in self.spec.restart:
+                self.report(f"{died}; the others go on")
+            else:
+                self.report(f"{died}; starting it again")
+                await self._restart(role)
+                self._report_role(role)
+                continue
+            role.given_up = True
+            return
+
+    async def _restart(self, role: Role) -> None:
+        pause_s = _RESTART_PAUSE_S
+        while True:
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _MOST_RESTART_PAUSE_S)
+            try:
+                await role.launch()
+                return
+            except ChildError as error:
+                self.report(f"{error}; trying again in {pause_s:g} s")
+
+    async def _watch_logs_and_store(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_PERIOD_S)
+            for role in (*self.namesrvs, *self.brokers):
+                for line in role.new_log_lines():
+                    if " ERROR " in line or " CRITICAL " in line:
+                        self.report(f"{role.label}: {line}")
+            store = self.embedded
+            if store is not None and store.pid and has_ended(store.pid) and "store" in self.spec.restart:
+                self.report(f"store (pid {store.pid}) is gone; starting it again")
+                store.kill()  # takes note of its end
+                try:
+                    self.embedded = None
+                    store.start()
+                except RmqError as error:
+                    self.report(f"store: {error}")
+                    continue
+                self.embedded = store
+                (self.spec.data_dir / "store.pid").write_text(f"{store.pid}\n")
+                self.report(process_line("store", store.url, store.pid))
+
+    # --- stop --------------------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Stops brokers, NameServers and the store, in this order. A second call does nothing."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks.clear()
+        for roles in (self.brokers, self.namesrvs):
+            stopped = await asyncio.gather(*(role.stop(_STOP_TIMEOUT_S) for role in roles))
+            for role, by_itself in zip(roles, stopped, strict=True):
+                if not by_itself:
+                    self.report(f"{role.label} (pid {role.pid}) did not stop in {_STOP_TIMEOUT_S:g} s and was killed")
+        if self.embedded is not None:
+            store, self.embedded = self.embedded, None
+            await asyncio.to_thread(store.stop)
+            with contextlib.suppress(OSError):
+                (self.spec.data_dir / "store.pid").unlink()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def kill(self) -> None:
+        """kill -9 for NameServers and brokers: whoever asked is in a hurry. ``stop`` is still to be called."""
+        for role in (*self.brokers, *self.namesrvs):
+            role.kill()
+
+
+def _broker_name(group: int) -> str:
+    return f"broker-{string.ascii_lowercase[group]}"
+
+
+def _broker_label(group: int, broker_id: int) -> str:
+    return f"{_broker_name(group)} {f'slave {broker_id}' if broker_id else 'master'}"
+
+
+def process_line(label: str, address: str, pid: int) -> str:
+    """One process in the output of up and demo."""
+    return f"{label:<17} {address:<28} pid {pid}"
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether one can listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def own_address() -> str:
+    """The address of this machine that others reach it by; 127.0.0.1 when it has no other."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it only looks the way up
+            address: str = probe.getsockname()[0]
+        except OSError:
+            return "127.0.0.1"
+        return address

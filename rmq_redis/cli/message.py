@@ -1,0 +1,332 @@
+"""``rmq-redis send`` and ``rmq-redis consume``: messages from and to a terminal."""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ClientError, RmqError
+from .options import DEFAULT_NAMESRV, Json, LogLevel, Namesrv, option
+from .output import note, number, on_reader_gone, print_json
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from ..model import Message, MessageExt, SendResult
+
+SENDS_IN_FLIGHT = 64
+PRODUCER_GROUP = "rmq-redis-send"
+CONSUMER_GROUP = "rmq-redis-consume"
+
+
+class From(StrEnum):
+    """Where a group that has no offset yet begins."""
+
+    FIRST = "first"
+    LAST = "last"
+
+
+def send(
+    topic: Annotated[str, typer.Argument(help="Topic; brokers create an unknown one.", show_default=False)],
+    body: Annotated[str | None, typer.Argument(help="The message.", show_default="standard input")] = None,
+    file: Annotated[
+        str | None, option("--file", "-f", help="Send each line of this file (-: of standard input) as a message.")
+    ] = None,
+    tags: Annotated[str, option("--tags", "-t", help="Tag, for consumers' filters.", show_default=False)] = "",
+    keys: Annotated[
+        str, option("--keys", help="Business keys to find it by, separated by blanks.", show_default=False)
+    ] = "",
+    key: Annotated[
+        str | None, option("--key", "-k", help="Sharding key: the same key goes to the same queue.", show_default=False)
+    ] = None,
+    properties: Annotated[
+        list[str] | None,
+        option(
+            "--property", "-p", help="Property NAME=VALUE; may be repeated.", metavar="NAME=VALUE", show_default=False
+        ),
+    ] = None,
+    namesrv: Namesrv = DEFAULT_NAMESRV,
+    json: Json = False,
+    log_level: LogLevel = "error",
+) -> None:
+    """Send messages: one given here, or one a line from a file or standard input.
+
+    Prints where each went once its broker has stored it; of more than one line, how many. Empty lines are left out.
+    """
+    from ..model import Message
+    from ..runtime import run, setup_logging
+
+    setup_logging(log_level)
+    if body is not None and file is not None:
+        raise typer.BadParameter("give the message or --file, not both")
+    if body is None and file is None and sys.stdin.isatty():
+        raise typer.BadParameter("give the message, or --file FILE, or lines on standard input")
+    pairs = _pairs(properties or [])
+
+    def message(text: bytes | str) -> Message:
+        return Message(topic, text, tags=tags, keys=keys, properties=dict(pairs))
+
+    if body is not None:
+        run(_send_one(message(body), key, namesrv, json))
+    else:
+        with _lines(file or "-") as lines:
+            run(_send_lines(lines, message, key, namesrv, json))
+
+
+def _pairs(properties: Iterable[str]) -> dict[str, str]:
+    pairs = {}
+    for item in properties:
+        name, separator, value = item.partition("=")
+        if not separator or not name:
+            raise typer.BadParameter(f"{item!r} is not NAME=VALUE", param_hint="--property")
+        pairs[name] = value
+    return pairs
+
+
+@contextmanager
+def _lines(path: str) -> Iterator[Iterable[bytes]]:
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    with open(path, "rb") as lines:
+        yield lines
+
+
+async def _send_one(message: Message, key: str | None, namesrv: str, json: bool) -> None:
+    from ..client.producer import AsyncProducer
+
+    async with AsyncProducer(PRODUCER_GROUP, namesrv) as producer:
+        result = await producer.send(message, key=key)
+    if json:
+        print_json(send_result(result))
+    else:
+        queue = result.queue
+        print(f"{result.msg_id}  {queue.topic} {queue.broker_name} queue {queue.queue_id} offset {result.queue_offset}")
+
+
+async def _send_lines(
+    lines: Iterable[bytes], message: Callable[[bytes], Message], key: str | None, namesrv: str, json: bool
+) -> None:
+    """Many in flight, printed in the order of the lines; with a sharding key one at a time, as their order counts."""
+    import asyncio
+
+    from ..client.producer import AsyncProducer
+
+    in_flight: deque[tuple[int, asyncio.Task[SendResult]]] = deque()
+    sent = empty = 0
+    began = time.monotonic()
+
+    async def finish(most: int) -> None:
+        nonlocal sent
+        while len(in_flight) > most:
+            line_number, task = in_flight.popleft()
+            try:
+                result = await task
+            except RmqError as error:
+                for _, other in in_flight:
+                    other.cancel()
+                error.add_note(f"line {line_number}; {sent} messages were sent before it")
+                raise
+            sent += 1
+            if json:
+                print_json(send_result(result))
+
+    async with AsyncProducer(PRODUCER_GROUP, namesrv) as producer:
+        for line_number, line in enumerate(lines, 1):
+            text = line.rstrip(b"\r\n")
+            if not text:
+                empty += 1
+                continue
+            in_flight.append((line_number, asyncio.create_task(producer.send(message(text), key=key))))
+            await finish(0 if key is not None or sent == 0 else SENDS_IN_FLIGHT)  # the first shows whether it works
+        await finish(0)
+    seconds = time.monotonic() - began
+    if not json:
+        print(f"sent {sent:,} messages in {seconds:.2f} s ({number(sent / seconds)}/s)")
+    if empty:
+        note(f"left out {empty} empty lines")
+
+
+def send_result(result: SendResult) -> dict[str, Any]:
+    """A ``SendResult`` as JSON."""
+    return {
+        "status": str(result.status),
+        "msg_id": result.msg_id,
+        "offset_msg_id": result.offset_msg_id,
+        "topic": result.queue.topic,
+        "broker_name": result.queue.broker_name,
+        "queue_id": result.queue.queue_id,
+        "queue_offset": result.queue_offset,
+        "attempts": result.attempts,
+    }
+
+
+def consume(
+    topic: Annotated[str, typer.Argument(help="Topic to read.", show_default=False)],
+    group: Annotated[
+        str, option("--group", "-g", help="Consumer group, which remembers how far it is.")
+    ] = CONSUMER_GROUP,
+    tags: Annotated[str, option("--tags", "-t", help="Only these: 'TagA || TagB'.")] = "*",
+    where: Annotated[
+        From, option("--from", help="Where a group that was never here begins: the first message, or what comes next.")
+    ] = From.FIRST,
+    most: Annotated[int | None, option("--max", help="Stop after so many messages.", min=1, metavar="N")] = None,
+    timeout_s: Annotated[
+        float | None, option("--timeout", help="Stop when nothing came for so many seconds.", min=0.0, metavar="S")
+    ] = None,
+    namesrv: Namesrv = DEFAULT_NAMESRV,
+    verbose: Annotated[
+        bool, option("--verbose", "-v", help="Queue, offset, tags and keys before each message.")
+    ] = False,
+    json: Json = False,
+    log_level: LogLevel = "error",
+) -> None:
+    """Print a topic's messages as they arrive, until Ctrl-C.
+
+    What was printed is committed for the group: the next `consume` goes on after it. The exit code is 1 when --timeout
+    came before --max.
+    """
+    from ..runtime import run, setup_logging
+
+    setup_logging(log_level)
+    received = run(_consume(topic, group, tags, where, most, timeout_s, namesrv, _writer(verbose, json)))
+    if most is not None and received < most and timeout_s is not None:
+        raise typer.Exit(1)
+
+
+async def _consume(
+    topic: str,
+    group: str,
+    tags: str,
+    where: From,
+    most: int | None,
+    timeout_s: float | None,
+    namesrv: str,
+    write: Callable[[MessageExt], None],
+) -> int:
+    import asyncio
+
+    from ..client.admin import AsyncAdmin
+    from ..client.consumer import AsyncPushConsumer
+    from ..errors import RouteNotFoundError
+    from ..runtime import Stopped, stop_signals, unless_stopped
+
+    async with AsyncAdmin(namesrv) as admin:  # a consumer would wait for servers that are not there yet
+        try:
+            await admin.topic_route(topic)
+        except RouteNotFoundError:
+            note(f"there is no topic {topic!r} yet: waiting for it")
+
+    received = 0
+    wants_no_more = asyncio.Event()
+    arrived = asyncio.Event()
+    broken: list[Exception] = []
+
+    async def handle(message: MessageExt) -> bool:
+        nonlocal received
+        if wants_no_more.is_set():
+            return False  # stays where it is: the next member of the group gets it
+        try:
+            write(message)
+        except (OSError, ValueError) as error:
+            broken.append(error)
+            wants_no_more.set()
+            return False
+        received += 1
+        arrived.set()
+        if received == most:
+            wants_no_more.set()
+        return True
+
+    async def until_quiet() -> None:
+        while True:
+            arrived.clear()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await arrived.wait()
+            except TimeoutError:
+                return
+
+    # Orderly: a queue's messages one after the other, and one that is refused is not sent back, it stays.
+    consumer = AsyncPushConsumer(
+        group,
+        namesrv,
+        orderly=True,
+        concurrency=1,
+        consume_from_where=f"CONSUME_FROM_{where.upper()}_OFFSET",
+        poll_name_server_interval_s=1.0,
+    )
+    consumer.subscribe(topic, tags, handle)
+
+    def reader_left() -> None:
+        broken.append(BrokenPipeError())
+        wants_no_more.set()
+
+    with stop_signals() as stop, on_reader_gone(reader_left):
+        async with consumer:
+            try:
+                await unless_stopped(stop, unless_done(wants_no_more, until_quiet()))
+            except Stopped:
+                pass
+    if broken and not isinstance(broken[0], BrokenPipeError):
+        raise ClientError(f"cannot print: {broken[0]}")
+    if broken:  # whoever read our output is gone; nothing more to say, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return received
+
+
+async def unless_done(done: asyncio.Event, work: Any) -> None:
+    """Waits for ``work``, or until ``done`` is set."""
+    from ..runtime import Stopped, unless_stopped
+
+    try:
+        await unless_stopped(done, work)
+    except Stopped:
+        pass
+
+
+def _writer(verbose: bool, json: bool) -> Callable[[MessageExt], None]:
+    def write_json(message: MessageExt) -> None:
+        print_json(message_fields(message))
+
+    def write_text(message: MessageExt) -> None:
+        out = sys.stdout.buffer
+        if verbose:
+            labels = "".join(f" {text}" for text in (message.tags, message.keys) if text)
+            out.write(f"{message.broker_name}/{message.queue_id}@{message.queue_offset}{labels}: ".encode())
+        out.write(message.body + b"\n")
+        out.flush()
+
+    return write_json if json else write_text
+
+
+def message_fields(message: MessageExt) -> dict[str, Any]:
+    """A message as JSON; a body that is no text as base64 in ``body_base64``."""
+    try:
+        body = {"body": message.body.decode()}
+    except UnicodeDecodeError:
+        body = {"body_base64": base64.b64encode(message.body).decode()}
+    return {
+        "topic": message.topic,
+        "broker_name": message.broker_name,
+        "queue_id": message.queue_id,
+        "queue_offset": message.queue_offset,
+        "msg_id": message.msg_id,
+        "offset_msg_id": message.offset_msg_id,
+        "tags": message.tags,
+        "keys": message.keys,
+        "properties": message.properties,
+        "born_timestamp_ms": message.born_timestamp_ms,
+        "store_timestamp_ms": message.store_timestamp_ms,
+        "reconsume_times": message.reconsume_times,
+        **body,
+    }

@@ -1,0 +1,112 @@
+"""Options of the commands: each has an environment variable; those of the servers come from their configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+from ..config import DEFAULT_NAMESRV_PORT, ClientConfig, env_name
+
+C = TypeVar("C")
+
+
+def option(*flags: str, help: str, setting: str | None = None, **more: Any) -> Any:
+    """A ``typer.Option`` with its environment variable: RMQ_REDIS_ and the first flag's name.
+
+    Args:
+        flags: as typer's: ``--data-dir``, ``--json``.
+        setting: name of the setting, where it is another than the flag's: ``namesrv_addr`` for ``--namesrv``. Only such
+            a variable is shown in the help; the others follow the rule that the help of ``rmq-redis`` states.
+    """
+    flag_name = flags[0].partition("/")[0].lstrip("-").replace("-", "_")
+    name = setting or flag_name
+    return typer.Option(*flags, help=help, envvar=env_name(name), show_envvar=name != flag_name, **more)
+
+
+def setting_help(config_type: Any, name: str) -> str:
+    """The help text of one setting."""
+    field = next(field for field in dataclasses.fields(config_type) if field.name == name)
+    text: str = field.metadata["help"]
+    return text
+
+
+Namesrv = Annotated[
+    str,
+    option(
+        "--namesrv",
+        "-n",
+        help=setting_help(ClientConfig, "namesrv_addr"),
+        setting="namesrv_addr",
+        metavar="ADDRS",
+    ),
+]
+DEFAULT_NAMESRV = f"127.0.0.1:{DEFAULT_NAMESRV_PORT}"
+Json = Annotated[bool, option("--json", help="Print JSON.")]
+LogLevel = Annotated[
+    str, option("--log-level", help="debug, info, warning or error: what goes to stderr.", metavar="LEVEL")
+]
+
+
+def _boolean(name: str, text: str) -> bool:
+    """A setting that is on or off is given as in the environment: its pair of flags would be too long for a screen."""
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off"):
+        return False
+    raise typer.BadParameter(f"{text!r} is neither true nor false", param_hint="--" + name.replace("_", "-"))
+
+
+def config_options(
+    config_type: type[C], aliases: Mapping[str, tuple[str, ...]], log_level: str = "info"
+) -> Callable[[Callable[[C, str], None]], Callable[..., None]]:
+    """Makes a command function ``(config, log_level)`` into one with an option for every setting of ``config_type``.
+
+    Args:
+        aliases: further flags by setting name. These settings stand first in the help; the others are "tuning".
+    """
+
+    def decorate(command: Callable[[C, str], None]) -> Callable[..., None]:
+        def run_with_options(**values: Any) -> None:
+            level = values.pop("log_level")
+            for name in booleans:
+                values[name] = _boolean(name, values[name])
+            command(config_type(**values), level)
+
+        annotations: dict[str, Any] = {"log_level": LogLevel}
+        defaults: dict[str, Any] = {"log_level": log_level}
+        hints = get_type_hints(config_type)
+        booleans = [name for name, kind in hints.items() if kind is bool]
+        for field in dataclasses.fields(config_type):  # type: ignore[arg-type]
+            flag = "--" + field.name.replace("_", "-")
+            flags = (*aliases.get(field.name, ()), flag)
+            is_boolean = field.name in booleans
+            information = option(
+                *flags,
+                help=field.metadata["help"],
+                setting=field.name,
+                show_default=field.default != "",
+                metavar="true|false" if is_boolean else None,
+                rich_help_panel=None if field.name in aliases else "Tuning",
+            )
+            kind: Any = str if is_boolean else hints[field.name]
+            annotations[field.name] = Annotated[kind, information]
+            defaults[field.name] = str(field.default).lower() if is_boolean else field.default
+        names = [*aliases, "log_level", *(name for name in annotations if name not in (*aliases, "log_level"))]
+        run_with_options.__name__ = command.__name__
+        run_with_options.__doc__ = command.__doc__
+        run_with_options.__annotations__ = annotations
+        run_with_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotations[name]
+                )
+                for name in names
+            ]
+        )
+        return run_with_options
+
+    return decorate

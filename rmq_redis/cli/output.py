@@ -1,0 +1,119 @@
+"""What commands print: JSON, numbers, and errors as one line with what to do next."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fcntl import F_GETFL, fcntl
+from typing import Any, NoReturn
+
+from ..errors import (
+    ConfigError,
+    RemotingConnectError,
+    RemotingError,
+    RmqError,
+    RouteNotFoundError,
+    ServiceNotAvailableError,
+    StoreError,
+    TopicNotExistError,
+)
+
+EXIT_ERROR = 1
+
+
+def print_json(value: Any, *, indent: int | None = None) -> None:
+    """One JSON value on stdout, on one line unless ``indent`` says otherwise."""
+    print(json.dumps(value, ensure_ascii=False, default=_jsonable, indent=indent), flush=True)
+
+
+def _jsonable(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    import msgspec
+
+    return msgspec.to_builtins(value)
+
+
+def number(value: float) -> str:
+    """12,345 / 12.3 / 0.47."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def note(text: str) -> None:
+    """A line for the person at the terminal, beside the result on stdout."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def on_reader_gone(call: Callable[[], None]) -> Iterator[None]:
+    """Calls once, as soon as the reader of our stdout (a pipe) is gone; a write would notice only at the next line."""
+    try:
+        out = sys.stdout.fileno()
+        # A socket is left alone: a remote shell's is our stdin as well, and may be readable for that reason.
+        one_way_pipe = stat.S_ISFIFO(os.fstat(out).st_mode) and fcntl(out, F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+    except (OSError, ValueError):  # no file at all
+        one_way_pipe = False
+    if not one_way_pipe:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def closed() -> None:
+        loop.remove_reader(out)
+        call()
+
+    loop.add_reader(out, closed)  # nothing ever comes from there, so "readable" says that the other end is gone
+    try:
+        yield
+    finally:
+        loop.remove_reader(out)
+
+
+def what_next(error: Exception) -> str:
+    """What somebody who sees this error can do; "" when its text says so already."""
+    text = str(error)
+    if isinstance(error, ConfigError):
+        return ""
+    if isinstance(error, RemotingError) and "NameServer" in text:
+        return "start a cluster with `rmq-redis up`, or say where one is: --namesrv host:port (RMQ_REDIS_NAMESRV_ADDR)"
+    if isinstance(error, (RouteNotFoundError, TopicNotExistError)):
+        return "look at `rmq-redis topic list`, or make it with `rmq-redis topic create TOPIC`"
+    if isinstance(error, StoreError):
+        return "is that Redis running, version 7.0 or newer? check --store or --registry; its own log may say more"
+    if isinstance(error, RemotingConnectError):
+        return "is that server running? `rmq-redis topic route TOPIC` shows the brokers that clients are told"
+    if isinstance(error, ServiceNotAvailableError):
+        return "the broker is stopping or its store is away: try again in a moment, or look at its log"
+    return "trying again may help" if isinstance(error, RmqError) and error.retriable else ""
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and stray blanks."""
+    return " ".join(text.split())
+
+
+def fail(error: Exception) -> NoReturn:
+    """Ends the process with one clear line on stderr."""
+    if isinstance(error, RmqError):
+        text = one_line(str(error)) or type(error).__name__
+    elif isinstance(error, OSError):
+        text = one_line(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    else:
+        text = one_line(f"internal error: {type(error).__name__}: {error}")
+    text = "; ".join([text, *(one_line(remark) for remark in getattr(error, "__notes__", ()))])
+    hint = what_next(error)
+    if not isinstance(error, (RmqError, OSError)):
+        hint = "please report it; RMQ_REDIS_LOG_LEVEL=debug shows where it happened"
+    note(f"error: {text}{f' ({hint})' if hint else ''}")
+    if logging.getLogger().isEnabledFor(logging.DEBUG):
+        logging.getLogger(__name__).debug("where it happened", exc_info=error)
+    sys.exit(EXIT_ERROR)

@@ -1,0 +1,240 @@
+"""``rmq-redis topic``: topics and where they are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from ..config import DEFAULT_CLUSTER
+from ..model import DEFAULT_QUEUE_NUMS, DLQ_PREFIX, RETRY_PREFIX, is_system_topic
+from .options import DEFAULT_NAMESRV, Json, LogLevel, Namesrv, option
+from .output import print_json
+
+if TYPE_CHECKING:
+    from ..client.admin import AsyncAdmin
+    from ..model import TopicRouteData
+
+T = TypeVar("T")
+
+app = typer.Typer(help="List, show, create and delete topics.", no_args_is_help=True)
+Topic = Annotated[str, typer.Argument(help="Name of the topic.", show_default=False)]
+Queues = Annotated[
+    int, option("--queues", "-q", help="Read and write queues in each broker group.", min=1, max=1024, metavar="N")
+]
+PERMISSIONS = {"rw": 6, "r": 4, "w": 2, "none": 0}
+PERMISSION_NAMES = {number: name for name, number in PERMISSIONS.items()}
+
+
+def _with_admin(namesrv: str, log_level: str, work: Callable[[AsyncAdmin], Awaitable[T]]) -> T:
+    from ..client.admin import AsyncAdmin
+    from ..runtime import run, setup_logging
+
+    setup_logging(log_level)
+
+    async def main() -> T:
+        async with AsyncAdmin(namesrv) as admin:
+            return await work(admin)
+
+    return run(main())
+
+
+def _is_internal(topic: str, broker_names: set[str]) -> bool:
+    return is_system_topic(topic) or topic.startswith((RETRY_PREFIX, DLQ_PREFIX)) or topic in broker_names
+
+
+@app.command("list")
+def list_topics(
+    every: Annotated[
+        bool, option("--all", "-a", help="Also RocketMQ's own topics, and the groups' retry and dead-letter topics.")
+    ] = False,
+    namesrv: Namesrv = DEFAULT_NAMESRV,
+    json: Json = False,
+    log_level: LogLevel = "error",
+) -> None:
+    """List the topics."""
+
+    async def work(admin: AsyncAdmin) -> list[str]:
+        topics = await admin.topic_list()
+        if every:
+            return topics
+        info = await admin.cluster_info()
+        own = {DEFAULT_CLUSTER, *info.brokers, *info.clusters}  # Apache's brokers have a topic of their own name
+        return [topic for topic in topics if not _is_internal(topic, own)]
+
+    topics = _with_admin(namesrv, log_level, work)
+    if json:
+        print_json(topics)
+    else:
+        sys.stdout.writelines(f"{topic}\n" for topic in topics)
+
+
+@app.command()
+def show(topic: Topic, namesrv: Namesrv = DEFAULT_NAMESRV, json: Json = False, log_level: LogLevel = "error") -> None:
+    """Show what each queue of a topic holds."""
+
+    async def work(admin: AsyncAdmin) -> dict[str, Any]:
+        route = await admin.topic_route(topic)
+        queues = [
+            {
+                "broker_name": queue.broker_name,
+                "queue_id": queue.queue_id,
+                "min_offset": offset.min_offset,
+                "max_offset": offset.max_offset,
+                "messages": offset.max_offset - offset.min_offset,
+                "last_update_timestamp_ms": offset.last_update_timestamp,
+            }
+            for queue, offset in (await admin.topic_stats(topic)).items()
+        ]
+        return {
+            "topic": topic,
+            "messages": sum(queue["messages"] for queue in queues),
+            "brokers": route_fields(route)["brokers"],
+            "queues": queues,
+        }
+
+    found = _with_admin(namesrv, log_level, work)
+    if json:
+        print_json(found)
+        return
+    rows = [
+        (
+            queue["broker_name"],
+            str(queue["queue_id"]),
+            f"{queue['min_offset']:,}",
+            f"{queue['max_offset']:,}",
+            f"{queue['messages']:,}",
+            _time(queue["last_update_timestamp_ms"]),
+        )
+        for queue in found["queues"]
+    ]
+    rows.append(("", "", "", "", f"{found['messages']:,}", ""))
+    _table(["<broker", "queue", "min offset", "max offset", "messages", "<last stored"], rows)
+
+
+def _time(timestamp_ms: int) -> str:
+    return f"{datetime.fromtimestamp(timestamp_ms / 1000):%Y-%m-%d %H:%M:%S}" if timestamp_ms > 0 else "-"
+
+
+def route_fields(route: TopicRouteData) -> dict[str, Any]:
+    """A route as JSON."""
+    return {
+        "brokers": [
+            {
+                "broker_name": queue.broker_name,
+                "read_queue_nums": queue.read_queue_nums,
+                "write_queue_nums": queue.write_queue_nums,
+                "perm": PERMISSION_NAMES.get(queue.perm & 6, str(queue.perm)),
+                "addresses": {
+                    str(number): host for number, host in sorted(route.addresses_of(queue.broker_name).items())
+                },
+            }
+            for queue in sorted(route.queue_datas, key=lambda queue: queue.broker_name)
+        ],
+        "order_topic_conf": route.order_topic_conf,
+    }
+
+
+@app.command("route")
+def show_route(
+    topic: Topic, namesrv: Namesrv = DEFAULT_NAMESRV, json: Json = False, log_level: LogLevel = "error"
+) -> None:
+    """Show which brokers have a topic, as clients are told."""
+
+    async def work(admin: AsyncAdmin) -> dict[str, Any]:
+        return {"topic": topic, **route_fields(await admin.topic_route(topic))}
+
+    found = _with_admin(namesrv, log_level, work)
+    if json:
+        print_json(found)
+        return
+    rows = [
+        (
+            broker["broker_name"],
+            str(broker["read_queue_nums"]),
+            str(broker["write_queue_nums"]),
+            broker["perm"],
+            ", ".join(
+                f"{address} ({'master' if number == '0' else f'slave {number}'})"
+                for number, address in broker["addresses"].items()
+            ),
+        )
+        for broker in found["brokers"]
+    ]
+    _table(["<broker", "read queues", "write queues", "<perm", "<addresses"], rows)
+
+
+@app.command()
+def create(
+    topic: Topic,
+    queues: Queues = DEFAULT_QUEUE_NUMS,
+    perm: Annotated[str, option("--perm", help="What clients may do: rw, r, w or none.")] = "rw",
+    order: Annotated[bool, option("--order", help="Mark it as a topic whose order counts.")] = False,
+    cluster: Annotated[
+        str | None,
+        option("--cluster", help="Only in this cluster.", setting="cluster_name", show_default="in all"),
+    ] = None,
+    namesrv: Namesrv = DEFAULT_NAMESRV,
+    json: Json = False,
+    log_level: LogLevel = "error",
+) -> None:
+    """Create a topic in every broker group, or change it."""
+    if perm not in PERMISSIONS:
+        raise typer.BadParameter(f"{perm!r} is not one of {', '.join(PERMISSIONS)}", param_hint="--perm")
+
+    async def work(admin: AsyncAdmin) -> list[str]:
+        addresses = await admin.create_topic(
+            topic, queue_nums=queues, perm=PERMISSIONS[perm], order=order, cluster=cluster
+        )
+        await admin.wait_for_route(topic)
+        return addresses
+
+    addresses = _with_admin(namesrv, log_level, work)
+    if json:
+        print_json({"topic": topic, "queues": queues, "perm": perm, "brokers": addresses})
+    else:
+        print(f"topic {topic}: {queues} queues in each of {', '.join(addresses)}")
+
+
+@app.command()
+def delete(
+    topic: Topic,
+    cluster: Annotated[
+        str | None,
+        option("--cluster", help="Only in this cluster.", setting="cluster_name", show_default="in all"),
+    ] = None,
+    yes: Annotated[bool, option("--yes", "-y", help="Do not ask.")] = False,
+    namesrv: Namesrv = DEFAULT_NAMESRV,
+    log_level: LogLevel = "error",
+) -> None:
+    """Delete a topic with its messages. Asks first, at a terminal."""
+    if not yes and sys.stdin.isatty():
+        typer.confirm(f"Delete topic {topic} with all its messages?", abort=True)
+
+    async def work(admin: AsyncAdmin) -> None:
+        await admin.topic_route(topic)
+        await admin.delete_topic(topic, cluster=cluster)
+
+    _with_admin(namesrv, log_level, work)
+    print(f"topic {topic}: deleted")
+
+
+def _table(columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
+    """A plain table. Columns that begin with < are aligned to the left."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(
+            column.removeprefix("<"), justify="left" if column.startswith("<") else "right", overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 200)  # lines that a program may read are not folded
+    console.print(table)

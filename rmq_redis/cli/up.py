@@ -1,0 +1,158 @@
+"""``rmq-redis up``: a whole development cluster in the foreground."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from ..config import DEFAULT_BROKER_PORT, DEFAULT_NAMESRV_PORT
+from .options import LogLevel, option
+
+if TYPE_CHECKING:
+    from .cluster import ClusterSpec
+
+
+def default_data_dir() -> Path:
+    """Where ``up`` keeps its data when nothing else is said: ``~/.local/share/rmq-redis``, or under XDG_DATA_HOME."""
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "rmq-redis"
+
+
+def up(
+    namesrvs: Annotated[
+        int, option("--namesrvs", help="NameServers to start, at most 16.", min=1, max=16, metavar="N")
+    ] = 2,
+    namesrv_port: Annotated[
+        int,
+        option(
+            "--namesrv-port",
+            help="Port of the first; the next follow. 0: whatever is free.",
+            min=0,
+            max=65000,
+            metavar="PORT",
+        ),
+    ] = DEFAULT_NAMESRV_PORT,
+    brokers: Annotated[
+        int, option("--brokers", help="Broker groups to start: broker-a, broker-b, ...", min=1, max=26, metavar="N")
+    ] = 2,
+    slaves: Annotated[int, option("--slaves", help="Slaves in each group, at most 7.", min=0, max=7, metavar="N")] = 1,
+    broker_port: Annotated[
+        int | None,
+        option(
+            "--broker-port",
+            help="Port of the first; its slaves follow, each further group is 10 higher. 0: whatever is free.",
+            min=0,
+            max=65000,
+            metavar="PORT",
+            show_default=f"{DEFAULT_BROKER_PORT} if free",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        option(
+            "--data-dir",
+            metavar="DIR",
+            help="Directory of data and logs.",
+            file_okay=False,
+            show_default="~/.local/share/rmq-redis",
+        ),
+    ] = None,
+    store: Annotated[
+        str,
+        option(
+            "--store",
+            help="Redis URL of the stores and the registry.",
+            show_default="starts a server of its own",
+            metavar="URL",
+        ),
+    ] = "",
+    host: Annotated[
+        str,
+        option(
+            "--host",
+            metavar="HOST",
+            help="Address to listen on; 0.0.0.0: all of this machine's.",
+            setting="listen_host",
+        ),
+    ] = "127.0.0.1",
+    advertised_host: Annotated[
+        str,
+        option(
+            "--advertised-host",
+            help="Address that clients are told.",
+            metavar="HOST",
+            show_default="--host, or this machine's address",
+        ),
+    ] = "",
+    log_level: LogLevel = "info",
+    verbose: Annotated[bool, option("--verbose", "-v", help="Print where the logs are.")] = False,
+) -> None:
+    """Run a whole cluster for development, until Ctrl-C.
+
+    Starts a Redis server, NameServers and broker groups as processes of their own, prints a line for each, and then a
+    line that begins with `ready` and has the NameServer addresses for clients. Data stays in the data directory.
+    """
+    from ..runtime import run, setup_logging
+    from .cluster import ClusterSpec
+
+    setup_logging("debug" if log_level == "debug" else "warning")
+    spec = ClusterSpec(
+        data_dir=(data_dir or default_data_dir()).expanduser().absolute(),
+        namesrvs=namesrvs,
+        namesrv_port=namesrv_port,
+        brokers=brokers,
+        slaves=slaves,
+        broker_port=broker_port,
+        default_broker_port=DEFAULT_BROKER_PORT,
+        host=host,
+        advertised_host=advertised_host,
+        store=store,
+        log_level=log_level,
+    )
+    sys.exit(run(_up(spec, verbose)))
+
+
+async def _up(spec: ClusterSpec, verbose: bool) -> int:
+    from ..runtime import Stopped, stop_signals, unless_stopped
+    from .cluster import Cluster
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    say(f"{'data':<17} {spec.data_dir}")
+    if verbose:
+        say(f"{'logs':<17} {spec.data_dir / 'logs'}")
+    if spec.store:
+        say(f"{'store':<17} {spec.store}")
+    cluster = Cluster(spec, say)
+    with stop_signals(on_second=cluster.kill) as stop:
+        try:
+            await unless_stopped(stop, cluster.start())
+            if verbose:
+                for role in (*cluster.namesrvs, *cluster.brokers):
+                    say(f"{'log':<17} {role.log_path}")
+            say(f"ready {cluster.namesrv_addr}")
+            if sys.stdout.isatty():
+                _say_what_next(cluster.namesrv_addr)
+            await stop.wait()
+        except Stopped:
+            pass
+        finally:
+            if stop.is_set():
+                say("stopping")
+            await cluster.stop()
+    return 0
+
+
+def _say_what_next(namesrv_addr: str) -> None:
+    from ..config import env_name
+    from .options import DEFAULT_NAMESRV
+
+    print("\n  in another terminal:")
+    if DEFAULT_NAMESRV not in namesrv_addr.split(";"):
+        print(f"    export {env_name('namesrv_addr')}='{namesrv_addr}'")
+    print("    rmq-redis send hello 'first message'")
+    print("    rmq-redis consume hello")
+    print("  Ctrl-C stops everything; the data stays\n", flush=True)
