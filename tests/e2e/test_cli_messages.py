@@ -1,0 +1,199 @@
+"""send, consume, topic and the examples, against one cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_support import DEADLINE_S, CliProcess, environment, json_lines_of, json_of, result_of, run_cli, up, wait_until
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def namesrv_addr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with up(tmp_path_factory.mktemp("cluster"), brokers=2) as cluster:
+        yield cluster.wait_until_ready()
+
+
+@pytest.fixture
+def env(namesrv_addr: str) -> dict[str, str]:
+    return {"RMQ_REDIS_NAMESRV_ADDR": namesrv_addr}
+
+
+@pytest.fixture
+def topic() -> str:
+    return f"t{uuid.uuid4().hex[:10]}"
+
+
+def test_a_message_with_everything_comes_out_as_it_went_in(topic: str, env: dict[str, str]) -> None:
+    labels = ["--tags", "TagA", "--keys", "k1 k2", "--property", "a=b=c", "--property", "d="]
+    sent = json_of("send", topic, "grüße", "--key", "shard", *labels, **env)
+    assert sent["status"] == "SEND_OK"
+    [got] = json_lines_of("consume", topic, "--max", "1", "--timeout", "30", **env)
+    for name in ("topic", "broker_name", "queue_id", "queue_offset", "msg_id", "offset_msg_id"):
+        assert got[name] == sent[name]
+    assert (got["body"], got["tags"], got["keys"]) == ("grüße", "TagA", "k1 k2")
+    assert got["properties"]["a"] == "b=c"
+
+
+def test_lines_are_sent_each_as_a_message_and_arrive_in_the_order_of_their_key(
+    topic: str, env: dict[str, str], tmp_path: Path
+) -> None:
+    lines = [f"line {number}" for number in range(200)]
+    file = tmp_path / "lines"
+    file.write_text("\n".join(lines) + "\n\n")
+    done = run_cli("send", topic, "--file", str(file), "--key", "one", **env)
+    assert done.returncode == 0
+    assert done.stdout.startswith("sent 200 messages")
+    assert done.stderr == "left out 1 empty lines\n"
+    out = result_of("consume", topic, "--max", "200", "--timeout", "30", **env)
+    assert out.splitlines() == lines
+
+
+def test_standard_input_without_a_key_spreads_over_the_queues(topic: str, env: dict[str, str]) -> None:
+    result_of("topic", "create", topic, "--queues", "2", **env)
+    result_of("send", topic, stdin="".join(f"{number}\n" for number in range(40)), **env)
+    shown = json_of("topic", "show", topic, **env)
+    assert shown["messages"] == 40
+    assert [(queue["broker_name"], queue["queue_id"], queue["messages"]) for queue in shown["queues"]] == [
+        ("broker-a", 0, 10),
+        ("broker-a", 1, 10),
+        ("broker-b", 0, 10),
+        ("broker-b", 1, 10),
+    ]
+
+
+def test_consume_commits_what_it_printed_and_goes_on_there(topic: str, env: dict[str, str]) -> None:
+    result_of("send", topic, "--key", "k", stdin="1\n2\n3\n4\n", **env)
+    parts = [result_of("consume", topic, "-g", topic, "--max", "2", "--timeout", "30", **env) for _ in range(2)]
+    assert parts == ["1\n2\n", "3\n4\n"]
+    nothing = run_cli("consume", topic, "-g", topic, "--max", "1", "--timeout", "0.5", **env)
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+
+
+def test_consume_filters_by_tags_and_shows_queues(topic: str, env: dict[str, str]) -> None:
+    for tag in ("A", "B", "C"):
+        result_of("send", topic, f"body {tag}", "--tags", tag, "--key", "k", **env)
+    out = result_of("consume", topic, "--tags", "A || C", "--max", "2", "--timeout", "30", "-v", **env)
+    assert [line.split(" ", 1)[1] for line in out.splitlines()] == ["A: body A", "C: body C"]
+
+
+def test_consume_waits_for_a_topic_prints_as_messages_come_and_ends_with_ctrl_c(
+    topic: str, env: dict[str, str]
+) -> None:
+    with CliProcess("consume", topic, **env) as consumer:
+        wait_until(lambda: consumer.error_lines, "it says that it waits")
+        assert consumer.error_lines == [f"there is no topic {topic!r} yet: waiting for it"]
+        for body in ("first", "second"):
+            result_of("send", topic, body, **env)
+            consumer.wait_for_line(body)
+        consumer.signal(signal.SIGINT)
+        assert consumer.wait() == 0
+
+
+def test_a_reader_that_goes_away_ends_consume_quietly(topic: str, env: dict[str, str]) -> None:
+    result_of("send", topic, stdin="x\n" * 100, **env)
+    command = f"{sys.executable} -m rmq_redis consume {topic} | head -n 1"
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, timeout=DEADLINE_S, env=environment(**env), check=False
+    )
+    assert (done.stdout, done.stderr) == ("x\n", "")
+
+
+@pytest.mark.parametrize("without_uvloop", [False, True])
+def test_a_reader_that_goes_away_after_the_last_message_ends_consume_quietly(
+    topic: str, env: dict[str, str], tmp_path: Path, without_uvloop: bool
+) -> None:
+    result_of("send", topic, "only", **env)
+    if without_uvloop:
+        (tmp_path / "uvloop.py").write_text("raise ImportError")
+    consumer = subprocess.Popen(
+        [sys.executable, "-m", "rmq_redis", "consume", topic],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]), **env),
+    )
+    assert consumer.stdout is not None
+    assert consumer.stderr is not None
+    with consumer:
+        try:
+            assert consumer.stdout.readline() == b"only\n"
+            consumer.stdout.close()  # no further message comes that could show it
+            assert consumer.wait(DEADLINE_S) == 0
+            assert consumer.stderr.read() == b""
+        finally:
+            consumer.kill()
+
+
+def test_a_body_that_is_no_text_is_shown_as_base64(topic: str, env: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "binary"
+    file.write_bytes(b"\xff\x00\xfe\n")
+    result_of("send", topic, "--file", str(file), **env)
+    [got] = json_lines_of("consume", topic, "--max", "1", "--timeout", "30", **env)
+    assert got["body_base64"] == "/wD+"
+    assert "body" not in got
+
+
+def test_topics_from_creation_to_deletion(topic: str, env: dict[str, str]) -> None:
+    created = json_of("topic", "create", topic, "--queues", "3", "--perm", "r", **env)
+    assert len(created["brokers"]) == 2
+    assert topic in json_of("topic", "list", **env)
+    assert "TBW102" not in json_of("topic", "list", **env)
+    assert "TBW102" in json_of("topic", "list", "--all", **env)
+    route = json_of("topic", "route", topic, **env)
+    assert [
+        (broker["broker_name"], broker["read_queue_nums"], broker["write_queue_nums"], broker["perm"])
+        for broker in route["brokers"]
+    ] == [("broker-a", 3, 3, "r"), ("broker-b", 3, 3, "r")]
+    assert "broker-a" in result_of("topic", "route", topic, **env)
+    assert "min offset" in result_of("topic", "show", topic, **env)
+    assert run_cli("send", topic, "x", **env).returncode == 1
+    assert result_of("topic", "delete", topic, **env) == f"topic {topic}: deleted\n"
+    assert topic not in json_of("topic", "list", **env)
+    gone = run_cli("topic", "show", topic, **env)
+    assert gone.returncode == 1
+    assert gone.stderr.startswith(f"error: no NameServer knows a route of topic {topic!r}")
+
+
+def test_the_examples_do_what_they_say(env: dict[str, str]) -> None:
+    def run_example(name: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / name],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            env=environment(**env),
+            check=True,
+        )
+        return done.stdout.splitlines()
+
+    assert len(run_example("producer.py")) == 3
+    steps: dict[str, list[str]] = {}
+    for line in run_example("ordered_events.py"):
+        order, step = line.split()
+        steps.setdefault(order, []).append(step)
+    assert steps == {f"order-{number}": ["created", "paid", "shipped"] for number in (1, 2, 3)}
+    with subprocess.Popen(
+        [sys.executable, EXAMPLES / "consumer.py"], stdout=subprocess.PIPE, text=True, env=environment(**env)
+    ) as consumer:
+        try:
+            assert consumer.stdout is not None
+            lines = sorted(consumer.stdout.readline() for _ in range(3))
+            assert [line.split(" (")[0] for line in lines] == ["hello 0", "hello 1", "hello 2"]
+            consumer.send_signal(signal.SIGINT)
+            assert consumer.wait(DEADLINE_S) == 0
+        finally:
+            consumer.kill()
+
+
+def test_sends_in_json_are_one_object_a_line(topic: str, env: dict[str, str]) -> None:
+    out = result_of("send", topic, "--json", "--key", "k", stdin="a\nb\n", **env)
+    assert [json.loads(line)["queue_offset"] for line in out.splitlines()] == [0, 1]

@@ -1,0 +1,366 @@
+"""Who is connected: heartbeats, membership, notifications, expiry, queue locks (commands.md 7, messages.md 9, 11)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from helpers import (
+    BrokerClient,
+    Connect,
+    FakeNameServer,
+    RawPeer,
+    StartBroker,
+    eventually,
+    heartbeat_request,
+)
+
+from rmq_redis.broker.broker import Broker
+from rmq_redis.codes import RequestCode
+from rmq_redis.model import MessageQueue
+from rmq_redis.protocol.body import SubscriptionGroupConfig, decode_register_body, dumps, loads
+from rmq_redis.protocol.command import RemotingCommand, request
+from rmq_redis.protocol.header import (
+    ConsumerGroupRequestHeader,
+    GroupRequestHeader,
+    ProducerGroupRequestHeader,
+    TopicRequestHeader,
+    UnregisterClientRequestHeader,
+)
+
+CONSUMER_LIST = RequestCode.GET_CONSUMER_LIST_BY_GROUP
+
+
+async def members(client: BrokerClient, group: str = "G") -> list[str] | int:
+    """Client ids of a group, or the code of the error."""
+    answer = await client.ask(request(CONSUMER_LIST, ConsumerGroupRequestHeader(group)))
+    return loads(answer.body)["consumerIdList"] if answer.code == 0 else answer.code
+
+
+def unregister(client_id: str, *, consumer: str | None = None, producer: str | None = None) -> RemotingCommand:
+    return request(RequestCode.UNREGISTER_CLIENT, UnregisterClientRequestHeader(client_id, producer, consumer))
+
+
+async def notified(client: BrokerClient, times: int) -> None:
+    """Waits until a client was told ``times`` times that its group changed; the list is emptied."""
+    await eventually(lambda: len(client.notified) >= times, f"{times} notifications")
+    assert len(client.notified) == times
+    for command in client.notified:
+        assert command.code == RequestCode.NOTIFY_CONSUMER_IDS_CHANGED
+        assert command.is_oneway
+        assert command.ext_fields == {"consumerGroup": "G"}
+    client.notified.clear()
+
+
+async def not_notified(broker: Broker, *clients: BrokerClient) -> None:
+    """What the broker wrote before this answer has arrived with it."""
+    for client in clients:
+        await client.ask(request(9999))
+        assert not client.notified
+
+
+# --- heartbeats ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_first_heartbeat_makes_group_and_retry_topic_known_everywhere(
+    client: BrokerClient, fake_namesrv: FakeNameServer
+) -> None:
+    answer = await client.ok(heartbeat_request("id", "G", {"T": "*", "%RETRY%G": "*"}))
+    assert answer.version >= 401
+    table = decode_register_body(fake_namesrv.registrations[-1].body, sender_version=479).topic_config_table
+    retry = table["%RETRY%G"]
+    assert (retry.read_queue_nums, retry.write_queue_nums, retry.perm) == (1, 1, 6)
+    assert await client.get(RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG, GroupRequestHeader("G")) == loads(
+        dumps(SubscriptionGroupConfig(group_name="G"))
+    )
+
+
+async def test_the_retry_topic_has_as_many_queues_as_the_group_says(client: BrokerClient) -> None:
+    config = SubscriptionGroupConfig(group_name="G", retry_queue_nums=3)
+    await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=dumps(config)))
+    await client.ok(heartbeat_request("id", "G", {"T": "*"}))
+    topic = await client.get(RequestCode.GET_TOPIC_CONFIG, TopicRequestHeader("%RETRY%G"))
+    assert topic["readQueueNums"] == 3
+
+
+async def test_groups_may_have_to_exist(start_broker: StartBroker, connect: Connect) -> None:
+    client = connect(await start_broker(auto_create_subscription_group=False))
+    assert (await client.ask(heartbeat_request("id", "G", {"T": "*"}))).code == 26
+    assert await members(client) == 1
+
+
+@pytest.mark.parametrize("group", ["", "a b", "a:b", "x" * 121, "标签"])
+async def test_an_illegal_group_name_is_29(client: BrokerClient, group: str) -> None:
+    assert (await client.ask(heartbeat_request("id", group, {"T": "*"}))).code == 29
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[", b'{"clientID":"x","consumerDataSet":[{}]}', b"\xff"])
+async def test_a_malformed_heartbeat_is_an_error_and_not_the_end(client: BrokerClient, body: bytes) -> None:
+    answer = await client.ask(request(RequestCode.HEART_BEAT, body=body))
+    assert answer.code == 1
+    assert answer.remark
+    await client.ok(heartbeat_request("id", "G", {"T": "*"}))
+
+
+async def test_many_groups_on_one_connection_and_one_id_on_many(
+    broker: Broker, client: BrokerClient, connect: Connect
+) -> None:
+    other = connect(broker)
+    data = {
+        "clientID": "ip@1",
+        "consumerDataSet": [{"groupName": "G"}, {"groupName": "H"}],
+        "producerDataSet": [{"groupName": "P"}, {"groupName": "CLIENT_INNER_PRODUCER"}],
+    }
+    await client.ok(request(RequestCode.HEART_BEAT, body=json.dumps(data).encode()))
+    await other.ok(heartbeat_request("ip@1", "G", {"T": "*"}))
+    assert await members(client) == ["ip@1"]
+    assert await members(client, "H") == ["ip@1"]
+    await other.close()
+    await eventually(lambda: len(broker._clients.consumer_groups["G"].members) == 1)
+    assert await members(client) == ["ip@1"]
+
+
+async def test_without_sub_keeps_the_subscriptions(client: BrokerClient) -> None:
+    await client.send("T", "a")
+    await client.ok(heartbeat_request("id", "G", {"T": "*"}))
+    data = {"clientID": "id", "withoutSub": True, "consumerDataSet": [{"groupName": "G"}]}
+    await client.ok(request(RequestCode.HEART_BEAT, body=json.dumps(data).encode()))
+    assert (await client.pull("T", 0, subscription=None)).code == 0
+    await client.ok(heartbeat_request("id", "G", {"U": "*"}))
+    assert (await client.pull("T", 0, subscription=None)).code == 24
+
+
+# --- 38 --------------------------------------------------------------------------------------------------------------
+
+
+async def test_no_members_is_an_error_and_not_an_empty_list(client: BrokerClient) -> None:
+    assert await members(client) == 1
+    await client.ok(heartbeat_request("id", "G", {"T": "*"}))
+    await client.ok(unregister("id", consumer="G"))
+    assert await members(client) == 1
+
+
+async def test_members_are_those_with_a_live_connection(broker: Broker, connect: Connect) -> None:
+    clients = [connect(broker) for _ in range(3)]
+    for i, client in enumerate(clients):
+        await client.ok(heartbeat_request(f"id-{i}", "G", {"T": "*"}))
+    assert await members(clients[0]) == ["id-0", "id-1", "id-2"]
+    await clients[1].close()
+    await eventually(lambda: len(broker._clients.consumer_groups["G"].members) == 2)
+    assert await members(clients[0]) == ["id-0", "id-2"]
+    assert await members(clients[0], "Other") == 1
+
+
+# --- 40 --------------------------------------------------------------------------------------------------------------
+
+
+async def test_members_hear_of_who_joins_leaves_and_disappears(broker: Broker, connect: Connect) -> None:
+    a, b, c, stranger = (connect(broker) for _ in range(4))
+    await stranger.ok(heartbeat_request("s", "Other", {"T": "*"}))
+    stranger.notified.clear()
+    await a.ok(heartbeat_request("a", "G", {"T": "*"}))
+    await notified(a, 1)
+    await b.ok(heartbeat_request("b", "G", {"T": "*"}))
+    await notified(a, 1)
+    await notified(b, 1)
+    await c.ok(heartbeat_request("c", "G", {"T": "*"}))
+    for client in (a, b, c):
+        await notified(client, 1)
+    await a.ok(heartbeat_request("a", "G", {"T": "*"}))  # nothing new
+    await not_notified(broker, a, b, c)
+    await b.ok(unregister("b", consumer="G"))
+    await notified(a, 1)
+    await notified(c, 1)
+    await not_notified(broker, b, stranger)
+    await c.close()
+    await notified(a, 1)
+    await not_notified(broker, b, stranger)
+
+
+async def test_another_topic_in_the_subscription_is_told_and_another_expression_is_not(
+    broker: Broker, connect: Connect
+) -> None:
+    a, b = connect(broker), connect(broker)
+    for client, name in ((a, "a"), (b, "b")):
+        await client.ok(heartbeat_request(name, "G", {"T": "*"}))
+    await notified(a, 2)
+    await notified(b, 1)
+    await a.ok(heartbeat_request("a", "G", {"T": "TagA"}, sub_version=2))
+    await not_notified(broker, a, b)
+    await a.ok(heartbeat_request("a", "G", {"T": "TagA", "U": "*"}, sub_version=3))
+    await notified(b, 1)
+
+
+async def test_broadcasting_groups_are_not_notified(broker: Broker, connect: Connect) -> None:
+    a, b = connect(broker), connect(broker)
+    for client, name in ((a, "a"), (b, "b")):
+        await client.ok(heartbeat_request(name, "G", {"T": "*"}, messageModel="BROADCASTING"))
+    await not_notified(broker, a, b)
+
+
+async def test_notifications_may_be_switched_off(broker: Broker, connect: Connect) -> None:
+    a, b = connect(broker), connect(broker)
+    config = SubscriptionGroupConfig(group_name="G", notify_consumer_ids_changed_enable=False)
+    await a.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=dumps(config)))
+    for client, name in ((a, "a"), (b, "b")):
+        await client.ok(heartbeat_request(name, "G", {"T": "*"}))
+    await not_notified(broker, a, b)
+
+
+# --- leaving ---------------------------------------------------------------------------------------------------------
+
+
+async def test_unregistering_is_idempotent_and_harms_no_other(broker: Broker, connect: Connect) -> None:
+    a, b = connect(broker), connect(broker)
+    await a.ok(heartbeat_request("a", "G", {"T": "*"}, producer_group="P"))
+    await b.ok(heartbeat_request("b", "G", {"T": "*"}))
+    await b.ok(unregister("a", consumer="G", producer="P"))  # not over its own connection
+    assert await members(a) == ["a", "b"]
+    for _ in range(2):
+        await a.ok(unregister("a", consumer="G", producer="P"))
+        assert await members(a) == ["b"]
+    await a.ok(unregister("x", consumer="Nonesuch", producer="Nonesuch"))
+    await a.ok(unregister("x"))
+
+
+async def test_a_client_whose_heartbeats_stopped_is_forgotten(start_broker: StartBroker, connect: Connect) -> None:
+    broker = await start_broker(client_expiry_s=0.4)
+    silent, alive = connect(broker), connect(broker)
+    await silent.ok(heartbeat_request("silent", "G", {"T": "*"}, producer_group="P"))
+
+    async def only_alive() -> bool:
+        await alive.ok(heartbeat_request("alive", "G", {"T": "*"}))
+        return await members(alive) == ["alive"]
+
+    await eventually(only_alive)
+    producers = request(RequestCode.GET_PRODUCER_CONNECTION_LIST, ProducerGroupRequestHeader("P"))
+    assert (await alive.ask(producers)).code == 1
+    # The connection is still there, and a heartbeat brings the client back.
+    await silent.ok(heartbeat_request("silent", "G", {"T": "*"}))
+    assert "silent" in await members(silent)  # type: ignore[operator]
+
+
+async def test_producers_are_known_by_their_heartbeats(broker: Broker, connect: Connect) -> None:
+    a, b = connect(broker), connect(broker)
+    for client, name in ((a, "a"), (b, "b")):
+        await client.ok(heartbeat_request(name, producer_group="P"))
+    header = ProducerGroupRequestHeader("P")
+    data = await a.get(RequestCode.GET_PRODUCER_CONNECTION_LIST, header)
+    assert sorted(item["clientId"] for item in data["connectionSet"]) == ["a", "b"]
+    assert {item["language"] for item in data["connectionSet"]} == {"PYTHON"}
+    await b.close()
+
+    async def one_left() -> bool:
+        return len((await a.get(RequestCode.GET_PRODUCER_CONNECTION_LIST, header))["connectionSet"]) == 1
+
+    await eventually(one_left)
+    await a.ok(unregister("a", producer="P"))
+    assert (await a.ask(request(RequestCode.GET_PRODUCER_CONNECTION_LIST, header))).code == 1
+
+
+async def test_a_connection_that_breaks_during_its_first_heartbeat_leaves_nobody(
+    broker: Broker, client: BrokerClient
+) -> None:
+    for i in range(10):
+        peer = await RawPeer.connect(broker.port)
+        await peer.send(heartbeat_request(f"id-{i}", f"G{i}", {"T": "*"}))
+        peer.writer.transport.abort()
+    await client.ok(heartbeat_request("mine", "G", {"T": "*"}))
+    await eventually(lambda: list(broker._clients.consumer_groups) == ["G"])
+
+
+async def test_the_client_config_check_takes_tags_only(client: BrokerClient) -> None:
+    def check(subscription: Any) -> RemotingCommand:
+        return request(RequestCode.CHECK_CLIENT_CONFIG, body=json.dumps({"subscriptionData": subscription}).encode())
+
+    assert (await client.ask(check({"topic": "T", "expressionType": "TAG"}))).code == 0
+    assert (await client.ask(check({"topic": "T"}))).code == 0
+    assert (await client.ask(check(None))).code == 0
+    assert (await client.ask(check({"topic": "T", "expressionType": "SQL92"}))).code == 1
+
+
+# --- locks -----------------------------------------------------------------------------------------------------------
+
+
+def queues(*ids: int) -> list[MessageQueue]:
+    return [MessageQueue("T", "broker-a", i) for i in ids]
+
+
+async def lock(client: BrokerClient, client_id: str, *ids: int, group: str = "G") -> list[int]:
+    """Asks for locks; returns the queue ids that were granted."""
+    body = dumps({"clientId": client_id, "consumerGroup": group, "mqSet": queues(*ids)})
+    data = await client.get(RequestCode.LOCK_BATCH_MQ, body=body)
+    granted = data["lockOKMQSet"]
+    assert all((item["topic"], item["brokerName"]) == ("T", "broker-a") for item in granted)
+    return [item["queueId"] for item in granted]
+
+
+async def unlock(client: BrokerClient, client_id: str, *ids: int) -> None:
+    body = dumps({"clientId": client_id, "consumerGroup": "G", "mqSet": queues(*ids), "onlyThisBroker": False})
+    await client.ok(request(RequestCode.UNLOCK_BATCH_MQ, body=body))
+
+
+async def test_a_queue_is_locked_by_one_client_of_the_group(client: BrokerClient) -> None:
+    assert await lock(client, "a", 0, 1) == [0, 1]
+    assert await lock(client, "b", 0, 1, 2) == [2]
+    assert await lock(client, "a", 0, 1, 2) == [0, 1]  # renewed
+    assert await lock(client, "b", 0, group="Other") == [0]
+    assert await lock(client, "b") == []
+
+
+async def test_only_its_holder_frees_a_lock(client: BrokerClient) -> None:
+    await lock(client, "a", 0, 1)
+    await unlock(client, "b", 0, 1)
+    assert await lock(client, "b", 0, 1) == []
+    await unlock(client, "a", 0)
+    assert await lock(client, "b", 0, 1) == [0]
+    await unlock(client, "nobody", 5)
+
+
+async def test_a_lock_that_is_not_renewed_is_free_again(start_broker: StartBroker, connect: Connect) -> None:
+    client = connect(await start_broker(lock_expiry_s=0.3))
+    assert await lock(client, "a", 0, 1) == [0, 1]
+    taken: set[int] = set()
+
+    async def takes_over() -> bool:
+        await lock(client, "a", 1)  # renews one of the two
+        taken.update(await lock(client, "b", 0, 1))
+        return 0 in taken
+
+    await eventually(takes_over)
+    assert taken == {0}
+    assert await lock(client, "a", 0) == []
+
+
+@pytest.mark.parametrize("code", [RequestCode.LOCK_BATCH_MQ, RequestCode.UNLOCK_BATCH_MQ])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"clientId":"a"}',
+        b'{"clientId":"a","consumerGroup":5}',
+        b'{"clientId":"a","consumerGroup":"G","mqSet":5}',
+        b'{"clientId":"a","consumerGroup":"G","mqSet":[{"topic":"T"}]}',
+    ],
+)
+async def test_a_malformed_lock_is_an_error(client: BrokerClient, code: int, body: bytes) -> None:
+    assert (await client.ask(request(code, body=body))).code == 1
+
+
+async def test_contenders_never_hold_a_lock_together(broker: Broker, connect: Connect) -> None:
+    clients = {name: connect(broker) for name in "abc"}
+    holders: dict[int, str] = {}
+
+    async def contend(name: str, client: BrokerClient) -> None:
+        for _ in range(20):
+            for queue_id in await lock(client, name, 0, 1, 2):
+                assert holders.setdefault(queue_id, name) == name
+            for queue_id in [q for q, holder in holders.items() if holder == name]:
+                del holders[queue_id]
+                await unlock(client, name, queue_id)
+
+    await asyncio.gather(*(contend(name, client) for name, client in clients.items()))

@@ -1,0 +1,546 @@
+"""Pulling: codes and next offsets, limits, filters, long polling, commits (commands.md 4, messages.md 10 and 12)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import redis as redis_py
+from helpers import (
+    BrokerClient,
+    Connect,
+    Pulled,
+    StartBroker,
+    eventually,
+    heartbeat_request,
+    pull_request,
+    send_request,
+)
+
+from rmq_redis.broker.broker import Broker
+from rmq_redis.codes import RequestCode
+from rmq_redis.errors import RequestTimeoutError
+from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps
+from rmq_redis.protocol.command import SerializeType, request
+from rmq_redis.protocol.header import (
+    CreateTopicRequestHeader,
+    OffsetResponseHeader,
+    PullMessageResponseHeader,
+    QueryConsumerOffsetRequestHeader,
+    TopicRequestHeader,
+)
+from rmq_redis.protocol.message import decode_records, encode_batch_item
+from rmq_redis.store.embedded import EmbeddedServer
+
+FOUND, NO_NEW, NO_MATCH, MOVED = 0, 19, 20, 21
+
+
+async def put_topic(client: BrokerClient, topic: str, read: int = 1, write: int = 1, perm: int = 6) -> None:
+    await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader(topic, read, write, perm)))
+
+
+async def put_group(client: BrokerClient, group: str, **settings: Any) -> None:
+    config = SubscriptionGroupConfig(group_name=group, **settings)
+    await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=dumps(config)))
+
+
+async def committed(client: BrokerClient, group: str, topic: str, queue_id: int = 0) -> int | None:
+    """The committed offset; None when there is none."""
+    header = QueryConsumerOffsetRequestHeader(group, topic, queue_id, False)
+    answer = await client.ask(request(RequestCode.QUERY_CONSUMER_OFFSET, header))
+    return None if answer.code == 22 else answer.header(OffsetResponseHeader).offset
+
+
+def waiting(broker: Broker) -> int:
+    """How many pulls wait at the broker."""
+    return broker._pulls.hold.count
+
+
+async def held(broker: Broker, *pulls: asyncio.Task[Pulled]) -> None:
+    """Waits until the broker holds these pulls."""
+    await eventually(lambda: waiting(broker) == len(pulls))
+    assert not any(pull.done() for pull in pulls)
+
+
+# --- codes and next offsets ------------------------------------------------------------------------------------------
+
+
+async def test_messages_are_delivered_from_the_offset_on(client: BrokerClient) -> None:
+    await client.send("T", *"abcde")
+    pulled = await client.pull("T", 1)
+    assert pulled.outcome == (FOUND, 5)
+    assert pulled.remark == "FOUND"
+    assert pulled.bodies == list("bcde")
+    assert [m.queue_offset for m in pulled.messages] == [1, 2, 3, 4]
+    assert pulled.header == PullMessageResponseHeader(0, 5, 0, 5)
+
+
+@pytest.mark.parametrize(
+    ("sent", "offset", "code", "next_offset"),
+    [
+        pytest.param(0, 0, NO_NEW, 0, id="empty"),
+        pytest.param(0, 5, MOVED, 0, id="empty-beyond"),
+        pytest.param(0, -1, MOVED, 0, id="empty-negative"),
+        pytest.param(3, 3, NO_NEW, 3, id="at-max"),
+        pytest.param(3, 4, MOVED, 3, id="beyond-max"),
+        pytest.param(3, 2**62, MOVED, 3, id="far-beyond-max"),
+        pytest.param(3, -1, MOVED, 0, id="negative"),
+        pytest.param(3, 2, FOUND, 3, id="last"),
+    ],
+)
+@pytest.mark.parametrize("serialize_type", list(SerializeType))
+async def test_code_and_next_offset(
+    client: BrokerClient, serialize_type: SerializeType, sent: int, offset: int, code: int, next_offset: int
+) -> None:
+    await put_topic(client, "T")
+    await client.send("T", *"abc"[:sent])
+    command = pull_request("T", offset)
+    command.serialize_type = serialize_type
+    pulled = Pulled(await client.ask(command))
+    assert pulled.outcome == (code, next_offset)
+    assert pulled.answer.serialize_type == serialize_type
+    # The four numbers are in every answer.
+    assert pulled.header == PullMessageResponseHeader(0, next_offset, 0, sent)
+    assert bool(pulled.answer.body) == (code == FOUND)
+
+
+async def trimmed(
+    start_broker: StartBroker, connect: Connect, embedded_server: EmbeddedServer, key_prefix: str, keep: int
+) -> BrokerClient:
+    """A client of a broker whose queue had five messages of which the last ``keep`` are left."""
+    broker = await start_broker()
+    await connect(broker).send("T", *"abcde")
+    await broker.close()
+    with redis_py.Redis.from_url(embedded_server.url) as redis:
+        redis.xtrim(f"{key_prefix}:{{broker-a}}:queue:T:0", maxlen=keep, approximate=False)
+    return connect(await start_broker())
+
+
+async def test_a_trimmed_queue_tells_where_it_begins(
+    start_broker: StartBroker, connect: Connect, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    client = await trimmed(start_broker, connect, embedded_server, key_prefix, 3)
+    for offset in (0, 1, -7):
+        pulled = await client.pull("T", offset)
+        assert pulled.outcome == (MOVED, 2)
+        assert pulled.header == PullMessageResponseHeader(0, 2, 2, 5)
+    assert (await client.pull("T", 2)).messages[0].text() == "c"
+    assert (await client.pull("T", 5)).outcome == (NO_NEW, 5)
+
+
+async def test_a_queue_trimmed_to_nothing_goes_on_at_its_end(
+    start_broker: StartBroker, connect: Connect, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    client = await trimmed(start_broker, connect, embedded_server, key_prefix, 0)
+    assert (await client.pull("T", 0)).outcome == (MOVED, 5)
+    assert (await client.pull("T", 5)).outcome == (NO_NEW, 5)
+    assert (await client.pull("T", 6)).outcome == (MOVED, 5)
+    assert (await client.send("T", "f"))[0].queue_offset == 5
+
+
+async def test_messages_removed_by_hand_are_stepped_over(
+    client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    await client.send("T", *"abcdef")
+    with redis_py.Redis.from_url(embedded_server.url) as redis:
+        redis.xdel(f"{key_prefix}:{{broker-a}}:queue:T:0", "0-1", "0-3", "0-6")
+    pulled = await client.pull("T", 0)
+    assert (pulled.bodies, pulled.outcome) == (["b", "d", "e"], (FOUND, 5))
+    assert [m.queue_offset for m in pulled.messages] == [1, 3, 4]
+    assert (await client.pull("T", 5)).outcome == (NO_MATCH, 6)
+    assert (await client.pull("T", 6)).outcome == (NO_NEW, 6)
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("asked", "delivered"), [(1, 1), (3, 3), (100, 10), (0, 1), (-5, 1)])
+async def test_at_most_max_msg_nums_and_at_least_one(client: BrokerClient, asked: int, delivered: int) -> None:
+    await client.send("T", *"abcdefghij")
+    pulled = await client.pull("T", 0, max_msg_nums=asked)
+    assert len(pulled.messages) == delivered
+    assert pulled.header.next_begin_offset == delivered
+
+
+async def test_the_broker_has_limits_of_its_own(start_broker: StartBroker, connect: Connect) -> None:
+    client = connect(await start_broker(max_pull_msg_nums=3, max_pull_bytes=2000))
+    await client.send("T", *"abcdefghij")
+    assert (await client.pull("T", 0)).bodies == ["a", "b", "c"]
+    for i in range(4):
+        await client.send("Big", str(i) * 900)
+    assert len((await client.pull("Big", 0)).messages) == 1
+    assert (await client.pull_all("Big")) == [str(i) * 900 for i in range(4)]
+
+
+@pytest.mark.parametrize("subscription", ["*", "TagA"])
+async def test_bytes_are_limited_and_one_message_comes_in_any_case(client: BrokerClient, subscription: str) -> None:
+    sizes = [10, 5000, 20, 300_000, 30, 40, 2000]
+    for size in sizes:
+        await client.send("T", "x" * size, tags="TagA")
+    for limit in (1, 100, 3000, 6000, 2**31 - 1, 0, -1):
+        seen: list[int] = []
+        while len(seen) < len(sizes):
+            pulled = await client.pull("T", len(seen), max_msg_bytes=limit, subscription=subscription)
+            assert pulled.code == FOUND
+            assert pulled.header.next_begin_offset == len(seen) + len(pulled.messages)
+            if len(pulled.messages) > 1:
+                assert len(pulled.answer.body) <= (limit if limit > 0 else 256 * 1024)
+            seen += [len(message.body) for message in pulled.messages]
+        assert seen == sizes
+
+
+async def test_without_limits_reached_one_pull_brings_all(client: BrokerClient) -> None:
+    await client.ok(send_request("T", encode_batch_item(b"x" * 100, b"") * 500, batch=True))
+    assert len((await client.pull("T", 0, max_msg_nums=500)).messages) == 500
+
+
+# --- filters ---------------------------------------------------------------------------------------------------------
+
+TAGGED = {"a": "TagA", "b": "TagB", "c": "TagA", "d": "", "e": "标签", "f": "TagC"}
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected", "next_offset"),
+    [
+        ("*", "abcdef", 6),
+        ("", "abcdef", 6),
+        (None, "abcdef", 6),
+        ("TagA", "ac", 6),
+        ("TagA || TagB", "abc", 6),
+        ("  TagB||TagC  ", "bf", 6),
+        ("标签", "e", 6),
+        ("TagA || *", "abcdef", 6),
+        ("TagA||", "ac", 6),
+        ("nothing", "", 6),
+    ],
+)
+@pytest.mark.parametrize("from_heartbeat", [False, True])
+async def test_tags_filter_and_the_next_offset_is_after_what_was_looked_at(
+    client: BrokerClient, expression: str | None, expected: str, next_offset: int, from_heartbeat: bool
+) -> None:
+    for body, tags in TAGGED.items():
+        await client.send("T", body, tags=tags)
+    if from_heartbeat:
+        await client.ok(heartbeat_request("id", "G", {"T": expression or ""}))
+        pulled = await client.pull("T", 0, subscription=None)
+    else:
+        pulled = await client.pull("T", 0, subscription=expression, sys_flag=4)
+    assert "".join(pulled.bodies) == expected
+    assert pulled.outcome == (FOUND if expected else NO_MATCH, next_offset)
+
+
+async def test_tags_with_the_same_hash_pass_and_are_the_clients_to_tell_apart(client: BrokerClient) -> None:
+    await client.send("T", "x", tags="Aa")
+    await client.send("T", "y", tags="BB")
+    assert (await client.pull("T", 0, subscription="Aa")).bodies == ["x", "y"]
+
+
+async def test_a_filter_that_matches_nothing_advances_in_steps(client: BrokerClient) -> None:
+    items = encode_batch_item(b"x", b"TAGS\x01TagA\x02") * 999 + encode_batch_item(b"y", b"TAGS\x01TagB\x02")
+    await client.ok(send_request("T", items, batch=True))
+    pulled = await client.pull("T", 0, subscription="TagB")
+    assert pulled.outcome == (NO_MATCH, 800)
+    assert (await client.pull("T", 800, subscription="TagB")).bodies == ["y"]
+
+
+async def test_filtering_stops_at_the_count_and_goes_on_after_the_last_delivered(client: BrokerClient) -> None:
+    for body in "aXbXcXd":
+        await client.send("T", body, tags="TagA" if body != "X" else "TagB")
+    pulled = await client.pull("T", 0, subscription="TagA", max_msg_nums=2)
+    assert pulled.bodies == ["a", "b"]
+    assert pulled.header.next_begin_offset in (3, 4)  # nothing that matches lies between
+    rest = await client.pull("T", pulled.header.next_begin_offset, subscription="TagA")
+    assert rest.bodies == ["c", "d"]
+
+
+async def test_retry_topics_are_not_filtered(client: BrokerClient) -> None:
+    await client.send("%RETRY%G", "a", tags="TagB")
+    assert (await client.pull("%RETRY%G", 0, subscription="TagA")).bodies == ["a"]
+
+
+async def test_no_subscription_anywhere_is_24(client: BrokerClient) -> None:
+    await client.send("T", "a")
+    assert (await client.pull("T", 0, subscription=None)).code == 24
+    await client.ok(heartbeat_request("id", "G", {"Other": "*"}))
+    assert (await client.pull("T", 0, subscription=None)).code == 24
+
+
+async def test_a_pull_newer_than_the_heartbeat_is_25(client: BrokerClient) -> None:
+    await client.send("T", "a")
+    await client.ok(heartbeat_request("id", "G", {"T": "*"}, sub_version=5))
+    assert (await client.pull("T", 0, subscription=None, sub_version=6)).code == 25
+    assert (await client.pull("T", 0, subscription=None, sub_version=5)).code == FOUND
+    await client.ok(heartbeat_request("id", "G", {"T": "TagZ"}, sub_version=6))
+    assert (await client.pull("T", 0, subscription=None, sub_version=6)).code == NO_MATCH
+
+
+async def test_an_older_heartbeat_does_not_replace_a_newer_subscription(client: BrokerClient) -> None:
+    await client.send("T", "a", tags="TagA")
+    await client.ok(heartbeat_request("id", "G", {"T": "TagA"}, sub_version=5))
+    await client.ok(heartbeat_request("id", "G", {"T": "TagB"}, sub_version=4))
+    assert (await client.pull("T", 0, subscription=None)).code == FOUND
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("expression", ["||", " || "])
+async def test_an_expression_without_a_tag_is_23(client: BrokerClient, expression: str) -> None:
+    await put_topic(client, "T")
+    assert (await client.pull("T", 0, subscription=expression)).code == 23
+
+
+async def test_sql_is_refused_with_1_and_says_so(client: BrokerClient) -> None:
+    await put_topic(client, "T")
+    pulled = await client.pull("T", 0, subscription="a > 1", expression_type="SQL92")
+    assert pulled.code == 1
+    assert "SQL92" in (pulled.remark or "")
+
+
+async def test_an_unknown_topic_is_17(client: BrokerClient) -> None:
+    assert (await client.pull("Nonesuch", 0)).code == 17
+
+
+@pytest.mark.parametrize(("queue_id", "code"), [(0, NO_NEW), (1, NO_NEW), (2, 29), (3, 29), (4, 29), (-1, 29)])
+async def test_a_queue_id_that_cannot_be_read_is_29(client: BrokerClient, queue_id: int, code: int) -> None:
+    await put_topic(client, "T", read=2, write=4)
+    assert (await client.pull("T", 0, queue_id=queue_id)).code == code
+
+
+@pytest.mark.parametrize(("perm", "code"), [(6, NO_NEW), (4, NO_NEW), (2, 16), (0, 16)])
+async def test_a_topic_that_cannot_be_read_is_16(client: BrokerClient, perm: int, code: int) -> None:
+    await put_topic(client, "T", perm=perm)
+    assert (await client.pull("T", 0)).code == code
+
+
+async def test_a_group_that_may_not_consume_is_16(client: BrokerClient) -> None:
+    await put_topic(client, "T")
+    await put_group(client, "G", consume_enable=False)
+    assert (await client.pull("T", 0)).code == 16
+    await put_group(client, "G", consume_enable=True)
+    assert (await client.pull("T", 0)).code == NO_NEW
+
+
+async def test_broadcasting_where_the_group_forbids_it_is_16(client: BrokerClient) -> None:
+    await put_topic(client, "T")
+    await put_group(client, "G", consume_broadcast_enable=False)
+    await client.ok(heartbeat_request("id", "G", {"T": "*"}, messageModel="BROADCASTING"))
+    assert (await client.pull("T", 0, subscription=None)).code == 16
+    await client.ok(heartbeat_request("id", "G", {"T": "*"}, messageModel="CLUSTERING"))
+    assert (await client.pull("T", 0, subscription=None)).code == NO_NEW
+
+
+async def test_an_unknown_group_is_26_where_groups_are_not_created(start_broker: StartBroker, connect: Connect) -> None:
+    client = connect(await start_broker(auto_create_subscription_group=False))
+    await put_topic(client, "T")
+    assert (await client.pull("T", 0)).code == 26
+    await put_group(client, "G")
+    assert (await client.pull("T", 0)).code == NO_NEW
+
+
+@pytest.mark.parametrize("group", ["", "a b", "a:b", "x" * 121])
+async def test_an_illegal_group_name_is_29(client: BrokerClient, group: str) -> None:
+    await put_topic(client, "T")
+    assert (await client.pull("T", 0, group=group)).code == 29
+
+
+# --- long polling ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("serialize_type", list(SerializeType))
+async def test_a_held_pull_gets_the_message_that_comes(
+    broker: Broker, client: BrokerClient, connect: Connect, serialize_type: SerializeType
+) -> None:
+    await client.send("T", "old")
+    command = pull_request("T", 1, suspend_ms=30_000)
+    command.serialize_type = serialize_type
+    answer = asyncio.ensure_future(client.ask(command))
+    await eventually(lambda: waiting(broker) == 1)
+    # The same connection is not held up.
+    assert (await client.pull("T", 0)).bodies == ["old"]
+    await connect(broker).send("T", "new")
+    pulled = Pulled(await answer)
+    assert (pulled.bodies, pulled.outcome) == (["new"], (FOUND, 2))
+    assert pulled.messages[0].queue_offset == 1
+    assert pulled.messages[0].offset_msg_id.endswith(f"{1:010X}")
+    assert waiting(broker) == 0
+
+
+async def test_every_held_pull_of_the_queue_is_woken_and_no_other(broker: Broker, client: BrokerClient) -> None:
+    await put_topic(client, "T", 2, 2)
+    here = [client.pull_later("T", 0, group=f"G{i}") for i in range(3)]
+    other = client.pull_later("T", 0, queue_id=1)
+    await held(broker, *here, other)
+    await client.send("T", "x")
+    assert [pulled.bodies for pulled in await asyncio.gather(*here)] == [["x"]] * 3
+    assert not other.done()
+    assert waiting(broker) == 1
+    await client.send("T", "y", queue_id=1)
+    assert (await other).bodies == ["y"]
+
+
+async def test_a_held_pull_is_woken_by_a_batch_and_keeps_its_limits(broker: Broker, client: BrokerClient) -> None:
+    await put_topic(client, "T")
+    two = client.pull_later("T", 0, max_msg_nums=2)
+    few_bytes = client.pull_later("T", 0, group="H", max_msg_bytes=1)
+    await held(broker, two, few_bytes)
+    await client.ok(send_request("T", encode_batch_item(b"x", b"UNIQ_KEY\x01a\x02") * 5, batch=True))
+    assert (await two).outcome == (FOUND, 2)
+    assert (await few_bytes).outcome == (FOUND, 1)
+
+
+async def test_a_message_that_does_not_pass_the_filter_does_not_wake(broker: Broker, client: BrokerClient) -> None:
+    await put_topic(client, "T")
+    pull = client.pull_later("T", 0, subscription="TagA")
+    await held(broker, pull)
+    await client.send("T", "no", "no", tags="TagB")
+    await client.send("T", "no")
+    await held(broker, pull)
+    await client.send("T", "yes", tags="TagA")
+    pulled = await pull
+    assert (pulled.bodies, pulled.outcome) == (["yes"], (FOUND, 4))
+
+
+async def test_a_held_pull_ends_without_a_message_when_its_time_is_over(broker: Broker, client: BrokerClient) -> None:
+    await put_topic(client, "T")
+    pulled = await client.pull("T", 0, suspend_ms=50)
+    assert pulled.outcome == (NO_NEW, 0)
+    assert waiting(broker) == 0
+    # What came but did not match is skipped at the end.
+    pull = asyncio.ensure_future(client.pull("T", 0, suspend_ms=600, subscription="TagA"))
+    await eventually(lambda: waiting(broker) == 1)
+    await client.send("T", "no", tags="TagB")
+    assert (await pull).outcome == (NO_MATCH, 1)
+
+
+async def test_only_a_pull_with_the_suspend_flag_and_a_time_waits(broker: Broker, client: BrokerClient) -> None:
+    await put_topic(client, "T")
+    assert (await client.pull("T", 0)).code == NO_NEW
+    assert (await client.pull("T", 0, sys_flag=4 | 2, suspend_timeout_millis=0)).code == NO_NEW
+    assert (await client.pull("T", 0, sys_flag=4, suspend_timeout_millis=30_000)).code == NO_NEW
+    assert waiting(broker) == 0
+
+
+async def test_results_other_than_no_new_message_never_wait(broker: Broker, client: BrokerClient) -> None:
+    await client.send("T", "a", tags="TagB")
+    assert (await client.pull("T", 5, suspend_ms=30_000)).outcome == (MOVED, 1)
+    assert (await client.pull("T", 0, suspend_ms=30_000, subscription="TagA")).outcome == (NO_MATCH, 1)
+    assert waiting(broker) == 0
+
+
+async def test_pulls_of_a_closed_connection_are_dropped(broker: Broker, client: BrokerClient, connect: Connect) -> None:
+    await put_topic(client, "T")
+    other = connect(broker)
+    pull = other.pull_later("T", 0)
+    await held(broker, pull)
+    await other.close()
+    await asyncio.gather(pull, return_exceptions=True)
+    await eventually(lambda: waiting(broker) == 0)
+    await client.send("T", "a")
+    assert (await client.pull("T", 0)).bodies == ["a"]
+
+
+async def test_more_than_the_allowed_number_of_pulls_do_not_wait(start_broker: StartBroker, connect: Connect) -> None:
+    broker = await start_broker(max_held_pulls=2)
+    client = connect(broker)
+    await put_topic(client, "T")
+    pulls = [client.pull_later("T", 0) for _ in range(2)]
+    await held(broker, *pulls)
+    assert (await client.pull("T", 0, suspend_ms=30_000)).code == NO_NEW
+    await client.send("T", "a")
+    await asyncio.gather(*pulls)
+    pull = client.pull_later("T", 1)
+    await held(broker, pull)
+    pull.cancel()
+
+
+async def test_a_deleted_topic_ends_the_pulls_that_wait_on_it(broker: Broker, client: BrokerClient) -> None:
+    await put_topic(client, "T")
+    pull = client.pull_later("T", 0)
+    await held(broker, pull)
+    await client.ok(request(RequestCode.DELETE_TOPIC_IN_BROKER, TopicRequestHeader("T")))
+    assert (await pull).code in (NO_NEW, 17)
+    assert waiting(broker) == 0
+    assert (await client.pull("T", 0)).code == 17
+
+
+async def test_a_broker_that_stops_answers_the_pulls_that_wait(start_broker: StartBroker, connect: Connect) -> None:
+    broker = await start_broker()
+    client = connect(broker)
+    await put_topic(client, "T")
+    pull = client.pull_later("T", 0)
+    await held(broker, pull)
+    await broker.close()
+    assert (await pull).code == NO_NEW
+
+
+async def test_many_consumers_wait_and_each_gets_every_message(broker: Broker, client: BrokerClient) -> None:
+    await put_topic(client, "T")
+
+    async def consume(group: str) -> list[str]:
+        seen: list[str] = []
+        while len(seen) < 100:
+            pulled = await client.pull("T", len(seen), group=group, suspend_ms=30_000)
+            assert pulled.code in (FOUND, NO_NEW)
+            seen += pulled.bodies
+        return seen
+
+    consumers = [asyncio.ensure_future(consume(f"G{i}")) for i in range(5)]
+    await eventually(lambda: waiting(broker) == 5)
+    sent = [str(i) for i in range(100)]
+    await asyncio.gather(*(client.send("T", body) for body in sent))
+    for seen in await asyncio.gather(*consumers):
+        assert sorted(seen, key=int) == sent
+
+
+# --- commits ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_pull_with_the_commit_flag_commits_when_it_arrives(broker: Broker, client: BrokerClient) -> None:
+    await client.send("T", "a", "b")
+    await client.pull("T", 0, commit=1)
+    assert await committed(client, "G", "T") == 1
+    await client.pull("T", 0, commit_offset=2)  # without the flag the number means nothing
+    assert await committed(client, "G", "T") == 1
+    pull = client.pull_later("T", 2, commit=2)
+    await held(broker, pull)
+    assert await committed(client, "G", "T") == 2
+
+
+async def test_a_held_pull_does_not_commit_again_when_it_is_woken(broker: Broker, client: BrokerClient) -> None:
+    await client.send("T", "a", "b")
+    pull = client.pull_later("T", 2, commit=2)
+    await held(broker, pull)
+    await client.pull("T", 0, commit=1)  # moved back meanwhile
+    await client.send("T", "c")
+    await pull
+    assert await committed(client, "G", "T") == 1
+
+
+async def test_a_negative_commit_is_no_position(client: BrokerClient) -> None:
+    await client.send("T", "a")
+    await client.pull("T", 0, commit=-1)
+    assert await committed(client, "G", "T") is None
+
+
+async def test_a_refused_pull_commits_nothing(client: BrokerClient) -> None:
+    await client.send("T", "a")
+    await client.pull("T", 0, commit=1, subscription="||")
+    assert await committed(client, "G", "T") is None
+
+
+async def test_lite_pull_is_a_pull(client: BrokerClient) -> None:
+    await client.send("T", "a")
+    command = pull_request("T", 0)
+    command.code = RequestCode.LITE_PULL_MESSAGE
+    assert [m.text() for m in decode_records((await client.ok(command)).body)] == ["a"]
+
+
+async def test_a_pull_that_nobody_waits_for_any_more_harms_nobody(broker: Broker, client: BrokerClient) -> None:
+    await put_topic(client, "T")
+    with pytest.raises(RequestTimeoutError):
+        await client.ask(pull_request("T", 0, suspend_ms=30_000), timeout_s=0.05)
+    await eventually(lambda: waiting(broker) == 1)
+    await client.send("T", "a")
+    assert (await client.pull("T", 0)).bodies == ["a"]

@@ -1,0 +1,80 @@
+"""QUERY_MESSAGE: by unique key, by business key, within a time range."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from helpers import BrokerClient, send_request
+
+from rmq_redis.codes import RequestCode
+from rmq_redis.protocol.command import RemotingCommand, request
+from rmq_redis.protocol.header import QueryMessageRequestHeader, QueryMessageResponseHeader
+from rmq_redis.protocol.message import UniqKeyGenerator, decode_records, unique_key_time_ms
+
+KEYS = UniqKeyGenerator(b"\x0a\x00\x00\x07", 1, b"salt")
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def query(
+    key: str, *, unique: bool = False, begin: int = 0, end: int | None = None, count: int = 10
+) -> RemotingCommand:
+    end_ms = now_ms() + 1000 if end is None else end
+    header = QueryMessageRequestHeader("T", key, count, begin, end_ms, "true" if unique else "false")
+    return request(RequestCode.QUERY_MESSAGE, header)
+
+
+async def send(client: BrokerClient, body: str, unique_key: str, keys: str, queue_id: int = 0) -> None:
+    properties = f"UNIQ_KEY\x01{unique_key}\x02KEYS\x01{keys}\x02"
+    await client.ok(send_request("T", body.encode(), queue_id=queue_id, properties=properties))
+
+
+async def bodies(client: BrokerClient, command: RemotingCommand) -> list[str]:
+    answer = await client.ok(command)
+    assert answer.header(QueryMessageResponseHeader).index_last_update_timestamp > 0
+    return [message.text() for message in decode_records(answer.body)]
+
+
+async def test_by_unique_key(client: BrokerClient) -> None:
+    unique = [KEYS.next(now_ms()) for _ in range(40)]
+    for number, key in enumerate(unique):
+        await send(client, f"m{number}", key, "k", queue_id=number % 4)
+    assert await bodies(client, query(unique[17], unique=True)) == ["m17"]
+    assert (await client.ask(query(KEYS.next(now_ms()), unique=True))).code == 22
+    assert (await client.ask(query("no-such-key", unique=True))).code == 22
+
+
+async def test_a_unique_key_of_another_form_is_found_by_its_time_range(client: BrokerClient) -> None:
+    await send(client, "odd", "my-own-id", "k")
+    assert await bodies(client, query("my-own-id", unique=True)) == ["odd"]
+
+
+async def test_by_business_key_in_store_order_newest_kept(client: BrokerClient) -> None:
+    for number in range(6):
+        await send(client, f"m{number}", KEYS.next(now_ms()), f"order-{number % 2} common", queue_id=number % 4)
+    await send(client, "order-1 in the body only", KEYS.next(now_ms()), "other")
+    assert sorted(await bodies(client, query("order-1"))) == ["m1", "m3", "m5"]
+    assert len(await bodies(client, query("common", count=4))) == 4
+    assert (await client.ask(query("order"))).code == 22
+
+
+async def test_the_time_range_counts(client: BrokerClient) -> None:
+    await send(client, "old", KEYS.next(now_ms()), "k")
+    stored_ms = (await client.pull("T", 0)).messages[0].store_timestamp_ms
+    assert await bodies(client, query("k", begin=stored_ms, end=stored_ms)) == ["old"]
+    assert (await client.ask(query("k", begin=stored_ms + 1))).code == 22
+    assert (await client.ask(query("k", end=stored_ms - 1))).code == 22
+
+
+@pytest.mark.parametrize("made_ms", [1_700_000_000_000, 1_709_251_199_999, 1_704_067_200_000])
+@pytest.mark.parametrize("age_ms", [0, 5_000, 20 * 24 * 3_600_000])
+def test_the_time_of_a_unique_key(made_ms: int, age_ms: int) -> None:
+    assert unique_key_time_ms(KEYS.next(made_ms), made_ms + age_ms) == made_ms
+
+
+@pytest.mark.parametrize("key", ["", "abc", "x" * 32, "A" * 31])
+def test_what_is_no_unique_key(key: str) -> None:
+    assert unique_key_time_ms(key, 1_700_000_000_000) is None

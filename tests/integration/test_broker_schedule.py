@@ -1,0 +1,195 @@
+"""Messages that are delivered later, messages that consumers give back, and dead letters."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import redis
+from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_request, send_request
+
+from rmq_redis.broker.schedule import DELAY_LEVELS_S, delay_of_level, take_due_ms
+from rmq_redis.codes import RequestCode
+from rmq_redis.errors import MessageIllegalError
+from rmq_redis.protocol.command import RemotingCommand, request
+from rmq_redis.protocol.header import ConsumerSendMsgBackRequestHeader, SendMessageResponseHeader, TopicRequestHeader
+from rmq_redis.protocol.message import decode_records
+from rmq_redis.store.embedded import EmbeddedServer
+from rmq_redis.store.schedule_store import record_of
+
+NOW_MS = 1_700_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "due_ms"),
+    [
+        ("", 0),
+        ("DELAY\x010\x02", 0),
+        ("DELAY\x011\x02", NOW_MS + 1000),
+        ("DELAY\x0118\x02", NOW_MS + 7_200_000),
+        ("DELAY\x0199\x02", NOW_MS + 7_200_000),
+        ("TIMER_DELAY_SEC\x012\x02", NOW_MS + 2000),
+        ("TIMER_DELAY_MS\x0115\x02", NOW_MS + 15),
+        (f"TIMER_DELIVER_MS\x01{NOW_MS + 7}\x02", NOW_MS + 7),
+        (f"TIMER_DELIVER_MS\x01{NOW_MS - 7}\x02", 0),
+        ("TIMER_DELAY_MS\x0115\x02TIMER_DELAY_SEC\x012\x02", NOW_MS + 2000),
+        ("TIMER_DELAY_SEC\x012\x02DELAY\x013\x02", NOW_MS + 10_000),
+        ("MY_DELAY\x013\x02", 0),
+    ],
+)
+def test_when_a_message_is_due(text: str, due_ms: int) -> None:
+    rest, due = take_due_ms("KEYS\x01k\x02" + text, NOW_MS)
+    assert due == due_ms
+    assert rest == "KEYS\x01k\x02" + (text if text.startswith("MY_") else "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DELAY\x01x\x02",
+        "TIMER_DELAY_SEC\x011.5\x02",
+        "TIMER_DELAY_SEC\x01259201\x02",
+        f"TIMER_DELAY_MS\x01{10**30}\x02",
+    ],
+)
+def test_a_time_that_cannot_be_is_illegal(text: str) -> None:
+    with pytest.raises(MessageIllegalError):
+        take_due_ms(text, NOW_MS)
+
+
+def test_the_levels_are_those_of_rocketmq() -> None:
+    assert len(DELAY_LEVELS_S) == 18
+    assert [delay_of_level(level) for level in (1, 2, 3, 14, 18, 40)] == [
+        1000,
+        5000,
+        10_000,
+        600_000,
+        7_200_000,
+        7_200_000,
+    ]
+
+
+async def test_a_timer_message_appears_when_it_is_due_and_not_before(client: BrokerClient) -> None:
+    await client.send("T", "now")
+    due_ms = int(time.time() * 1000) + 400
+    properties = f"UNIQ_KEY\x01A1\x02TAGS\x01TagA\x02TIMER_DELIVER_MS\x01{due_ms}\x02"
+    answer = await client.ok(send_request("T", b"later", properties=properties))
+    assert answer.header(SendMessageResponseHeader).queue_id == 0
+    waiting = client.pull_later("T", 1, subscription="TagA")
+    message = (await waiting).messages[0]
+    assert (message.text(), message.queue_offset, message.tags, message.msg_id) == ("later", 1, "TagA", "A1")
+    assert message.store_timestamp_ms >= due_ms
+    assert "TIMER_DELIVER_MS" not in message.properties
+
+
+async def test_what_waits_is_invisible_and_survives_the_broker(
+    start_broker: StartBroker, connect: Connect, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    first = await start_broker()
+    client = connect(first)
+    await client.send("T", "now")
+    for number in range(20):
+        await client.ok(send_request("T", b"%d" % number, properties="TIMER_DELAY_MS\x01600\x02"))
+    with redis.Redis.from_url(embedded_server.url) as store:
+        members = store.zrange(f"{key_prefix}:{{broker-a}}:scheduled", 0, -1)
+    assert sorted(int(decode_records(record_of(member))[0].body) for member in members) == list(range(20))
+    assert await client.pull_all("T") == ["now"]
+    await first.close()
+    second = connect(await start_broker())
+    bodies: list[str] = await eventually(lambda: all_of(second, 21), "everything that was due")
+    assert sorted(bodies[1:], key=int) == [str(number) for number in range(20)]
+
+
+async def test_what_has_no_queue_does_not_hold_up_the_others(
+    client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    due_ms = int(time.time() * 1000) + 300
+    properties = f"TIMER_DELIVER_MS\x01{due_ms}\x02"
+    await client.ok(send_request("Gone", b"nowhere", properties=properties))
+    await client.ok(request(RequestCode.DELETE_TOPIC_IN_BROKER, TopicRequestHeader("Gone")))
+    await client.send("T", "now")
+    await client.ok(send_request("T", b"later", properties=properties))
+    key = f"{key_prefix}:{{broker-a}}:scheduled"
+    with redis.Redis.from_url(embedded_server.url) as store:
+        store.zadd(key, {b"damaged": 1.0, b"": 1.0, b"12345678": 1.0, b"x" * 200: 1.0})
+        assert await eventually(lambda: all_of(client, 2)) == ["now", "later"]
+        await eventually(lambda: store.zcard(key) == 0, "nothing is left of what has no queue")
+
+
+async def all_of(client: BrokerClient, count: int) -> list[str]:
+    bodies = await client.pull_all("T")
+    return bodies if len(bodies) >= count else []
+
+
+# --- given back ------------------------------------------------------------------------------------------------------
+
+
+def send_back(message: Any, level: int = 0, *, group: str = "G", **fields: Any) -> RemotingCommand:
+    header = ConsumerSendMsgBackRequestHeader(message.commit_log_offset, group, level, **fields)
+    return request(RequestCode.CONSUMER_SEND_MSG_BACK, header)
+
+
+async def sent_and_pulled(client: BrokerClient) -> Any:
+    await client.ok(heartbeat_request("c1", "G", {"T": "*"}))
+    properties = "UNIQ_KEY\x01A1\x02KEYS\x01k\x02TAGS\x01TagA\x02a\x01b\x02"
+    await client.ok(send_request("T", b"hello", properties=properties))
+    return (await client.pull("T", 0)).messages[0]
+
+
+async def test_a_message_that_is_given_back_comes_again_in_the_retry_topic(client: BrokerClient) -> None:
+    message = await sent_and_pulled(client)
+    began_ms = int(time.time() * 1000)
+    await client.ok(send_back(message, level=1))
+    again = (await client.pull_later("%RETRY%G", 0)).messages[0]
+    assert again.store_timestamp_ms >= began_ms + 1000
+    assert (again.topic, again.text(), again.reconsume_times) == ("%RETRY%G", "hello", 1)
+    assert again.properties["RETRY_TOPIC"] == "T"
+    assert again.properties["ORIGIN_MESSAGE_ID"] == message.offset_msg_id
+    assert (again.msg_id, again.keys, again.tags, again.properties["a"]) == ("A1", "k", "TagA", "b")
+    assert (again.born_timestamp_ms, again.born_host) == (message.born_timestamp_ms, message.born_host)
+    # The second time: the origin stays that of the first.
+    await client.ok(send_back(again, level=1))
+    third = (await client.pull_later("%RETRY%G", 1)).messages[0]
+    assert third.reconsume_times == 2
+    assert third.properties["RETRY_TOPIC"] == "T"
+    assert third.properties["ORIGIN_MESSAGE_ID"] == message.offset_msg_id
+
+
+async def test_the_first_retry_is_due_after_ten_seconds(
+    client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    message = await sent_and_pulled(client)
+    before_ms = int(time.time() * 1000)
+    await client.ok(send_back(message))
+    after_ms = int(time.time() * 1000)
+    with redis.Redis.from_url(embedded_server.url) as store:
+        ((_, due_ms),) = store.zrange(f"{key_prefix}:{{broker-a}}:scheduled", 0, -1, withscores=True)
+    assert before_ms + 10_000 <= due_ms <= after_ms + 10_000
+
+
+@pytest.mark.parametrize(("level", "fields"), [(-1, {}), (0, {"max_reconsume_times": 0})], ids=["asked", "exhausted"])
+async def test_dead_letters(client: BrokerClient, level: int, fields: dict[str, Any]) -> None:
+    message = await sent_and_pulled(client)
+    await client.ok(send_back(message, level=level, **fields))
+    dead = (await client.pull("%DLQ%G", 0)).messages[0]
+    assert (dead.text(), dead.properties["RETRY_TOPIC"], dead.keys) == ("hello", "T", "k")
+    assert dead.properties["ORIGIN_MESSAGE_ID"] == message.offset_msg_id
+
+
+@pytest.mark.parametrize(("times", "topic"), [(16, "%RETRY%G"), (17, "%DLQ%G")])
+async def test_a_client_that_resends_by_itself_ends_in_the_dead_letters(
+    client: BrokerClient, times: int, topic: str
+) -> None:
+    await sent_and_pulled(client)
+    await client.ok(send_request("%RETRY%G", b"again", properties="RETRY_TOPIC\x01T\x02", reconsume_times=times))
+    assert (await client.pull(topic, 0)).bodies == ["again"]
+
+
+async def test_what_cannot_be_given_back(client: BrokerClient) -> None:
+    message = await sent_and_pulled(client)
+    assert (await client.ask(send_back(message, group="nobody"))).code == 26
+    header = ConsumerSendMsgBackRequestHeader(message.commit_log_offset + 5, "G", 0)
+    assert (await client.ask(request(RequestCode.CONSUMER_SEND_MSG_BACK, header))).code == 1
+    header = ConsumerSendMsgBackRequestHeader(-1, "G", 0)
+    assert (await client.ask(request(RequestCode.CONSUMER_SEND_MSG_BACK, header))).code == 1

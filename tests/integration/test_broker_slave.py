@@ -1,0 +1,209 @@
+"""A slave broker on the same store: reads, and refuses what only the master may do (messages.md section 13)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from helpers import BrokerClient, Connect, FakeNameServer, StartBroker, eventually, heartbeat_request, send_request
+
+from rmq_redis.broker.broker import Broker
+from rmq_redis.codes import RequestCode
+from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps, loads
+from rmq_redis.protocol.command import request
+from rmq_redis.protocol.header import (
+    ConsumerGroupRequestHeader,
+    ConsumeStatsRequestHeader,
+    CreateTopicRequestHeader,
+    DeleteSubscriptionGroupRequestHeader,
+    OffsetResponseHeader,
+    QueryConsumerOffsetRequestHeader,
+    QueueOffsetRequestHeader,
+    SearchOffsetRequestHeader,
+    TopicRequestHeader,
+    UpdateConsumerOffsetRequestHeader,
+    ViewMessageRequestHeader,
+)
+from rmq_redis.protocol.message import decode_records
+
+
+@pytest.fixture
+async def slave_broker(broker: Broker, client: BrokerClient, start_broker: StartBroker) -> Broker:
+    """Slave 1 of the group of ``broker``, which has the topic T with the messages a, b, c, and the group G."""
+    await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T", 2, 2, 6)))
+    await client.ok(
+        request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=dumps(SubscriptionGroupConfig(group_name="G")))
+    )
+    await client.send("T", "a", "b", "c")
+    return await start_broker(broker_id=1)
+
+
+@pytest.fixture
+def slave(slave_broker: Broker, connect: Connect) -> BrokerClient:
+    return connect(slave_broker)
+
+
+async def test_a_slave_registers_under_its_id(slave_broker: Broker, fake_namesrv: FakeNameServer) -> None:
+    def of_slave() -> list[dict[str, str]]:
+        fields = [command.ext_fields for command in fake_namesrv.registrations]
+        return [item for item in fields if item["brokerId"] == "1"]
+
+    await eventually(of_slave)
+    assert of_slave()[0]["brokerAddr"] == slave_broker.address
+    assert of_slave()[0]["brokerName"] == "broker-a"
+
+
+async def test_a_slave_refuses_sends_with_14_and_the_master_is_not_disturbed(
+    client: BrokerClient, slave: BrokerClient
+) -> None:
+    for command in (send_request("T"), send_request("New"), send_request("T", queue_id=99)):
+        answer = await slave.ask(command)
+        assert answer.code == 14
+        assert "slave" in (answer.remark or "")
+    assert (await client.send("T", "d"))[0].queue_offset == 3
+
+
+async def test_a_slave_delivers_old_and_new_messages(client: BrokerClient, slave: BrokerClient) -> None:
+    assert await slave.pull_all("T") == ["a", "b", "c"]
+    await client.send("T", "d")
+    pulled = await slave.pull("T", 3)
+    assert (pulled.bodies, pulled.outcome) == (["d"], (0, 4))
+    assert (pulled.header.min_offset, pulled.header.max_offset) == (0, 4)
+    # The record is the master's, addresses included.
+    assert pulled.messages == (await client.pull("T", 3)).messages
+
+
+async def test_filters_work_on_a_slave(client: BrokerClient, slave: BrokerClient) -> None:
+    await client.send("T", "x", tags="TagA", queue_id=1)
+    assert (await slave.pull("T", 0, queue_id=1, subscription="TagA")).bodies == ["x"]
+    assert (await slave.pull("T", 0, queue_id=1, subscription="TagB")).outcome == (20, 1)
+    await slave.ok(heartbeat_request("id", "G", {"T": "TagA"}))
+    assert (await slave.pull("T", 0, queue_id=1, subscription=None)).bodies == ["x"]
+
+
+@pytest.mark.parametrize("offset", [-1, 4, 100])
+async def test_a_slave_answers_20_instead_of_21_and_moves_no_offset(slave: BrokerClient, offset: int) -> None:
+    pulled = await slave.pull("T", offset, suspend_ms=30_000)
+    assert pulled.outcome == (20, offset)
+    assert pulled.header.suggest_which_broker_id == 0
+
+
+async def test_long_polling_on_a_slave(client: BrokerClient, slave: BrokerClient, slave_broker: Broker) -> None:
+    pull = slave.pull_later("T", 3)
+    empty = slave.pull_later("T", 0, queue_id=1)
+    await eventually(lambda: slave_broker._pulls.hold.count == 2)
+    await client.send("T", "d")
+    assert (await pull).outcome == (0, 4)
+    assert not empty.done()
+    await client.send("T", "e", queue_id=1)
+    assert (await empty).bodies == ["e"]
+    assert (await slave.pull("T", 4, suspend_ms=20)).outcome == (19, 4)
+
+
+async def test_a_slave_does_not_commit(client: BrokerClient, slave: BrokerClient) -> None:
+    await slave.pull("T", 0, commit=2)
+    header = UpdateConsumerOffsetRequestHeader("G", "T", 0, 2)
+    await slave.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, header))
+    await slave.oneway(request(RequestCode.UPDATE_CONSUMER_OFFSET, header))
+    for asked in (slave, client):
+        query = QueryConsumerOffsetRequestHeader("G", "T", 0, False)
+        assert (await asked.ask(request(RequestCode.QUERY_CONSUMER_OFFSET, query))).code == 22
+
+
+async def test_a_slave_knows_the_masters_offsets_and_bounds(client: BrokerClient, slave: BrokerClient) -> None:
+    async def offset(code: int, header: object) -> int:
+        answer = await slave.ok(request(code, header))  # type: ignore[arg-type]
+        return answer.header(OffsetResponseHeader).offset
+
+    for committed in (1, 2):
+        await client.ok(
+            request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "T", 0, committed))
+        )
+        query = QueryConsumerOffsetRequestHeader("G", "T", 0)
+        assert await offset(RequestCode.QUERY_CONSUMER_OFFSET, query) == committed
+    await client.send("T", "d")
+    assert await offset(RequestCode.GET_MAX_OFFSET, QueueOffsetRequestHeader("T", 0)) == 4
+    assert await offset(RequestCode.GET_MIN_OFFSET, QueueOffsetRequestHeader("T", 0)) == 0
+    assert await offset(RequestCode.SEARCH_OFFSET_BY_TIMESTAMP, SearchOffsetRequestHeader("T", 0, 2**50)) == 4
+    stats = await slave.get(RequestCode.GET_CONSUME_STATS, ConsumeStatsRequestHeader("G", "T"))
+    assert [item["brokerOffset"] - item["consumerOffset"] for item in stats["offsetTable"].values()] == [2, 0]
+
+
+async def test_a_message_of_the_master_is_found_by_its_id(client: BrokerClient, slave: BrokerClient) -> None:
+    sent = (await client.send("T", "d"))[0]
+    view = ViewMessageRequestHeader(int(sent.msg_id[-16:], 16))
+    answer = await slave.ok(request(RequestCode.VIEW_MESSAGE_BY_ID, view))
+    assert decode_records(answer.body)[0].text() == "d"
+
+
+async def test_what_changes_topics_or_groups_is_refused(slave: BrokerClient) -> None:
+    for command in (
+        request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("New", 1, 1, 6)),
+        request(RequestCode.UPDATE_AND_CREATE_TOPIC_LIST, body=b'{"topicConfigList":[]}'),
+        request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=b'{"groupName":"H"}'),
+        request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST, body=b'{"groupConfigList":[]}'),
+        request(RequestCode.DELETE_SUBSCRIPTIONGROUP, DeleteSubscriptionGroupRequestHeader("G")),
+    ):
+        assert (await slave.ask(command)).code == 16
+    # Tools ask slaves too when they delete a topic; a slave says yes and follows its master.
+    await slave.ok(request(RequestCode.DELETE_TOPIC_IN_BROKER, TopicRequestHeader("T")))
+    assert await slave.pull_all("T") == ["a", "b", "c"]
+
+
+async def test_a_slave_follows_the_masters_topics(client: BrokerClient, slave: BrokerClient) -> None:
+    await client.send("New", "x")
+
+    async def code() -> int:
+        return (await slave.pull("New", 0)).code
+
+    async def is_found() -> bool:
+        return await code() == 0
+
+    async def is_gone() -> bool:
+        return await code() == 17
+
+    await eventually(is_found)
+    await client.ok(request(RequestCode.DELETE_TOPIC_IN_BROKER, TopicRequestHeader("New")))
+    await eventually(is_gone)
+
+
+async def test_a_topic_deleted_and_made_again_is_the_new_one_on_a_slave(
+    client: BrokerClient, slave: BrokerClient
+) -> None:
+    assert await slave.pull_all("T") == ["a", "b", "c"]
+    await client.ok(request(RequestCode.DELETE_TOPIC_IN_BROKER, TopicRequestHeader("T")))
+    await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T", 2, 2, 6)))
+    await client.send("T", "new")
+
+    async def agrees() -> bool:
+        pulled = await slave.pull("T", 0)
+        return pulled.code == 0 and pulled.messages == (await client.pull("T", 0)).messages
+
+    await eventually(agrees)
+    assert await slave.pull_all("T") == ["new"]
+
+
+async def test_consumers_are_members_at_the_slave_too(client: BrokerClient, slave: BrokerClient) -> None:
+    await slave.ok(heartbeat_request("id", "G", {"T": "*"}))
+    answer = await slave.ok(request(RequestCode.GET_CONSUMER_LIST_BY_GROUP, ConsumerGroupRequestHeader("G")))
+    assert loads(answer.body)["consumerIdList"] == ["id"]
+
+
+async def test_a_slave_serves_when_the_master_is_gone(
+    broker: Broker, client: BrokerClient, slave: BrokerClient
+) -> None:
+    await broker.close()
+    assert await slave.pull_all("T") == ["a", "b", "c"]
+    assert (await slave.ask(send_request("T"))).code == 14
+    query = QueryConsumerOffsetRequestHeader("G", "T", 0)
+    assert (await slave.ok(request(RequestCode.QUERY_CONSUMER_OFFSET, query))).header(OffsetResponseHeader).offset == 0
+
+
+async def test_a_slave_that_stops_changes_nothing_in_the_store(
+    client: BrokerClient, slave: BrokerClient, slave_broker: Broker
+) -> None:
+    pull = slave.pull_later("T", 3)
+    await eventually(lambda: slave_broker._pulls.hold.count == 1)
+    await slave_broker.close()
+    assert (await asyncio.gather(pull, return_exceptions=True))[0] is not None
+    assert (await client.send("T", "d"))[0].queue_offset == 3

@@ -1,0 +1,157 @@
+"""A broker whose store goes away: refused with a clear code, nothing acknowledged is lost, and it goes on by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_request, send_request
+
+from rmq_redis.broker.broker import Broker
+from rmq_redis.codes import RequestCode
+from rmq_redis.errors import ConfigError, StoreError
+from rmq_redis.protocol.command import RemotingCommand, request
+from rmq_redis.protocol.header import (
+    CreateTopicRequestHeader,
+    OffsetResponseHeader,
+    QueryConsumerOffsetRequestHeader,
+    SendMessageResponseHeader,
+    UpdateConsumerOffsetRequestHeader,
+)
+from rmq_redis.store.embedded import EmbeddedServer
+
+
+@pytest.fixture
+async def own_server(tmp_path: Path, embedded_server: EmbeddedServer) -> AsyncIterator[EmbeddedServer]:
+    """A store that a test may kill; it loses nothing that it confirmed."""
+    server = EmbeddedServer(tmp_path / "valkey", settings={"appendfsync": "always"})
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def broker(own_server: EmbeddedServer, start_broker: StartBroker) -> Broker:
+    return await start_broker(store=own_server.url, stop_timeout_s=0.3)
+
+
+def commit(offset: int) -> RemotingCommand:
+    return request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "T", 0, offset))
+
+
+async def test_without_its_store_a_broker_refuses_with_14_and_then_goes_on(
+    client: BrokerClient, broker: Broker, own_server: EmbeddedServer
+) -> None:
+    await client.send("T", "a", "b")
+    await client.ok(commit(1))
+    pull = client.pull_later("T", 2)
+    await eventually(lambda: broker._pulls.hold.count == 1)
+    own_server.kill()
+    await eventually(lambda: not broker._queue_store.available)
+    answers = [
+        await client.ask(command)
+        for command in (
+            send_request("T", b"x"),
+            send_request("New", b"x"),
+            commit(2),
+            request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("U", 1, 1, 6)),
+            heartbeat_request("id", "NewGroup", {"T": "*"}),
+        )
+    ]
+    assert [answer.code for answer in answers] == [14] * 5
+    assert (await client.pull("T", 0)).code == 14
+    # What needs no store is answered: offsets are in memory, and the held pull goes on waiting.
+    query = request(RequestCode.QUERY_CONSUMER_OFFSET, QueryConsumerOffsetRequestHeader("G", "T", 0))
+    assert (await client.ok(query)).header(OffsetResponseHeader).offset == 2
+    assert not pull.done()
+    own_server.start()
+    await eventually(lambda: broker._queue_store.available)
+    assert (await client.send("T", "c"))[0].queue_offset == 2
+    assert (await pull).bodies == ["c"]
+    await eventually(lambda: broker._queue_store._reads.connection is not None)
+    assert await client.pull_all("T") == ["a", "b", "c"]
+    await client.ok(commit(3))
+    await client.send("New", "x")
+
+
+async def test_every_acknowledged_message_survives_kills_of_the_store(
+    client: BrokerClient, broker: Broker, own_server: EmbeddedServer
+) -> None:
+    await client.send("T", "first")
+    acknowledged: dict[int, str] = {}
+    stop = False
+
+    async def produce(name: str) -> None:
+        i = 0
+        while not stop:
+            i += 1
+            answer = await client.ask(send_request("T", f"{name}{i}".encode()))
+            if answer.code == 0:
+                acknowledged[answer.header(SendMessageResponseHeader).queue_offset] = f"{name}{i}"
+            else:
+                assert answer.code == 14
+                await asyncio.sleep(0.01)
+
+    producers = [asyncio.ensure_future(produce(name)) for name in "abc"]
+    for _ in range(3):
+        enough = len(acknowledged) + 50
+        await eventually(lambda: len(acknowledged) >= enough)  # noqa: B023
+        own_server.kill()
+        await eventually(lambda: not broker._queue_store.available)
+        own_server.start()
+    await eventually(lambda: broker._queue_store.available)
+    stop = True
+    await asyncio.gather(*producers)
+    await eventually(lambda: broker._queue_store._reads.connection is not None)
+    stored = await client.pull_all("T")
+    assert {offset: stored[offset] for offset in acknowledged} == acknowledged
+    # Offsets have no gap: unacknowledged ones may be there, none is missing.
+    assert len(stored) == broker._queue_store.queues["T", 0].max_offset
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_closing_ends_also_without_a_store(
+    client: BrokerClient, broker: Broker, own_server: EmbeddedServer, how: signal.Signals
+) -> None:
+    await client.send("T", "a")
+    await client.oneway(commit(1))
+    query = request(RequestCode.QUERY_CONSUMER_OFFSET, QueryConsumerOffsetRequestHeader("G", "T", 0))
+
+    async def is_committed() -> bool:
+        return (await client.ok(query)).header(OffsetResponseHeader).offset == 1
+
+    await eventually(is_committed)
+    os.kill(own_server.pid, how)
+    await client.oneway(send_request("T", b"never answered"))
+    async with asyncio.timeout(10):
+        await broker.close()
+
+
+async def test_a_broker_that_could_not_start_can_be_closed(start_broker: StartBroker, broker: Broker) -> None:
+    with pytest.raises(StoreError):
+        await start_broker(store="redis://127.0.0.1:1/0")
+    with pytest.raises(ConfigError, match="another port"):
+        await start_broker(broker_name="broker-b", listen_port=broker.port)
+
+
+async def test_the_master_may_be_started_again_while_the_old_one_still_runs(
+    start_broker: StartBroker, connect: Connect, broker: Broker, own_server: EmbeddedServer
+) -> None:
+    old = connect(broker)
+    await old.send("T", "a")
+    new = connect(await start_broker(store=own_server.url))
+    own_server.kill()
+    own_server.start()
+
+    async def can_send() -> bool:
+        return (await new.ask(send_request("T", b"b"))).code == 0
+
+    await eventually(can_send)
+    assert (await old.ask(send_request("T", b"lost"))).code == 14
+    await eventually(broker.fenced.is_set)
+    await eventually(can_send)
+    assert "lost" not in await new.pull_all("T")

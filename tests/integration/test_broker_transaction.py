@@ -1,0 +1,139 @@
+"""Transactional messages: invisible until committed, decided once, asked about, given up at last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_request, send_request
+
+from rmq_redis.codes import RequestCode
+from rmq_redis.protocol.command import RemotingCommand, request
+from rmq_redis.protocol.header import (
+    CheckTransactionStateRequestHeader,
+    EndTransactionRequestHeader,
+    SendMessageResponseHeader,
+)
+from rmq_redis.protocol.message import decode_records, parse_offset_msg_id
+from rmq_redis.remoting.connection import Connection
+
+HALF = "TRAN_MSG\x01true\x02PGROUP\x01PG\x02UNIQ_KEY\x01A1\x02TAGS\x01TagA\x02"
+COMMIT, ROLLBACK, UNKNOWN = 8, 12, 0
+
+
+async def prepare(client: BrokerClient, body: str = "half", properties: str = HALF) -> SendMessageResponseHeader:
+    answer = await client.ok(send_request("T", body.encode(), queue_id=1, properties=properties, sys_flag=4))
+    return answer.header(SendMessageResponseHeader)
+
+
+def end(sent: SendMessageResponseHeader, decision: int, *, group: str = "PG", **changes: Any) -> RemotingCommand:
+    values: dict[str, Any] = {
+        "producer_group": group,
+        "tran_state_table_offset": sent.queue_offset,
+        "commit_log_offset": parse_offset_msg_id(sent.msg_id)[1],
+        "commit_or_rollback": decision,
+        "msg_id": "A1",
+    }
+    return request(RequestCode.END_TRANSACTION, EndTransactionRequestHeader(**(values | changes)))
+
+
+async def test_a_commit_makes_the_message_visible_once(client: BrokerClient) -> None:
+    sent = await prepare(client)
+    assert sent.transaction_id == "A1"
+    assert await client.pull_all("T", queue_id=1) == []
+    waiting = client.pull_later("T", 0, queue_id=1, subscription="TagA")
+    await client.ok(end(sent, COMMIT))
+    message = (await waiting).messages[0]
+    assert (message.text(), message.msg_id, message.queue_offset) == ("half", "A1", 0)
+    assert message.sys_flag & 0xC == 8
+    assert message.prepared_transaction_offset == parse_offset_msg_id(sent.msg_id)[1]
+    assert "TRAN_MSG" not in message.properties
+    for decision in (COMMIT, ROLLBACK):
+        assert (await client.ask(end(sent, decision))).code == 1
+    assert await client.pull_all("T", queue_id=1) == ["half"]
+
+
+async def test_a_rollback_makes_it_disappear(client: BrokerClient) -> None:
+    sent = await prepare(client)
+    await client.ok(end(sent, ROLLBACK))
+    assert (await client.ask(end(sent, COMMIT))).code == 1
+    assert await client.pull_all("T", queue_id=1) == []
+
+
+async def test_not_known_yet_decides_nothing(client: BrokerClient) -> None:
+    sent = await prepare(client)
+    await client.ok(end(sent, UNKNOWN))
+    await client.ok(end(sent, COMMIT))
+    assert await client.pull_all("T", queue_id=1) == ["half"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"group": "other"}, {"tran_state_table_offset": 99}, {"tran_state_table_offset": -1}, {"commit_log_offset": 7}],
+)
+async def test_a_decision_that_does_not_fit_is_refused(client: BrokerClient, changes: dict[str, Any]) -> None:
+    sent = await prepare(client)
+    assert (await client.ask(end(sent, COMMIT, **changes))).code == 1
+    assert await client.pull_all("T", queue_id=1) == []
+    await client.ok(end(sent, COMMIT))
+
+
+async def test_transaction_bits_without_the_property_are_refused(client: BrokerClient) -> None:
+    assert (await client.ask(send_request("T", sys_flag=4))).code == 16
+
+
+class Producer(BrokerClient):
+    """A member of the producer group that notes what it is asked."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self.asked: list[RemotingCommand] = []
+        processors = {RequestCode.CHECK_TRANSACTION_STATE: self._check}
+        self._client._dispatcher.set_processors(processors)
+
+    def _check(self, connection: Connection, command: RemotingCommand) -> None:
+        self.asked.append(command)
+
+
+async def test_the_producer_group_is_asked_about_what_is_undecided(start_broker: StartBroker) -> None:
+    broker = await start_broker(transaction_timeout_s=0.1, transaction_check_interval_s=0.1)
+    producer = Producer(broker.address)
+    try:
+        await producer.ok(heartbeat_request("p1", producer_group="PG"))
+        sent = await prepare(producer)
+        asked = (await eventually(lambda: producer.asked))[0]
+        header = asked.header(CheckTransactionStateRequestHeader)
+        assert header.tran_state_table_offset == sent.queue_offset
+        assert header.commit_log_offset == parse_offset_msg_id(sent.msg_id)[1]
+        assert (header.msg_id, header.transaction_id) == ("A1", "A1")
+        assert asked.is_oneway
+        message = decode_records(asked.body)[0]
+        assert (message.topic, message.queue_id, message.text()) == ("T", 1, "half")
+        assert (message.queue_offset, message.commit_log_offset) == (sent.queue_offset, header.commit_log_offset)
+        await producer.ok(end(sent, COMMIT, from_transaction_check=True))
+        assert await producer.pull_all("T", queue_id=1) == ["half"]
+    finally:
+        await producer.close()
+
+
+async def test_what_nobody_decides_is_given_up(start_broker: StartBroker, connect: Connect) -> None:
+    broker = await start_broker(transaction_timeout_s=0.05, transaction_check_interval_s=0.05, transaction_check_max=1)
+    client = connect(broker)
+    sent = await prepare(client)
+
+    async def given_up() -> list[str]:
+        pulled = await client.pull("TRANS_CHECK_MAX_TIME_TOPIC", 0)
+        return pulled.bodies
+
+    assert await eventually(given_up) == ["half"]
+    assert (await client.ask(end(sent, COMMIT))).code == 1
+    assert await client.pull_all("T", queue_id=1) == []
+
+
+async def test_half_messages_survive_the_broker(start_broker: StartBroker, connect: Connect) -> None:
+    first = await start_broker()
+    sent = await prepare(connect(first))
+    await first.close()
+    client = connect(await start_broker())
+    await client.ok(end(sent, COMMIT))
+    assert await client.pull_all("T", queue_id=1) == ["half"]

@@ -1,0 +1,189 @@
+"""What every foreign client must be able to do; the test files run these with their driver."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from interop_support import Cluster, Driver, DriverProcess, Event, create_topic, unique_name
+
+REDELIVERY_DEADLINE_S = 90.0
+
+
+def bodies(events: list[Event]) -> list[str]:
+    return sorted(event["body"] for event in events)
+
+
+def keeps_everything_of_a_message(driver: Driver, cluster: Cluster, topic: str | None = None) -> None:
+    """Tags, keys, user properties, text beyond ASCII, a body that the client compresses; ids and offsets agree."""
+    topic = topic or create_topic(cluster)
+    prefix = "größe-✓"
+    sent = driver.produce(
+        cluster, topic, 8, tags="TagA,TagB", key_prefix="order", properties="shop=köln,a=1", body_prefix=prefix
+    )
+    sent += driver.produce(cluster, topic, 2, tags="TagA,TagB", key_prefix="order", body_prefix="big", pad_bytes=6000)
+    with driver.consume(cluster, topic, unique_name("group")) as consumer:
+        consumer.wait_for_bodies({event["body"] for event in sent})
+        consumer.stop()
+        received = consumer.messages()
+    assert bodies(received) == bodies(sent)
+    by_body = {message["body"]: message for message in received}
+    for index, event in enumerate(sent[:8]):
+        message = by_body[event["body"]]
+        assert message["topic"] == topic
+        assert message["body"] == f"{prefix}-{index}"
+        assert message["tags"] == ("TagA", "TagB")[index % 2]
+        assert message["keys"] == f"order-{index}"
+        assert message["properties"]["shop"] == "köln"
+        assert message["properties"]["a"] == "1"
+        assert message["reconsumeTimes"] == 0
+    for event in sent:
+        message = by_body[event["body"]]
+        for name in {"msgId", "offsetMsgId", "queueId", "queueOffset"} & event.keys():
+            assert message[name] == event[name], (name, event, message)
+    assert len({message["msgId"] for message in received}) == len(sent)
+
+
+def filters_by_tag(driver: Driver, cluster: Cluster) -> None:
+    topic = create_topic(cluster)
+    sent = driver.produce(cluster, topic, 40, tags="TagC,TagA,TagB,TagA,TagB")
+    wanted = [event for index, event in enumerate(sent) if index % 5 != 0]
+    with driver.consume(cluster, topic, unique_name("group"), tags="TagA || TagB") as consumer:
+        consumer.wait_for_bodies({event["body"] for event in wanted})
+        consumer.stop()
+        received = consumer.messages()
+    assert bodies(received) == bodies(wanted)
+    assert {message["tags"] for message in received} == {"TagA", "TagB"}
+
+
+def a_new_group_reads_a_young_topic_from_its_start(driver: Driver, cluster: Cluster, **options: str) -> None:
+    """Also with CONSUME_FROM_LAST_OFFSET, the default of most clients: the broker answers offset 0, not "not found"."""
+    topic = create_topic(cluster)
+    sent = driver.produce(cluster, topic, 8)
+    with driver.consume(cluster, topic, unique_name("group"), **options) as consumer:
+        consumer.wait_for_bodies({event["body"] for event in sent})
+        consumer.stop()
+
+
+def goes_on_from_the_committed_offset(driver: Driver, cluster: Cluster) -> None:
+    topic = create_topic(cluster)
+    group = unique_name("group")
+    for round_number in range(3):
+        sent = driver.produce(cluster, topic, 20, body_prefix=f"round{round_number}")
+        with driver.consume(cluster, topic, group) as consumer:
+            consumer.wait_for_bodies({event["body"] for event in sent})
+            consumer.stop()
+            # Exactly these: something missing is loss, something else or twice is redelivery.
+            assert bodies(consumer.messages()) == bodies(sent)
+
+
+def delivers_to_a_running_consumer(driver: Driver, cluster: Cluster) -> None:
+    """Messages that arrive while pulls are held at the broker come at once, not when the hold (15 s) ends."""
+    topic = create_topic(cluster)
+    group = unique_name("group")
+    first = driver.produce(cluster, topic, 8, body_prefix="before")
+    with driver.consume(cluster, topic, group) as consumer:
+        consumer.wait_for_bodies({event["body"] for event in first})
+        second = driver.produce(cluster, topic, 8, body_prefix="while")
+        consumer.wait_for_bodies({event["body"] for event in second}, deadline_s=8)
+        consumer.stop()
+        assert bodies(consumer.messages()) == bodies(first + second)
+
+
+def two_consumers_share_the_queues(driver: Driver, cluster: Cluster) -> None:
+    """Each gets some queues, no message goes to both; when one leaves, the other takes all and misses nothing."""
+    queue_count = 8
+    topic = create_topic(cluster, queues=queue_count)
+    group = unique_name("group")
+
+    def settled(one: DriverProcess, other: DriverProcess) -> bool:
+        mine, yours = one.queues(), other.queues()
+        return bool(mine) and bool(yours) and not mine & yours and len(mine | yours) == queue_count
+
+    with driver.consume(cluster, topic, group) as leaver:
+        leaver.wait_for(lambda: len(leaver.queues()) == queue_count, "one consumer alone has all queues")
+        with driver.consume(cluster, topic, group) as stayer:
+            stayer.wait_for(lambda: settled(stayer, leaver), "two consumers share the queues")
+            sent = []
+            for round_number in range(2):
+                sent += driver.produce(cluster, topic, 40, body_prefix=f"shared{round_number}")
+                wanted = {event["body"] for event in sent}
+                stayer.wait_for(
+                    lambda wanted=wanted: wanted <= set(stayer.bodies() + leaver.bodies()), "all messages delivered"
+                )
+            assert stayer.bodies()
+            assert leaver.bodies()
+            leaver.stop()
+            stayer.wait_for(lambda: len(stayer.queues()) == queue_count, "the one that stays takes all queues")
+            sent += driver.produce(cluster, topic, 40, body_prefix="alone")
+            stayer.wait_for(
+                lambda: {e["body"] for e in sent} <= set(stayer.bodies() + leaver.bodies()), "all delivered"
+            )
+            stayer.stop()
+            deliveries = Counter(stayer.bodies() + leaver.bodies())
+    assert deliveries == Counter(event["body"] for event in sent)
+
+
+def delivers_a_failed_message_again(driver: Driver, cluster: Cluster) -> None:
+    """CONSUMER_SEND_MSG_BACK: again after 10 s (not at once, which would be the client's own fallback), others once."""
+    topic = create_topic(cluster)
+    sent = driver.produce(cluster, topic, 4, tags="TagA", key_prefix="order", properties="shop=1")
+    with driver.consume(cluster, topic, unique_name("group"), fail_bodies="message-2") as consumer:
+        consumer.wait_for_bodies({event["body"] for event in sent})
+        consumer.wait_for(lambda: len(consumer.messages()) > len(sent), "redelivery", REDELIVERY_DEADLINE_S)
+        consumer.stop()
+        received = consumer.messages()
+    assert Counter(message["body"] for message in received) == Counter([*bodies(sent), "message-2"])
+    first, again = (message for message in received if message["body"] == "message-2")
+    assert (first["reconsumeTimes"], again["reconsumeTimes"]) == (0, 1)
+    assert again["received_s"] - first["received_s"] > 9
+    assert (again["tags"], again["keys"], again["properties"]["shop"]) == ("TagA", "order-2", "1")
+    assert again["properties"]["RETRY_TOPIC"] == topic
+    if "offsetMsgId" in first:
+        assert again["properties"]["ORIGIN_MESSAGE_ID"] == first["offsetMsgId"]
+
+
+def stores_a_batch_as_single_messages(driver: Driver, cluster: Cluster) -> None:
+    topic = create_topic(cluster)
+    events = driver.run(
+        cluster, "produce", topic=topic, count=10, mode="batch", tags="TagA,TagB", key_prefix="order", properties="a=1"
+    )
+    (batch,) = (event for event in events if event["event"] == "sent-batch")
+    assert batch["status"] in ("SEND_OK", "OK")
+    with driver.consume(cluster, topic, unique_name("group")) as consumer:
+        consumer.wait_for_bodies({f"message-{index}" for index in range(10)})
+        consumer.stop()
+        received = sorted(consumer.messages(), key=lambda message: message["queueOffset"])
+    assert [message["body"] for message in received] == [f"message-{index}" for index in range(10)]
+    assert len({message["queueId"] for message in received}) == 1
+    first_offset = batch["queueOffset"]
+    assert [message["queueOffset"] for message in received] == list(range(first_offset, first_offset + 10))
+    for index, message in enumerate(received):
+        assert (message["tags"], message["keys"]) == (("TagA", "TagB")[index % 2], f"order-{index}")
+        assert message["properties"]["a"] == "1"
+    if "offsetMsgIds" in batch:
+        assert [message["offsetMsgId"] for message in received] == batch["offsetMsgIds"]
+
+
+def sends_without_waiting(driver: Driver, cluster: Cluster, mode: str) -> None:
+    topic = create_topic(cluster)
+    sent = driver.produce(cluster, topic, 20, mode=mode, tags="TagA", key_prefix="order")
+    with driver.consume(cluster, topic, unique_name("group")) as consumer:
+        consumer.wait_for_bodies({event["body"] for event in sent})
+        consumer.stop()
+        received = consumer.messages()
+    assert bodies(received) == bodies(sent)
+    offsets = {message["body"]: (message["queueId"], message["queueOffset"]) for message in received}
+    for event in sent:
+        if "queueOffset" in event:
+            assert offsets[event["body"]] == (event["queueId"], event["queueOffset"])
+
+
+def sends_to_a_chosen_queue(driver: Driver, cluster: Cluster, **options: str) -> None:
+    topic = create_topic(cluster)
+    sent = driver.produce(cluster, topic, 10, mode="selector", queue_id=2, **options)
+    assert [(event["queueId"], event["queueOffset"]) for event in sent] == [(2, offset) for offset in range(10)]
+    with driver.consume(cluster, topic, unique_name("group")) as consumer:
+        consumer.wait_for_bodies({event["body"] for event in sent})
+        consumer.stop()
+        received = sorted(consumer.messages(), key=lambda message: message["queueOffset"])
+    assert [(message["body"], message["queueId"]) for message in received] == [(event["body"], 2) for event in sent]

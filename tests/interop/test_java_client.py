@@ -1,0 +1,225 @@
+"""The Java client of Apache RocketMQ 5.3.3, and the admin client of its tools. Runs only with RMQ_INTEROP_JAVA=1."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import pytest
+import scenarios
+from interop_support import Cluster, Driver, Event, create_topic, has_route, unique_name, wait_until
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
+
+
+def messages(events: list[Event]) -> list[Event]:
+    return [event for event in events if event["event"] == "message"]
+
+
+def test_admin_creates_a_topic_that_works(java_driver: Driver, cluster: Cluster) -> None:
+    """106, 17 on each master, 105."""
+    topic = unique_name("topic")
+    (created,) = java_driver.run(cluster, "create-topic", topic=topic, queues=6)
+    assert created["masters"]
+    assert [(row["readQueueNums"], row["writeQueueNums"], row["perm"]) for row in created["queueDatas"]] == [
+        (6, 6, 6) for _ in created["masters"]
+    ]
+    assert {row["brokerName"] for row in created["queueDatas"]} == set(created["masters"])
+    scenarios.keeps_everything_of_a_message(java_driver, cluster, topic)
+
+
+def test_filters_by_tag(java_driver: Driver, cluster: Cluster) -> None:
+    scenarios.filters_by_tag(java_driver, cluster)
+
+
+@pytest.mark.parametrize("mode", ["oneway", "async"])
+def test_sends_without_waiting(java_driver: Driver, cluster: Cluster, mode: str) -> None:
+    scenarios.sends_without_waiting(java_driver, cluster, mode)
+
+
+def test_sends_to_a_chosen_queue(java_driver: Driver, cluster: Cluster) -> None:
+    scenarios.sends_to_a_chosen_queue(java_driver, cluster)
+
+
+def test_stores_a_batch_as_single_messages(java_driver: Driver, cluster: Cluster) -> None:
+    scenarios.stores_a_batch_as_single_messages(java_driver, cluster)
+
+
+def test_auto_creates_a_topic_on_the_first_send(java_driver: Driver, cluster: Cluster) -> None:
+    """The producer falls back to the route of TBW102 and the broker creates the topic."""
+    topic = unique_name("topic")
+    sent = java_driver.produce(cluster, topic, 8)
+    wait_until(lambda: has_route(cluster, topic), f"route of {topic}")
+    with java_driver.consume(cluster, topic, unique_name("group")) as consumer:
+        consumer.wait_for_bodies({event["body"] for event in sent})
+        consumer.stop()
+
+
+def test_a_new_group_reads_a_young_topic_from_its_start(java_driver: Driver, cluster: Cluster) -> None:
+    scenarios.a_new_group_reads_a_young_topic_from_its_start(java_driver, cluster, **{"from": "last"})
+
+
+def test_goes_on_from_the_committed_offset(java_driver: Driver, cluster: Cluster) -> None:
+    scenarios.goes_on_from_the_committed_offset(java_driver, cluster)
+
+
+def test_delivers_to_a_running_consumer(java_driver: Driver, cluster: Cluster) -> None:
+    scenarios.delivers_to_a_running_consumer(java_driver, cluster)
+
+
+def test_two_consumers_share_the_queues(java_driver: Driver, cluster: Cluster) -> None:
+    scenarios.two_consumers_share_the_queues(java_driver, cluster)
+
+
+def test_delivers_a_failed_message_again(java_driver: Driver, cluster: Cluster) -> None:
+    scenarios.delivers_a_failed_message_again(java_driver, cluster)
+
+
+def test_parks_a_message_that_always_fails_in_the_dead_letter_topic(java_driver: Driver, cluster: Cluster) -> None:
+    topic = create_topic(cluster)
+    group = unique_name("group")
+    java_driver.run(cluster, "create-group", group=group, retry_max_times=1)
+    java_driver.produce(cluster, topic, 2, key_prefix="order")
+    options = {"fail_bodies": "message-1", "fail_always": "true", "max_reconsume_times": "1"}
+    with java_driver.consume(cluster, topic, group, **options) as consumer:
+        consumer.wait_for(lambda: len(consumer.messages()) == 3, "two deliveries and one redelivery", 90)
+        dead_letter_topic = f"%DLQ%{group}"
+        wait_until(lambda: has_route(cluster, dead_letter_topic), f"route of {dead_letter_topic}")
+        consumer.stop()
+        assert Counter(consumer.bodies()) == {"message-0": 1, "message-1": 2}
+    dead: list[Event] = []
+
+    def dead_letter_arrived() -> bool:
+        dead.extend(messages(java_driver.run(cluster, "pull", topic=dead_letter_topic, group=unique_name("group"))))
+        return bool(dead)
+
+    wait_until(dead_letter_arrived, "the dead letter")
+    assert [(message["body"], message["keys"]) for message in dead] == [("message-1", "order-1")]
+    assert dead[0]["properties"]["RETRY_TOPIC"] == topic
+
+
+def test_pull_consumer_reads_to_the_end_and_commits(java_driver: Driver, cluster: Cluster) -> None:
+    """DefaultMQPullConsumer: 30, 31, 14, 15 and 11 without holding."""
+    topic = create_topic(cluster)
+    group = unique_name("group")
+    expected_ends: Counter[str] = Counter()
+    for round_number in range(2):
+        sent = java_driver.produce(cluster, topic, 12, tags="TagA,TagB", body_prefix=f"round{round_number}")
+        before = Counter(expected_ends)
+        for event in sent:
+            expected_ends[f":{event['queueId']}"] += 1
+        events = java_driver.run(cluster, "pull", topic=topic, group=group)
+        assert scenarios.bodies(messages(events)) == scenarios.bodies(sent)
+        queues = [event for event in events if event["event"] == "queue"]
+        assert len(queues) == 4
+        for queue in queues:
+            suffix = queue["queue"][queue["queue"].rindex(":") :]
+            assert queue["minOffset"] == 0
+            assert queue["committedBefore"] == before[suffix]
+            assert queue["maxOffset"] == queue["committedAfter"] == expected_ends[suffix]
+            assert queue["status"] == "NO_NEW_MSG"
+    events = java_driver.run(cluster, "pull", topic=topic, group=unique_name("group"), tags="TagB")
+    assert {message["tags"] for message in messages(events)} == {"TagB"}
+    assert len(messages(events)) == 12
+
+
+def test_lite_pull_consumer_goes_on_from_what_it_committed(java_driver: Driver, cluster: Cluster) -> None:
+    topic = create_topic(cluster)
+    group = unique_name("group")
+    for round_number in range(2):
+        sent = java_driver.produce(cluster, topic, 12, body_prefix=f"round{round_number}")
+        with java_driver.start(cluster, "lite-pull", topic=topic, group=group) as consumer:
+            consumer.wait_for_bodies({event["body"] for event in sent})
+            consumer.stop()
+            assert scenarios.bodies(consumer.messages()) == scenarios.bodies(sent)
+
+
+def test_finds_messages_by_id_and_by_key(java_driver: Driver, cluster: Cluster) -> None:
+    """33 with the offset id, 12 with the unique key and with a business key."""
+    topic = create_topic(cluster)
+    sent = java_driver.produce(cluster, topic, 5, key_prefix="order", tags="TagA")
+    for query in ({"id": sent[3]["offsetMsgId"]}, {"id": sent[3]["msgId"]}, {"key": "order-3"}):
+        found: list[Event] = []
+
+        def arrived(query: dict[str, str] = query, found: list[Event] = found) -> bool:
+            # Apache's broker builds its index a moment after the send and the client raises when there is no match.
+            with java_driver.start(cluster, "query", topic=topic, **query) as process:
+                wait_until(lambda: process.ended, "end of the query")
+                found[:] = process.events("found")
+            return bool(found)
+
+        wait_until(arrived, f"message found by {query}")
+        assert [(message["body"], message["keys"], message["tags"]) for message in found] == [
+            ("message-3", "order-3", "TagA")
+        ]
+        assert found[0]["offsetMsgId"] == sent[3]["offsetMsgId"]
+
+
+def test_delivers_a_delayed_message_when_it_is_due(java_driver: Driver, cluster: Cluster) -> None:
+    """Level 2 is five seconds."""
+    topic = create_topic(cluster)
+    with java_driver.consume(cluster, topic, unique_name("group")) as consumer:
+        consumer.wait_for(lambda: len(consumer.queues()) == 4, "queues")
+        sent = java_driver.produce(cluster, topic, 3, delay_level=2, key_prefix="order")
+        consumer.wait_for_bodies({event["body"] for event in sent}, 30)
+        consumer.stop()
+        received = {message["body"]: message for message in consumer.messages()}
+        assert len(consumer.messages()) == 3
+    for event in sent:
+        message = received[event["body"]]
+        assert 4500 < message["atMs"] - event["atMs"] < 9000
+        assert message["topic"] == topic
+        assert message["keys"] == f"order-{event['body'].rsplit('-', 1)[1]}"
+
+
+def test_transactions_commit_roll_back_and_are_checked_back(java_driver: Driver, cluster: Cluster) -> None:
+    topic = create_topic(cluster)
+    tags = ["COMMIT", "ROLLBACK", "CHECK"]
+    with java_driver.consume(cluster, topic, unique_name("group")) as consumer:
+        events = java_driver.run(
+            cluster,
+            "produce",
+            topic=topic,
+            count=6,
+            mode="transaction",
+            tags=",".join(tags),
+            key_prefix="order",
+            group=unique_name("producer"),
+            check_timeout_s=150,
+        )
+        checked = {event["body"] for event in events if event["event"] == "checked"}
+        assert checked == {"message-2", "message-5"}
+        consumer.wait_for_bodies({"message-0", "message-2", "message-3", "message-5"})
+        consumer.stop()
+        assert Counter(consumer.bodies()) == {f"message-{index}": 1 for index in (0, 2, 3, 5)}
+        assert {message["keys"] for message in consumer.messages()} == {f"order-{index}" for index in (0, 2, 3, 5)}
+
+
+def test_an_orderly_consumer_gets_each_queue_in_order(java_driver: Driver, cluster: Cluster) -> None:
+    """Nothing is consumed before LOCK_BATCH_MQ has been answered well."""
+    topic = create_topic(cluster)
+    sent = java_driver.produce(cluster, topic, 60)
+    with java_driver.consume(cluster, topic, unique_name("group"), orderly="true") as consumer:
+        consumer.wait_for_bodies({event["body"] for event in sent})
+        consumer.stop()
+        received = consumer.messages()
+    assert scenarios.bodies(received) == scenarios.bodies(sent)
+    offsets: defaultdict[int, list[int]] = defaultdict(list)
+    for message in received:
+        offsets[message["queueId"]].append(message["queueOffset"])
+    assert all(queue_offsets == list(range(len(queue_offsets))) for queue_offsets in offsets.values()), offsets
+
+
+def test_broadcasting_consumers_each_get_everything(java_driver: Driver, cluster: Cluster) -> None:
+    topic = create_topic(cluster)
+    group = unique_name("group")
+    with (
+        java_driver.consume(cluster, topic, group, broadcast="true") as one,
+        java_driver.consume(cluster, topic, group, broadcast="true") as other,
+    ):
+        for consumer in (one, other):
+            consumer.wait_for(lambda consumer=consumer: len(consumer.queues()) == 4, "all queues")
+        sent = java_driver.produce(cluster, topic, 12)
+        for consumer in (one, other):
+            consumer.wait_for_bodies({event["body"] for event in sent})
+            consumer.stop()
+            assert scenarios.bodies(consumer.messages()) == scenarios.bodies(sent)

@@ -1,0 +1,362 @@
+"""Our SDK, with the same tests, against a real Apache RocketMQ and against a cluster of ours.
+
+[apache] is the NameServer of RMQ_INTEROP_NAMESRV if that is set, else one that is started where RMQ_INTEROP_JAVA=1.
+Topics and groups get new names in every run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+from interop_support import Cluster
+
+from rmq_redis import (
+    Admin,
+    AsyncAdmin,
+    AsyncProducer,
+    AsyncPullConsumer,
+    AsyncPushConsumer,
+    Message,
+    MessageExt,
+    MessageQueue,
+    Producer,
+    PullStatus,
+    PushConsumer,
+    ResponseError,
+    RouteNotFoundError,
+    SendStatus,
+)
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(900)]  # the first test may fetch and start Apache's servers
+
+FIRST = "CONSUME_FROM_FIRST_OFFSET"
+_numbers = itertools.count()
+
+
+def unique(name: str) -> str:
+    return f"{name}-{time.time_ns() // 1000:x}-{next(_numbers)}"
+
+
+@pytest.fixture(scope="module", params=["apache", "rmq-redis"])
+def namesrv(request: pytest.FixtureRequest) -> str:
+    if request.param == "apache":
+        address: str = request.getfixturevalue("apache_namesrv_addr")
+        return address
+    cluster: Cluster = request.getfixturevalue("cluster")
+    if cluster.is_external:
+        pytest.skip("RMQ_INTEROP_NAMESRV takes the place of the cluster of ours; [apache] uses it")
+    return cluster.namesrv_addr
+
+
+@pytest.fixture
+async def admin(namesrv: str) -> AsyncIterator[AsyncAdmin]:
+    async with AsyncAdmin(namesrv) as client:
+        yield client
+
+
+@pytest.fixture
+async def producer(namesrv: str) -> AsyncIterator[AsyncProducer]:
+    async with AsyncProducer("sdk-interop", namesrv) as client:
+        yield client
+
+
+@pytest.fixture
+async def topic(admin: AsyncAdmin) -> AsyncIterator[str]:
+    name = unique("sdk")
+    await admin.create_topic(name, queue_nums=4)
+    await admin.wait_for_route(name)
+    yield name
+    await admin.delete_topic(name)
+
+
+class Collector:
+    """A handler that keeps what it gets and tells when there is enough."""
+
+    def __init__(self) -> None:
+        self.messages: list[MessageExt] = []
+        self._changed = asyncio.Event()
+
+    async def __call__(self, message: MessageExt) -> None:
+        self.messages.append(message)
+        self._changed.set()
+
+    async def wait(self, count: int, timeout_s: float = 30.0) -> list[MessageExt]:
+        async with asyncio.timeout(timeout_s):
+            while len(self.messages) < count:
+                self._changed.clear()
+                await self._changed.wait()
+        return self.messages
+
+    @property
+    def bodies(self) -> Counter[bytes]:
+        return Counter(message.body for message in self.messages)
+
+
+async def test_what_is_sent_is_consumed(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+    message = Message(topic, "Grüße 你好", tags="TagA", keys=["k1", "k2"], properties={"color": "grün"}, flag=7)
+    result = await producer.send(message)
+    assert result.status is SendStatus.SEND_OK
+    assert result.attempts == 1
+    collector = Collector()
+    consumer = AsyncPushConsumer(unique("group"), namesrv, consume_from_where=FIRST)
+    consumer.subscribe(topic, "*", collector)
+    async with consumer:
+        (received,) = await collector.wait(1)
+    assert (received.text(), received.tags, received.keys, received.flag) == ("Grüße 你好", "TagA", "k1 k2", 7)
+    assert received.properties["color"] == "grün"
+    assert (received.msg_id, received.offset_msg_id) == (result.msg_id, result.offset_msg_id)
+    assert (received.queue, received.queue_offset) == (result.queue, result.queue_offset)
+
+
+async def test_a_topic_is_created_by_the_first_send(producer: AsyncProducer, admin: AsyncAdmin) -> None:
+    name = unique("auto")
+    try:
+        await producer.send(Message(name, b"first"))
+        assert len((await admin.wait_for_route(name)).queue_datas) >= 1
+    finally:
+        await admin.delete_topic(name)
+
+
+async def test_batch_oneway_and_compression(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+    batch = await producer.send_batch([Message(topic, f"item {index}", tags="B") for index in range(10)])
+    assert len(batch.msg_id.split(",")) == len(batch.offset_msg_id.split(",")) == 10
+    await producer.send_oneway(Message(topic, b"oneway"))
+    large = bytes(range(256)) * 64
+    await producer.send(Message(topic, large))
+    collector = Collector()
+    consumer = AsyncPushConsumer(unique("group"), namesrv, consume_from_where=FIRST)
+    consumer.subscribe(topic, "*", collector)
+    async with consumer:
+        messages = await collector.wait(12)
+    assert collector.bodies == Counter([f"item {index}".encode() for index in range(10)] + [b"oneway", large])
+    assert {message.msg_id for message in messages if message.tags == "B"} == set(batch.msg_id.split(","))
+
+
+async def test_tags_filter(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+    for tag in ("A", "B", "C", ""):
+        for number in range(5):
+            await producer.send(Message(topic, f"{tag}{number}", tags=tag))
+    collector = Collector()
+    consumer = AsyncPushConsumer(unique("group"), namesrv, consume_from_where=FIRST)
+    consumer.subscribe(topic, " A || C ", collector)
+    async with consumer:
+        await collector.wait(10)
+    assert collector.bodies == Counter(f"{tag}{number}".encode() for tag in "AC" for number in range(5))
+
+
+async def test_two_consumers_share_the_queues(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+    group = unique("group")
+    first, second = Collector(), Collector()
+    consumers = [AsyncPushConsumer(group, namesrv, consume_from_where=FIRST) for _ in range(2)]
+    consumers[0].subscribe(topic, "*", first)
+    consumers[1].subscribe(topic, "*", second)
+
+    def shares() -> list[int]:
+        return [len([queue for queue in consumer.assignment if queue.topic == topic]) for consumer in consumers]
+
+    async with consumers[0], consumers[1], asyncio.timeout(30):
+        while shares() != [2, 2]:
+            await asyncio.sleep(0.05)
+        for number in range(40):
+            await producer.send(Message(topic, f"{number}"))
+        while len(first.messages) + len(second.messages) < 40:
+            await asyncio.sleep(0.01)
+        assert first.bodies + second.bodies == Counter(f"{number}".encode() for number in range(40))
+        assert first.messages
+        assert second.messages
+        await consumers[1].close()
+        while shares()[0] != 4:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_restarted_consumer_goes_on_where_it_was(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+    group = unique("group")
+    for number in range(10):
+        await producer.send(Message(topic, f"{number}"))
+    before = Collector()
+    consumer = AsyncPushConsumer(group, namesrv, consume_from_where=FIRST)
+    consumer.subscribe(topic, "*", before)
+    async with consumer:
+        await before.wait(10)
+    for number in range(10, 20):
+        await producer.send(Message(topic, f"{number}"))
+    after = Collector()
+    consumer = AsyncPushConsumer(group, namesrv, consume_from_where=FIRST)
+    consumer.subscribe(topic, "*", after)
+    async with consumer:
+        await after.wait(10)
+    assert after.bodies == Counter(f"{number}".encode() for number in range(10, 20))
+
+
+async def test_keys_keep_their_order(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+    keys = [f"order-{number}" for number in range(20)]
+    for step in range(10):
+        await asyncio.gather(*(producer.send(Message(topic, f"{key}/{step}"), key=key) for key in keys))
+    collector = Collector()
+    consumer = AsyncPushConsumer(unique("group"), namesrv, consume_from_where=FIRST, orderly=True)
+    failed: set[bytes] = set()
+
+    async def handle(message: MessageExt) -> bool:
+        if message.body == b"order-3/5" and message.body not in failed:
+            failed.add(message.body)
+            return False
+        await asyncio.sleep(0)
+        await collector(message)
+        return True
+
+    consumer.subscribe(topic, "*", handle)
+    async with consumer:
+        messages = await collector.wait(200)
+    for key in keys:
+        steps = [message.text() for message in messages if message.properties["__SHARDINGKEY"] == key]
+        assert steps == [f"{key}/{step}" for step in range(10)]
+
+
+async def test_a_failed_message_comes_again(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+    result = await producer.send(Message(topic, b"fails once", tags="T", keys="K"))
+    seen: list[MessageExt] = []
+    again = asyncio.Event()
+    consumer = AsyncPushConsumer(unique("group"), namesrv, consume_from_where=FIRST)
+
+    @consumer.handler(topic, "T")
+    async def handle(message: MessageExt) -> None:
+        seen.append(message)
+        if message.reconsume_times == 0:
+            raise ValueError("not now")
+        again.set()
+
+    async with consumer, asyncio.timeout(40):
+        await again.wait()
+    assert [message.reconsume_times for message in seen] == [0, 1]
+    assert {(message.topic, message.msg_id, message.body, message.keys) for message in seen} == {
+        (topic, result.msg_id, b"fails once", "K")
+    }
+
+
+async def polled(consumer: AsyncPullConsumer, count: int) -> list[str]:
+    texts: list[str] = []
+    async with asyncio.timeout(20):
+        while len(texts) < count:
+            texts += [message.text() for message in await consumer.poll(5.0)]
+    return texts
+
+
+async def pulled(consumer: AsyncPullConsumer, queue: MessageQueue, expression: str, max_nums: int) -> list[str]:
+    """All that is in a queue; a pull may bring fewer than it asks for."""
+    texts: list[str] = []
+    offset, end = 0, 1
+    while offset < end:
+        result = await consumer.pull(queue, expression, offset, max_nums)
+        assert result.status in (PullStatus.FOUND, PullStatus.NO_MATCHED_MSG)
+        assert len(result.messages) <= max_nums
+        assert result.next_begin_offset > offset
+        texts += [message.text() for message in result.messages]
+        offset, end = result.next_begin_offset, result.max_offset
+    return texts
+
+
+async def test_pull_consumer(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+    before_ms = int(time.time() * 1000) - 1000
+    async with AsyncPullConsumer(unique("group"), namesrv) as consumer:
+        queues = await consumer.fetch_subscribe_message_queues(topic)
+        assert len(queues) == 4
+        queue = queues[1]
+        for number in range(6):
+            await producer.send(Message(topic, f"{number}", tags="even" if number % 2 == 0 else "odd"), queue=queue)
+        assert await consumer.min_offset(queue) == 0
+        async with asyncio.timeout(10):  # Apache brokers index a message some ms after they have acknowledged it
+            while await consumer.max_offset(queue) != 6:
+                await asyncio.sleep(0.02)
+        assert await consumer.search_offset(queue, before_ms) == 0
+        assert await pulled(consumer, queue, "*", 4) == ["0", "1", "2", "3", "4", "5"]
+        assert await pulled(consumer, queue, "odd", 32) == ["1", "3", "5"]
+        assert (await consumer.pull(queue, "*", 6)).status is PullStatus.NO_NEW_MSG
+        assert (await consumer.pull(queue, "*", 100)).status is PullStatus.OFFSET_ILLEGAL
+        blocked = asyncio.create_task(consumer.pull(queue, "*", 6, block_if_not_found=True))
+        await producer.send(Message(topic, "late"), queue=queue)
+        async with asyncio.timeout(10):
+            assert [message.text() for message in (await blocked).messages] == ["late"]
+        await consumer.update_consume_offset(queue, 5)
+        assert await consumer.committed(queue) == 5
+        consumer.assign([queue])
+        assert await polled(consumer, 2) == ["5", "late"]
+        consumer.seek(queue, 0)
+        assert len(await polled(consumer, 7)) == 7
+        await consumer.commit()
+        assert await consumer.committed(queue) == 7
+
+
+async def test_admin(admin: AsyncAdmin, producer: AsyncProducer, namesrv: str) -> None:
+    name, group = unique("admin"), unique("group")
+    info = await admin.cluster_info()
+    (cluster,) = info.clusters
+    addresses = await admin.create_topic(name, queue_nums=3, cluster=cluster)
+    assert addresses == await admin.master_addresses(cluster)
+    route = await admin.wait_for_route(name)
+    assert [(queue.read_queue_nums, queue.write_queue_nums, queue.perm) for queue in route.queue_datas] == [(3, 3, 6)]
+    assert name in await admin.topic_list()
+    assert (await admin.topic_config(name)).write_queue_nums == 3
+    result = await producer.send(Message(name, b"seen", tags="A"))
+    viewed = await admin.view_message(result.offset_msg_id)
+    assert (viewed.body, viewed.msg_id, viewed.topic) == (b"seen", result.msg_id, name)
+    async with asyncio.timeout(10):
+        while (await admin.topic_stats(name))[result.queue].max_offset != 1:
+            await asyncio.sleep(0.02)
+    assert len(await admin.topic_stats(name)) == 3
+    assert await admin.search_offset(result.queue, 0) == 0
+    await admin.create_group(group)
+    collector = Collector()
+    consumer = AsyncPushConsumer(group, namesrv, consume_from_where=FIRST)
+    consumer.subscribe(name, "A", collector)
+    async with consumer:
+        await collector.wait(1)
+        connections = await admin.consumer_connections(group)
+        assert [connection.client_id for connection in connections.connections] == [consumer.client_id]
+        assert connections.subscriptions[name].sub_string == "A"
+    consumed = await admin.consume_stats(group, name)
+    assert sum(offset.diff for offset in consumed.values()) == 0
+    await admin.delete_group(group)
+    await admin.put_kv_config("SDK_TEST", name, "value")
+    assert await admin.get_kv_config("SDK_TEST", name) == "value"
+    assert (await admin.kv_config("SDK_TEST"))[name] == "value"
+    await admin.delete_kv_config("SDK_TEST", name)
+    assert await admin.get_kv_config("SDK_TEST", name) is None
+    await admin.delete_topic(name)
+    with pytest.raises(RouteNotFoundError):
+        await admin.topic_route(name)
+
+
+async def test_write_permission_of_a_broker(admin: AsyncAdmin) -> None:
+    with pytest.raises(RouteNotFoundError):
+        await admin.create_topic(unique("nowhere"), cluster="no-such-cluster")
+    with pytest.raises(ResponseError):
+        await admin.create_topic("TBW102")
+
+
+def test_sync_facade(namesrv: str) -> None:
+    name, group = unique("sync"), unique("group")
+    bodies: list[str] = []
+    enough = threading.Event()
+
+    def handle(message: MessageExt) -> None:
+        bodies.append(message.text())
+        if len(bodies) == 51:
+            enough.set()
+
+    with Producer("sdk-interop-sync", namesrv) as producer:
+        producer.send(Message(name, "first"))
+        futures = [producer.send_async(Message(name, f"{number}")) for number in range(50)]
+        assert all(future.result(10).status is SendStatus.SEND_OK for future in futures)
+        consumer = PushConsumer(group, namesrv, consume_from_where=FIRST)
+        consumer.subscribe(name, "*", handle)
+        with consumer:
+            assert enough.wait(30)
+    assert Counter(bodies) == Counter(["first", *(f"{number}" for number in range(50))])
+    with Admin(namesrv) as admin:
+        admin.delete_topic(name)

@@ -1,0 +1,113 @@
+"""An error is one line with what to do next, and exit code 1; never a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rmq_redis import cli
+from rmq_redis.cli.output import fail, number, what_next
+from rmq_redis.errors import (
+    ConfigError,
+    RemotingConnectError,
+    RouteNotFoundError,
+    ServiceNotAvailableError,
+    StoreError,
+    SystemBusyError,
+)
+from rmq_redis.runtime import setup_logging
+from rmq_redis.store.embedded import free_port
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process; the line that it fails with."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["rmq-redis", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 1
+        out, error = capsys.readouterr()
+        assert out == ""
+        [line] = error.splitlines()
+        assert line.startswith("error: ")
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "arguments", [["topic", "list"], ["send", "t", "x"], ["consume", "t"], ["topic", "delete", "t", "--yes"]]
+)
+def test_no_namesrv_says_how_to_start_one(failing: Run, arguments: list[str]) -> None:
+    line = failing(*arguments, "--namesrv", f"127.0.0.1:{free_port()}")
+    assert "no NameServer answers" in line
+    assert "`rmq-redis up`" in line
+    assert "RMQ_REDIS_NAMESRV_ADDR" in line
+
+
+def test_servers_without_their_redis_say_what_to_give(failing: Run) -> None:
+    assert "--store redis://host:port/db (or RMQ_REDIS_STORE)" in failing("broker")
+    assert "--registry redis://host:port/db (or RMQ_REDIS_REGISTRY)" in failing("namesrv")
+
+
+def test_a_redis_that_is_not_there_is_said_by_both_servers(failing: Run) -> None:
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    assert "is that Redis running" in failing("broker", "--store", url, "--port", "0", "--log-level", "error")
+
+
+def test_addresses_and_names_that_cannot_be(failing: Run) -> None:
+    assert "is not host:port" in failing("topic", "list", "-n", "nowhere:port")
+    assert "log level 'loud' is unknown" in failing("topic", "list", "--log-level", "loud")
+    assert "may only have letters" in failing("broker", "--store", "redis://127.0.0.1:1/0", "--name", "a b")
+    assert "No such file or directory: /no/such" in failing("send", "t", "--file", "/no/such")
+
+
+def test_a_data_directory_that_cannot_be_made(failing: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("builtins.print", lambda *args, file=None, **more: file and file.write(f"{args[0]}\n"))
+    line = failing("up", "--data-dir", str(tmp_path / "file" / "below"), "--namesrv-port", "0", "--broker-port", "0")
+    assert "cannot be used" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (ConfigError("x"), ""),
+        (RemotingConnectError("no NameServer answers (...)"), "rmq-redis up"),
+        (RemotingConnectError("cannot connect to 10.0.0.1:10911"), "is that server running"),
+        (RouteNotFoundError("x"), "rmq-redis topic create"),
+        (StoreError("x"), "is that Redis running"),
+        (ServiceNotAvailableError("x"), "try again in a moment"),
+        (SystemBusyError("x"), "trying again may help"),
+    ],
+)
+def test_errors_say_what_to_do_next(error: Exception, hint: str) -> None:
+    assert hint in what_next(error)
+    assert bool(hint) == bool(what_next(error))
+
+
+def test_a_mistake_of_ours_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging("error")
+    with pytest.raises(SystemExit):
+        fail(ZeroDivisionError("by\nzero"))
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: internal error: ZeroDivisionError: by zero (please report it")
+
+
+def test_notes_are_in_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    error = ConfigError("broken")
+    error.add_note("line 3")
+    with pytest.raises(SystemExit):
+        fail(error)
+    assert capsys.readouterr().err == "error: broken; line 3\n"
+
+
+def test_numbers_are_short() -> None:
+    assert [number(value) for value in (12345.6, 12.34, 0.4711)] == ["12,346", "12.3", "0.47"]

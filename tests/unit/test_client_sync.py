@@ -1,0 +1,169 @@
+"""The synchronous facade: the same, from threads without an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from test_client_fakes import FakeCluster
+
+import rmq_redis
+from rmq_redis import Admin, Message, MessageExt, Producer, PullConsumer, PushConsumer
+from rmq_redis.client.sync import background_loop
+from rmq_redis.errors import ClientError, ConfigError, MessageIllegalLocallyError, RouteNotFoundError
+
+FIRST = "CONSUME_FROM_FIRST_OFFSET"
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeCluster]:
+    """A fake cluster on an event loop of its own thread."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def start() -> FakeCluster:
+        started = FakeCluster()
+        await started.broker.start()
+        await started.name_server.start()
+        return started
+
+    async def stop(running: FakeCluster) -> None:
+        await running.name_server.stop()
+        await running.broker.stop()
+
+    running = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+    yield running
+    asyncio.run_coroutine_threadsafe(stop(running), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def test_produce_and_consume(fake: FakeCluster) -> None:
+    seen: list[str] = []
+    enough = threading.Event()
+    consumer = PushConsumer("G", fake.namesrv_addr, consume_from_where=FIRST)
+
+    @consumer.handler("T", tags="A")
+    def handle(message: MessageExt) -> None:
+        seen.append(message.text())
+        if len(seen) == 31:
+            enough.set()
+
+    with Producer("PG", config=fake.config()) as producer, consumer:
+        assert len(consumer.assignment) == 3
+        assert producer.send(Message("T", "one", tags="A")).attempts == 1
+        futures = [producer.send_async(Message("T", f"{n}", tags="A"), key="k") for n in range(20)]
+        assert {future.result(10).queue for future in futures} == {producer.publish_queues("T")[1]}
+        producer.send_batch([Message("T", f"b{n}", tags="A") for n in range(9)])
+        producer.send_oneway(Message("T", "oneway", tags="A"))
+        assert enough.wait(10)
+    assert sorted(seen) == sorted(["one", "oneway", *(f"{n}" for n in range(20)), *(f"b{n}" for n in range(9))])
+
+
+def test_errors_are_the_same(fake: FakeCluster) -> None:
+    with pytest.raises(ConfigError):
+        Producer("a b")
+    with Producer("PG", config=fake.config()) as producer:
+        with pytest.raises(MessageIllegalLocallyError):
+            producer.send(Message("T", b""))
+        with pytest.raises(RouteNotFoundError):
+            producer.send_async(Message("unknown", b"x")).result(10)
+    with pytest.raises(ClientError, match="closed"):
+        producer.send(Message("T", b"x"))
+
+
+def test_pull_consumer(fake: FakeCluster) -> None:
+    fake.broker.hold_s = 0.05
+    with Producer("PG", config=fake.config()) as producer, PullConsumer("G", config=fake.config()) as consumer:
+        queue = consumer.fetch_subscribe_message_queues("T")[0]
+        for number in range(4):
+            producer.send(Message("T", f"{number}"), queue=queue)
+        assert len(consumer.pull(queue, "*", 1, 2).messages) == 2
+        assert (consumer.min_offset(queue), consumer.max_offset(queue)) == (0, 4)
+        assert consumer.search_offset(queue, 0) == 0
+        consumer.update_consume_offset(queue, 1)
+        assert consumer.committed(queue) == 1
+        consumer.assign([queue])
+        assert consumer.assignment == [queue]
+        assert [message.text() for message in consumer.poll(5.0)] == ["1", "2", "3"]
+        assert consumer.position(queue) == 4
+        consumer.commit()
+        assert consumer.committed(queue) == 4
+        consumer.seek(queue, 3)
+        for message in consumer:
+            assert message.text() == "3"
+            break
+
+
+def test_admin(fake: FakeCluster) -> None:
+    with Admin(config=fake.config()) as admin:
+        assert list(admin.cluster_info().clusters) == ["c"]
+        assert admin.create_topic("new") == admin.master_addresses() == [fake.broker.address]
+        assert admin.topic_route("T").queue_datas[0].read_queue_nums == 2
+        assert admin.max_offset(fake.queue(0)) == 0
+        admin.delete_topic("T")
+
+
+def test_a_consumer_that_runs_until_it_is_closed(fake: FakeCluster) -> None:
+    consumer = PushConsumer("G", fake.namesrv_addr, consume_from_where=FIRST)
+    consumer.subscribe("T", "*", lambda message: arrived.set())
+    arrived = threading.Event()
+    fake.broker.put("T", 0, b"x")
+    thread = threading.Thread(target=consumer.run_forever)
+    thread.start()
+    assert arrived.wait(10)
+    consumer.unsubscribe("T")
+    consumer.subscribe("T", "*", lambda message: None)
+    consumer.close()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_blocking_call_inside_the_loop_is_refused(fake: FakeCluster) -> None:
+    producer = Producer("PG", config=fake.config())
+
+    async def inside() -> None:
+        with pytest.raises(ClientError, match="inside the event loop"):
+            producer.send(Message("T", b"x"))
+
+    background_loop().run(inside())
+
+
+def test_an_interrupt_ends_run_forever(fake: FakeCluster) -> None:
+    program = f"""
+import signal, threading, os
+from rmq_redis import PushConsumer
+consumer = PushConsumer("G", "{fake.namesrv_addr}", consume_from_where="{FIRST}")
+consumer.subscribe("T", "*", lambda message: os.kill(os.getpid(), signal.SIGINT))
+consumer.run_forever()
+print("closed", flush=True)
+"""
+    fake.broker.put("T", 0, b"x")
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (result.stdout, result.returncode) == ("closed\n", 0), result.stderr
+    assert any(command.ext_fields.get("consumerGroup") == "G" for command in fake.broker.of(35))
+
+
+# --- the package -------------------------------------------------------------------------------------------------
+
+
+def test_every_public_name_is_there() -> None:
+    for name in rmq_redis.__all__:
+        assert getattr(rmq_redis, name) is not None
+    assert set(rmq_redis.__all__) <= set(dir(rmq_redis))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        rmq_redis.nothing  # noqa: B018
+
+
+def test_importing_loads_nothing_that_is_not_needed() -> None:
+    program = (
+        "import sys, rmq_redis; assert 'asyncio' not in sys.modules and 'msgspec' not in sys.modules; "
+        "rmq_redis.Producer; assert 'redis' not in sys.modules and 'rmq_redis.store' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)

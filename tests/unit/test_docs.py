@@ -1,0 +1,54 @@
+"""What the documents say must be so: every setting and every hook is in them, links lead somewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from rmq_redis import hookspecs
+from rmq_redis.config import BrokerConfig, ClientConfig, NameServerConfig, env_name
+
+ROOT = Path(__file__).parent.parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*.md")])
+
+
+@pytest.mark.parametrize("config", [NameServerConfig, BrokerConfig, ClientConfig])
+def test_every_setting_is_documented_with_its_variable_default_and_help(config: type) -> None:
+    text = (ROOT / "docs/configuration.md").read_text()
+    for field in dataclasses.fields(config):
+        default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+        shown = f"`{default}`" if default else "–"
+        assert f"| `{field.name}` | `{env_name(field.name)}` | {shown} | {field.metadata['help']} |" in text
+
+
+def test_every_documented_setting_exists() -> None:
+    known = {f.name for c in (NameServerConfig, BrokerConfig, ClientConfig) for f in dataclasses.fields(c)}
+    text = (ROOT / "docs/configuration.md").read_text()
+    assert set(re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE)) == known
+
+
+def test_every_hook_is_documented() -> None:
+    text = "".join(path.read_text() for path in DOCUMENTS)
+    hooks = [name for name in vars(hookspecs) if name.startswith("register_")]
+    assert hooks
+    assert [name for name in hooks if name not in text] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_both_readmes_and_ci_give_the_same_commands() -> None:
+    commands = [re.findall(r"^python3 -m venv .*$", (ROOT / name).read_text(), re.MULTILINE) for name in READMES]
+    assert commands[0] == commands[1]
+    assert len(commands[0]) == 2
+    pytest_part = commands[0][1].partition("python -m ")[2]
+    assert pytest_part in (ROOT / ".ci/run").read_text()
+
+
+READMES = ("README.md", "README.zh-CN.md")
