@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import logging
@@ -65,6 +64,8 @@ def on_reader_gone(call: Callable[[], None]) -> Iterator[None]:
     if not one_way_pipe:
         yield
         return
+    import asyncio  # by now it is loaded; help must not load it
+
     loop = asyncio.get_running_loop()
 
     def closed() -> None:
