@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import IntEnum, StrEnum
+from typing import Self
 
 import msgspec
 
@@ -25,6 +26,7 @@ MASTER_ID = 0
 MAX_TOPIC_LENGTH = 127
 MAX_GROUP_LENGTH = 120
 MAX_PROPERTIES_BYTES = 32767
+MAX_DELAY_LEVEL = 18
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 PROPERTY_KEYS = "KEYS"
@@ -32,10 +34,17 @@ PROPERTY_TAGS = "TAGS"
 PROPERTY_UNIQ_KEY = "UNIQ_KEY"
 PROPERTY_WAIT = "WAIT"
 PROPERTY_DELAY = "DELAY"
+PROPERTY_TIMER_DELAY_SEC = "TIMER_DELAY_SEC"
+PROPERTY_TIMER_DELAY_MS = "TIMER_DELAY_MS"
+PROPERTY_TIMER_DELIVER_MS = "TIMER_DELIVER_MS"
+LATER_PROPERTIES = (PROPERTY_DELAY, PROPERTY_TIMER_DELAY_SEC, PROPERTY_TIMER_DELAY_MS, PROPERTY_TIMER_DELIVER_MS)
+"""What asks for a later delivery; the first of them that a message has counts."""
 PROPERTY_RETRY_TOPIC = "RETRY_TOPIC"
 PROPERTY_ORIGIN_MESSAGE_ID = "ORIGIN_MESSAGE_ID"
 PROPERTY_RECONSUME_TIME = "RECONSUME_TIME"
 PROPERTY_MAX_RECONSUME_TIMES = "MAX_RECONSUME_TIMES"
+PROPERTY_DLQ_ORIGIN_TOPIC = "DLQ_ORIGIN_TOPIC"
+PROPERTY_DLQ_ORIGIN_MESSAGE_ID = "DLQ_ORIGIN_MESSAGE_ID"
 
 _NAME = re.compile(r"[%|a-zA-Z0-9_-]+\Z")
 
@@ -119,6 +128,35 @@ class Message(msgspec.Struct, kw_only=False):
         if not isinstance(self.keys, str):
             self.keys = " ".join(self.keys)
 
+    def with_delay_level(self, level: int) -> Self:
+        """Has the message delivered after the time of a delay level, 1 to 18 (1 s to 2 h); returns the message.
+
+        Raises:
+            ValueError: no level from 1 to 18.
+        """
+        if not 1 <= level <= MAX_DELAY_LEVEL:
+            raise ValueError(f"delay level {level}, expected 1 to {MAX_DELAY_LEVEL}")
+        return self._later(PROPERTY_DELAY, level)
+
+    def with_delay_s(self, delay_s: float) -> Self:
+        """Has the message delivered ``delay_s`` seconds (to the ms) after a broker took it; returns the message.
+
+        Raises:
+            ValueError: not above 0.
+        """
+        if not delay_s > 0:
+            raise ValueError(f"delay of {delay_s} s, expected more than 0")
+        return self._later(PROPERTY_TIMER_DELAY_MS, max(round(delay_s * 1000), 1))
+
+    def with_deliver_at_ms(self, deliver_ms: int) -> Self:
+        """Has the message delivered at a time, in ms since 1970, at once if that is past; returns the message."""
+        return self._later(PROPERTY_TIMER_DELIVER_MS, deliver_ms)
+
+    def _later(self, name: str, value: int) -> Self:
+        kept = {key: text for key, text in self.properties.items() if key not in LATER_PROPERTIES}
+        self.properties = kept | {name: str(value)}
+        return self
+
 
 class MessageExt(msgspec.Struct, frozen=True):
     """A message as a consumer gets it: what was sent, and what the broker knows about it.
@@ -195,6 +233,7 @@ class SendResult(msgspec.Struct, frozen=True):
         offset_msg_id: the broker's id; of a batch, all of them joined by commas.
         queue_offset: offset of the message in ``queue``; of a batch, of its first message.
         attempts: how often it was sent; above 1, an earlier attempt whose answer was lost may have stored it too.
+        recall_handle: of a message that is delivered later: by which ``recall`` takes it back; "" when it cannot.
     """
 
     status: SendStatus
@@ -204,6 +243,7 @@ class SendResult(msgspec.Struct, frozen=True):
     queue_offset: int
     transaction_id: str = ""
     attempts: int = 1
+    recall_handle: str = ""
 
 
 class PullStatus(IntEnum):

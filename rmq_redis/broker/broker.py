@@ -26,6 +26,7 @@ from .client_manage import ClientManager
 from .offset_query import OffsetProcessor
 from .pull import PullProcessor
 from .query import QueryProcessor
+from .recall import RecallProcessor
 from .registration import Registration
 from .schedule import ScheduleService
 from .send import SendProcessor
@@ -92,6 +93,7 @@ class Broker:
         self._registration: Registration | None = None
         self._sends: SendProcessor | None = None
         self._send_backs: SendBackProcessor | None = None
+        self._recalls: RecallProcessor | None = None
         self._schedule: ScheduleService | None = None
         self._transactions: TransactionService | None = None
 
@@ -129,12 +131,14 @@ class Broker:
             transactions,
         )
         self._send_backs = SendBackProcessor(self._topics, self._queue_store, schedule, store_host)
+        self._recalls = RecallProcessor(config.broker_name, self._topics, schedule)
         if self._is_slave:
             self._refuse_writes(f"broker {config.broker_name} id {config.broker_id} is a slave; send to the master")
         server.set_processors(
             processors_of(
                 self._sends,
                 self._send_backs,
+                self._recalls,
                 transactions,
                 self._pulls,
                 self._clients,
@@ -195,7 +199,7 @@ class Broker:
         self.fenced.set()
 
     def _refuse_writes(self, reason: str) -> None:
-        for processor in (self._sends, self._send_backs, self._transactions):
+        for processor in (self._sends, self._send_backs, self._recalls, self._transactions):
             if processor is not None and processor.refuse is None:
                 processor.refuse = reason
 

@@ -10,9 +10,16 @@ import logging
 import time
 
 from ..errors import MessageIllegalError, RemoteProtocolError, ResponseError, StoreError
+from ..model import (
+    LATER_PROPERTIES,
+    PROPERTY_DELAY,
+    PROPERTY_TIMER_DELAY_MS,
+    PROPERTY_TIMER_DELAY_SEC,
+    PROPERTY_TIMER_DELIVER_MS,
+    RETRY_PREFIX,
+)
 from ..protocol.message import decode_records, find_property, remove_property
-from ..store.queue_store import Queue
-from ..store.schedule_store import Scheduled, ScheduleStore, record_of
+from ..store.schedule_store import Due, Move, Scheduled, ScheduleStore
 from .topics import TopicTable
 
 logger = logging.getLogger(__name__)
@@ -21,7 +28,7 @@ DELAY_LEVELS_S = (1, 5, 10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600,
 """Seconds of the delay levels 1 to 18. Source: ``messageDelayLevel``."""
 MAX_TIMER_DELAY_S = 3 * 24 * 3600
 """How far ahead a timer may be. Source: ``timerMaxDelaySec``."""
-_TIMERS = (("TIMER_DELAY_SEC", 1000), ("TIMER_DELAY_MS", 1), ("TIMER_DELIVER_MS", 0))
+_TIMERS = ((PROPERTY_TIMER_DELAY_SEC, 1000), (PROPERTY_TIMER_DELAY_MS, 1), (PROPERTY_TIMER_DELIVER_MS, 0))
 _MOVE_AT_ONCE = 256
 _LONGEST_SLEEP_S = 60.0
 _RETRY_S = 0.5
@@ -42,7 +49,7 @@ def take_due_ms(text: str, now_ms: int) -> tuple[str, int]:
         MessageIllegalError: a level or time that is no number, or more than three days ahead.
     """
     due_ms = 0
-    level = _number(text, "DELAY")
+    level = _number(text, PROPERTY_DELAY)
     if level > 0:
         due_ms = now_ms + delay_of_level(level)
     else:
@@ -53,7 +60,7 @@ def take_due_ms(text: str, now_ms: int) -> tuple[str, int]:
                 break
     if due_ms > now_ms + MAX_TIMER_DELAY_S * 1000:
         raise MessageIllegalError(f"due in {(due_ms - now_ms) // 1000} s, at most {MAX_TIMER_DELAY_S} s are allowed")
-    for name in ("DELAY", *(name for name, _ in _TIMERS)):
+    for name in LATER_PROPERTIES:
         text = remove_property(text, name)
     return text, due_ms if due_ms > now_ms else 0
 
@@ -88,7 +95,7 @@ class ScheduleService:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    def add(self, record: bytes, due_ms: int, done: Scheduled, arg: object) -> None:
+    def add(self, record: bytes, due_ms: int, done: Scheduled, arg: object, *, recall_key: str = "") -> None:
         """Keeps a finished record of a message until it is due; see ``ScheduleStore.add``."""
 
         def added(error: StoreError | None, argument: object) -> None:
@@ -97,15 +104,22 @@ class ScheduleService:
                 self._wake.set()
             done(error, argument)
 
-        self._store.add(record, due_ms, added, arg)
+        self._store.add(record, due_ms, recall_key, added, arg)
+
+    async def recall(self, topic: str, unique_key: str) -> bool:
+        """Takes a message that waits away; False when there is none (any more). Raises StoreError."""
+        return await self._store.recall(recall_key(topic, unique_key)) > 0
 
     async def _run(self) -> None:
         while True:
             self._wake.clear()
             self._next_due_ms = _NEVER_MS  # whatever is added while we look has us look again
             try:
-                moved = await self._move_due()
-                next_due_ms = await self._store.next_due_ms()
+                now_ms = int(time.time() * 1000)
+                next_due_ms, due = await self._store.due(now_ms, _MOVE_AT_ONCE)
+                if due:
+                    await self._store.move([await self._move_of(message) for message in due], now_ms)
+                    continue
             except StoreError as error:
                 logger.debug("scheduled messages: %s", error)
                 await asyncio.sleep(_RETRY_S)
@@ -114,43 +128,32 @@ class ScheduleService:
                 logger.exception("scheduled messages: moving what is due failed")
                 await asyncio.sleep(_RETRY_S)
                 continue
-            if moved == _MOVE_AT_ONCE:
-                continue
-            now_ms = time.time() * 1000
             if not self._wake.is_set():
                 self._next_due_ms = _NEVER_MS if next_due_ms is None else next_due_ms
+            seconds = min(max(self._next_due_ms - time.time() * 1000, 0) / 1000, _LONGEST_SLEEP_S)
             try:
-                async with asyncio.timeout(min(max(self._next_due_ms - now_ms, 0) / 1000, _LONGEST_SLEEP_S)):
+                async with asyncio.timeout(seconds):
                     await self._wake.wait()
             except TimeoutError:
                 pass
 
-    async def _move_due(self) -> int:
-        """Moves what is due now, up to a few hundred; returns how many were looked at."""
-        now_ms = int(time.time() * 1000)
-        members = await self._store.due(now_ms, _MOVE_AT_ONCE)
-        found: list[tuple[Queue, bytes]] = []
-        gone: list[bytes] = []
-        for member in members:
-            queue = await self._queue_of(member)
-            if queue is None:
-                gone.append(member)
-            else:
-                found.append((queue, member))
-        if gone:
-            await self._store.remove(gone)
-        if found:
-            await self._store.move(found, now_ms)
-        return len(members)
-
-    async def _queue_of(self, member: bytes) -> Queue | None:
-        """Where a due message goes; None when there is nowhere: its topic is deleted, or the member damaged."""
+    async def _move_of(self, due: Due) -> Move:
+        """Where a due message goes; nowhere when its topic is deleted, or the record damaged. Raises StoreError."""
         try:
-            message = decode_records(record_of(member), decompress=False)[0]
+            message = decode_records(due.record, decompress=False)[0]
             topic = self._topics.topics.get(message.topic)
             if topic is None:
                 topic = await self._topics.create_on_send(message.topic, "", 1)
         except (ResponseError, RemoteProtocolError, IndexError) as error:
             logger.error("a message that is due now has no queue and is dropped: %s", error)
-            return None
-        return topic.queues[min(message.queue_id, topic.queue_nums - 1)]
+            return Move(due, "", None)
+        queue = topic.queues[min(message.queue_id, topic.queue_nums - 1)]
+        return Move(due, recall_key(message.topic, message.msg_id), queue)
+
+
+def recall_key(topic: str, unique_key: str) -> str:
+    """By which a message that waits is found; "" for a retry, which nobody may recall.
+
+    Source: ``TimerMessageStore.buildDeleteKey``.
+    """
+    return "" if topic.startswith(RETRY_PREFIX) else f"{topic}+{unique_key}"

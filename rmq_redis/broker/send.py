@@ -31,16 +31,18 @@ from ..protocol.header import SendMessageRequestHeader, SendMessageRequestHeader
 from ..protocol.message import (
     UniqKeyGenerator,
     batch_to_records,
+    decode_records,
     encode_record,
     find_property,
     remove_property,
     tags_code,
 )
+from ..protocol.recall_handle import RecallHandle, encode_recall_handle
 from ..remoting.connection import Connection
 from ..remoting.server import Processor, error_response, finish, send_answer
 from ..store.half_store import half_physical_offset
 from ..store.queue_store import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue, QueueStore
-from .schedule import ScheduleService, take_due_ms
+from .schedule import ScheduleService, recall_key, take_due_ms
 from .topics import Topic, TopicTable, max_reconsume_times
 from .transaction import TransactionService
 
@@ -232,7 +234,7 @@ class SendProcessor:
             else:
                 record, due_ms = self._record(connection, header, body, topic, queue_id, now_ms)
                 if due_ms:
-                    self._schedule.add(record, due_ms, self._scheduled, (connection, command, queue_id))
+                    self._schedule_record(connection, command, record, due_ms)
                     return
                 records = [record]
         except (LocalProtocolError, UnicodeError) as error:
@@ -325,9 +327,19 @@ class SendProcessor:
             code = self._tag_codes[tags] = tags_code(tags)
         return code
 
-    def _scheduled(self, error: StoreError | None, arg: tuple[Connection, RemotingCommand, int]) -> None:
+    def _schedule_record(self, connection: Connection, command: RemotingCommand, record: bytes, due_ms: int) -> None:
+        """Keeps a message until its time; its answer carries what RECALL_MESSAGE needs, unless it is a retry."""
+        message = decode_records(record, decompress=False, read_body=False)[0]
+        key = recall_key(message.topic, message.msg_id)
+        handle = RecallHandle(message.topic, self._config.broker_name, due_ms, message.msg_id) if key else None
+        arg = (connection, command, message.queue_id, handle)
+        self._schedule.add(record, due_ms, self._scheduled, arg, recall_key=key)
+
+    def _scheduled(
+        self, error: StoreError | None, arg: tuple[Connection, RemotingCommand, int, RecallHandle | None]
+    ) -> None:
         """Answers a message that waits for its time: with the queue asked for, and an address of its own."""
-        connection, command, queue_id = arg
+        connection, command, queue_id, handle = arg
         if command.flag & 2:
             return
         if error is not None:
@@ -335,7 +347,14 @@ class SendProcessor:
             return
         number = next(self._scheduled_numbers)
         message_id = f"{self._id_prefix}{MAX_QUEUE_NUMBER << QUEUE_NUMBER_SHIFT | number:016X}"
-        header = SendMessageResponseHeader(message_id, queue_id, number, region=_REGION, trace_on="true")
+        header = SendMessageResponseHeader(
+            message_id,
+            queue_id,
+            number,
+            region=_REGION,
+            trace_on="true",
+            recall_handle=None if handle is None else encode_recall_handle(handle),
+        )
         connection.write_command(response(command, ResponseCode.SUCCESS, header))
 
     def _stored(

@@ -76,7 +76,14 @@ def result_of(answer: RemotingCommand, target: QueueTarget, message_id: str, att
     if fields.queue_id != queue.queue_id:  # the broker chose another one
         queue = MessageQueue(queue.topic, queue.broker_name, fields.queue_id)
     return SendResult(
-        status, message_id, fields.msg_id, queue, fields.queue_offset, fields.transaction_id or "", attempts
+        status,
+        message_id,
+        fields.msg_id,
+        queue,
+        fields.queue_offset,
+        fields.transaction_id or "",
+        attempts,
+        fields.recall_handle or "",
     )
 
 

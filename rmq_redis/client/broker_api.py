@@ -20,6 +20,8 @@ from ..protocol.header import (
     PullMessageResponseHeader,
     QueryConsumerOffsetRequestHeader,
     QueueOffsetRequestHeader,
+    RecallMessageRequestHeader,
+    RecallMessageResponseHeader,
     SearchOffsetRequestHeader,
     UnregisterClientRequestHeader,
     UpdateConsumerOffsetRequestHeader,
@@ -152,6 +154,14 @@ class BrokerApi:
             max_reconsume_times=max_reconsume_times,
         )
         await self.call(address, request(RequestCode.CONSUMER_SEND_MSG_BACK, header))
+
+    async def recall_message(
+        self, address: str, producer_group: str, topic: str, recall_handle: str, timeout_s: float
+    ) -> str:
+        """Takes a message that waits for its time back; its id. ``producer_group``: for the broker's records only."""
+        header = RecallMessageRequestHeader(topic, recall_handle, producer_group)
+        answer = await self.remoting.call(address, request(RequestCode.RECALL_MESSAGE, header), timeout_s)
+        return answer.header(RecallMessageResponseHeader).msg_id
 
     async def view_message(self, address: str, physical_offset: int) -> MessageExt:
         answer = await self.call(

@@ -40,8 +40,9 @@ from .route import publish_queues
 from .sending import (
     QueueTarget,
     check_body,
+    check_handle,
     check_topic,
-    compress,
+    compress_large,
     encode_batch,
     encode_json,
     property_text,
@@ -56,7 +57,6 @@ _BATCH_PROPERTIES = b'"WAIT\\u0001true\\u0002"'
 _RETRY_PAUSE_S = 0.05
 _LEAST_ATTEMPT_S = 0.005
 _ONEWAYS_PER_TURN = 64
-_COMPRESS_IN_THREAD_BYTES = 128 * 1024
 
 
 class AsyncProducer(AsyncLifecycle):
@@ -174,7 +174,7 @@ class AsyncProducer(AsyncLifecycle):
             check_body(body, self._max_bytes)
         sys_flag = 0
         if len(body) >= self._compress_over_bytes:
-            body, sys_flag = await self._compress(body)
+            body, sys_flag = await compress_large(body)
         born_ms = int(time.time() * 1000)
         message_id = self._unique_keys.next(born_ms)
         if message.tags or message.keys or message.properties or key is not None:
@@ -199,6 +199,8 @@ class AsyncProducer(AsyncLifecycle):
                         target.queue,
                         fields.queue_offset,
                         fields.transaction_id or "",
+                        1,
+                        fields.recall_handle or "",
                     )
             return result_of(answer, target, message_id, 1)
         except RmqError as failure:
@@ -228,7 +230,7 @@ class AsyncProducer(AsyncLifecycle):
         body: Any = message.body
         sys_flag = 0
         if len(body) >= self._compress_over_bytes:
-            body, sys_flag = await self._compress(body)
+            body, sys_flag = await compress_large(body)
         born_ms = int(time.time() * 1000)
         text, _ = property_text(message, key, self._unique_keys.next(born_ms))
         connection = self._connections.get(target.address)
@@ -282,6 +284,25 @@ class AsyncProducer(AsyncLifecycle):
         except RmqError as error:
             failure = error
         return await self._send_again(send, target, failure)
+
+    async def recall(self, topic: str, recall_handle: str, *, timeout_s: float | None = None) -> str:
+        """Takes a message that waits for its time back, before it is due; returns its id (``SendResult.msg_id``).
+
+        Args:
+            recall_handle: ``SendResult.recall_handle``.
+
+        Raises:
+            MessageIllegalLocallyError: not a handle, or one of another topic.
+            ResponseError: the broker refused, with ILLEGAL_OPERATION (604) when the message is due or was recalled.
+            Others as ``send``, without an attempt to repeat it.
+        """
+        handle = check_handle(topic, recall_handle)
+        await self._find_topic(topic, timeout_s)
+        address = self._instance.routes.master_address(handle.broker_name)
+        if address is None:
+            raise RouteNotFoundError(f"no master of broker {handle.broker_name!r}, which has the message, is known now")
+        timeout_s = timeout_s or self._timeout_s
+        return await self._instance.broker.recall_message(address, self.group, topic, recall_handle, timeout_s)
 
     # --- choosing ------------------------------------------------------------------------------------------------
 
@@ -381,11 +402,6 @@ class AsyncProducer(AsyncLifecycle):
                 return await self._instance.remoting.connect(target.address)
         except TimeoutError:
             raise RemotingConnectError(f"cannot connect to {target.address}: no answer in {timeout_s:g} s") from None
-
-    async def _compress(self, body: bytes) -> tuple[bytes, int]:
-        if len(body) >= _COMPRESS_IN_THREAD_BYTES:
-            return await asyncio.to_thread(compress, body)
-        return compress(body)
 
     async def _attempt(self, send: Send, target: QueueTarget, attempt: int) -> SendResult:
         remaining_s = send.deadline - asyncio.get_running_loop().time()

@@ -5,18 +5,19 @@ One send must cost a few microseconds, so the header is formatted text instead o
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Sequence
 
 import msgspec
 
 from ..codes import CURRENT_VERSION, MessageSysFlag, RequestCode
-from ..errors import LocalProtocolError, MessageIllegalLocallyError
+from ..errors import LocalProtocolError, MessageIllegalLocallyError, RemoteProtocolError
 from ..model import (
     DEFAULT_QUEUE_NUMS,
     DEFAULT_TOPIC,
+    LATER_PROPERTIES,
     MAX_PROPERTIES_BYTES,
-    PROPERTY_DELAY,
     PROPERTY_UNIQ_KEY,
     PROPERTY_WAIT,
     RETRY_PREFIX,
@@ -26,10 +27,12 @@ from ..model import (
     topic_name_error,
 )
 from ..protocol.message import UniqKeyGenerator, encode_batch_item, encode_properties
+from ..protocol.recall_handle import RecallHandle, decode_recall_handle
 
 PROPERTY_SHARDING_KEY = "__SHARDINGKEY"
 COMPRESSION_LEVEL = 5
-_LATER_PROPERTIES = frozenset({PROPERTY_DELAY, "TIMER_DELIVER_MS", "TIMER_DELAY_SEC", "TIMER_DELAY_MS"})
+_COMPRESS_IN_THREAD_BYTES = 128 * 1024
+_LATER_PROPERTIES = frozenset(LATER_PROPERTIES)
 _MAX_CHARACTERS_OF_PROPERTIES = MAX_PROPERTIES_BYTES // 4  # fewer cannot be too many bytes
 
 encode_json = msgspec.json.Encoder().encode
@@ -74,6 +77,17 @@ def check_topic(topic: str) -> None:
         problem = f"the topic {topic} is reserved: clients may not send to it"
     if problem is not None:
         raise MessageIllegalLocallyError(problem)
+
+
+def check_handle(topic: str, text: str) -> RecallHandle:
+    """What a recall handle says. Raises MessageIllegalLocallyError for what is none, or one of another topic."""
+    try:
+        handle = decode_recall_handle(text)
+    except RemoteProtocolError as error:
+        raise MessageIllegalLocallyError(str(error)) from None
+    if handle.topic != topic:
+        raise MessageIllegalLocallyError(f"the recall handle is of topic {handle.topic!r}, not {topic!r}")
+    return handle
 
 
 def check_body(body: object, max_bytes: int) -> None:
@@ -123,6 +137,11 @@ def compress(body: bytes) -> tuple[bytes, int]:
     """(body, sysFlag), compressed when that makes it smaller. Type bits 0: every version reads that as zlib."""
     smaller = zlib.compress(body, COMPRESSION_LEVEL)
     return (smaller, int(MessageSysFlag.COMPRESSED)) if len(smaller) < len(body) else (body, 0)
+
+
+async def compress_large(body: bytes) -> tuple[bytes, int]:
+    """As ``compress``; what takes long is done in a thread."""
+    return await asyncio.to_thread(compress, body) if len(body) >= _COMPRESS_IN_THREAD_BYTES else compress(body)
 
 
 def encode_batch(

@@ -186,6 +186,10 @@ class Producer(_Facade):
         """As ``AsyncProducer.send_batch``."""
         return self._run(self._async.send_batch(messages, queue=queue, key=key, timeout_s=timeout_s))
 
+    def recall(self, topic: str, recall_handle: str, *, timeout_s: float | None = None) -> str:
+        """As ``AsyncProducer.recall``."""
+        return self._run(self._async.recall(topic, recall_handle, timeout_s=timeout_s))
+
     def publish_queues(self, topic: str) -> list[MessageQueue]:
         """As ``AsyncProducer.publish_queues``."""
         return self._run(self._async.publish_queues(topic))

@@ -216,6 +216,20 @@ class SendMessageResponseHeader(Header):
     transaction_id: str | None = None
     region: str | None = msgspec.field(default=None, name="MSG_REGION")
     trace_on: str | None = msgspec.field(default=None, name="TRACE_ON")
+    recall_handle: str | None = None
+
+
+class RecallMessageRequestHeader(Header):
+    """RECALL_MESSAGE (370)."""
+
+    topic: str
+    recall_handle: str
+    producer_group: str | None = None
+    broker_name: str | None = msgspec.field(default=None, name="bname")
+
+
+class RecallMessageResponseHeader(Header):
+    msg_id: str
 
 
 # --- pulling and offsets -----------------------------------------------------------------------------------------

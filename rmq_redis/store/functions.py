@@ -17,6 +17,25 @@ if held ~= args[1] then
 end
 """
 
+_FORGET_SCHEDULED = """
+local function forget(id, recall)
+  redis.call('ZREM', keys[2], id)
+  redis.call('HDEL', keys[3], id)
+  if recall == '' then return end
+  local ids = redis.call('HGET', keys[4], recall)
+  if ids == id then
+    redis.call('HDEL', keys[4], recall)
+  elseif ids then  -- several messages with one unique key: a send that was repeated
+    local others = ''
+    for i = 1, #ids, 16 do
+      local other = string.sub(ids, i, i + 15)
+      if other ~= id then others = others .. other end
+    end
+    redis.call('HSET', keys[4], recall, others)
+  end
+end
+"""
+
 BODIES: dict[str, str] = {
     # keys: epoch, stream...; args: epoch, number of records of each stream..., records...
     # Returns the ID of the last record of each stream; those before it are consecutive.
@@ -63,29 +82,68 @@ for k = 5, #keys do redis.call('UNLINK', keys[k]) end
 for a = 3, #args do redis.call('SREM', keys[4], args[a]) end
 return redis.call('INCR', keys[3])
 """,
-    # keys: epoch, sorted set; args: epoch, then (due ms, member) pairs.
+    # keys: epoch, due times, records, recallable; args: epoch, then (due ms, id, record, recall key or '').
     "schedule": _GUARD
     + """
-for a = 2, #args, 2 do redis.call('ZADD', keys[2], args[a], args[a + 1]) end
-return (#args - 1) / 2
+for a = 2, #args, 4 do
+  local id, recall = args[a + 1], args[a + 3]
+  redis.call('ZADD', keys[2], args[a], id)
+  redis.call('HSET', keys[3], id, args[a + 2])
+  if recall ~= '' then redis.call('HSET', keys[4], recall, (redis.call('HGET', keys[4], recall) or '') .. id) end
+end
+return (#args - 1) / 4
 """,
-    # keys: epoch, sorted set, stream...; args: epoch, store time (8 bytes), then (number of the stream's key, member).
-    # Returns for each member the ID of its entry, or '' when it was not there any more.
-    # A member is 8 unique bytes and a record, whose store time is behind its born host.
+    # keys: due times, records; args: now in ms, largest number of records, bytes after which no further one is taken.
+    # Returns when the earliest is due ('' for never), then (id, record or '') of those that are due.
+    "due": """
+local first = redis.call('ZRANGE', keys[1], 0, 0, 'WITHSCORES')
+if not first[2] then return {''} end
+local result, size = {first[2]}, 0
+if tonumber(first[2]) > tonumber(args[1]) then return result end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', keys[1], '-inf', args[1], 'LIMIT', 0, args[2])) do
+  local record = redis.call('HGET', keys[2], id) or ''
+  result[#result + 1] = id
+  result[#result + 1] = record
+  size = size + #record
+  if size >= tonumber(args[3]) then break end
+end
+return result
+""",
+    # keys: epoch, due times, records, recallable, stream...
+    # args: epoch, store time (8 bytes), then (number of the stream's key or 0, id, recall key or '').
+    # Returns for each the ID of its entry, or '' when it was not there any more or, with 0, is only dropped.
+    # The entry is added first: should that fail, the message is where it was. A record's store time is behind its
+    # born host.
     "move_due": _GUARD
+    + _FORGET_SCHEDULED
     + """
 local ids = {}
-for a = 3, #args, 2 do
-  local member, id = args[a + 1], ''
-  if redis.call('ZREM', keys[2], member) == 1 then
-    local before = 64
-    if math.floor(string.byte(member, 48) / 16) % 2 == 1 then before = 76 end  -- sysFlag: the born host is IPv6
-    local record = string.sub(member, 9, before) .. args[2] .. string.sub(member, before + 9)
-    id = redis.call('XADD', keys[tonumber(args[a])], '0-*', 'm', record)
+for a = 3, #args, 3 do
+  local id, entry = args[a + 1], ''
+  local record = redis.call('HGET', keys[3], id)
+  if record and args[a] ~= '0' then
+    local before = 56
+    if math.floor(string.byte(record, 40) / 16) % 2 == 1 then before = 68 end  -- sysFlag: the born host is IPv6
+    record = string.sub(record, 1, before) .. args[2] .. string.sub(record, before + 9)
+    entry = redis.call('XADD', keys[tonumber(args[a])], '0-*', 'm', record)
   end
-  ids[#ids + 1] = id
+  forget(id, args[a + 2])
+  ids[#ids + 1] = entry
 end
 return ids
+""",
+    # keys: epoch, due times, records, recallable; args: epoch, recall key. Returns how many messages were taken away.
+    "recall": _GUARD
+    + """
+local ids, recalled = redis.call('HGET', keys[4], args[2]), 0
+if not ids then return 0 end
+for i = 1, #ids, 16 do
+  local id = string.sub(ids, i, i + 15)
+  recalled = recalled + redis.call('ZREM', keys[2], id)
+  redis.call('HDEL', keys[3], id)
+end
+redis.call('HDEL', keys[4], args[2])
+return recalled
 """,
     # keys: epoch, half hash, checks sorted set, counter; args: epoch, check ms, record. Returns its number.
     "prepare": _GUARD
@@ -141,7 +199,7 @@ return result
 """,
 }
 
-READ_ONLY = frozenset({"queue_info"})
+READ_ONLY = frozenset({"due", "queue_info"})
 
 _DIGEST = hashlib.sha1("".join(f"{name}{body}" for name, body in sorted(BODIES.items())).encode()).hexdigest()[:10]
 LIBRARY_NAME = f"rmq_redis_{_DIGEST}"

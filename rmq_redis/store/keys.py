@@ -12,7 +12,9 @@ group names cannot contain ``:``, which keeps the names unambiguous.
 | ``<prefix>:{<brokerName>}:queue-numbers`` | string | how many queue numbers were given out |
 | ``<prefix>:{<brokerName>}:offsets:<group>:<topic>`` | hash | queueId -> committed offset |
 | ``<prefix>:{<brokerName>}:consumed`` | set | ``<group>:<topic>`` of every offsets hash |
-| ``<prefix>:{<brokerName>}:scheduled`` | sorted set | what appears later, by due time in ms (8 bytes + record) |
+| ``<prefix>:{<brokerName>}:scheduled`` | sorted set | ids of what appears later, by due time in ms |
+| ``<prefix>:{<brokerName>}:scheduled-records`` | hash | id -> record of what appears later |
+| ``<prefix>:{<brokerName>}:recallable`` | hash | ``<topic>+<UNIQ_KEY>`` -> ids of timers, 16 characters each |
 | ``<prefix>:{<brokerName>}:half`` | hash | number -> record of an undecided transactional message |
 | ``<prefix>:{<brokerName>}:half-checks`` | sorted set | numbers by the time (ms) of their next check |
 | ``<prefix>:{<brokerName>}:half-counts`` | hash | number -> how often its producers were asked |
@@ -34,6 +36,8 @@ class GroupKeys:
         self.queue_numbers = self.base + b"queue-numbers"
         self.consumed = self.base + b"consumed"
         self.scheduled = self.base + b"scheduled"
+        self.scheduled_records = self.base + b"scheduled-records"
+        self.recallable = self.base + b"recallable"
         self.half = self.base + b"half"
         self.half_checks = self.base + b"half-checks"
         self.half_counts = self.base + b"half-counts"

@@ -1,7 +1,8 @@
-"""Messages that must appear later: a sorted set by due time, from which due ones move to their queue atomically.
+"""Messages that must appear later: a sorted set of ids by due time, a hash of their records, and a hash to recall them.
 
-A member is 8 unique bytes and the finished record of the message; the record says which queue it belongs to. A move
-takes the member away and adds the entry in one server-side function, so a crash neither loses nor doubles a message.
+The record says which queue a message belongs to. A move adds the entry and takes the message away in one server-side
+function, so a crash neither loses nor doubles a message; a recall takes it away in another, so a message is either
+delivered or recalled.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import StoreError
 from ..protocol.message import store_timestamp_position
@@ -19,7 +20,32 @@ from .queue_store import Queue, QueueStore
 Scheduled = Callable[["StoreError | None", Any], None]
 """Called once per message with (error, the caller's argument)."""
 
-_PREFIX_BYTES = 8
+MAX_DUE_BYTES = 4 * 1024 * 1024
+"""Records of about so many bytes are read at once; always at least one."""
+
+
+class Due(NamedTuple):
+    """A message that is due.
+
+    Attributes:
+        record: empty when somebody took it away by hand.
+    """
+
+    id: bytes
+    record: bytes
+
+
+class Move(NamedTuple):
+    """What becomes of a due message.
+
+    Attributes:
+        recall_key: what it was added with, or "".
+        queue: where it goes; None: nowhere, it is dropped.
+    """
+
+    due: Due
+    recall_key: str
+    queue: Queue | None
 
 
 class ScheduleStore:
@@ -27,32 +53,39 @@ class ScheduleStore:
 
     def __init__(self, queue_store: QueueStore) -> None:
         self._store = queue_store
-        self._key = queue_store.keys.scheduled
+        keys = queue_store.keys
+        self._keys = [keys.epoch, keys.scheduled, keys.scheduled_records, keys.recallable]
         self._loop = asyncio.get_running_loop()
         self._numbers = count(1)
-        self._waiting: list[tuple[int, bytes, Scheduled, Any]] = []
+        self._waiting: list[tuple[int, bytes, bytes, str, Scheduled, Any]] = []
 
-    def add(self, record: bytes, due_ms: int, done: Scheduled, arg: Any) -> None:
-        """Keeps a finished record until ``due_ms`` (ms since 1970); ``done`` is called once Redis has it."""
+    def add(self, record: bytes, due_ms: int, recall_key: str, done: Scheduled, arg: Any) -> None:
+        """Keeps a finished record until it is due.
+
+        Args:
+            due_ms: ms since 1970. What is due in the same ms appears in the order of the calls.
+            recall_key: by which ``recall`` finds it; "" for a message that nobody may recall.
+            done: called once Redis has it.
+        """
         if not self._waiting:
             self._loop.call_soon(self._commit)
-        # Epoch and number: never the same member twice, or the second message would be lost in the set.
-        prefix = ((self._store.epoch & 0xFFFFFF) << 40 | next(self._numbers) & 0xFFFFFFFFFF).to_bytes(8, "big")
-        self._waiting.append((due_ms, prefix + record, done, arg))
+        # Epoch and number: never the same id twice, and later ones sort behind.
+        number = (self._store.epoch & 0xFFFFFF) << 40 | next(self._numbers) & 0xFFFFFFFFFF
+        self._waiting.append((due_ms, b"%016x" % number, record, recall_key, done, arg))
         self._store.pending_bytes += len(record)
 
     def _commit(self) -> None:
         waiting, self._waiting = self._waiting, []
         args: list[Arg] = [b"%d" % self._store.epoch]
-        for due_ms, member, _, _ in waiting:
-            args += (due_ms, member)
+        for due_ms, message_id, record, recall_key, _, _ in waiting:
+            args += (due_ms, message_id, record, recall_key)
 
         def committed(answer: Any) -> None:
             error = answer if isinstance(answer, StoreError) else None
             if error is not None:
                 self._store.report(error)
-            for _, member, done, arg in waiting:
-                self._store.pending_bytes -= len(member) - _PREFIX_BYTES
+            for _, _, record, _, done, arg in waiting:
+                self._store.pending_bytes -= len(record)
                 done(error, arg)
 
         try:
@@ -60,53 +93,54 @@ class ScheduleStore:
         except StoreError as error:
             committed(error)
             return
-        connection.call_function(committed, "schedule", [self._store.keys.epoch, self._key], args)
+        connection.call_function(committed, "schedule", self._keys, args)
 
-    async def next_due_ms(self) -> int | None:
-        """When the earliest message is due, or None when there is none. Raises StoreError."""
-        answer = await self._store.current().execute("ZRANGE", self._key, 0, 0, "WITHSCORES")
-        return int(float(answer[1])) if answer else None
+    async def due(self, now_ms: int, limit: int) -> tuple[int | None, list[Due]]:
+        """When the earliest message is due (None: there is none), and what is due at ``now_ms``, earliest first.
 
-    async def due(self, now_ms: int, limit: int) -> list[bytes]:
-        """Members that are due at ``now_ms``, earliest first, at most ``limit``. Raises StoreError."""
-        answer: list[bytes] = await self._store.current().execute(
-            "ZRANGEBYSCORE", self._key, "-inf", now_ms, "LIMIT", 0, limit
+        Args:
+            limit: largest number of messages; fewer when they are large.
+
+        Raises:
+            StoreError: the store is away.
+        """
+        first, *found = await self._store.current().execute_function(
+            "due", self._keys[1:3], [now_ms, limit, MAX_DUE_BYTES]
         )
-        return answer
+        due = [Due(message_id, record) for message_id, record in zip(found[::2], found[1::2], strict=True)]
+        return int(float(first)) if first else None, due
 
-    async def remove(self, members: list[bytes]) -> None:
-        """Drops members whose queue is gone. Raises StoreError."""
-        await self._store.current().execute("ZREM", self._key, *members)
-
-    async def move(self, members: list[tuple[Queue, bytes]], now_ms: int) -> int:
-        """Moves members to their queues, stored at ``now_ms``; returns how many were still there. Raises StoreError."""
-        queues = list(dict.fromkeys(queue for queue, _ in members))
-        keys = [self._store.keys.epoch, self._key, *(queue.key for queue in queues)]
-        positions = {queue: index + 3 for index, queue in enumerate(queues)}
+    async def move(self, moves: list[Move], now_ms: int) -> int:
+        """Moves messages to their queues, stored at ``now_ms``; how many were still there. Raises StoreError."""
+        queues = list(dict.fromkeys(move.queue for move in moves if move.queue is not None))
+        positions: dict[Queue | None, int] = {None: 0}
+        positions |= {queue: index for index, queue in enumerate(queues, len(self._keys) + 1)}
         args: list[Arg] = [b"%d" % self._store.epoch, now_ms.to_bytes(8, "big")]
-        for queue, member in members:
-            args += (positions[queue], member)
-        try:
-            ids = await self._store.current().execute_function("move_due", keys, args)
-        except StoreError as error:
-            self._store.report(error)
-            raise
+        for due, recall_key, queue in moves:
+            args += (positions[queue], due.id, recall_key)
+        ids = await self._call("move_due", [*self._keys, *(queue.key for queue in queues)], args)
         arrived: dict[Queue, tuple[int, list[bytes]]] = {}
-        for (queue, member), entry_id in zip(members, ids, strict=True):
-            if entry_id:
-                first, records = arrived.setdefault(queue, (int(entry_id[2:]) - 1, []))
-                records.append(stored_record(member, now_ms))
+        for move, entry_id in zip(moves, ids, strict=True):
+            if entry_id and move.queue is not None:
+                first, records = arrived.setdefault(move.queue, (int(entry_id[2:]) - 1, []))
+                records.append(stored_record(move.due.record, now_ms))
         for queue, (first, records) in arrived.items():
             self._store.arrived(queue, first, records)
         return sum(len(records) for _, records in arrived.values())
 
+    async def recall(self, recall_key: str) -> int:
+        """Takes away every message that was added with this key; returns how many there were. Raises StoreError."""
+        return int(await self._call("recall", self._keys, [b"%d" % self._store.epoch, recall_key]))
 
-def record_of(member: bytes) -> bytes:
-    """The record in a member of the sorted set."""
-    return member[_PREFIX_BYTES:]
+    async def _call(self, name: str, keys: list[bytes], args: list[Arg]) -> Any:
+        try:
+            return await self._store.current().execute_function(name, keys, args)
+        except StoreError as error:
+            self._store.report(error)
+            raise
 
 
-def stored_record(member: bytes, now_ms: int) -> bytes:
+def stored_record(record: bytes, now_ms: int) -> bytes:
     """The record as the function stores it: with the time of the move as store time."""
-    position = store_timestamp_position(member, _PREFIX_BYTES)
-    return b"".join((member[_PREFIX_BYTES:position], now_ms.to_bytes(8, "big"), member[position + 8 :]))
+    position = store_timestamp_position(record)
+    return b"".join((record[:position], now_ms.to_bytes(8, "big"), record[position + 8 :]))

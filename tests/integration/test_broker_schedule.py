@@ -16,7 +16,6 @@ from rmq_redis.protocol.command import RemotingCommand, request
 from rmq_redis.protocol.header import ConsumerSendMsgBackRequestHeader, SendMessageResponseHeader, TopicRequestHeader
 from rmq_redis.protocol.message import decode_records
 from rmq_redis.store.embedded import EmbeddedServer
-from rmq_redis.store.schedule_store import record_of
 
 NOW_MS = 1_700_000_000_000
 
@@ -92,8 +91,8 @@ async def test_what_waits_is_invisible_and_survives_the_broker(
     for number in range(20):
         await client.ok(send_request("T", b"%d" % number, properties="TIMER_DELAY_MS\x01600\x02"))
     with redis.Redis.from_url(embedded_server.url) as store:
-        members = store.zrange(f"{key_prefix}:{{broker-a}}:scheduled", 0, -1)
-    assert sorted(int(decode_records(record_of(member))[0].body) for member in members) == list(range(20))
+        records = store.hvals(f"{key_prefix}:{{broker-a}}:scheduled-records")
+    assert sorted(int(decode_records(record)[0].body) for record in records) == list(range(20))
     assert await client.pull_all("T") == ["now"]
     await first.close()
     second = connect(await start_broker())
@@ -112,9 +111,10 @@ async def test_what_has_no_queue_does_not_hold_up_the_others(
     await client.ok(send_request("T", b"later", properties=properties))
     key = f"{key_prefix}:{{broker-a}}:scheduled"
     with redis.Redis.from_url(embedded_server.url) as store:
-        store.zadd(key, {b"damaged": 1.0, b"": 1.0, b"12345678": 1.0, b"x" * 200: 1.0})
+        store.hset(f"{key}-records", mapping={b"empty": b"", b"short": b"12345678", b"long": b"x" * 200})
+        store.zadd(key, {b"gone": 1.0, b"": 1.0, b"empty": 1.0, b"short": 1.0, b"long": 1.0})
         assert await eventually(lambda: all_of(client, 2)) == ["now", "later"]
-        await eventually(lambda: store.zcard(key) == 0, "nothing is left of what has no queue")
+        await eventually(lambda: not store.exists(key, f"{key}-records"), "nothing is left of what has no queue")
 
 
 async def all_of(client: BrokerClient, count: int) -> list[str]:

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from rmq_redis.errors import StoreFencedError
+from rmq_redis.errors import StoreError, StoreFencedError
 from rmq_redis.hosts import pack_host
 from rmq_redis.model import MessageQueue
 from rmq_redis.protocol.message import decode_records, encode_record
+from rmq_redis.store import schedule_store
 from rmq_redis.store.keys import GroupKeys
 from rmq_redis.store.queue_store import Queue, QueueStore, deliver
-from rmq_redis.store.schedule_store import ScheduleStore
+from rmq_redis.store.schedule_store import Due, Move, ScheduleStore
 
 
 def record(body: str, born_host: str = "10.0.0.7:50123") -> bytes:
@@ -31,7 +32,7 @@ def record(body: str, born_host: str = "10.0.0.7:50123") -> bytes:
     )
 
 
-async def add(store: ScheduleStore, body: str, due_ms: int, **options: str) -> None:
+async def add(store: ScheduleStore, body: str, due_ms: int, recall_key: str = "", **options: str) -> None:
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def done(error: Exception | None, arg: object) -> None:
@@ -40,7 +41,7 @@ async def add(store: ScheduleStore, body: str, due_ms: int, **options: str) -> N
         else:
             future.set_exception(error)
 
-    store.add(record(body, **options), due_ms, done, None)
+    store.add(record(body, **options), due_ms, recall_key, done, None)
     await future
 
 
@@ -69,42 +70,118 @@ async def read(store: QueueStore, queue: Queue) -> list[tuple[str, int]]:
     return await future
 
 
+def moves_of(due: list[Due], queue: Queue | None, recall_key: str = "") -> list[Move]:
+    return [Move(message, recall_key, queue) for message in due]
+
+
+async def left(store: QueueStore) -> tuple[int, int, int]:
+    """How much there is in the three keys."""
+    keys = store.keys
+    answers = [await store.current().execute("ZCARD", keys.scheduled)]
+    answers += [await store.current().execute("HLEN", key) for key in (keys.scheduled_records, keys.recallable)]
+    return answers[0], answers[1], answers[2]
+
+
 async def test_due_messages_move_once_in_order_of_their_time(queue_store: QueueStore) -> None:
     schedule = ScheduleStore(queue_store)
     queue = queue_store.queues["T", 0]
     await asyncio.gather(add(schedule, "c", 30), add(schedule, "a", 10), add(schedule, "b", 20), add(schedule, "z", 99))
-    assert await schedule.next_due_ms() == 10
-    members = await schedule.due(30, 10)
-    moves = [(queue, member) for member in members]
-    assert await schedule.move(moves, 77) == 3
-    assert await schedule.move(moves, 78) == 0
+    assert await schedule.due(9, 10) == (10, [])
+    next_ms, due = await schedule.due(30, 10)
+    assert next_ms == 10
+    assert await schedule.move(moves_of(due, queue), 77) == 3
+    assert await schedule.move(moves_of(due, queue), 78) == 0
     assert await read(queue_store, queue) == [("a", 77), ("b", 77), ("c", 77)]
     assert queue.max_offset == 3
-    assert await schedule.next_due_ms() == 99
+    assert await schedule.due(30, 10) == (99, [])
     assert queue_store.pending_bytes == 0
+    assert await left(queue_store) == (1, 1, 0)
 
 
-async def test_equal_messages_of_one_time_are_all_kept(queue_store: QueueStore) -> None:
+async def test_equal_messages_of_one_time_are_all_kept_in_their_order(queue_store: QueueStore) -> None:
     schedule = ScheduleStore(queue_store)
-    await asyncio.gather(*(add(schedule, "same", 10) for _ in range(50)))
-    assert len(await schedule.due(10, 100)) == 50
+    queue = queue_store.queues["T", 0]
+    await asyncio.gather(
+        *(add(schedule, "same", 10) for _ in range(50)), *(add(schedule, str(i), 10) for i in range(9))
+    )
+    _, due = await schedule.due(10, 100)
+    assert await schedule.move(moves_of(due, queue), 11) == 59
+    assert [body for body, _ in await read(queue_store, queue)] == ["same"] * 50 + [str(i) for i in range(9)]
+
+
+async def test_large_messages_are_read_a_few_at_a_time(
+    queue_store: QueueStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule_store, "MAX_DUE_BYTES", 2 * len(record("x" * 100)))
+    schedule = ScheduleStore(queue_store)
+    for _ in range(5):
+        await add(schedule, "x" * 100, 10)
+    for expected in (2, 2, 1, 0):
+        _, due = await schedule.due(10, 100)
+        assert len(due) == expected
+        await schedule.move(moves_of(due, None), 11)
 
 
 async def test_the_store_time_stands_elsewhere_behind_an_ipv6_host(queue_store: QueueStore) -> None:
     schedule = ScheduleStore(queue_store)
     queue = queue_store.queues["T", 0]
     await add(schedule, "v6", 10, born_host="[2001:db8::7]:50123")
-    (member,) = await schedule.due(10, 1)
-    await schedule.move([(queue, member)], 1_700_000_000_000)
+    _, due = await schedule.due(10, 1)
+    await schedule.move(moves_of(due, queue), 1_700_000_000_000)
     assert await read(queue_store, queue) == [("v6", 1_700_000_000_000)]
     assert await queue_store.store_timestamp_ms(queue, 0) == 1_700_000_000_000
 
 
-async def test_an_older_master_moves_nothing(queue_store: QueueStore, store_url: str, key_prefix: str) -> None:
+async def test_a_message_is_recalled_or_delivered_and_never_both(queue_store: QueueStore) -> None:
     schedule = ScheduleStore(queue_store)
     queue = queue_store.queues["T", 0]
-    await add(schedule, "a", 10)
-    members = await schedule.due(10, 1)
+    await asyncio.gather(*(add(schedule, key, 10, recall_key=key) for key in ("a", "b", "c")))
+    _, due = await schedule.due(10, 10)  # the mover has read them
+    assert await schedule.recall("b") == 1
+    assert await schedule.recall("b") == 0
+    assert await schedule.move([Move(message, key, queue) for message, key in zip(due, "abc", strict=True)], 11) == 2
+    assert await read(queue_store, queue) == [("a", 11), ("c", 11)]
+    assert await schedule.recall("a") == 0
+    assert await left(queue_store) == (0, 0, 0)
+
+
+async def test_a_recall_takes_every_copy_of_a_send_that_was_repeated(queue_store: QueueStore) -> None:
+    schedule = ScheduleStore(queue_store)
+    queue = queue_store.queues["T", 0]
+    for due_ms in (10, 20, 30):
+        await add(schedule, f"at {due_ms}", due_ms, recall_key="K")
+    await add(schedule, "other", 20, recall_key="L")
+    _, due = await schedule.due(10, 10)
+    assert await schedule.move(moves_of(due, queue, "K"), 11) == 1
+    assert await schedule.recall("K") == 2
+    assert await left(queue_store) == (1, 1, 1)
+    _, due = await schedule.due(99, 10)
+    assert await schedule.move(moves_of(due, queue, "L"), 12) == 1
+    assert await read(queue_store, queue) == [("at 10", 11), ("other", 12)]
+    assert await left(queue_store) == (0, 0, 0)
+
+
+async def test_a_move_that_fails_leaves_the_message_where_it_was(queue_store: QueueStore) -> None:
+    schedule = ScheduleStore(queue_store)
+    queue = queue_store.queues["T", 0]
+    await queue_store.current().execute("SET", queue.key, "no stream")
+    await add(schedule, "a", 10, recall_key="K")
+    _, due = await schedule.due(10, 1)
+    with pytest.raises(StoreError):
+        await schedule.move(moves_of(due, queue, "K"), 11)
+    assert await left(queue_store) == (1, 1, 1)
+    await queue_store.current().execute("DEL", queue.key)
+    assert await schedule.move(moves_of(due, queue, "K"), 11) == 1
+    assert await left(queue_store) == (0, 0, 0)
+
+
+async def test_an_older_master_moves_and_recalls_nothing(
+    queue_store: QueueStore, store_url: str, key_prefix: str
+) -> None:
+    schedule = ScheduleStore(queue_store)
+    queue = queue_store.queues["T", 0]
+    await add(schedule, "a", 10, recall_key="K")
+    _, due = await schedule.due(10, 1)
     successor = QueueStore(
         store_url,
         GroupKeys(key_prefix, "broker-a"),
@@ -113,8 +190,10 @@ async def test_an_older_master_moves_nothing(queue_store: QueueStore, store_url:
     )
     await successor.start()
     with pytest.raises(StoreFencedError):
-        await schedule.move([(queue, members[0])], 11)
+        await schedule.move(moves_of(due, queue), 11)
+    with pytest.raises(StoreFencedError):
+        await schedule.recall("K")
     with pytest.raises(StoreFencedError):
         await add(schedule, "b", 10)
-    assert await ScheduleStore(successor).due(10, 10) == members
+    assert (await ScheduleStore(successor).due(10, 10))[1] == due
     await successor.close()
