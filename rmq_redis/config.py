@@ -55,6 +55,8 @@ class BrokerConfig:
     store: str = setting("", "Redis URL of this group's store; required")
     key_prefix: str = setting("rmq", "first part of every Redis key")
     register_period_s: float = setting(30.0, "seconds between registrations at each NameServer")
+    failover: bool = setting(True, "a slave becomes the master when the master's lease expires")
+    lease_s: float = setting(5.0, "a master that does not renew its lease for this long can be replaced")
     auto_create_topic_enable: bool = setting(True, "create unknown topics on first send (template TBW102)")
     auto_create_subscription_group: bool = setting(True, "create unknown consumer groups on first use")
     default_topic_queue_nums: int = setting(4, "read and write queues of a topic created automatically")

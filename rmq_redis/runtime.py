@@ -17,8 +17,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-EXIT_FENCED = 3
-"""Exit code of a broker that stopped because another process has taken its group over."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -103,8 +101,8 @@ async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T
             await asyncio.wait({task})
 
 
-async def serve(server: Server, name: str, host: str, fenced: asyncio.Event | None = None) -> int:
-    """Starts a server, says so in one line on stdout, waits for SIGTERM, SIGINT or ``fenced``, and closes it.
+async def serve(server: Server, name: str, host: str) -> int:
+    """Starts a server, says so in one line on stdout, waits for SIGTERM or SIGINT, and closes it.
 
     Args:
         name: what the line begins with: ``<name> listening on <host>:<port> pid <pid>``.
@@ -116,9 +114,9 @@ async def serve(server: Server, name: str, host: str, fenced: asyncio.Event | No
         try:
             await unless_stopped(stop, server.start())
             print(f"{name} listening on {host}:{server.port} pid {os.getpid()}", flush=True)
-            await unless_stopped(stop, (fenced or asyncio.Event()).wait())
+            await stop.wait()
         except Stopped:
-            return 0
+            pass
         finally:
             await server.close()
-    return EXIT_FENCED
+    return 0

@@ -68,7 +68,6 @@ class AdminProcessor:
         self._offsets = offsets
         self._clients = clients
         self._pulls = pulls
-        self._is_slave = config.broker_id != 0
         self._boot_ms = int(time.time() * 1000)
 
     def processors(self) -> dict[int, Processor]:
@@ -97,7 +96,7 @@ class AdminProcessor:
         }
 
     def _must_write(self) -> None:
-        if self._is_slave:
+        if self._queue_store.reads_only:
             raise NoPermissionError("this broker is a slave; ask the group's master")
 
     # --- topics --------------------------------------------------------------------------------------------------
@@ -132,7 +131,7 @@ class AdminProcessor:
 
     async def _delete_topic(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         topic = command.header(TopicRequestHeader).topic
-        if not self._is_slave:  # tools ask the slaves too; these follow their master
+        if not self._queue_store.reads_only:  # tools ask the slaves too; these follow their master
             await self._topics.delete(topic)
         return response(command)
 
@@ -187,7 +186,7 @@ class AdminProcessor:
     # --- statistics ----------------------------------------------------------------------------------------------
 
     async def _refresh(self, topic: Topic) -> None:
-        if self._is_slave:
+        if self._queue_store.reads_only:
             await self._queue_store.refresh(topic.queues)
 
     async def _topic_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
@@ -207,7 +206,7 @@ class AdminProcessor:
 
     async def _consume_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(ConsumeStatsRequestHeader)
-        if self._is_slave:
+        if self._queue_store.reads_only:
             await self._offsets.load()
         live = self._clients.consumer_groups.get(header.consumer_group)
         if header.topic:

@@ -6,11 +6,12 @@ import asyncio
 import logging
 import os
 import socket
+from typing import Protocol
 
 from ..config import BrokerConfig, parse_addresses
 from ..errors import ConfigError, StoreError, StoreFencedError
 from ..hosts import pack_host
-from ..model import topic_name_error
+from ..model import MASTER_ID, topic_name_error
 from ..protocol.body import TopicConfigTable
 from ..protocol.frame import MAX_FRAME_BYTES
 from ..protocol.message import UniqKeyGenerator
@@ -23,6 +24,7 @@ from ..store.queue_store import Queue, QueueStore
 from ..store.schedule_store import ScheduleStore
 from .admin import AdminProcessor
 from .client_manage import ClientManager
+from .leadership import Leadership
 from .offset_query import OffsetProcessor
 from .pull import PullProcessor
 from .query import QueryProcessor
@@ -40,13 +42,26 @@ _SLAVE_RELOAD_PERIOD_S = 1.0
 _REGISTER_WAIT_S = 2.0
 
 
+class MasterService(Protocol):
+    """What runs in the background while this broker is the group's master; may be started again."""
+
+    def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Writer(Protocol):
+    """A processor that changes something. ``refuse`` is the reason why it does not (a slave, a stop), or None."""
+
+    refuse: str | None
+
+
 class Broker:
     """One broker process's worth of broker, on the running event loop.
 
     Attributes:
         port: where it listens, once started.
         address: ``ip:port`` that it registers and that is part of message ids.
-        fenced: set when another process has taken this broker group over; the owner should stop.
     """
 
     def __init__(self, config: BrokerConfig) -> None:
@@ -66,17 +81,16 @@ class Broker:
         self.config = config
         self.port = 0
         self.address = ""
-        self.fenced = asyncio.Event()
         self._namesrv_addrs = parse_addresses(config.namesrv_addr)
-        self._is_slave = config.broker_id != 0
-        self._tasks: list[asyncio.Task[None]] = []
+        self._follow: list[asyncio.Task[None]] = []
+        self._closing = False
         self._queue_store = QueueStore(
             config.store,
             GroupKeys(config.key_prefix, config.broker_name),
             on_new_records=self._new_records,
             on_fenced=self._fence,
             on_reloaded=self._store_reloaded,
-            reads_only=self._is_slave,
+            reads_only=True,
         )
         self._offsets = OffsetStore(self._queue_store, config.offset_flush_period_s)
         self._topics = TopicTable(
@@ -90,6 +104,9 @@ class Broker:
         self._clients = ClientManager(config, self._topics)
         self._pulls = PullProcessor(config, self._topics, self._queue_store, self._offsets, self._clients)
         self._server: RemotingServer | None = None
+        self._leadership: Leadership | None = None
+        self._master_services: tuple[MasterService, ...] = ()
+        self._writers: tuple[Writer, ...] = ()
         self._registration: Registration | None = None
         self._sends: SendProcessor | None = None
         self._send_backs: SendBackProcessor | None = None
@@ -97,8 +114,13 @@ class Broker:
         self._schedule: ScheduleService | None = None
         self._transactions: TransactionService | None = None
 
+    @property
+    def broker_id(self) -> int:
+        """The id now: 0 for the group's master."""
+        return self.config.broker_id if self._leadership is None else self._leadership.broker_id
+
     async def start(self) -> None:
-        """Takes the group over (a master), listens, and begins to register.
+        """Listens, takes the group over (a master, if no other has it), and begins to register.
 
         Raises:
             StoreError: the store cannot be reached or refused something.
@@ -106,8 +128,6 @@ class Broker:
         """
         config = self.config
         await self._queue_store.start()
-        await self._topics.start()
-        await self._offsets.load()
         # The address is part of every record, so the port must be known before the first send is taken.
         self._server = server = RemotingServer(
             None, on_close=self._clients.connection_closed, idle_timeout_s=config.idle_timeout_s
@@ -132,8 +152,9 @@ class Broker:
         )
         self._send_backs = SendBackProcessor(self._topics, self._queue_store, schedule, store_host)
         self._recalls = RecallProcessor(config.broker_name, self._topics, schedule)
-        if self._is_slave:
-            self._refuse_writes(f"broker {config.broker_name} id {config.broker_id} is a slave; send to the master")
+        self._master_services = (schedule, transactions)
+        self._writers = (self._sends, self._send_backs, self._recalls, transactions)
+        self._refuse_writes(self._slave_reason())
         server.set_processors(
             processors_of(
                 self._sends,
@@ -157,21 +178,76 @@ class Broker:
         )
         self._pulls.hold.start()
         self._clients.start()
-        self._registration = Registration(config, self._namesrv_addrs, self.address, self._topic_table)
+        self._leadership = leadership = Leadership(
+            config,
+            self._queue_store,
+            self.address,
+            promote=self._become_master,
+            demote=self._become_slave,
+            moved=self._topics_changed,
+        )
+        await leadership.start()
+        if leadership.broker_id != MASTER_ID:
+            await self._load()
+            self._start_following()
+        self._registration = Registration(
+            config, self._namesrv_addrs, self.address, self._topic_table, lambda: self.broker_id
+        )
         self._registration.start()
-        if self._is_slave:
-            loop = asyncio.get_running_loop()
-            self._tasks = [loop.create_task(self._follow_topics()), loop.create_task(self._follow_queues())]
-        else:
-            schedule.start()
-            transactions.start()
         logger.info(
             "broker %s id %d: serving at %s, epoch %d",
             config.broker_name,
-            config.broker_id,
+            self.broker_id,
             self.address,
             self._queue_store.epoch,
         )
+
+    # --- roles -----------------------------------------------------------------------------------------------------
+
+    async def _load(self) -> None:
+        """Brings memory to what the store has."""
+        await self._topics.start()
+        await self._queue_store.refresh(list(self._queue_store.queues.values()))
+        await self._offsets.load()
+
+    async def _become_master(self) -> None:
+        """The lease is ours: loads what the store has, and takes writes."""
+        self._stop_following()
+        try:
+            await self._load()
+        except StoreError:
+            self._start_following()
+            raise
+        for service in self._master_services:
+            service.start()
+        if not self._closing:
+            for processor in self._writers:
+                processor.refuse = None
+        self._pulls.wake_behind()
+        await self._topics_changed()
+
+    async def _become_slave(self) -> None:
+        """Another process is the master now. Clients are disconnected, so that they ask for the route again."""
+        self._refuse_writes(self._slave_reason())
+        for service in self._master_services:
+            await service.close()
+        self._offsets.abandon()
+        self._start_following()
+        await self._topics_changed()
+        if self._server is not None:
+            self._server.close_connections()
+
+    def _slave_reason(self) -> str:
+        return f"broker {self.config.broker_name} id {self.broker_id} is a slave; send to the master"
+
+    def _start_following(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._follow = [loop.create_task(self._follow_topics()), loop.create_task(self._follow_queues())]
+
+    def _stop_following(self) -> None:
+        for task in self._follow:
+            task.cancel()
+        self._follow = []
 
     def _topic_table(self) -> TopicConfigTable:
         return TopicConfigTable(self._topics.configs(), self._topics.data_version)
@@ -196,12 +272,12 @@ class Broker:
             error,
         )
         self._refuse_writes(f"another process is the master of {self.config.broker_name} now")
-        self.fenced.set()
+        if self._leadership is not None:
+            self._leadership.fenced()
 
     def _refuse_writes(self, reason: str) -> None:
-        for processor in (self._sends, self._send_backs, self._recalls, self._transactions):
-            if processor is not None and processor.refuse is None:
-                processor.refuse = reason
+        for processor in self._writers:
+            processor.refuse = reason
 
     async def _follow_topics(self) -> None:
         while True:
@@ -222,13 +298,13 @@ class Broker:
 
     async def close(self) -> None:
         """Refuses new sends, answers what it accepted, answers the pulls that wait, unregisters, closes."""
+        self._closing = True
         self._refuse_writes("the broker is shutting down; send to another")
-        if self._schedule is not None:
-            await self._schedule.close()
-        if self._transactions is not None:
-            await self._transactions.close()
-        for task in self._tasks:
-            task.cancel()
+        if self._leadership is not None:
+            await self._leadership.stop()
+        for service in self._master_services:
+            await service.close()
+        self._stop_following()
         if self._registration is not None:
             await self._registration.close()
         if not await self._queue_store.wait_until_answered(self.config.stop_timeout_s):
@@ -239,14 +315,16 @@ class Broker:
         self._clients.close()
         if self._server is not None:
             await self._server.close()
-        if not self._is_slave and not self.fenced.is_set():
+        if not self._queue_store.fenced:
             try:
                 async with asyncio.timeout(self.config.stop_timeout_s):
                     await self._offsets.close()
             except TimeoutError:
                 logger.warning("broker %s: the store does not take the last offsets", self.config.broker_name)
+        if self._leadership is not None:
+            await self._leadership.release()
         await self._queue_store.close()
-        logger.info("broker %s id %d: stopped", self.config.broker_name, self.config.broker_id)
+        logger.info("broker %s id %d: stopped", self.config.broker_name, self.broker_id)
 
 
 def _own_ip(peer: str) -> str:

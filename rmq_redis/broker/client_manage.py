@@ -109,12 +109,12 @@ class ClientManager:
 
     def _known(self, consumer: ConsumerData) -> bool:
         name = consumer.group_name
-        return name in self._topics.groups and (self._config.broker_id != 0 or f"%RETRY%{name}" in self._topics.topics)
+        return name in self._topics.groups and (self._topics.reads_only or f"%RETRY%{name}" in self._topics.topics)
 
     async def _ensure_groups_then_beat(
         self, connection: Connection, command: RemotingCommand, heartbeat: HeartbeatData
     ) -> RemotingCommand:
-        is_slave = self._config.broker_id != 0
+        is_slave = self._topics.reads_only
         if is_slave:
             await self._topics.reload()
         for consumer in heartbeat.consumer_data_set:

@@ -37,7 +37,6 @@ class OffsetProcessor:
         self._topics = topics
         self._queue_store = queue_store
         self._offsets = offsets
-        self._is_slave = config.broker_id != 0
         self._young_bytes = _MEMORY_SHARE * _memory_bytes()
 
     def processors(self) -> dict[int, Processor]:
@@ -53,7 +52,7 @@ class OffsetProcessor:
 
     async def _query(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(QueryConsumerOffsetRequestHeader)
-        if self._is_slave:
+        if self._queue_store.reads_only:
             await self._offsets.load()
         offset = self._offsets.get(header.consumer_group, header.topic, header.queue_id)
         if offset is None:
@@ -72,7 +71,7 @@ class OffsetProcessor:
 
     def _update(self, connection: Connection, command: RemotingCommand) -> Awaitable[RemotingCommand] | None:
         header = command.header(UpdateConsumerOffsetRequestHeader)
-        if self._is_slave:
+        if self._queue_store.reads_only:
             return None if command.is_oneway else self._done(command)
         error = group_name_error(header.consumer_group)
         if error is not None:  # "a:b" would be the key of another group's offsets
@@ -93,7 +92,7 @@ class OffsetProcessor:
 
     async def _queue(self, topic: str, queue_id: int) -> Queue | None:
         queue = self._queue_store.queues.get((topic, queue_id))
-        if queue is not None and self._is_slave:
+        if queue is not None and self._queue_store.reads_only:
             await self._queue_store.refresh([queue])
         return queue
 

@@ -64,7 +64,6 @@ class PullProcessor:
         self._queue_store = queue_store
         self._offsets = offsets
         self._clients = clients
-        self._is_slave = config.broker_id != 0
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self.hold = PullHold(self._execute_held, config.max_held_pulls)
@@ -86,7 +85,7 @@ class PullProcessor:
     async def _ensure_group_then_pull(
         self, connection: Connection, command: RemotingCommand, header: PullMessageRequestHeader
     ) -> None:
-        if self._is_slave:
+        if self._queue_store.reads_only:
             await self._topics.reload()
         await self._topics.ensure_group(header.consumer_group, retry=False)
         self._pull_of_group(connection, command, header)
@@ -108,7 +107,7 @@ class PullProcessor:
                 f"which has {topic.config.read_queue_nums} read queues"
             )
         tags = self._tags(header, group)
-        if header.sys_flag & PullSysFlag.COMMIT_OFFSET and not self._is_slave:
+        if header.sys_flag & PullSysFlag.COMMIT_OFFSET and not self._queue_store.reads_only:
             self._offsets.commit(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
         max_bytes = self._config.max_pull_bytes
         if header.max_msg_bytes is not None and 0 < header.max_msg_bytes < max_bytes:
@@ -126,7 +125,7 @@ class PullProcessor:
             tags,
             deadline_s,
         )
-        if self._is_slave:
+        if self._queue_store.reads_only:
             self._start_on_slave(pull)
         else:
             self._execute(pull)
@@ -169,7 +168,7 @@ class PullProcessor:
 
     def _execute_held(self, pull: HeldPull) -> None:
         pull.deadline_s = 0.0
-        if self._is_slave:
+        if self._queue_store.reads_only:
             self._start_on_slave(pull)
         else:
             self._execute(pull)

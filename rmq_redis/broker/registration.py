@@ -28,12 +28,22 @@ class Registration:
     """
 
     def __init__(
-        self, config: BrokerConfig, addresses: list[str], broker_addr: str, topics: Callable[[], TopicConfigTable]
+        self,
+        config: BrokerConfig,
+        addresses: list[str],
+        broker_addr: str,
+        topics: Callable[[], TopicConfigTable],
+        broker_id: Callable[[], int],
     ) -> None:
+        """
+        Args:
+            broker_id: the id to register under; a NameServer drops what it has of the same address under another.
+        """
         self._config = config
         self._addresses = addresses
         self._broker_addr = broker_addr
         self._topics = topics
+        self._broker_id = broker_id
         self._client = RemotingClient(on_close=self._disconnected)
         self._wake = {address: asyncio.Event() for address in addresses}
         self._tasks: list[asyncio.Task[None]] = []
@@ -108,7 +118,7 @@ class Registration:
             broker_name=self._config.broker_name,
             broker_addr=self._broker_addr,
             cluster_name=self._config.cluster_name,
-            broker_id=self._config.broker_id,
+            broker_id=self._broker_id(),
             ha_server_addr=self._broker_addr,
             zone_name=self._config.zone or None,
         )
@@ -120,7 +130,7 @@ class Registration:
             task.cancel()
         if unregister:
             header = UnregisterBrokerRequestHeader(
-                self._config.broker_name, self._broker_addr, self._config.cluster_name, self._config.broker_id
+                self._config.broker_name, self._broker_addr, self._config.cluster_name, self._broker_id()
             )
             await asyncio.gather(*(self._unregister(address, header) for address in self._addresses))
         await self._client.close()

@@ -89,14 +89,19 @@ class TopicTable:
 
     async def start(self) -> None:
         """Loads everything; a master creates the system topics that are missing. Raises StoreError."""
-        await self.reload()
-        if self._config.broker_id != 0:
+        await self.reload(force=True)
+        if self.reads_only:
             return
         for wanted in self._system_topics():
             if wanted.topic_name not in self.topics:
                 await self._put(wanted)
         if not self._config.auto_create_topic_enable and DEFAULT_TOPIC in self.topics:
             del self.topics[DEFAULT_TOPIC]
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether this broker is a slave now, which changes nothing."""
+        return self._queue_store.reads_only
 
     def _system_topics(self) -> list[TopicConfig]:
         rw = int(Perm.READ | Perm.WRITE)
@@ -126,10 +131,10 @@ class TopicTable:
         """Whether nobody may create or delete this topic by hand."""
         return is_system_topic(topic) or topic in (self._config.broker_name, self._config.cluster_name)
 
-    async def reload(self) -> bool:
-        """Reads topics and groups if they changed since the last time. Raises StoreError."""
+    async def reload(self, *, force: bool = False) -> bool:
+        """Reads topics and groups if they changed since the last time, or in any case. Raises StoreError."""
         version = await self._configs.version()
-        if version == self._version and self.topics:
+        if version == self._version and self.topics and not force:
             return False
         stored = await self._configs.load_topics()
         self.groups = await self._configs.load_groups()
@@ -343,7 +348,7 @@ class TopicTable:
                         f"the consumer group {name!r} does not exist and is not created automatically"
                     )
                 known = SubscriptionGroupConfig(group_name=name)
-                if self._config.broker_id != 0:  # served from memory until the master stores it
+                if self.reads_only:  # served from memory until the master stores it
                     self.groups[name] = known
                     return known
                 await self._configs.put_group(known)

@@ -25,7 +25,7 @@ def broker(config: BrokerConfig, log_level: str) -> None:
     """Run a broker until Ctrl-C or SIGTERM.
 
     Brokers of one name are a group: id 0 is its master and takes the sends, every other id is a slave that serves
-    reads. A process that finds that another has taken its group over ends with exit code 3.
+    reads and, unless `--failover false`, becomes the master when that one is gone. A master that comes back is a slave.
     """
     if not config.store:
         raise ConfigError(
@@ -40,6 +40,6 @@ def broker(config: BrokerConfig, log_level: str) -> None:
     async def main() -> int:
         server = Broker(config)
         name = f"broker {config.broker_name} id {config.broker_id}"
-        return await serve(server, name, config.listen_host, server.fenced)
+        return await serve(server, name, config.listen_host)
 
     sys.exit(run(main()))

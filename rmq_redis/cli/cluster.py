@@ -22,7 +22,6 @@ from ..protocol.body import decode_route
 from ..protocol.command import request
 from ..protocol.header import GetRouteInfoRequestHeader
 from ..remoting.client import RemotingClient
-from ..runtime import EXIT_FENCED
 from ..store.embedded import EmbeddedServer
 from .child import Child, ChildError, command_of, has_ended
 
@@ -322,11 +321,9 @@ class Cluster:
     async def _watch(self, role: Role) -> None:
         """Starts a process again whenever it dies, if its role is one of ``spec.restart``."""
         while True:
-            code = await role.wait()
+            await role.wait()
             died = f"{role.label} (pid {role.pid}) is gone ({role.ended_how()})"
-            if code == EXIT_FENCED:
-                self.report(f"{died}: another cluster uses this store with the same broker name; not started again")
-            elif role.role not in self.spec.restart:
+            if role.role not in self.spec.restart:
                 self.report(f"{died}; the others go on")
             else:
                 self.report(f"{died}; starting it again")

@@ -74,6 +74,11 @@ class RemotingServer:
         if self._server is not None:
             self._server.close()
 
+    def close_connections(self) -> None:
+        """Closes every connection after sending what is queued; new ones are accepted."""
+        for connection in list(self.connections):
+            connection.close()
+
     async def close(self) -> None:
         """Stops listening, lets running requests end (at most 3 s), sends what is queued, closes every connection."""
         self.stop_accepting()
@@ -83,8 +88,7 @@ class RemotingServer:
             _, late = await asyncio.wait(self._tasks, timeout=3.0)
             for task in late:
                 task.cancel()
-        for connection in list(self.connections):
-            connection.close()
+        self.close_connections()
         try:
             async with asyncio.timeout(1.0):
                 await self._all_closed()

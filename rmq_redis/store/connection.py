@@ -123,6 +123,11 @@ class StoreConnection(asyncio.Protocol):
             self._flush()
             self._transport.close()
 
+    def abort(self) -> None:
+        """Closes at once; what waits for an answer fails."""
+        if self._transport is not None:
+            self._transport.abort()
+
 
 _NOT_ENOUGH = object()
 
@@ -283,6 +288,11 @@ class Store:
             self.connection = connection
             logger.info("%s: the store at %s is back", self._name, redact(self._url))
             return
+
+    def reconnect(self) -> None:
+        """Gives the connection up, if there is one; a new one is opened in the background."""
+        if self.connection is not None:
+            self.connection.abort()
 
     def current(self) -> StoreConnection:
         """The open connection. Raises StoreError while there is none."""

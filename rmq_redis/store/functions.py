@@ -3,7 +3,7 @@
 They are loaded as a library of Redis Functions under a name that contains a digest of their text, so brokers of two
 versions can share a server. Servers without functions (fakeredis in unit tests) get the same bodies by EVAL.
 Every function's first key is the group's epoch and its first argument the caller's: an older caller is refused with
-``FENCED``, except in the read-only ones.
+``FENCED``, except in the read-only ones and in those that decide who is master (``take_lease``, ``claim_slave_id``).
 """
 
 from __future__ import annotations
@@ -37,6 +37,53 @@ end
 """
 
 BODIES: dict[str, str] = {
+    # keys: epoch, lease, slave id...; args: now (ms), address, lease (ms). The new epoch; '' when another has it.
+    # The epoch is at least the time: even a primary that lost the last one gives no epoch out twice.
+    "take_lease": """
+local holder = redis.call('GET', keys[2])
+if holder and holder ~= args[2] then return '' end
+local epoch = math.max(tonumber(redis.call('GET', keys[1]) or 0) + 1, tonumber(args[1]))
+epoch = string.format('%.0f', epoch)
+redis.call('SET', keys[1], epoch)
+redis.call('SET', keys[2], args[2], 'PX', args[3])
+for k = 3, #keys do
+  if redis.call('GET', keys[k]) == args[2] then redis.call('DEL', keys[k]) end
+end
+return epoch
+""",
+    # keys: epoch, lease; args: epoch, address, lease (ms).
+    "renew_lease": _GUARD
+    + """
+redis.call('SET', keys[2], args[2], 'PX', args[3])
+return 1
+""",
+    # keys: epoch, lease; args: epoch.
+    "release_lease": _GUARD
+    + """
+return redis.call('DEL', keys[2])
+""",
+    # keys: lease, slave id...; args: address, ms, the id wanted (0: any), the ids of the keys.
+    # Returns the id that the address has now (0: all are taken), and the address of the master ('': nobody).
+    "claim_slave_id": """
+local mine, free, wanted = 0, 0, 0
+for k = 2, #keys do
+  local holder = redis.call('GET', keys[k])
+  if holder == args[1] then mine = k end
+  if not holder or holder == args[1] then
+    if free == 0 then free = k end
+    if args[k + 2] == args[3] then wanted = k end
+  end
+end
+local claimed = mine
+if wanted > 0 then claimed = wanted elseif mine == 0 then claimed = free end
+if mine > 0 and claimed ~= mine then redis.call('DEL', keys[mine]) end
+local id = 0
+if claimed > 0 then
+  redis.call('SET', keys[claimed], args[1], 'PX', args[2])
+  id = tonumber(args[claimed + 2])
+end
+return {id, redis.call('GET', keys[1]) or ''}
+""",
     # keys: epoch, stream...; args: epoch, number of records of each stream..., records...
     # Returns the ID of the last record of each stream; those before it are consecutive.
     "append": _GUARD

@@ -19,7 +19,9 @@ group names cannot contain ``:``, which keeps the names unambiguous.
 | ``<prefix>:{<brokerName>}:half-checks`` | sorted set | numbers by the time (ms) of their next check |
 | ``<prefix>:{<brokerName>}:half-counts`` | hash | number -> how often its producers were asked |
 | ``<prefix>:{<brokerName>}:half-numbers`` | string | how many numbers were given out |
-| ``<prefix>:{<brokerName>}:epoch`` | string | grows with every master that starts; older masters are fenced off |
+| ``<prefix>:{<brokerName>}:epoch`` | string | grows with every master that takes over; older ones are fenced off |
+| ``<prefix>:{<brokerName>}:lease`` | string, TTL | address of the master, as long as it renews it |
+| ``<prefix>:{<brokerName>}:slave:<brokerId>`` | string, TTL | address of the slave that has this id |
 """
 
 from __future__ import annotations
@@ -43,9 +45,13 @@ class GroupKeys:
         self.half_counts = self.base + b"half-counts"
         self.half_numbers = self.base + b"half-numbers"
         self.epoch = self.base + b"epoch"
+        self.lease = self.base + b"lease"
 
     def queue(self, topic: str, queue_id: int) -> bytes:
         return b"%bqueue:%b:%d" % (self.base, topic.encode(), queue_id)
+
+    def slave(self, broker_id: int) -> bytes:
+        return b"%bslave:%d" % (self.base, broker_id)
 
     def offsets(self, group: str, topic: str) -> bytes:
         return b"%boffsets:%b:%b" % (self.base, group.encode(), topic.encode())

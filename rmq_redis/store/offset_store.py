@@ -115,6 +115,13 @@ class OffsetStore:
             self._store.report(error)
             raise
 
+    def abandon(self) -> None:
+        """Forgets what is not written yet: another process is the master now and has what its clients committed."""
+        self._dirty.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     async def close(self) -> None:
         """Writes what is left."""
         if self._timer is not None:

@@ -135,14 +135,15 @@ class QueueStore:
         Args:
             on_new_records: called after each group commit, per queue with (queue, first offset, its records).
             on_fenced: called once when another master has taken the group over.
+            reads_only: does not take the group over; ``begin_writing`` may come later.
             on_reloaded: called after a lost connection, when it was read again how far the queues reach.
         """
         self.keys = keys
         self._on_new_records = on_new_records
         self._on_fenced = on_fenced
         self._on_reloaded = on_reloaded
-        self._fenced = False
-        self._writes = Store(url, "broker store", None if reads_only else self._write_connection_opened)
+        self._fenced = reads_only
+        self._writes = Store(url, "broker store", self._write_connection_opened)
         self._reads = Store(url, "broker store (reads)")
         self._dirty: list[Queue] = []
         self._uncommitted = 0
@@ -161,11 +162,21 @@ class QueueStore:
         return int(self._epoch)
 
     async def start(self) -> None:
-        """Connects; a writer takes the group over with a new epoch. Raises StoreError."""
+        """Connects; a writer takes the group over with a new epoch, whoever has it. Raises StoreError."""
         await self._reads.start()
         await self._writes.start()
         if not self.reads_only:
-            self._epoch = b"%d" % await self.current().execute("INCR", self.keys.epoch)
+            self.begin_writing(await self.current().execute("INCR", self.keys.epoch))
+
+    def begin_writing(self, epoch: int) -> None:
+        """From now on everything is written with this epoch, which the caller took."""
+        self._epoch = b"%d" % epoch
+        self._fenced = self.reads_only = False
+
+    def end_writing(self) -> None:
+        """Nothing more is written: another process is the group's master."""
+        self._epoch = b"0"
+        self._fenced = self.reads_only = True
 
     async def close(self) -> None:
         await self._writes.close()
@@ -179,13 +190,27 @@ class QueueStore:
         """The connection for reads. Raises StoreError while the store is away."""
         return self._reads.current()
 
+    async def ping_reads(self) -> None:
+        """Returns when the store answers on the connection for reads. Raises StoreError."""
+        await self.current_read().execute("PING")
+
+    def reconnect(self) -> None:
+        """Gives up connections that do not answer; new ones are opened in the background."""
+        self._writes.reconnect()
+        self._reads.reconnect()
+
+    @property
+    def fenced(self) -> bool:
+        """Whether nothing is written because another master has the group."""
+        return self._fenced
+
     @property
     def available(self) -> bool:
         return self._writes.connection is not None and not self._fenced
 
     async def _write_connection_opened(self, connection: StoreConnection) -> None:
         # What was in flight when the last connection broke may have been stored or not: ask.
-        if self.queues:
+        if self.queues and not self.reads_only:
             await self._load_info(list(self.queues.values()), connection)
             self._on_reloaded()
 
@@ -306,7 +331,7 @@ class QueueStore:
         self._on_new_records(queue, first_offset, records)
 
     def report(self, error: StoreError) -> None:
-        """Tells the broker, once, when an answer says that it is fenced off."""
+        """Tells the broker, once per epoch, when an answer says that it is fenced off."""
         if isinstance(error, StoreFencedError) and not self._fenced:
             self._fenced = True
             self._on_fenced(error)

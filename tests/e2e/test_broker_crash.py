@@ -15,57 +15,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from helpers import eventually
+from load import Load, all_messages, check, check_streams, sent_one
 from processes import broker, namesrv
 
-from rmq_redis import AsyncAdmin, AsyncProducer, AsyncPullConsumer, AsyncPushConsumer, Message, MessageExt, SendResult
+from rmq_redis import AsyncAdmin, AsyncProducer, AsyncPushConsumer, Message, MessageExt
 from rmq_redis.errors import RmqError
-from rmq_redis.model import ConsumeFromWhere, PullStatus
+from rmq_redis.model import ConsumeFromWhere
 from rmq_redis.store.embedded import EmbeddedServer
-
-SENDERS = 20
-
-
-class Load:
-    """Senders that go on until they are told to stop, and what they were told."""
-
-    def __init__(self, producer: AsyncProducer, topic: str) -> None:
-        self.acknowledged: dict[str, SendResult] = {}
-        self.unanswered: set[str] = set()
-        self._producer = producer
-        self._topic = topic
-        self._going = True
-        self._tasks = [asyncio.create_task(self._send(number)) for number in range(SENDERS)]
-
-    async def _send(self, number: int) -> None:
-        count = 0
-        while self._going:
-            body = f"{number}-{count}"
-            count += 1
-            try:
-                self.acknowledged[body] = await self._producer.send(Message(self._topic, body), timeout_s=2.0)
-            except RmqError:
-                self.unanswered.add(body)
-                await asyncio.sleep(0.01)
-
-    async def stop(self) -> None:
-        self._going = False
-        await asyncio.gather(*self._tasks)
-
-
-async def all_messages(namesrv_addr: str, topic: str) -> dict[tuple[int, int], MessageExt]:
-    """Everything in a topic, by (queue id, queue offset), read by pulls."""
-    found: dict[tuple[int, int], MessageExt] = {}
-    async with AsyncPullConsumer("reader", namesrv_addr) as consumer:
-        for queue in await consumer.fetch_subscribe_message_queues(topic):
-            offset, end = 0, await consumer.max_offset(queue)
-            assert await consumer.min_offset(queue) == 0
-            while offset < end:
-                result = await consumer.pull(queue, "*", offset, 500)
-                assert result.status is PullStatus.FOUND
-                for message in result.messages:
-                    found[queue.queue_id, message.queue_offset] = message
-                offset = result.next_begin_offset
-    return found
 
 
 @pytest.mark.parametrize("kills", [3])
@@ -97,43 +53,6 @@ async def test_killed_master_loses_nothing_acknowledged(tmp_path: Path, kills: i
         check(load, stored)
         with redis.Redis.from_url(store.url) as client:
             check_streams(client, topic, stored)
-
-
-async def sent_one(producer: AsyncProducer, topic: str) -> bool:
-    try:
-        await producer.send(Message(topic, "first"))
-    except RmqError:
-        return False
-    return True
-
-
-def check(load: Load, stored: dict[tuple[int, int], MessageExt]) -> None:
-    times = Counter(message.text() for message in stored.values())
-    for body, result in load.acknowledged.items():
-        message = stored[result.queue.queue_id, result.queue_offset]
-        assert message.text() == body, "an acknowledged message is not where its answer said"
-        assert message.msg_id == result.msg_id
-    repeated = {body for body, count in times.items() if count > 1 and body != "first"}
-    retried = {body for body, result in load.acknowledged.items() if result.attempts > 1} | load.unanswered
-    assert repeated <= retried, "a message is there twice though its producer sent it once"
-    queues = {queue_id for queue_id, _ in stored}
-    for queue_id in queues:
-        offsets = sorted(offset for queue, offset in stored if queue == queue_id)
-        assert offsets == list(range(len(offsets))), "offsets have a gap"
-    print(
-        f"acknowledged {len(load.acknowledged)}, stored {len(stored)}, twice {len(repeated)}, "
-        f"sent more than once {len(retried)}, never answered {len(load.unanswered)}"
-    )
-
-
-def check_streams(client: redis.Redis, topic: str, stored: dict[tuple[int, int], MessageExt]) -> None:
-    """What an operator sees: plain streams whose IDs are 0-1 ... 0-n, n being the queue's max offset."""
-    for queue_id in {queue_id for queue_id, _ in stored}:
-        count = sum(1 for queue, _ in stored if queue == queue_id)
-        key = f"rmq:{{broker-a}}:queue:{topic}:{queue_id}"
-        assert client.type(key) == b"stream"
-        ids = [entry_id for entry_id, _ in client.xrange(key)]
-        assert ids == [b"0-%d" % number for number in range(1, count + 1)]
 
 
 async def test_a_broker_that_is_told_to_stop_answers_what_it_accepted(tmp_path: Path) -> None:
@@ -271,7 +190,7 @@ async def test_consumers_read_from_a_slave_while_the_master_is_away(tmp_path: Pa
         EmbeddedServer(tmp_path / "store") as store,
         namesrv(store.url, tmp_path) as names,
         broker(store.url, names.address, tmp_path, "--port", "0") as master,
-        broker(store.url, names.address, tmp_path, "--port", "0", "--id", "1"),
+        broker(store.url, names.address, tmp_path, "--port", "0", "--id", "1", "--failover", "false"),
     ):
         async with AsyncProducer("slave-read-producer", names.address) as producer:
             await eventually(lambda: sent_one(producer, topic), "the first send")

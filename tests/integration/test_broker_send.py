@@ -393,21 +393,6 @@ async def test_a_restarted_broker_goes_on_with_the_same_offsets(start_broker: St
     assert await client.pull_all("T") == ["a", "b", "c"]
 
 
-async def test_a_second_master_fences_the_first_off(start_broker: StartBroker, connect: Connect) -> None:
-    first = await start_broker()
-    old = connect(first)
-    await old.send("T", "a")
-    second = await start_broker()
-    new = connect(second)
-    answer = await old.ask(send_request("T", b"lost"))
-    assert answer.code == 14
-    await eventually(first.fenced.is_set)
-    assert (await old.ask(send_request("T", b"lost"))).code == 14
-    assert (await new.send("T", "b"))[0].queue_offset == 1
-    assert await new.pull_all("T") == ["a", "b"]
-    assert not second.fenced.is_set()
-
-
 async def test_closing_answers_what_was_accepted_and_refuses_what_comes_later(
     start_broker: StartBroker, connect: Connect
 ) -> None:

@@ -35,7 +35,7 @@ async def slave_broker(broker: Broker, client: BrokerClient, start_broker: Start
         request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=dumps(SubscriptionGroupConfig(group_name="G")))
     )
     await client.send("T", "a", "b", "c")
-    return await start_broker(broker_id=1)
+    return await start_broker(broker_id=1, failover=False)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_request, send_request
+from helpers import BrokerClient, StartBroker, eventually, heartbeat_request, send_request
 
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
@@ -136,22 +136,3 @@ async def test_a_broker_that_could_not_start_can_be_closed(start_broker: StartBr
         await start_broker(store="redis://127.0.0.1:1/0")
     with pytest.raises(ConfigError, match="another port"):
         await start_broker(broker_name="broker-b", listen_port=broker.port)
-
-
-async def test_the_master_may_be_started_again_while_the_old_one_still_runs(
-    start_broker: StartBroker, connect: Connect, broker: Broker, own_server: EmbeddedServer
-) -> None:
-    old = connect(broker)
-    await old.send("T", "a")
-    new = connect(await start_broker(store=own_server.url))
-    own_server.kill()
-    own_server.start()
-
-    async def can_send() -> bool:
-        return (await new.ask(send_request("T", b"b"))).code == 0
-
-    await eventually(can_send)
-    assert (await old.ask(send_request("T", b"lost"))).code == 14
-    await eventually(broker.fenced.is_set)
-    await eventually(can_send)
-    assert "lost" not in await new.pull_all("T")

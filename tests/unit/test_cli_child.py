@@ -137,12 +137,9 @@ class FakeServer:
         self.calls.append("close")
 
 
-async def test_serving_ends_with_0_on_a_signal_and_3_when_fenced(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_serving_ends_with_0_on_a_signal(capsys: pytest.CaptureFixture[str]) -> None:
     server = FakeServer()
     asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), signal.SIGTERM)
     assert await serve(server, "namesrv", "127.0.0.1") == 0
     assert server.calls == ["start", "close"]
     assert capsys.readouterr().out == f"namesrv listening on 127.0.0.1:4711 pid {os.getpid()}\n"
-    fenced = asyncio.Event()
-    fenced.set()
-    assert await serve(FakeServer(), "broker", "127.0.0.1", fenced) == 3

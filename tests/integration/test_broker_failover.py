@@ -1,0 +1,149 @@
+"""Who is the master of a group: the lease, a slave that takes over, a master that comes back."""
+
+from __future__ import annotations
+
+import asyncio
+
+from helpers import BrokerClient, Connect, FakeNameServer, StartBroker, eventually, heartbeat_request, send_request
+
+from rmq_redis.broker.broker import Broker
+from rmq_redis.codes import RequestCode
+from rmq_redis.protocol.command import request
+from rmq_redis.protocol.header import (
+    CreateTopicRequestHeader,
+    OffsetResponseHeader,
+    QueryConsumerOffsetRequestHeader,
+    RegisterBrokerRequestHeader,
+    UpdateConsumerOffsetRequestHeader,
+)
+from rmq_redis.store.embedded import EmbeddedServer
+
+SHORT_S = 1.0
+LONG_S = 600.0
+
+
+def registered_ids(fake_namesrv: FakeNameServer, broker: Broker) -> list[int]:
+    """The ids under which a broker registered, in their order, repetitions left out."""
+    headers = [command.header(RegisterBrokerRequestHeader) for command in fake_namesrv.registrations]
+    ids = [header.broker_id for header in headers if header.broker_addr == broker.address]
+    return [broker_id for i, broker_id in enumerate(ids) if i == 0 or ids[i - 1] != broker_id]
+
+
+async def dies(broker: Broker) -> None:
+    """What kill -9 is for the others: no answer any more, and the lease is not given back."""
+    assert broker._leadership is not None
+    await broker._leadership.stop()
+    broker._leadership.broker_id = 99  # no master any more: close() leaves the lease as it is
+    await broker.close()
+
+
+async def takes_messages(client: BrokerClient) -> bool:
+    return (await client.ask(send_request("T", b"probe", queue_id=1))).code == 0
+
+
+async def test_a_slave_takes_over_with_all_that_the_master_had(
+    start_broker: StartBroker, connect: Connect, fake_namesrv: FakeNameServer
+) -> None:
+    first = await start_broker(lease_s=SHORT_S)
+    second = await start_broker(broker_id=1, lease_s=SHORT_S)
+    old, new = connect(first), connect(second)
+    await old.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T", 2, 2, 6)))
+    await old.ok(heartbeat_request("id", "G", {"T": "*"}))
+    await old.send("T", "a", "b")
+    await old.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "T", 0, 1)))
+    await old.send("T", "later", properties="TIMER_DELAY_SEC\x012\x02")
+    assert second.broker_id == 1
+    assert (await new.ask(send_request("T"))).code == 14
+    waiting = new.pull_later("T", 2)
+    await dies(first)
+    await eventually(lambda: takes_messages(new), "the slave takes messages", timeout_s=30)
+    assert second.broker_id == 0
+    assert (await new.send("T", "c"))[0].queue_offset == 2
+    assert (await waiting).bodies == ["c"]
+    assert await new.pull_all("T") == ["a", "b", "c"]
+    query = request(RequestCode.QUERY_CONSUMER_OFFSET, QueryConsumerOffsetRequestHeader("G", "T", 0))
+    assert (await new.ok(query)).header(OffsetResponseHeader).offset == 1
+    await eventually(lambda: pulled(new, ["a", "b", "c", "later"]), "what was due later comes", timeout_s=30)
+    await eventually(lambda: registered_ids(fake_namesrv, second) == [1, 0])
+
+
+async def pulled(client: BrokerClient, bodies: list[str]) -> bool:
+    return await client.pull_all("T") == bodies
+
+
+async def test_a_master_that_comes_back_is_a_slave_and_can_take_over_again(
+    start_broker: StartBroker, connect: Connect, fake_namesrv: FakeNameServer
+) -> None:
+    first = await start_broker(lease_s=SHORT_S)
+    second = await start_broker(broker_id=1, lease_s=SHORT_S)
+    await connect(first).send("T", "a")
+    await dies(first)
+    await eventually(lambda: second.broker_id == 0, timeout_s=30)
+    back = await start_broker(lease_s=SHORT_S)
+    assert back.broker_id == 1, "the id that the new master left"
+    client = connect(back)
+    assert (await client.ask(send_request("T"))).code == 14
+    assert await client.pull_all("T") == ["a"]
+    await second.close()  # gives the lease back
+    await eventually(lambda: takes_messages(client), timeout_s=30)
+    await eventually(lambda: registered_ids(fake_namesrv, back) == [1, 0])
+
+
+async def test_a_fenced_master_steps_down_and_drops_its_clients(
+    start_broker: StartBroker, connect: Connect, fake_namesrv: FakeNameServer
+) -> None:
+    first = await start_broker(lease_s=SHORT_S)
+    second = await start_broker(broker_id=1, lease_s=SHORT_S)
+    old, new = connect(first), connect(second)
+    await old.send("T", "a")
+    assert first._leadership is not None
+    await first._leadership.stop()  # as if it did not run: the lease expires
+    await eventually(lambda: second.broker_id == 0, timeout_s=30)
+    assert (await old.ask(send_request("T", b"lost"))).code == 14
+    await first._leadership.start()
+    await eventually(lambda: registered_ids(fake_namesrv, first) == [0, 1])
+    assert first.broker_id == 1
+    assert (await connect(first).ask(send_request("T", b"lost"))).code == 14
+    assert (await new.send("T", "b"))[0].queue_offset == 1
+    assert await connect(first).pull_all("T") == ["a", "b"]
+
+
+async def test_without_failover_a_slave_stays_one_and_a_second_master_waits(
+    start_broker: StartBroker, connect: Connect
+) -> None:
+    first = await start_broker(lease_s=SHORT_S)
+    slave = await start_broker(broker_id=1, lease_s=SHORT_S, failover=False)
+    waiting = await start_broker(lease_s=SHORT_S, failover=False)
+    await connect(first).send("T", "a")
+    assert (await connect(waiting).ask(send_request("T"))).code == 14
+    await dies(first)
+    client = connect(waiting)
+    await eventually(lambda: takes_messages(client), timeout_s=30)
+    assert (waiting.broker_id, slave.broker_id) == (0, 1)
+
+
+async def test_a_slave_that_starts_first_leaves_the_group_to_the_master(start_broker: StartBroker) -> None:
+    slave = await start_broker(broker_id=1, lease_s=LONG_S)
+    master = await start_broker(lease_s=LONG_S)
+    assert (master.broker_id, slave.broker_id) == (0, 1)
+
+
+async def test_a_store_that_forgot_everything_gets_a_master_again(
+    start_broker: StartBroker, connect: Connect, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    broker = await start_broker(lease_s=SHORT_S)
+    client = connect(broker)
+    await client.send("T", "a")
+    keys = broker._queue_store.keys
+    await broker._queue_store.current().execute("DEL", keys.epoch, keys.lease, keys.topics, keys.queue("T", 0))
+    fresh = connect(broker)
+
+    async def goes_on() -> bool:
+        try:
+            return (await fresh.ask(send_request("T", b"b"))).code == 0
+        except OSError:
+            return False
+
+    while (await asyncio.gather(goes_on(), return_exceptions=True))[0] is not True:
+        await asyncio.sleep(0.01)
+    assert await fresh.pull_all("T") == ["b"]
