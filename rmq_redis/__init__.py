@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .client.consumer import AsyncPushConsumer
     from .client.producer import AsyncProducer
     from .client.pull_consumer import AsyncPullConsumer
-    from .client.sync import Admin, Producer, PullConsumer, PushConsumer
+    from .client.sync import Admin, Producer, PullConsumer, PushConsumer, TransactionProducer
+    from .client.transaction import AsyncTransactionProducer, TransactionListener
     from .config import ClientConfig
     from .errors import (
         ClientError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .model import (
         ConsumeFromWhere,
         ConsumeResult,
+        LocalTransactionState,
         Message,
         MessageExt,
         MessageModel,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         PullStatus,
         SendResult,
         SendStatus,
+        TransactionSendResult,
     )
 
 __all__ = [
@@ -48,12 +51,14 @@ __all__ = [
     "AsyncProducer",
     "AsyncPullConsumer",
     "AsyncPushConsumer",
+    "AsyncTransactionProducer",
     "ClientConfig",
     "ClientError",
     "ConfigError",
     "ConnectionClosedError",
     "ConsumeFromWhere",
     "ConsumeResult",
+    "LocalTransactionState",
     "Message",
     "MessageExt",
     "MessageIllegalLocallyError",
@@ -72,6 +77,9 @@ __all__ = [
     "RouteNotFoundError",
     "SendResult",
     "SendStatus",
+    "TransactionListener",
+    "TransactionProducer",
+    "TransactionSendResult",
     "__version__",
     "hookimpl",
 ]
@@ -81,12 +89,14 @@ _MODULES = {
     ".client.consumer": ("AsyncPushConsumer",),
     ".client.producer": ("AsyncProducer",),
     ".client.pull_consumer": ("AsyncPullConsumer",),
-    ".client.sync": ("Admin", "Producer", "PullConsumer", "PushConsumer"),
+    ".client.sync": ("Admin", "Producer", "PullConsumer", "PushConsumer", "TransactionProducer"),
+    ".client.transaction": ("AsyncTransactionProducer", "TransactionListener"),
     ".config": ("ClientConfig",),
     ".hookspecs": ("hookimpl",),
     ".model": (
         "ConsumeFromWhere",
         "ConsumeResult",
+        "LocalTransactionState",
         "Message",
         "MessageExt",
         "MessageModel",
@@ -95,6 +105,7 @@ _MODULES = {
         "PullStatus",
         "SendResult",
         "SendStatus",
+        "TransactionSendResult",
     ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -71,8 +71,11 @@ class BrokerConfig:
     slave_poll_period_s: float = setting(0.2, "how often a slave looks for new messages for pulls that wait")
     offset_flush_period_s: float = setting(0.1, "committed offsets are written to the store this often")
     transaction_timeout_s: float = setting(6.0, "an undecided transaction is asked about after this long")
-    transaction_check_interval_s: float = setting(30.0, "seconds between further questions about it")
+    transaction_check_interval_s: float = setting(30.0, "seconds from the first question to the second; then doubled")
+    transaction_check_max_interval_s: float = setting(240.0, "seconds between two questions at most")
     transaction_check_max: int = setting(15, "questions after which it goes to TRANS_CHECK_MAX_TIME_TOPIC")
+    reject_transaction_message: bool = setting(False, "refuse transactional messages (code 16)")
+    store_reply_message_enable: bool = setting(False, "keep replies (request-reply) in the reply topic, too")
     stop_timeout_s: float = setting(5.0, "on SIGTERM, how long accepted sends may take to be answered")
     zone: str = setting("", "zone name that is registered with the NameServers")
 

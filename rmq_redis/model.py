@@ -45,6 +45,8 @@ PROPERTY_RECONSUME_TIME = "RECONSUME_TIME"
 PROPERTY_MAX_RECONSUME_TIMES = "MAX_RECONSUME_TIMES"
 PROPERTY_DLQ_ORIGIN_TOPIC = "DLQ_ORIGIN_TOPIC"
 PROPERTY_DLQ_ORIGIN_MESSAGE_ID = "DLQ_ORIGIN_MESSAGE_ID"
+PROPERTY_TRANSACTION_PREPARED = "TRAN_MSG"
+PROPERTY_PRODUCER_GROUP = "PGROUP"
 
 _NAME = re.compile(r"[%|a-zA-Z0-9_-]+\Z")
 
@@ -157,6 +159,11 @@ class Message(msgspec.Struct, kw_only=False):
         self.properties = kept | {name: str(value)}
         return self
 
+    @property
+    def transaction_id(self) -> str:
+        """In ``execute_local_transaction``: what identifies the transaction, also when a broker asks about it."""
+        return self.properties.get(PROPERTY_UNIQ_KEY, "")
+
 
 class MessageExt(msgspec.Struct, frozen=True):
     """A message as a consumer gets it: what was sent, and what the broker knows about it.
@@ -198,6 +205,11 @@ class MessageExt(msgspec.Struct, frozen=True):
     def offset_msg_id(self) -> str:
         """The broker's id: its address and the message's address in its store, as upper-case hex."""
         return offset_msg_id(self.store_host, self.commit_log_offset)
+
+    @property
+    def transaction_id(self) -> str:
+        """What identifies the transaction that the message was sent in: the same as its ``msg_id``."""
+        return self.msg_id
 
     @property
     def queue(self) -> MessageQueue:
@@ -244,6 +256,25 @@ class SendResult(msgspec.Struct, frozen=True):
     transaction_id: str = ""
     attempts: int = 1
     recall_handle: str = ""
+
+
+class LocalTransactionState(StrEnum):
+    """How a local transaction ended. UNKNOW (RocketMQ's spelling) decides nothing: the broker asks later."""
+
+    COMMIT_MESSAGE = "COMMIT_MESSAGE"
+    ROLLBACK_MESSAGE = "ROLLBACK_MESSAGE"
+    UNKNOW = "UNKNOW"
+
+
+class TransactionSendResult(SendResult, frozen=True):
+    """Where a half message went, and what became of its local transaction.
+
+    Attributes:
+        error: what the listener raised; the state is UNKNOW then.
+    """
+
+    local_transaction_state: LocalTransactionState = LocalTransactionState.UNKNOW
+    error: BaseException | None = None
 
 
 class PullStatus(IntEnum):

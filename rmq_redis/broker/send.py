@@ -121,8 +121,9 @@ class SendProcessor:
         topic = self._topics.topics[header.topic]
         if header.reconsume_times and header.topic.startswith(RETRY_PREFIX) and self._is_exhausted(command, header):
             return self._send_to_dead_letters(connection, command, header)
-        if header.properties is not None and "TRAN_MSG\x01true" in header.properties and not header.batch:
-            return self._send_half(connection, command, header, topic)
+        if header.properties is not None and "TRAN_MSG\x01true" in header.properties and _is_half(header):
+            self._send_half(connection, command, header, topic)
+            return None
         self._store(connection, command, header, topic)
         return None
 
@@ -149,10 +150,10 @@ class SendProcessor:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    async def _send_half(
-        self, connection: Connection, command: RemotingCommand, header: SendHeader, topic: Topic
-    ) -> RemotingCommand:
+    def _send_half(self, connection: Connection, command: RemotingCommand, header: SendHeader, topic: Topic) -> None:
         """Keeps a prepared message out of sight; its answer has the numbers that END_TRANSACTION repeats."""
+        if self._config.reject_transaction_message:
+            raise NoPermissionError(f"the broker {self._config.broker_name} takes no transactional messages")
         queue_id, now_ms = self._check(command.body, header, topic)
         header.sys_flag &= ~_TRANSACTION
         text = header.properties or ""
@@ -161,21 +162,26 @@ class SendProcessor:
             record, _ = self._record(connection, header, command.body, topic, queue_id, now_ms)
         except (LocalProtocolError, UnicodeError) as error:
             raise MessageIllegalError(str(error)) from None
-        immunity = find_property(text, "CHECK_IMMUNITY_TIME_IN_SECONDS") or ""
-        immunity_s = int(immunity) if immunity.isdecimal() and len(immunity) < 9 else 0
-        number = await self._transactions.prepare(record, immunity_s, now_ms)
-        return response(
-            command,
-            ResponseCode.SUCCESS,
-            SendMessageResponseHeader(
-                msg_id=f"{self._id_prefix}{half_physical_offset(number):016X}",
-                queue_id=queue_id,
-                queue_offset=number,
-                transaction_id=find_property(text, "UNIQ_KEY"),
-                region=_REGION,
-                trace_on="true",
-            ),
+        immunity = find_property(text, "CHECK_IMMUNITY_TIME_IN_SECONDS")
+        arg = connection, command, queue_id, find_property(text, "UNIQ_KEY")
+        self._transactions.prepare(record, immunity, now_ms, self._prepared, arg)
+
+    def _prepared(
+        self, number: int, error: StoreError | None, arg: tuple[Connection, RemotingCommand, int, str | None]
+    ) -> None:
+        connection, command, queue_id, transaction_id = arg
+        if error is not None:
+            send_answer(connection, command, error_response(command, error))
+            return
+        header = SendMessageResponseHeader(
+            msg_id=f"{self._id_prefix}{half_physical_offset(number):016X}",
+            queue_id=queue_id,
+            queue_offset=number,
+            transaction_id=transaction_id,
+            region=_REGION,
+            trace_on="true",
         )
+        send_answer(connection, command, response(command, ResponseCode.SUCCESS, header))
 
     def _is_exhausted(self, command: RemotingCommand, header: SendHeader) -> bool:
         """Whether a consumer that resends a message by itself has done so too often."""
@@ -394,3 +400,11 @@ class SendProcessor:
                 ),
             )
         )
+
+
+def _is_half(header: SendHeader) -> bool:
+    """Whether a send whose properties have TRAN_MSG somewhere is a half message. Source: ``SendMessageProcessor``."""
+    text = header.properties or ""
+    if header.batch or find_property(text, "TRAN_MSG") != "true":
+        return False
+    return not (header.reconsume_times and find_property(text, "DELAY"))  # else a consumer that resends it

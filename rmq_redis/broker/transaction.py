@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import time
+from typing import Any
 
 from ..codes import MessageSysFlag, RequestCode
 from ..config import BrokerConfig
@@ -27,7 +28,7 @@ from ..protocol.message import (
 )
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
-from ..store.half_store import HalfStore, half_physical_offset
+from ..store.half_store import HalfStore, Prepared, half_physical_offset
 from ..store.queue_store import Queue
 from .client_manage import ClientManager
 from .topics import TopicTable
@@ -35,6 +36,8 @@ from .topics import TopicTable
 logger = logging.getLogger(__name__)
 
 CHECK_MAX_TOPIC = "TRANS_CHECK_MAX_TIME_TOPIC"
+MAX_IMMUNITY_S = 72 * 3600
+"""What a producer may ask for at most: a longer time would leave a half message of a forgotten group for ever."""
 _TRANSACTION_BITS = int(MessageSysFlag.TRANSACTION_ROLLBACK)
 _COMMIT = int(MessageSysFlag.TRANSACTION_COMMIT)
 _LOOK_PERIOD_S = 0.5
@@ -67,15 +70,16 @@ class TransactionService:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def prepare(self, record: bytes, immunity_s: float, now_ms: int) -> int:
-        """Keeps the record of a half message; returns its number, the offset that its producer is told.
+    def prepare(self, record: bytes, immunity: str | None, now_ms: int, done: Prepared, arg: Any) -> None:
+        """Keeps the record of a half message; ``done`` gets its number, the offset that its producer is told.
 
         Args:
-            immunity_s: seconds in which it is not asked about, when its producer wants more than the usual.
+            immunity: CHECK_IMMUNITY_TIME_IN_SECONDS, in which it is not asked about; None for the usual time.
         """
-        return await self._store.prepare(
-            record, now_ms + int(max(self._config.transaction_timeout_s, immunity_s) * 1000)
-        )
+        wait_s = self._config.transaction_timeout_s
+        if immunity and immunity.isdecimal():
+            wait_s = min(int(immunity[:9]), MAX_IMMUNITY_S)
+        self._store.prepare(record, now_ms + int(wait_s * 1000), done, arg)
 
     async def _end_transaction(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(EndTransactionRequestHeader)
@@ -108,9 +112,10 @@ class TransactionService:
         queue = topic.queues[min(message.queue_id, topic.queue_nums - 1)]
         await self._store.end(number, queue, self._record(message, message.topic, queue))
 
-    def _record(self, message: MessageExt, topic: str, queue: Queue) -> bytes:
+    def _record(self, message: MessageExt, topic: str, queue: Queue, **more_properties: str) -> bytes:
         """The half message as an ordinary one of its queue."""
         properties = {name: value for name, value in message.properties.items() if name != "TRAN_MSG"}
+        properties |= more_properties
         try:
             return encode_record(
                 topic=topic.encode(),
@@ -144,8 +149,13 @@ class TransactionService:
                 logger.exception("transactions: a check failed")
 
     async def _check_one(self, number: int) -> None:
-        next_ms = int((time.time() + self._config.transaction_check_interval_s) * 1000)
-        times = await self._store.checked(number, next_ms)
+        pause_s = self._config.transaction_check_interval_s
+        times = await self._store.checked(
+            number,
+            int(time.time() * 1000),
+            int(pause_s * 1000),
+            int(max(pause_s, self._config.transaction_check_max_interval_s) * 1000),
+        )
         record = await self._store.get(number)
         if record is None:
             return
@@ -153,12 +163,30 @@ class TransactionService:
         if times > self._config.transaction_check_max:
             topic = await self._topics.ensure_system_topic(CHECK_MAX_TOPIC)
             queue = topic.queues[0]
-            if await self._store.end(number, queue, self._record(message, CHECK_MAX_TOPIC, queue)):
-                logger.warning("transaction of %s: undecided after %d questions, given up", message.msg_id, times - 1)
+            given_up = self._record(
+                message,
+                CHECK_MAX_TOPIC,
+                queue,
+                REAL_TOPIC=message.topic,
+                REAL_QID=str(message.queue_id),
+                TRANSACTION_CHECK_TIMES=str(times - 1),
+            )
+            if await self._store.end(number, queue, given_up):
+                logger.warning(
+                    "transaction of %s to topic %s: undecided after %d questions, given up; the message is in %s",
+                    message.msg_id,
+                    message.topic,
+                    times - 1,
+                    CHECK_MAX_TOPIC,
+                )
             return
         connection = self._producer_of(message.properties.get("PGROUP", ""))
         if connection is None:
-            logger.info("transaction of %s: no producer of its group is connected", message.msg_id)
+            logger.info(
+                "transaction of %s: no producer of its group %r is connected",
+                message.msg_id,
+                message.properties.get("PGROUP", ""),
+            )
             return
         header = CheckTransactionStateRequestHeader(
             tran_state_table_offset=number,
@@ -167,6 +195,7 @@ class TransactionService:
             transaction_id=message.msg_id,
             offset_msg_id=offset_msg_id(self._broker_addr, message.commit_log_offset),
             topic=message.topic,
+            broker_name=self._config.broker_name,
         )
         command = request(
             RequestCode.CHECK_TRANSACTION_STATE,

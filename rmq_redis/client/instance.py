@@ -23,6 +23,7 @@ from ..protocol.command import RemotingCommand, response
 from ..protocol.header import ConsumerGroupRequestHeader
 from ..remoting.client import RemotingClient
 from ..remoting.connection import Connection
+from ..remoting.server import Processor
 from .broker_api import BrokerApi
 from .route import NameServers, RouteTable
 
@@ -54,6 +55,7 @@ class MQClientInstance:
         client_id: ``ip@pid#number``; known after ``start``.
         routes: the routes of the topics in use.
         broker: typed calls to brokers.
+        processors: answers further requests of brokers, by code; to be set before ``start``.
     """
 
     def __init__(self, config: ClientConfig) -> None:
@@ -68,6 +70,7 @@ class MQClientInstance:
         self._heartbeat_due = asyncio.Event()
         self._started = False
         self._closed = False
+        self.processors: dict[int, Processor] = {}
         self.remoting: RemotingClient
         self.routes: RouteTable
         self.broker: BrokerApi
@@ -95,6 +98,7 @@ class MQClientInstance:
             {
                 RequestCode.NOTIFY_CONSUMER_IDS_CHANGED: self._consumer_ids_changed,
                 **dict.fromkeys(consumer_codes, self._consumer_request),
+                **self.processors,
             },
             connect_timeout_s=self.config.connect_timeout_s,
             on_close=self._connection_closed,

@@ -18,13 +18,23 @@ from typing import Any, Self, TypeVar
 from ..config import ClientConfig
 from ..errors import ClientError
 from ..hookspecs import QueueSelector
-from ..model import Message, MessageExt, MessageQueue, PullResult, SendResult, TopicConfig, TopicRouteData
+from ..model import (
+    Message,
+    MessageExt,
+    MessageQueue,
+    PullResult,
+    SendResult,
+    TopicConfig,
+    TopicRouteData,
+    TransactionSendResult,
+)
 from ..protocol.body import ClusterInfo
 from .admin import AsyncAdmin, ConsumeOffset, ConsumerConnections, TopicOffset
 from .consume import MessageHandler
 from .consumer import AsyncPushConsumer
 from .producer import AsyncProducer
 from .pull_consumer import BLOCK_TIMEOUT_S, AsyncPullConsumer
+from .transaction import AsyncTransactionProducer, TransactionListener
 
 T = TypeVar("T")
 F = TypeVar("F", bound=MessageHandler)
@@ -193,6 +203,30 @@ class Producer(_Facade):
     def publish_queues(self, topic: str) -> list[MessageQueue]:
         """As ``AsyncProducer.publish_queues``."""
         return self._run(self._async.publish_queues(topic))
+
+
+class TransactionProducer(Producer):
+    """``AsyncTransactionProducer`` for code without an event loop: the listener's plain functions run in threads."""
+
+    def __init__(
+        self,
+        group: str,
+        listener: TransactionListener,
+        namesrv_addr: str | None = None,
+        *,
+        config: ClientConfig | None = None,
+        **options: Any,
+    ) -> None:
+        self._async: AsyncTransactionProducer = AsyncTransactionProducer(
+            group, listener, namesrv_addr, config=config, **options
+        )
+        _Facade.__init__(self, self._async)
+
+    def send_message_in_transaction(
+        self, message: Message, arg: Any = None, *, timeout_s: float | None = None
+    ) -> TransactionSendResult:
+        """As ``AsyncTransactionProducer.send_message_in_transaction``."""
+        return self._run(self._async.send_message_in_transaction(message, arg, timeout_s=timeout_s))
 
 
 class PushConsumer(_Facade):

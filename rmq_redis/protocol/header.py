@@ -336,6 +336,8 @@ class EndTransactionRequestHeader(Header):
     from_transaction_check: bool = False
     msg_id: str | None = None
     transaction_id: str | None = None
+    topic: str | None = None
+    broker_name: str | None = msgspec.field(default=None, name="bname")
 
 
 class CheckTransactionStateRequestHeader(Header):
@@ -345,6 +347,7 @@ class CheckTransactionStateRequestHeader(Header):
     transaction_id: str | None = None
     offset_msg_id: str | None = None
     topic: str | None = None
+    broker_name: str | None = msgspec.field(default=None, name="bname")
 
 
 # --- clients -----------------------------------------------------------------------------------------------------

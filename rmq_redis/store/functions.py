@@ -192,13 +192,17 @@ end
 redis.call('HDEL', keys[4], args[2])
 return recalled
 """,
-    # keys: epoch, half hash, checks sorted set, counter; args: epoch, check ms, record. Returns its number.
+    # keys: epoch, half hash, checks sorted set, counter; args: epoch, then (check ms, record) pairs.
+    # Returns the number of the first; the others' follow it.
     "prepare": _GUARD
     + """
-local number = redis.call('INCR', keys[4]) - 1
-redis.call('HSET', keys[2], number, args[3])
-redis.call('ZADD', keys[3], args[2], number)
-return number
+local count = math.floor((#args - 1) / 2)
+local first = redis.call('INCRBY', keys[4], count) - count
+for i = 0, count - 1 do
+  redis.call('HSET', keys[2], first + i, args[3 + 2 * i])
+  redis.call('ZADD', keys[3], args[2 + 2 * i], first + i)
+end
+return first
 """,
     # keys: epoch, half hash, checks sorted set, counts hash, [stream]; args: epoch, number, [record].
     # Returns the ID of the entry, or 1 without a stream; '' or 0 when it was decided already.
@@ -213,12 +217,15 @@ redis.call('HDEL', keys[4], args[2])
 if keys[5] then return redis.call('XADD', keys[5], '0-*', 'm', args[3]) end
 return 1
 """,
-    # keys: epoch, checks sorted set, counts hash; args: epoch, number, next check ms. Returns the checks so far.
+    # keys: epoch, checks sorted set, counts hash; args: epoch, number, now ms, first pause ms, longest pause ms.
+    # The pause doubles with every check. Returns the checks so far, this one included; 0 when it was decided.
     "checked_half": _GUARD
     + """
 if redis.call('ZSCORE', keys[2], args[2]) then
-  redis.call('ZADD', keys[2], args[3], args[2])
-  return redis.call('HINCRBY', keys[3], args[2], 1)
+  local times = redis.call('HINCRBY', keys[3], args[2], 1)
+  local pause = math.min(tonumber(args[4]) * 2 ^ math.min(times - 1, 30), tonumber(args[5]))
+  redis.call('ZADD', keys[2], string.format('%.0f', tonumber(args[3]) + pause), args[2])
+  return times
 end
 return 0
 """,

@@ -6,6 +6,8 @@ queue, is one server-side function call: it is decided once, whatever repeats.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import StoreError
@@ -15,6 +17,9 @@ from .queue_store import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue, QueueStore
 HALF_QUEUE_NUMBER = MAX_QUEUE_NUMBER - 1
 """Stands for the half topic in physical offsets."""
 
+Prepared = Callable[[int, "StoreError | None", Any], None]
+"""Called once per half message with (its number, error, the caller's argument)."""
+
 
 def half_physical_offset(number: int) -> int:
     """The physical offset of a half message."""
@@ -22,7 +27,10 @@ def half_physical_offset(number: int) -> int:
 
 
 class HalfStore:
-    """Half messages of one broker group. Everything raises StoreError when the store is away or we are fenced off."""
+    """Half messages of one broker group. Those that come in one turn of the event loop go to Redis in one call.
+
+    Everything but ``prepare`` raises StoreError when the store is away or we are fenced off.
+    """
 
     def __init__(self, queue_store: QueueStore) -> None:
         self._store = queue_store
@@ -32,6 +40,8 @@ class HalfStore:
         self._checks = keys.half_checks
         self._counts = keys.half_counts
         self._numbers = keys.half_numbers
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[tuple[int, bytes, Prepared, Any]] = []
 
     async def _call(self, name: str, keys: list[bytes], *args: Arg) -> Any:
         try:
@@ -41,13 +51,33 @@ class HalfStore:
             self._store.report(error)
             raise
 
-    async def prepare(self, record: bytes, check_ms: int) -> int:
-        """Keeps a half message, to be asked about at ``check_ms``; returns its number."""
+    def prepare(self, record: bytes, check_ms: int, done: Prepared, arg: Any) -> None:
+        """Keeps a half message, to be asked about at ``check_ms``; ``done`` is called once Redis has it."""
+        if not self._waiting:
+            self._loop.call_soon(self._commit)
+        self._waiting.append((check_ms, record, done, arg))
         self._store.pending_bytes += len(record)
+
+    def _commit(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        args: list[Arg] = [b"%d" % self._store.epoch]
+        for check_ms, record, _, _ in waiting:
+            args += (check_ms, record)
+
+        def committed(answer: Any) -> None:
+            error = answer if isinstance(answer, StoreError) else None
+            if error is not None:
+                self._store.report(error)
+            for index, (_, record, done, arg) in enumerate(waiting):
+                self._store.pending_bytes -= len(record)
+                done(-1 if error is not None else int(answer) + index, error, arg)
+
         try:
-            return int(await self._call("prepare", [self._half, self._checks, self._numbers], check_ms, record))
-        finally:
-            self._store.pending_bytes -= len(record)
+            connection = self._store.current()
+        except StoreError as error:
+            committed(error)
+            return
+        connection.call_function(committed, "prepare", [self._epoch_key, self._half, self._checks, self._numbers], args)
 
     async def get(self, number: int) -> bytes | None:
         """The record of an undecided half message, or None."""
@@ -70,6 +100,11 @@ class HalfStore:
         answer = await self._store.current().execute("ZRANGEBYSCORE", self._checks, "-inf", now_ms, "LIMIT", 0, limit)
         return [int(number) for number in answer]
 
-    async def checked(self, number: int, next_check_ms: int) -> int:
-        """Notes a check and when the next is due; returns how many there were."""
-        return int(await self._call("checked_half", [self._checks, self._counts], number, next_check_ms))
+    async def checked(self, number: int, now_ms: int, pause_ms: int, longest_pause_ms: int) -> int:
+        """Notes a check; returns how many there were, or 0 when the message is decided.
+
+        The next one is due ``pause_ms`` after the first check, and twice as long after each further one, up to
+        ``longest_pause_ms``.
+        """
+        keys = [self._checks, self._counts]
+        return int(await self._call("checked_half", keys, number, now_ms, pause_ms, longest_pause_ms))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_request, send_request
 
 from rmq_redis.codes import RequestCode
+from rmq_redis.model import MessageExt
 from rmq_redis.protocol.command import RemotingCommand, request
 from rmq_redis.protocol.header import (
     CheckTransactionStateRequestHeader,
@@ -78,6 +80,28 @@ async def test_a_decision_that_does_not_fit_is_refused(client: BrokerClient, cha
     await client.ok(end(sent, COMMIT))
 
 
+async def test_half_messages_that_come_at_once_keep_apart(client: BrokerClient) -> None:
+    sent = await asyncio.gather(*(prepare(client, f"half {index}") for index in range(50)))
+    assert len({answer.queue_offset for answer in sent}) == len({answer.msg_id for answer in sent}) == 50
+    await asyncio.gather(*(client.ok(end(answer, COMMIT)) for answer in sent[::2]))
+    await asyncio.gather(*(client.ok(end(answer, ROLLBACK)) for answer in sent[1::2]))
+    assert sorted(await client.pull_all("T", queue_id=1)) == sorted(f"half {index}" for index in range(0, 50, 2))
+
+
+async def test_a_property_whose_name_only_ends_alike_makes_no_half_message(client: BrokerClient) -> None:
+    for text in ("MY_TRAN_MSG\x01true\x02", "TRAN_MSG\x01truely\x02", "TRAN_MSG\x01false\x02"):
+        await client.ok(send_request("T", b"plain", queue_id=1, properties=text + "UNIQ_KEY\x01B1\x02"))
+    assert await client.pull_all("T", queue_id=1) == ["plain"] * 3
+
+
+async def test_a_broker_may_refuse_transactions(start_broker: StartBroker, connect: Connect) -> None:
+    client = connect(await start_broker(reject_transaction_message=True))
+    answer = await client.ask(send_request("T", queue_id=1, properties=HALF, sys_flag=4))
+    assert (answer.code, "transactional" in (answer.remark or "")) == (16, True)
+    await client.ok(send_request("T", b"plain", queue_id=1))
+    assert await client.pull_all("T", queue_id=1) == ["plain"]
+
+
 async def test_transaction_bits_without_the_property_are_refused(client: BrokerClient) -> None:
     assert (await client.ask(send_request("T", sys_flag=4))).code == 16
 
@@ -110,8 +134,23 @@ async def test_the_producer_group_is_asked_about_what_is_undecided(start_broker:
         message = decode_records(asked.body)[0]
         assert (message.topic, message.queue_id, message.text()) == ("T", 1, "half")
         assert (message.queue_offset, message.commit_log_offset) == (sent.queue_offset, header.commit_log_offset)
+        assert header.broker_name == "broker-a"
         await producer.ok(end(sent, COMMIT, from_transaction_check=True))
         assert await producer.pull_all("T", queue_id=1) == ["half"]
+    finally:
+        await producer.close()
+
+
+async def test_a_producer_chooses_when_it_is_asked_first(start_broker: StartBroker) -> None:
+    broker = await start_broker(transaction_timeout_s=3600)
+    producer = Producer(broker.address)
+    try:
+        await producer.ok(heartbeat_request("p1", producer_group="PG"))
+        usual = await prepare(producer)
+        sooner = await prepare(producer, properties=HALF + "CHECK_IMMUNITY_TIME_IN_SECONDS\x010\x02")
+        asked = (await eventually(lambda: producer.asked))[0]
+        header = asked.header(CheckTransactionStateRequestHeader)
+        assert header.tran_state_table_offset == sooner.queue_offset != usual.queue_offset
     finally:
         await producer.close()
 
@@ -121,11 +160,13 @@ async def test_what_nobody_decides_is_given_up(start_broker: StartBroker, connec
     client = connect(broker)
     sent = await prepare(client)
 
-    async def given_up() -> list[str]:
-        pulled = await client.pull("TRANS_CHECK_MAX_TIME_TOPIC", 0)
-        return pulled.bodies
+    async def given_up() -> list[MessageExt]:
+        return (await client.pull("TRANS_CHECK_MAX_TIME_TOPIC", 0)).messages
 
-    assert await eventually(given_up) == ["half"]
+    (message,) = await eventually(given_up)
+    assert (message.text(), message.msg_id, message.tags) == ("half", "A1", "TagA")
+    expected = {"REAL_TOPIC": "T", "REAL_QID": "1", "TRANSACTION_CHECK_TIMES": "1"}
+    assert {name: message.properties[name] for name in expected} == expected
     assert (await client.ask(end(sent, COMMIT))).code == 1
     assert await client.pull_all("T", queue_id=1) == []
 

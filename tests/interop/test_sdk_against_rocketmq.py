@@ -22,6 +22,8 @@ from rmq_redis import (
     AsyncProducer,
     AsyncPullConsumer,
     AsyncPushConsumer,
+    AsyncTransactionProducer,
+    LocalTransactionState,
     Message,
     MessageExt,
     MessageQueue,
@@ -236,6 +238,48 @@ async def test_a_failed_message_comes_again(producer: AsyncProducer, topic: str,
     assert [message.reconsume_times for message in seen] == [0, 1]
     assert {(message.topic, message.msg_id, message.body, message.keys) for message in seen} == {
         (topic, result.msg_id, b"fails once", "K")
+    }
+
+
+class Decisions:
+    """Does in a local transaction what the message's body says; commits what it is asked about."""
+
+    def __init__(self) -> None:
+        self.asked: list[MessageExt] = []
+
+    async def execute_local_transaction(self, message: Message, arg: dict[str, LocalTransactionState]) -> object:
+        return arg[message.keys] if isinstance(message.keys, str) else None
+
+    def check_local_transaction(self, message: MessageExt) -> LocalTransactionState:
+        self.asked.append(message)
+        return LocalTransactionState.COMMIT_MESSAGE
+
+
+async def test_transactions(topic: str, namesrv: str) -> None:
+    """Committed, rolled back, and one that the broker asks about (Apache's looks every transactionCheckInterval)."""
+    states = {
+        "roll": LocalTransactionState.ROLLBACK_MESSAGE,
+        "ask": LocalTransactionState.UNKNOW,
+        "commit": LocalTransactionState.COMMIT_MESSAGE,
+    }
+    listener, collector = Decisions(), Collector()
+    consumer = AsyncPushConsumer(unique("group"), namesrv, consume_from_where=FIRST)
+    consumer.subscribe(topic, "A", collector)
+    async with AsyncTransactionProducer(unique("group"), listener, namesrv) as producer, consumer:
+        results = {}
+        for key in states:
+            message = Message(topic, f"body of {key}", tags="A", keys=key)
+            results[key] = await producer.send_message_in_transaction(message, states)
+        assert {key: result.local_transaction_state for key, result in results.items()} == states
+        messages = await collector.wait(2, timeout_s=120.0)
+        async with asyncio.timeout(30):  # what was rolled back is not asked about
+            while not listener.asked:
+                await asyncio.sleep(0.1)
+    assert {message.keys: (message.text(), message.msg_id) for message in messages} == {
+        key: (f"body of {key}", results[key].msg_id) for key in ("ask", "commit")
+    }
+    assert {(message.topic, message.keys, message.transaction_id) for message in listener.asked} == {
+        (topic, "ask", results["ask"].transaction_id)
     }
 
 

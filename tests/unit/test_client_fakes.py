@@ -82,6 +82,7 @@ class FakeBroker:
             RequestCode.SEARCH_OFFSET_BY_TIMESTAMP: self._min_offset,
             RequestCode.CONSUMER_SEND_MSG_BACK: lambda _connection, command: response(command),
             RequestCode.RECALL_MESSAGE: lambda _connection, command: response(command),
+            RequestCode.END_TRANSACTION: lambda _connection, _command: None,
             RequestCode.LOCK_BATCH_MQ: self._lock,
             RequestCode.UNLOCK_BATCH_MQ: self._unlock,
             RequestCode.UPDATE_AND_CREATE_TOPIC: lambda _connection, command: response(command),
