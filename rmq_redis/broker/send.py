@@ -24,7 +24,16 @@ from ..errors import (
     StoreError,
     SystemBusyError,
 )
-from ..model import MAX_PROPERTIES_BYTES, RETRY_PREFIX, SYSTEM_TOPICS_NOT_WRITABLE
+from ..model import (
+    MAX_PROPERTIES_BYTES,
+    PROPERTY_DELAY,
+    PROPERTY_DLQ_ORIGIN_MESSAGE_ID,
+    PROPERTY_DLQ_ORIGIN_TOPIC,
+    PROPERTY_RETRY_TOPIC,
+    PROPERTY_UNIQ_KEY,
+    RETRY_PREFIX,
+    SYSTEM_TOPICS_NOT_WRITABLE,
+)
 from ..protocol.command import RemotingCommand, response
 from ..protocol.frame import encode_frame
 from ..protocol.header import SendMessageRequestHeader, SendMessageRequestHeaderV2, SendMessageResponseHeader
@@ -193,7 +202,14 @@ class SendProcessor:
     async def _send_to_dead_letters(self, connection: Connection, command: RemotingCommand, header: SendHeader) -> None:
         topic = await self._topics.ensure_dead_letter_topic(header.topic.removeprefix(RETRY_PREFIX))
         header.topic, header.queue_id = topic.config.topic_name, 0
-        header.properties = remove_property(header.properties or "", "DELAY")
+        text = remove_property(header.properties or "", PROPERTY_DELAY)
+        for name, origin in (
+            (PROPERTY_DLQ_ORIGIN_TOPIC, find_property(text, PROPERTY_RETRY_TOPIC)),
+            (PROPERTY_DLQ_ORIGIN_MESSAGE_ID, find_property(text, PROPERTY_UNIQ_KEY)),
+        ):
+            if origin and find_property(text, name) is None:
+                text += f"{'' if text.endswith(chr(2)) else chr(2)}{name}\x01{origin}\x02"
+        header.properties = text
         self._store(connection, command, header, topic)
 
     def _check(self, body: bytes, header: SendHeader, topic: Topic) -> tuple[int, int]:

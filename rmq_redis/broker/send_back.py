@@ -20,6 +20,9 @@ from ..errors import (
 )
 from ..hosts import offset_msg_id, pack_host
 from ..model import (
+    PROPERTY_DELAY,
+    PROPERTY_DLQ_ORIGIN_MESSAGE_ID,
+    PROPERTY_DLQ_ORIGIN_TOPIC,
     PROPERTY_ORIGIN_MESSAGE_ID,
     PROPERTY_RETRY_TOPIC,
     MessageExt,
@@ -66,8 +69,10 @@ class SendBackProcessor:
         if message.reconsume_times >= max_times or header.delay_level < 0:
             await self.to_dead_letters(header.group, message)
         else:
-            level = header.delay_level or _FIRST_RETRY_LEVEL + message.reconsume_times
-            await self._retry(group, message, int(time.time() * 1000) + delay_of_level(level))
+            delay_ms = None if header.delay_level else group.retry_delay_ms(message.reconsume_times)
+            if delay_ms is None:
+                delay_ms = delay_of_level(header.delay_level or _FIRST_RETRY_LEVEL + message.reconsume_times)
+            await self._retry(group, message, int(time.time() * 1000) + delay_ms)
         return response(command)
 
     async def _find(self, physical_offset: int) -> MessageExt:
@@ -89,6 +94,10 @@ class SendBackProcessor:
     async def to_dead_letters(self, group: str, message: MessageExt) -> None:
         """Stores a message in ``%DLQ%group``. Raises NoPermissionError, StoreError."""
         topic = await self._topics.ensure_dead_letter_topic(group)
+        message.properties.setdefault(
+            PROPERTY_DLQ_ORIGIN_TOPIC, message.properties.get(PROPERTY_RETRY_TOPIC) or message.topic
+        )
+        message.properties.setdefault(PROPERTY_DLQ_ORIGIN_MESSAGE_ID, message.msg_id)
         record = self._record(topic.config.topic_name, 0, message)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue_store.append(topic.queues[0], [record], len(record), _resolve_append, future)
@@ -99,7 +108,7 @@ class SendBackProcessor:
         properties = dict(message.properties)
         properties.setdefault(PROPERTY_RETRY_TOPIC, message.topic)
         properties.setdefault(PROPERTY_ORIGIN_MESSAGE_ID, offset_msg_id(message.store_host, message.commit_log_offset))
-        properties.pop("DELAY", None)
+        properties.pop(PROPERTY_DELAY, None)
         try:
             return encode_record(
                 topic=topic.encode(),

@@ -302,6 +302,8 @@ class TopicTable:
         error = group_name_error(config.group_name)
         if error is None and not 0 <= config.retry_queue_nums <= MAX_QUEUE_NUMS:
             error = f"retryQueueNums is {config.retry_queue_nums}, expected 0 to {MAX_QUEUE_NUMS}"
+        if error is None and config.group_retry_policy is not None:
+            error = config.group_retry_policy.error()
         if error is not None:
             raise InvalidParameterError(error)
         await self._configs.put_group(config)

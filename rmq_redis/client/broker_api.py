@@ -142,7 +142,7 @@ class BrokerApi:
         )
 
     async def send_message_back(
-        self, address: str, group: str, message: MessageExt, *, delay_level: int, max_reconsume_times: int
+        self, address: str, group: str, message: MessageExt, *, delay_level: int, max_reconsume_times: int | None
     ) -> None:
         """Has the broker deliver the message to the group again later. ``delay_level`` 0: the broker decides."""
         header = ConsumerSendMsgBackRequestHeader(

@@ -275,7 +275,8 @@ class OrderlyService(ConsumeService):
 
     Args:
         suspend_s: seconds until a message whose handler failed is handled again.
-        max_attempts: after so many failures a message is given back to its broker; None: never.
+        max_reconsume_times: a message that fails again after so many further tries is given up (``give_back``); None:
+            never. Every try raises its ``reconsume_times``.
         is_locked: whether this consumer may handle messages of the queue now.
     """
 
@@ -288,13 +289,13 @@ class OrderlyService(ConsumeService):
         *,
         is_locked: Callable[[ProcessQueue], bool],
         suspend_s: float = 1.0,
-        max_attempts: int | None = None,
+        max_reconsume_times: int | None = None,
     ) -> None:
         super().__init__(name, concurrency, handler_of, give_back)
         self._ready: deque[ProcessQueue] = deque()
         self._is_locked = is_locked
         self._suspend_s = suspend_s
-        self._max_attempts = max_attempts
+        self._max_reconsume_times = max_reconsume_times
 
     def submit(self, process_queue: ProcessQueue, messages: Sequence[MessageExt]) -> None:
         process_queue.waiting.extend(messages)
@@ -359,7 +360,6 @@ class OrderlyService(ConsumeService):
                     return 0.0
                 message = waiting[0]
                 if is_success(outcome) or await self._gave_up(process_queue, message, outcome):
-                    process_queue.attempts = 0
                     waiting.popleft()
                     process_queue.done(message)
                 else:
@@ -368,8 +368,11 @@ class OrderlyService(ConsumeService):
 
     async def _gave_up(self, process_queue: ProcessQueue, message: MessageExt, outcome: Any) -> bool:
         self._log_failure(message, outcome)
-        process_queue.attempts += 1
-        if self._max_attempts is None or process_queue.attempts <= self._max_attempts or process_queue.dropped:
+        if process_queue.dropped:
             return False
-        given_back = await self._give_back(message)
-        return given_back and not process_queue.dropped
+        limit = self._max_reconsume_times
+        if limit is not None and message.reconsume_times >= limit and await self._give_back(message):
+            return not process_queue.dropped
+        if process_queue.waiting:
+            process_queue.waiting[0] = msgspec.structs.replace(message, reconsume_times=message.reconsume_times + 1)
+        return False

@@ -61,7 +61,8 @@ class AsyncPushConsumer(AsyncLifecycle):
         pull_batch_size: messages per pull, at most 1024 (and what the broker allows: Apache brokers give 32).
         message_model: CLUSTERING: each message to one member; BROADCASTING: to every member, offsets are not kept.
         orderly: messages of one queue one after the other, in order; one whose handler fails holds its queue up.
-        max_reconsume_times: default 16; of an orderly consumer: no limit.
+        max_reconsume_times: how often a message is handled again before it goes to the dead letters; default: what the
+            group's configuration says (16, if nobody changed it), of an orderly consumer: no limit.
         suspend_current_queue_time_s: orderly: pause before a message whose handler failed is handled again.
         pull_threshold_for_queue: no pulls of a queue while so many of its messages are not finished.
         pull_threshold_bytes_for_queue: the same for their bytes.
@@ -136,19 +137,20 @@ class AsyncPushConsumer(AsyncLifecycle):
             consume_timestamp_ms=consume_timestamp_ms,
         )
         self._locks = QueueLocks(self._instance, group) if orderly and self._clustering else None
-        give_back = RetrySender(self._instance, group, max_reconsume_times).give_back if self._clustering else _drop
+        retries = RetrySender(self._instance, group, max_reconsume_times)
         self.service: ConsumeService
         if orderly:
             self.service = OrderlyService(
                 group,
                 concurrency,
                 self._handlers.get,
-                give_back,
+                retries.give_up if self._clustering else _drop,
                 is_locked=self._locks.is_locked if self._locks else _always,
                 suspend_s=suspend_current_queue_time_s,
-                max_attempts=max_reconsume_times,
+                max_reconsume_times=max_reconsume_times,
             )
         else:
+            give_back = retries.give_back if self._clustering else _drop
             self.service = ConcurrentService(group, concurrency, self._handlers.get, give_back)
         self._puller = Puller(
             self._instance,

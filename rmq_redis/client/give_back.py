@@ -27,18 +27,21 @@ from .route import publish_queues
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MAX_RECONSUME_TIMES = 16
 _FIRST_RETRY_LEVEL = 3
 _NOT_COPIED = ("TRAN_MSG", PROPERTY_RECONSUME_TIME, PROPERTY_MAX_RECONSUME_TIMES)
 
 
 class RetrySender:
-    """Gives messages of a group back to their brokers. Source: DefaultMQPushConsumerImpl.sendMessageBack."""
+    """Gives messages of a group back to their brokers. Source: DefaultMQPushConsumerImpl.sendMessageBack.
+
+    Args:
+        max_reconsume_times: None leaves it to the group's configuration (``retryMaxTimes``).
+    """
 
     def __init__(self, instance: MQClientInstance, group: str, max_reconsume_times: int | None) -> None:
         self._instance = instance
         self._group = group
-        self._max_reconsume_times = DEFAULT_MAX_RECONSUME_TIMES if max_reconsume_times is None else max_reconsume_times
+        self._max_reconsume_times = max_reconsume_times
 
     async def give_back(self, message: MessageExt) -> bool:
         """Whether a broker took it; never raises for a server's failure."""
@@ -57,6 +60,14 @@ class RetrySender:
             )
         else:
             return True
+        return await self.give_up(message)
+
+    async def give_up(self, message: MessageExt) -> bool:
+        """Sends a message to the retry topic; whether a broker took it. Never raises for a server's failure.
+
+        With a reconsume count that has reached the limit the broker diverts it to the dead letters, as it does with
+        messages of Java's orderly consumers. Source: ConsumeMessageOrderlyService.sendMessageBack.
+        """
         try:
             await self._send_to_retry_topic(message)
         except RmqError as error:

@@ -28,7 +28,6 @@ class ProcessQueue:
         "_max_span",
         "_order",
         "_room_waiter",
-        "attempts",
         "bytes",
         "committed_offset",
         "dropped",
@@ -68,7 +67,6 @@ class ProcessQueue:
         self.dropped = False
         self.running = False
         self.scheduled = False
-        self.attempts = 0
         self.locked_until = 0.0
         self.read_from = MASTER_ID
         self.last_pull_s = 0.0

@@ -17,6 +17,7 @@ import msgspec
 
 from ..errors import RemoteProtocolError
 from ..model import BrokerData, DataVersion, MessageQueue, QueueData, TopicConfig, TopicRouteData
+from .group_config import SubscriptionGroupConfig as SubscriptionGroupConfig  # noqa: PLC0414  (a body as well)
 from .header import loads_lenient
 
 _MAX_DEPTH = 32
@@ -503,24 +504,6 @@ def subscription_data(item: dict[str, Any]) -> SubscriptionData:
         expression_type=str(item.get("expressionType") or "TAG"),
         class_filter_mode=item.get("classFilterMode") in (True, "true"),
     )
-
-
-class SubscriptionGroupConfig(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """What a broker group knows of a consumer group."""
-
-    group_name: str
-    consume_enable: bool = True
-    consume_from_min_enable: bool = True
-    consume_broadcast_enable: bool = True
-    consume_message_orderly: bool = False
-    retry_queue_nums: int = 1
-    retry_max_times: int = 16
-    broker_id: int = 0
-    which_broker_when_consume_slowly: int = 1
-    notify_consumer_ids_changed_enable: bool = True
-    group_sys_flag: int = 0
-    consume_timeout_minute: int = 15
-    attributes: dict[str, str] = {}
 
 
 def decode_queue_set(value: Any) -> list[MessageQueue]:

@@ -8,12 +8,19 @@ from typing import Any
 import pytest
 import redis
 from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_request, send_request
+from msgspec import to_builtins
 
 from rmq_redis.broker.schedule import DELAY_LEVELS_S, delay_of_level, take_due_ms
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import MessageIllegalError
+from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import ConsumerSendMsgBackRequestHeader, SendMessageResponseHeader, TopicRequestHeader
+from rmq_redis.protocol.header import (
+    ConsumerSendMsgBackRequestHeader,
+    GroupRequestHeader,
+    SendMessageResponseHeader,
+    TopicRequestHeader,
+)
 from rmq_redis.protocol.message import decode_records
 from rmq_redis.store.embedded import EmbeddedServer
 
@@ -175,6 +182,69 @@ async def test_dead_letters(client: BrokerClient, level: int, fields: dict[str, 
     dead = (await client.pull("%DLQ%G", 0)).messages[0]
     assert (dead.text(), dead.properties["RETRY_TOPIC"], dead.keys) == ("hello", "T", "k")
     assert dead.properties["ORIGIN_MESSAGE_ID"] == message.offset_msg_id
+    assert (dead.properties["DLQ_ORIGIN_TOPIC"], dead.properties["DLQ_ORIGIN_MESSAGE_ID"]) == ("T", "A1")
+    assert (dead.reconsume_times, dead.msg_id, dead.tags, dead.properties["a"]) == (1, "A1", "TagA", "b")
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2])
+async def test_the_group_says_how_often_a_message_comes_again(client: BrokerClient, limit: int) -> None:
+    body = dumps(to_builtins(SubscriptionGroupConfig(group_name="G", retry_max_times=limit)))
+    await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=body))
+    message = await sent_and_pulled(client)
+    for times in range(limit):
+        await client.ok(send_back(message, level=1))
+        message = (await client.pull_later("%RETRY%G", times)).messages[0]
+    await client.ok(send_back(message, level=1))
+    dead = (await client.pull("%DLQ%G", 0)).messages[0]
+    assert (dead.reconsume_times, dead.properties["DLQ_ORIGIN_TOPIC"]) == (limit + 1, "T")
+
+
+EXPONENTIAL = {"type": "EXPONENTIAL", "exponentialRetryPolicy": {"initial": 100, "max": 350, "multiplier": 2}}
+CUSTOMIZED = {"type": "CUSTOMIZED", "customizedRetryPolicy": {"next": [1, 2, 110, 220]}}
+
+
+@pytest.mark.parametrize(
+    ("policy", "delays_ms"),
+    [(EXPONENTIAL, [100, 200, 350, 350]), (CUSTOMIZED, [110, 220, 220]), ({"type": "EXPONENTIAL"}, [10_000, 30_000])],
+    ids=["exponential", "customized", "levels"],
+)
+async def test_the_group_says_when_a_message_comes_again(
+    client: BrokerClient,
+    embedded_server: EmbeddedServer,
+    key_prefix: str,
+    policy: dict[str, Any],
+    delays_ms: list[int],
+) -> None:
+    await client.ok(
+        request(
+            RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP,
+            body=dumps({"groupName": "G", "groupRetryPolicy": policy}),
+        )
+    )
+    kept = await client.get(RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG, GroupRequestHeader("G"))
+    assert kept["groupRetryPolicy"] == policy
+    message = await sent_and_pulled(client)
+    with redis.Redis.from_url(embedded_server.url) as store:
+        for times, delay_ms in enumerate(delays_ms):
+            before_ms = int(time.time() * 1000)
+            await client.ok(send_back(message))
+            after_ms = int(time.time() * 1000)
+            if delay_ms >= 10_000:
+                due_ms = store.zrange(f"{key_prefix}:{{broker-a}}:scheduled", -1, -1, withscores=True)[0][1]
+                assert before_ms + delay_ms <= due_ms <= after_ms + delay_ms
+                await client.ok(send_back(message, level=1))
+            message = (await client.pull_later("%RETRY%G", times)).messages[0]
+            assert message.reconsume_times == times + 1
+            if delay_ms < 10_000:
+                assert message.store_timestamp_ms >= before_ms + delay_ms
+
+
+@pytest.mark.parametrize("wrong", [-1, 10**12])
+async def test_a_retry_policy_that_cannot_be_is_refused(client: BrokerClient, wrong: int) -> None:
+    policy = {"type": "CUSTOMIZED", "customizedRetryPolicy": {"next": [1, wrong]}}
+    body = dumps({"groupName": "G", "groupRetryPolicy": policy})
+    answer = await client.ask(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=body))
+    assert (answer.code, str(wrong) in (answer.remark or "")) == (29, True)
 
 
 @pytest.mark.parametrize(("times", "topic"), [(16, "%RETRY%G"), (17, "%DLQ%G")])
@@ -182,8 +252,12 @@ async def test_a_client_that_resends_by_itself_ends_in_the_dead_letters(
     client: BrokerClient, times: int, topic: str
 ) -> None:
     await sent_and_pulled(client)
-    await client.ok(send_request("%RETRY%G", b"again", properties="RETRY_TOPIC\x01T\x02", reconsume_times=times))
-    assert (await client.pull(topic, 0)).bodies == ["again"]
+    properties = "RETRY_TOPIC\x01T\x02DELAY\x010\x02UNIQ_KEY\x01A1"
+    await client.ok(send_request("%RETRY%G", b"again", properties=properties, reconsume_times=times))
+    (message,) = (await client.pull(topic, 0)).messages
+    assert (message.text(), message.reconsume_times, message.msg_id) == ("again", times, "A1")
+    assert message.properties.get("DLQ_ORIGIN_TOPIC") == ("T" if topic == "%DLQ%G" else None)
+    assert message.properties.get("DLQ_ORIGIN_MESSAGE_ID") == ("A1" if topic == "%DLQ%G" else None)
 
 
 async def test_what_cannot_be_given_back(client: BrokerClient) -> None:

@@ -159,7 +159,7 @@ async def test_a_message_that_fails_is_given_back(outcome: Any, is_async: bool) 
             return
         async with consumer_of(fake, coroutine if is_async else plain):
             (back,) = await until(lambda: backs(fake.broker))
-        assert (back.group, back.offset, back.delay_level, back.max_reconsume_times) == ("G", 1 << 40, 0, 16)
+        assert (back.group, back.offset, back.delay_level, back.max_reconsume_times) == ("G", 1 << 40, 0, None)
         assert (back.origin_msg_id, back.origin_topic) == ("ID", "T")
         assert fake.broker.offsets["G", "T", 1] == 1
 
@@ -189,7 +189,8 @@ async def test_what_cannot_be_given_back_goes_to_the_retry_topic() -> None:
 
         async with consumer_of(fake, handle):
             (header,) = await until(lambda: sends(fake.broker))
-        assert (header.topic, header.reconsume_times, header.max_reconsume_times, header.flag) == ("%RETRY%G", 3, 16, 4)
+        assert (header.topic, header.reconsume_times, header.flag) == ("%RETRY%G", 3, 4)
+        assert header.max_reconsume_times is None  # the group's configuration says
         properties = decode_properties(header.properties or "")
         assert properties == {
             "UNIQ_KEY": "ID",
@@ -377,19 +378,31 @@ async def test_orderly_keeps_the_order_and_retries_in_place(is_async: bool) -> N
         assert not fake.broker.locks  # given back
 
 
-async def test_orderly_gives_back_after_the_limit() -> None:
+async def test_orderly_gives_up_after_the_limit_and_the_broker_takes_it_to_the_dead_letters() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, b"bad", b"good")
-        seen: list[str] = []
+        fake.broker.answers[RequestCode.SEND_MESSAGE_V2] = [1]  # the first time it cannot be given up
+        seen: list[tuple[str, int]] = []
 
         async def handle(message: MessageExt) -> bool:
-            seen.append(message.text())
-            return message.body == b"good"
+            seen.append((message.text(), message.reconsume_times))
+            return message.body == b"good" or message.reconsume_times == 4  # where this fake broker puts it
 
         async with consumer_of(fake, handle, orderly=True, suspend_current_queue_time_s=0.001, max_reconsume_times=2):
-            await until(lambda: "good" in seen)
-        assert seen == ["bad", "bad", "bad", "good"]
-        assert len(backs(fake.broker)) == 1
+            await until(lambda: len(seen) == 6)
+        assert seen[:4] == [("bad", 0), ("bad", 1), ("bad", 2), ("bad", 3)]
+        assert sorted(seen[4:]) == [("bad", 4), ("good", 0)]
+        assert not backs(fake.broker)
+        last = sends(fake.broker)[-1]
+        assert (last.topic, last.reconsume_times, last.max_reconsume_times) == ("%RETRY%G", 4, 2)
+
+
+async def test_a_limit_of_the_consumer_goes_to_the_broker() -> None:
+    async with cluster() as fake:
+        fake.broker.put("T", 0, b"bad")
+        async with consumer_of(fake, lambda message: False, max_reconsume_times=3):
+            (back,) = await until(lambda: backs(fake.broker))
+        assert back.max_reconsume_times == 3
 
 
 async def test_orderly_needs_the_lock() -> None:

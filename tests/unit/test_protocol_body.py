@@ -527,6 +527,7 @@ def test_group_config_has_the_defaults_of_rocketmq() -> None:
         "consumeMessageOrderly": False,
         "consumeTimeoutMinute": 15,
         "groupName": "G",
+        "groupRetryPolicy": {"type": "CUSTOMIZED"},
         "groupSysFlag": 0,
         "notifyConsumerIdsChangedEnable": True,
         "retryMaxTimes": 16,
