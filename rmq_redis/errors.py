@@ -44,6 +44,18 @@ class StoreFencedError(StoreError):
     retriable = False
 
 
+class StoreUnconfirmedError(StoreError):
+    """Stored, but not (known to be) on disk or on replicas as the broker's mode asks for.
+
+    Attributes:
+        code: what a producer is answered: FLUSH_DISK_TIMEOUT, FLUSH_SLAVE_TIMEOUT or SLAVE_NOT_AVAILABLE.
+    """
+
+    def __init__(self, text: str, code: ResponseCode) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class RemotingError(RmqError):
     """A call did not get an answer."""
 

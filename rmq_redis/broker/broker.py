@@ -76,6 +76,18 @@ class Broker:
             raise ConfigError(
                 f"max_message_bytes is {config.max_message_bytes}; 1 to {MAX_FRAME_BYTES // 2} fit into a frame"
             )
+        if config.broker_role not in ("ASYNC_MASTER", "SYNC_MASTER"):
+            raise ConfigError(f"broker_role is {config.broker_role!r}, expected ASYNC_MASTER or SYNC_MASTER")
+        if config.flush_disk_type not in ("ASYNC_FLUSH", "SYNC_FLUSH"):
+            raise ConfigError(f"flush_disk_type is {config.flush_disk_type!r}, expected ASYNC_FLUSH or SYNC_FLUSH")
+        if config.in_sync_replicas < 1:
+            raise ConfigError(f"in_sync_replicas is {config.in_sync_replicas}, it must be at least 1")
+        is_sync = config.broker_role == "SYNC_MASTER" or config.flush_disk_type == "SYNC_FLUSH"
+        if is_sync and not 0 < config.sync_timeout_s < config.lease_s:
+            raise ConfigError(
+                f"sync_timeout_s is {config.sync_timeout_s:g}; it must be above 0 and below lease_s "
+                f"({config.lease_s:g}), or a slow replica would cost the lease"
+            )
         if config.broker_id < 0:
             raise ConfigError(f"broker id {config.broker_id} is negative; 0 is the master, 1 and up are slaves")
         self.config = config
@@ -91,6 +103,9 @@ class Broker:
             on_fenced=self._fence,
             on_reloaded=self._store_reloaded,
             reads_only=True,
+            replicas=config.in_sync_replicas if config.broker_role == "SYNC_MASTER" else 0,
+            flush=config.flush_disk_type == "SYNC_FLUSH",
+            confirm_timeout_s=config.sync_timeout_s,
         )
         self._offsets = OffsetStore(self._queue_store, config.offset_flush_period_s)
         self._topics = TopicTable(
@@ -188,7 +203,8 @@ class Broker:
         )
         await leadership.start()
         if leadership.broker_id != MASTER_ID:
-            await self._load()
+            await self._topics.start()
+            await self._offsets.load()
             self._start_following()
         self._registration = Registration(
             config, self._namesrv_addrs, self.address, self._topic_table, lambda: self.broker_id
@@ -204,17 +220,13 @@ class Broker:
 
     # --- roles -----------------------------------------------------------------------------------------------------
 
-    async def _load(self) -> None:
-        """Brings memory to what the store has."""
-        await self._topics.start()
-        await self._queue_store.refresh(list(self._queue_store.queues.values()))
-        await self._offsets.load()
-
     async def _become_master(self) -> None:
         """The lease is ours: loads what the store has, and takes writes."""
         self._stop_following()
         try:
-            await self._load()
+            await self._topics.start()
+            await self._queue_store.load_ends()
+            await self._offsets.load()
         except StoreError:
             self._start_following()
             raise

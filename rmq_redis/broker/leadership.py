@@ -139,7 +139,7 @@ class Leadership:
             self._complaint = ""
             if self._queue_store.fenced:
                 raise StoreFencedError("a write was refused")
-            await self._answered(self._queue_store.ping_reads())
+            await self._answered(self._queue_store.ping_writes())
         except StoreFencedError as error:
             logger.warning("%s: another process is the master now: %s", self._name, error)
             await self._step_down()

@@ -99,7 +99,7 @@ class ScheduleService:
         """Keeps a finished record of a message until it is due; see ``ScheduleStore.add``."""
 
         def added(error: StoreError | None, argument: object) -> None:
-            if error is None and due_ms < self._next_due_ms:
+            if due_ms < self._next_due_ms:
                 self._next_due_ms = due_ms
                 self._wake.set()
             done(error, argument)

@@ -22,6 +22,7 @@ from ..errors import (
     RemoteProtocolError,
     ServiceNotAvailableError,
     StoreError,
+    StoreUnconfirmedError,
     SystemBusyError,
 )
 from ..model import (
@@ -179,7 +180,7 @@ class SendProcessor:
         self, number: int, error: StoreError | None, arg: tuple[Connection, RemotingCommand, int, str | None]
     ) -> None:
         connection, command, queue_id, transaction_id = arg
-        if error is not None:
+        if error is not None and not isinstance(error, StoreUnconfirmedError):
             send_answer(connection, command, error_response(command, error))
             return
         header = SendMessageResponseHeader(
@@ -190,7 +191,8 @@ class SendProcessor:
             region=_REGION,
             trace_on="true",
         )
-        send_answer(connection, command, response(command, ResponseCode.SUCCESS, header))
+        code, remark = _stored_code(error)
+        send_answer(connection, command, response(command, code, header, remark=remark))
 
     def _is_exhausted(self, command: RemotingCommand, header: SendHeader) -> bool:
         """Whether a consumer that resends a message by itself has done so too often."""
@@ -364,7 +366,7 @@ class SendProcessor:
         connection, command, queue_id, handle = arg
         if command.flag & 2:
             return
-        if error is not None:
+        if error is not None and not isinstance(error, StoreUnconfirmedError):
             connection.write_command(error_response(command, error))
             return
         number = next(self._scheduled_numbers)
@@ -377,7 +379,8 @@ class SendProcessor:
             trace_on="true",
             recall_handle=None if handle is None else encode_recall_handle(handle),
         )
-        connection.write_command(response(command, ResponseCode.SUCCESS, header))
+        code, remark = _stored_code(error)
+        connection.write_command(response(command, code, header, remark=remark))
 
     def _stored(
         self,
@@ -389,11 +392,11 @@ class SendProcessor:
         connection, command, count = arg
         if command.flag & 2:
             return
-        if error is not None:
+        if error is not None and not isinstance(error, StoreUnconfirmedError):
             connection.write_command(error_response(command, error))
             return
         physical_offset = queue.physical_offset(queue_offset)
-        if command.serialize_type == 0 and count == 1:
+        if command.serialize_type == 0 and count == 1 and error is None:
             header = self._answer_head % (
                 b"%016X" % physical_offset,
                 queue.queue.queue_id,
@@ -402,11 +405,12 @@ class SendProcessor:
             )
             connection.write(encode_frame(header, b""))
             return
+        code, remark = _stored_code(error)
         message_ids = ",".join([f"{self._id_prefix}{physical_offset + i:016X}" for i in range(count)])
         connection.write_command(
             response(
                 command,
-                ResponseCode.SUCCESS,
+                code,
                 SendMessageResponseHeader(
                     msg_id=message_ids,
                     queue_id=queue.queue.queue_id,
@@ -414,6 +418,7 @@ class SendProcessor:
                     region=_REGION,
                     trace_on="true",
                 ),
+                remark=remark,
             )
         )
 
@@ -424,3 +429,8 @@ def _is_half(header: SendHeader) -> bool:
     if header.batch or find_property(text, "TRAN_MSG") != "true":
         return False
     return not (header.reconsume_times and find_property(text, "DELAY"))  # else a consumer that resends it
+
+
+def _stored_code(error: StoreError | None) -> tuple[ResponseCode, str | None]:
+    """(code, remark) of the answer to a message that is stored, confirmed or not."""
+    return (error.code, str(error)) if isinstance(error, StoreUnconfirmedError) else (ResponseCode.SUCCESS, None)

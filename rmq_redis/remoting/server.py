@@ -8,7 +8,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ..codes import ResponseCode
-from ..errors import ConfigError, LocalProtocolError, RemoteProtocolError, ResponseError, RmqError, StoreError
+from ..errors import (
+    ConfigError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    ResponseError,
+    RmqError,
+    StoreError,
+    StoreUnconfirmedError,
+)
 from ..protocol.command import RemotingCommand, response
 from ..protocol.frame import MAX_FRAME_BYTES
 from .connection import Connection
@@ -187,6 +195,8 @@ def error_response(command: RemotingCommand, error: Exception) -> RemotingComman
         return response(command, error.code, remark=error.remark)
     if isinstance(error, RemoteProtocolError):
         return response(command, ResponseCode.SYSTEM_ERROR, remark=str(error))
+    if isinstance(error, StoreUnconfirmedError):
+        return response(command, error.code, remark=str(error))
     if isinstance(error, StoreError):
         logger.warning("request %d: store: %s", command.code, error)
         return response(command, ResponseCode.SERVICE_NOT_AVAILABLE, remark=f"the store is not available: {error}")

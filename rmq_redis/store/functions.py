@@ -84,6 +84,15 @@ if claimed > 0 then
 end
 return {id, redis.call('GET', keys[1]) or ''}
 """,
+    # keys: epoch, stream...; args: epoch, sequence of each stream's last ID to be, if it is not there yet.
+    "raise_ends": _GUARD
+    + """
+for k = 2, #keys do
+  local id = '0-' .. args[k]
+  if type(redis.pcall('XADD', keys[k], id, 'm', '')) == 'string' then redis.call('XDEL', keys[k], id) end
+end
+return #keys - 1
+""",
     # keys: epoch, stream...; args: epoch, number of records of each stream..., records...
     # Returns the ID of the last record of each stream; those before it are consecutive.
     "append": _GUARD

@@ -64,20 +64,24 @@ class HalfStore:
         for check_ms, record, _, _ in waiting:
             args += (check_ms, record)
 
-        def committed(answer: Any) -> None:
+        def committed(answer: Any, late: StoreError | None = None) -> None:
             error = answer if isinstance(answer, StoreError) else None
             if error is not None:
                 self._store.report(error)
             for index, (_, record, done, arg) in enumerate(waiting):
                 self._store.pending_bytes -= len(record)
-                done(-1 if error is not None else int(answer) + index, error, arg)
+                if error is not None:
+                    done(-1, error, arg)
+                else:
+                    done(int(answer) + index, late, arg)
 
         try:
             connection = self._store.current()
         except StoreError as error:
             committed(error)
             return
-        connection.call_function(committed, "prepare", [self._epoch_key, self._half, self._checks, self._numbers], args)
+        keys = [self._epoch_key, self._half, self._checks, self._numbers]
+        self._store.call_confirmed(connection, committed, "prepare", keys, args)
 
     async def get(self, number: int) -> bytes | None:
         """The record of an undecided half message, or None."""
@@ -93,6 +97,7 @@ class HalfStore:
         if not entry_id:
             return False
         self._store.arrived(queue, int(entry_id[2:]) - 1, [record])
+        await self._store.confirmed()
         return True
 
     async def due_for_check(self, now_ms: int, limit: int) -> list[int]:

@@ -17,6 +17,7 @@ from ..errors import StoreError, StoreFencedError
 from ..model import MessageQueue
 from ..protocol.frame import MAX_FRAME_BYTES
 from ..protocol.message import OFFSETS, QUEUE_OFFSET_POSITION, store_timestamp_position
+from .confirm import Confirmation, ConfirmedReply
 from .connection import Arg, Store, StoreConnection
 from .keys import GroupKeys
 
@@ -34,7 +35,10 @@ COMMIT_RECORDS = 32
 instead of one resting while the other works."""
 
 Appended = Callable[["Queue", int, "StoreError | None", Any], None]
-"""Called once per append with (queue, queue offset of its first record, error, the caller's argument)."""
+"""Called once per append with (queue, queue offset of its first record, error, the caller's argument).
+
+A StoreUnconfirmedError comes with an offset: the records are stored.
+"""
 NewRecords = Callable[["Queue", int, list[bytes]], None]
 
 
@@ -130,12 +134,16 @@ class QueueStore:
         on_fenced: Callable[[StoreFencedError], None],
         on_reloaded: Callable[[], None] = lambda: None,
         reads_only: bool = False,
+        replicas: int = 0,
+        flush: bool = False,
+        confirm_timeout_s: float = 3.0,
     ) -> None:
         """
         Args:
             on_new_records: called after each group commit, per queue with (queue, first offset, its records).
             on_fenced: called once when another master has taken the group over.
             reads_only: does not take the group over; ``begin_writing`` may come later.
+            replicas, flush, confirm_timeout_s: what an append waits for, see ``Confirmation``.
             on_reloaded: called after a lost connection, when it was read again how far the queues reach.
         """
         self.keys = keys
@@ -143,6 +151,10 @@ class QueueStore:
         self._on_fenced = on_fenced
         self._on_reloaded = on_reloaded
         self._fenced = reads_only
+        self._replicas = replicas
+        self._flush = flush
+        self._confirm_timeout_ms = max(1, int(confirm_timeout_s * 1000))
+        self._confirmation: Confirmation | None = None
         self._writes = Store(url, "broker store", self._write_connection_opened)
         self._reads = Store(url, "broker store (reads)")
         self._dirty: list[Queue] = []
@@ -190,6 +202,10 @@ class QueueStore:
         """The connection for reads. Raises StoreError while the store is away."""
         return self._reads.current()
 
+    async def ping_writes(self) -> None:
+        """Returns when the store answers on the connection for writes. Raises StoreError."""
+        await self.current().execute("PING")
+
     async def ping_reads(self) -> None:
         """Returns when the store answers on the connection for reads. Raises StoreError."""
         await self.current_read().execute("PING")
@@ -209,10 +225,41 @@ class QueueStore:
         return self._writes.connection is not None and not self._fenced
 
     async def _write_connection_opened(self, connection: StoreConnection) -> None:
+        if self._replicas or self._flush:
+            self._confirmation = Confirmation(
+                connection, replicas=self._replicas, flush=self._flush, timeout_ms=self._confirm_timeout_ms
+            )
         # What was in flight when the last connection broke may have been stored or not: ask.
         if self.queues and not self.reads_only:
-            await self._load_info(list(self.queues.values()), connection)
+            await self._load_ends(connection)
             self._on_reloaded()
+
+    async def load_ends(self) -> None:
+        """Reads how far all queues reach, for a master that begins to write. Raises StoreError."""
+        if self.queues:
+            await self._load_ends(self.current())
+
+    async def _load_ends(self, connection: StoreConnection) -> None:
+        """Reads how far the queues reach. An end never goes back, or an offset would be given out twice.
+
+        It would go back after a Redis failover that lost what was not replicated: consumers are past the messages that
+        were lost and would miss those that take their place. So the offsets stay used.
+        """
+        queues = list(self.queues.values())
+        known = [queue.max_offset for queue in queues]
+        await self._load_info(queues, connection)
+        lost = [(queue, before) for queue, before in zip(queues, known, strict=True) if queue.max_offset < before]
+        if not lost:
+            return
+        for queue, before in lost:
+            logger.warning("%s: the store lost offsets %d to %d", queue.queue, queue.max_offset, before - 1)
+            queue.max_offset = before
+        keys = [self.keys.epoch, *(queue.key for queue, _ in lost)]
+        args: list[Arg] = [self._epoch, *(before for _, before in lost)]
+        try:
+            await connection.execute_function("raise_ends", keys, args)
+        except StoreFencedError as error:  # the lease is looked after elsewhere, and then the ends are read again
+            logger.debug("the ends of queues are not raised: %s", error)
 
     # --- which queues there are ------------------------------------------------------------------------------------
 
@@ -294,16 +341,35 @@ class QueueStore:
         for _, records, _ in batch:
             args += records
 
-        def committed(answer: Any) -> None:
-            self._committed(batch, answer)
+        def committed(answer: Any, late: StoreError | None = None) -> None:
+            self._committed(batch, answer, late)
 
         connection = self._writes.connection
         if connection is None or self._fenced:
             committed(StoreError("the store cannot be reached"))
             return
-        connection.call_function(committed, "append", keys, args)
+        self.call_confirmed(connection, committed, "append", keys, args)
 
-    def _committed(self, batch: list[tuple[Queue, list[bytes], list[tuple[int, Appended, Any]]]], answer: Any) -> None:
+    def call_confirmed(
+        self, connection: StoreConnection, reply: ConfirmedReply, name: str, keys: list[bytes], args: list[Arg]
+    ) -> None:
+        """As ``connection.call_function``; a success is told once it is confirmed as the modes ask for."""
+        if self._confirmation is None:
+            connection.call_function(reply, name, keys, args)
+        else:
+            self._confirmation.call_function(reply, name, keys, args)
+
+    async def confirmed(self) -> None:
+        """Returns when all that was written so far is confirmed as the modes ask for. Raises StoreError."""
+        if self._confirmation is not None:
+            await self._confirmation.wait()
+
+    def _committed(
+        self,
+        batch: list[tuple[Queue, list[bytes], list[tuple[int, Appended, Any]]]],
+        answer: Any,
+        late: StoreError | None = None,
+    ) -> None:
         error = answer if isinstance(answer, StoreError) else None
         if error is not None:
             self.report(error)
@@ -316,7 +382,7 @@ class QueueStore:
             first = int(answer[index][2:]) - len(records)
             offset = first
             for count, done, arg in waiting:
-                done(queue, offset, None, arg)
+                done(queue, offset, late, arg)
                 offset += count
             self.arrived(queue, first, records)
 

@@ -70,8 +70,8 @@ class ScheduleStore:
         if not self._waiting:
             self._loop.call_soon(self._commit)
         # Epoch and number: never the same id twice, and later ones sort behind.
-        number = (self._store.epoch & 0xFFFFFF) << 40 | next(self._numbers) & 0xFFFFFFFFFF
-        self._waiting.append((due_ms, b"%016x" % number, record, recall_key, done, arg))
+        message_id = self._store.epoch.to_bytes(8, "big") + next(self._numbers).to_bytes(8, "big")
+        self._waiting.append((due_ms, message_id, record, recall_key, done, arg))
         self._store.pending_bytes += len(record)
 
     def _commit(self) -> None:
@@ -80,9 +80,10 @@ class ScheduleStore:
         for due_ms, message_id, record, recall_key, _, _ in waiting:
             args += (due_ms, message_id, record, recall_key)
 
-        def committed(answer: Any) -> None:
-            error = answer if isinstance(answer, StoreError) else None
-            if error is not None:
+        def committed(answer: Any, late: StoreError | None = None) -> None:
+            error = late
+            if isinstance(answer, StoreError):
+                error = answer
                 self._store.report(error)
             for _, _, record, _, done, arg in waiting:
                 self._store.pending_bytes -= len(record)
@@ -93,7 +94,7 @@ class ScheduleStore:
         except StoreError as error:
             committed(error)
             return
-        connection.call_function(committed, "schedule", self._keys, args)
+        self._store.call_confirmed(connection, committed, "schedule", self._keys, args)
 
     async def due(self, now_ms: int, limit: int) -> tuple[int | None, list[Due]]:
         """When the earliest message is due (None: there is none), and what is due at ``now_ms``, earliest first.

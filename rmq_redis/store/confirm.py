@@ -1,0 +1,159 @@
+"""Synchronous replication (WAIT) and synchronous flush (WAITAOF) of what was written over a connection.
+
+At most one question is on its way. What is written meanwhile waits for the next one, so a burst of batches costs one
+WAIT each round trip and not one a batch; never one a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ..codes import ResponseCode
+from ..errors import StoreError, StoreUnconfirmedError
+from .connection import Arg, StoreConnection
+
+logger = logging.getLogger(__name__)
+
+_WITHOUT_REPLICAS_MS = 1
+
+Confirmed = Callable[["StoreError | None"], None]
+
+
+class ConfirmedReply(Protocol):
+    """Gets an answer as a ``Reply`` does, and ``late`` when what was written is stored and not confirmed."""
+
+    def __call__(self, answer: Any, late: StoreError | None = None, /) -> None: ...
+
+
+class Confirmation:
+    """Asks one connection to a primary whether what was written over it is where it must be."""
+
+    def __init__(self, connection: StoreConnection, *, replicas: int, flush: bool, timeout_ms: int) -> None:
+        """
+        Args:
+            replicas: how many must have it (0: none).
+            flush: whether the primary must have it on disk.
+            timeout_ms: how long each of the two may take.
+        """
+        self._connection = connection
+        self._replicas = replicas
+        self._flush = flush
+        self._timeout_ms = timeout_ms
+        self._short = False
+        """Fewer replicas are connected than asked for: waiting for them would only take time."""
+        self._next: list[Confirmed] = []
+        self._asking = False
+
+    def after(self, confirmed: Confirmed) -> None:
+        """Calls ``confirmed`` when all that was sent over the connection so far is confirmed.
+
+        With None, with a StoreUnconfirmedError when it is stored and not (known to be) where it must be, or with
+        another StoreError when the connection broke.
+        """
+        self._next.append(confirmed)
+        if not self._asking:
+            self._ask()
+
+    def call_function(self, reply: ConfirmedReply, name: str, keys: list[bytes], args: list[Arg]) -> None:
+        """As ``StoreConnection.call_function``, but ``reply`` is called once the answer is confirmed, or failed."""
+        stored: list[Any] = []
+
+        def answered(answer: Any) -> None:
+            if isinstance(answer, StoreError):
+                reply(answer)
+            else:
+                stored.append(answer)
+
+        def confirmed(error: StoreError | None) -> None:
+            if not stored:
+                return
+            if error is None or isinstance(error, StoreUnconfirmedError):
+                reply(stored[0], error)
+            else:
+                reply(error)
+
+        self._connection.call_function(answered, name, keys, args)
+        self.after(confirmed)
+
+    async def wait(self) -> None:
+        """Returns when all that was sent so far is confirmed. Raises StoreError."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def confirmed(error: StoreError | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+        self.after(confirmed)
+        await future
+
+    def _ask(self) -> None:
+        self._asking = True
+        covered, self._next = self._next, []
+        failure: StoreError | None = None
+
+        def flushed(answer: Any) -> None:
+            nonlocal failure
+            failure = self._judge_flush(answer)
+            if not self._replicas:
+                self._finish(covered, failure)
+
+        def replicated(answer: Any) -> None:
+            if isinstance(answer, StoreError):
+                self._finish(covered, answer)
+            elif answer >= self._replicas:
+                self._short = False
+                self._finish(covered, failure)
+            else:
+                self._connection.call(lambda role: self._finish(covered, self._too_few(role)), "ROLE")
+
+        if self._flush:
+            self._connection.call(flushed, "WAITAOF", 1, 0, self._timeout_ms)
+        if self._replicas:
+            timeout_ms = _WITHOUT_REPLICAS_MS if self._short else self._timeout_ms
+            self._connection.call(replicated, "WAIT", self._replicas, timeout_ms)
+
+    def _judge_flush(self, answer: Any) -> StoreError | None:
+        if isinstance(answer, StoreError):
+            if self._connection.closed:
+                return answer
+            return StoreUnconfirmedError(
+                f"stored; the store cannot say whether it is on disk: {answer} (SYNC_FLUSH needs WAITAOF, that is "
+                "Redis 7.2 or Valkey, with appendonly yes)",
+                ResponseCode.FLUSH_DISK_TIMEOUT,
+            )
+        if answer[0] >= 1:
+            return None
+        return StoreUnconfirmedError(
+            f"stored; not known to be on disk after {self._timeout_ms} ms", ResponseCode.FLUSH_DISK_TIMEOUT
+        )
+
+    def _too_few(self, role: Any) -> StoreError:
+        if isinstance(role, StoreError):
+            return role
+        connected = len(role[2]) if len(role) > 2 and isinstance(role[2], list) else 0
+        if self._short != (connected < self._replicas):
+            self._short = connected < self._replicas
+            logger.warning("store: %d replicas are connected, %d are asked for", connected, self._replicas)
+        if self._short:
+            return StoreUnconfirmedError(
+                f"stored; {connected} replicas are connected, {self._replicas} are asked for",
+                ResponseCode.SLAVE_NOT_AVAILABLE,
+            )
+        return StoreUnconfirmedError(
+            f"stored; fewer than {self._replicas} replicas had it after {self._timeout_ms} ms",
+            ResponseCode.FLUSH_SLAVE_TIMEOUT,
+        )
+
+    def _finish(self, covered: list[Confirmed], failure: StoreError | None) -> None:
+        self._asking = False
+        for confirmed in covered:
+            confirmed(failure)
+        if self._next and not self._asking:
+            self._ask()
