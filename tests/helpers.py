@@ -198,15 +198,16 @@ def heartbeat_request(
     *,
     producer_group: str | None = None,
     sub_version: int = 1,
+    expression_type: str = "TAG",
     **consumer: Any,
 ) -> RemotingCommand:
-    """A heartbeat as Java writes it: ``subscriptions`` is topic -> tag expression."""
+    """A heartbeat as Java writes it: ``subscriptions`` is topic -> expression."""
     data: dict[str, Any] = {"clientID": client_id, "producerDataSet": [], "consumerDataSet": []}
     if producer_group is not None:
         data["producerDataSet"] = [{"groupName": producer_group}]
     if group is not None:
         subscribed = [
-            {"topic": topic, "subString": tags, "subVersion": sub_version, "expressionType": "TAG"}
+            {"topic": topic, "subString": tags, "subVersion": sub_version, "expressionType": expression_type}
             for topic, tags in (subscriptions or {}).items()
         ]
         data["consumerDataSet"] = [

@@ -25,6 +25,7 @@ from ..protocol.command import RemotingCommand, request, response
 from ..protocol.header import ConsumerGroupRequestHeader, UnregisterClientRequestHeader
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
+from .subscription import TAG, message_filter
 from .topics import TopicTable
 
 logger = logging.getLogger(__name__)
@@ -243,9 +244,10 @@ class ClientManager:
 
     def _check_client_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         subscription = object_body(command.body).get("subscriptionData")
-        kind = subscription.get("expressionType") if isinstance(subscription, dict) else None
-        if kind not in (None, "", "TAG"):
-            raise ResponseError(f"the broker does not filter by {str(kind)[:20]}; only TAG expressions are supported")
+        if isinstance(subscription, dict):
+            kind, expression = subscription.get("expressionType"), subscription.get("subString")
+            if kind not in (None, "", TAG):
+                message_filter(str(expression or ""), str(kind))
         return response(command)
 
     # --- queue locks -------------------------------------------------------------------------------------------------

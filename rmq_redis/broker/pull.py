@@ -11,7 +11,6 @@ from ..config import BrokerConfig
 from ..errors import (
     InvalidParameterError,
     NoPermissionError,
-    ResponseError,
     StoreError,
     SubscriptionNotExistError,
     SubscriptionNotLatestError,
@@ -25,10 +24,10 @@ from ..protocol.header import PullMessageRequestHeader, PullMessageResponseHeade
 from ..remoting.connection import Connection
 from ..remoting.server import Processor, error_response
 from ..store.offset_store import OffsetStore
-from ..store.queue_store import Queue, QueueStore, deliver, stored_tags_code
+from ..store.queue_store import Queue, QueueStore, deliver
 from .client_manage import ClientManager
 from .pull_hold import HeldPull, PullHold
-from .subscription import TagFilter, tag_filter
+from .subscription import MessageFilter, message_filter
 from .topics import TopicTable
 
 logger = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ class PullProcessor:
                 f"queueId {header.queue_id} of topic {header.topic!r}, "
                 f"which has {topic.config.read_queue_nums} read queues"
             )
-        tags = self._tags(header, group)
+        wanted = self._filter_of(header, group)
         if header.sys_flag & PullSysFlag.COMMIT_OFFSET and not self._queue_store.reads_only:
             self._offsets.commit(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
         max_bytes = self._config.max_pull_bytes
@@ -122,7 +121,7 @@ class PullProcessor:
             header.queue_offset,
             max(1, min(header.max_msg_nums, self._config.max_pull_msg_nums)),
             max_bytes,
-            tags,
+            wanted,
             deadline_s,
         )
         if self._queue_store.reads_only:
@@ -130,7 +129,7 @@ class PullProcessor:
         else:
             self._execute(pull)
 
-    def _tags(self, header: PullMessageRequestHeader, group: SubscriptionGroupConfig) -> TagFilter:
+    def _filter_of(self, header: PullMessageRequestHeader, group: SubscriptionGroupConfig) -> MessageFilter | None:
         if header.sys_flag & PullSysFlag.SUBSCRIPTION:
             expression, kind = header.subscription, header.expression_type
         else:
@@ -147,9 +146,7 @@ class PullProcessor:
             if self._clients.is_broadcasting(header.consumer_group) and not group.consume_broadcast_enable:
                 raise NoPermissionError(f"broadcasting is disabled for the group {header.consumer_group!r}")
             expression, kind = known.sub_string, known.expression_type
-        if kind not in (None, "", "TAG"):
-            raise ResponseError(f"the broker does not filter by {kind[:20]}; only TAG expressions are supported")
-        return None if header.topic.startswith(RETRY_PREFIX) else tag_filter(expression)
+        return None if header.topic.startswith(RETRY_PREFIX) else message_filter(expression, kind)
 
     # --- executing -------------------------------------------------------------------------------------------------
 
@@ -192,7 +189,7 @@ class PullProcessor:
 
     def _read(self, pull: HeldPull) -> None:
         queue = pull.queue
-        wanted = pull.max_msg_nums if pull.tags is None else max(pull.max_msg_nums, _MAX_SCAN_NUMS)
+        wanted = pull.max_msg_nums if pull.filter is None else max(pull.max_msg_nums, _MAX_SCAN_NUMS)
         count = queue.read_nums(wanted, pull.max_bytes)
 
         def read(offsets: Sequence[int], records: list[bytes], error: StoreError | None) -> None:
@@ -221,7 +218,7 @@ class PullProcessor:
     def _deliver(self, pull: HeldPull, offsets: Sequence[int], records: list[bytes]) -> None:
         """Sends the records that pass the filter, up to the pull's limits; at least one of them."""
         queue = pull.queue
-        if pull.tags is not None:
+        if pull.filter is not None:
             offsets, records, next_offset = self._filter(pull, offsets, records)
             if not records:
                 self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, next_offset)
@@ -248,13 +245,14 @@ class PullProcessor:
 
     @staticmethod
     def _filter(pull: HeldPull, offsets: Sequence[int], records: list[bytes]) -> tuple[list[int], list[bytes], int]:
-        """What passes the pull's tags, within its limits, and the offset after the last one looked at."""
-        assert pull.tags is not None
+        """What passes the pull's filter, within its limits, and the offset after the last one looked at."""
+        assert pull.filter is not None
+        matches = pull.filter.matches
         passed: list[bytes] = []
         passed_offsets: list[int] = []
         size = 0
         for offset, record in zip(offsets, records, strict=True):
-            if stored_tags_code(record) in pull.tags:
+            if matches(record):
                 if passed and (len(passed) >= pull.max_msg_nums or size + len(record) > pull.max_bytes):
                     return passed_offsets, passed, offset
                 passed.append(record)

@@ -9,8 +9,8 @@ import msgspec
 
 from ..protocol.command import RemotingCommand
 from ..remoting.connection import Connection
-from ..store.queue_store import Queue, stored_tags_code
-from .subscription import TagFilter
+from ..store.queue_store import Queue
+from .subscription import MessageFilter
 
 _SCAN_PERIOD_S = 0.5
 
@@ -28,7 +28,7 @@ class HeldPull(msgspec.Struct, eq=False):
     queue_offset: int
     max_msg_nums: int
     max_bytes: int
-    tags: TagFilter
+    filter: MessageFilter | None
     deadline_s: float
 
 
@@ -77,7 +77,6 @@ class PullHold:
         """Takes off the pulls that the new records wake: those whose filter at least one of them passes."""
         woken: list[HeldPull] = []
         keep: list[HeldPull] = []
-        codes: set[int] | None = None
         last = first_offset + len(records)
         for pull in queue.held:
             if pull.connection.closed:
@@ -85,12 +84,9 @@ class PullHold:
             if pull.queue_offset >= last:
                 keep.append(pull)
                 continue
-            if pull.tags is not None:
-                if codes is None:
-                    codes = {stored_tags_code(record) for record in records}
-                if codes.isdisjoint(pull.tags):
-                    keep.append(pull)
-                    continue
+            if pull.filter is not None and not any(map(pull.filter.matches, records)):
+                keep.append(pull)
+                continue
             woken.append(pull)
         self._release(queue, keep)
         return woken

@@ -9,13 +9,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import ClientError, RmqError
-from .options import DEFAULT_NAMESRV, Json, LogLevel, Namesrv, option
+from .options import DEFAULT_NAMESRV, TIME_HELP, Json, LogLevel, Namesrv, option, time_ms
 from .output import note, number, on_reader_gone, print_json
 
 if TYPE_CHECKING:
@@ -26,13 +25,6 @@ if TYPE_CHECKING:
 SENDS_IN_FLIGHT = 64
 PRODUCER_GROUP = "rmq-redis-send"
 CONSUMER_GROUP = "rmq-redis-consume"
-
-
-class From(StrEnum):
-    """Where a group that has no offset yet begins."""
-
-    FIRST = "first"
-    LAST = "last"
 
 
 def send(
@@ -176,9 +168,20 @@ def consume(
         str, option("--group", "-g", help="Consumer group, which remembers how far it is.")
     ] = CONSUMER_GROUP,
     tags: Annotated[str, option("--tags", "-t", help="Only these: 'TagA || TagB'.")] = "*",
+    sql: Annotated[
+        str | None,
+        option(
+            "--filter", help='Only what this SQL92 condition on properties is true for: "price > 9".', metavar="SQL"
+        ),
+    ] = None,
     where: Annotated[
-        From, option("--from", help="Where a group that was never here begins: the first message, or what comes next.")
-    ] = From.FIRST,
+        str,
+        option(
+            "--from",
+            help=f"Where a group that was never here begins: first, last (what comes next), or {TIME_HELP}.",
+            metavar="first|last|TIME",
+        ),
+    ] = "first",
     most: Annotated[int | None, option("--max", help="Stop after so many messages.", min=1, metavar="N")] = None,
     timeout_s: Annotated[
         float | None, option("--timeout", help="Stop when nothing came for so many seconds.", min=0.0, metavar="S")
@@ -197,8 +200,17 @@ def consume(
     """
     from ..runtime import run, setup_logging
 
+    if sql is not None and tags != "*":
+        raise typer.BadParameter(
+            "--tags and --filter exclude one another; write TAGS IN ('TagA', 'TagB') in the filter"
+        )
     setup_logging(log_level)
-    received = run(_consume(topic, group, tags, where, most, timeout_s, namesrv, _writer(verbose, json)))
+    options: dict[str, Any] = {"consume_from_where": "CONSUME_FROM_FIRST_OFFSET"}
+    if where != "first":  # CONSUME_FROM_LAST_OFFSET reads young queues from their beginning, as brokers have it
+        timestamp_ms = int(time.time() * 1000) if where == "last" else time_ms(where, "--from")
+        options = {"consume_from_where": "CONSUME_FROM_TIMESTAMP", "consume_timestamp_ms": timestamp_ms}
+    subscription = (tags, "TAG") if sql is None else (sql, "SQL92")
+    received = run(_consume(topic, group, subscription, options, most, timeout_s, namesrv, _writer(verbose, json)))
     if most is not None and received < most and timeout_s is not None:
         raise typer.Exit(1)
 
@@ -206,8 +218,8 @@ def consume(
 async def _consume(
     topic: str,
     group: str,
-    tags: str,
-    where: From,
+    subscription: tuple[str, str],
+    options: dict[str, Any],
     most: int | None,
     timeout_s: float | None,
     namesrv: str,
@@ -262,10 +274,11 @@ async def _consume(
         namesrv,
         orderly=True,
         concurrency=1,
-        consume_from_where=f"CONSUME_FROM_{where.upper()}_OFFSET",
         poll_name_server_interval_s=1.0,
+        **options,
     )
-    consumer.subscribe(topic, tags, handle)
+    expression, expression_type = subscription
+    consumer.subscribe(topic, expression, handle, expression_type=expression_type)
 
     def reader_left() -> None:
         broken.append(BrokenPipeError())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
@@ -45,10 +46,32 @@ Namesrv = Annotated[
     ),
 ]
 DEFAULT_NAMESRV = f"127.0.0.1:{DEFAULT_NAMESRV_PORT}"
+TIME_HELP = "a time: 2026-11-25T06:00[:00][+08:00], 20261125060000, or milliseconds since 1970"
 Json = Annotated[bool, option("--json", help="Print JSON.")]
 LogLevel = Annotated[
     str, option("--log-level", help="debug, info, warning or error: what goes to stderr.", metavar="LEVEL")
 ]
+
+
+def time_ms(text: str, option_name: str) -> int:
+    """A time as the user writes it, in milliseconds since 1970; without a zone it is this machine's.
+
+    Raises:
+        typer.BadParameter: none of the ways to write one.
+    """
+    try:
+        if text.isdigit() and len(text) == 13:
+            return int(text)
+        if text.isdigit() and len(text) == 14:  # as RocketMQ's consumeTimestamp; fromisoformat does not know it
+            text = f"{text[:8]}T{text[8:]}"
+        elif text.isdigit() and len(text) != 8:
+            raise ValueError
+        found = round(datetime.fromisoformat(text).astimezone().timestamp() * 1000)
+        if found <= 0:
+            raise ValueError
+        return found
+    except (ValueError, OverflowError, OSError):
+        raise typer.BadParameter(f"{text!r} is not {TIME_HELP}", param_hint=option_name) from None
 
 
 def _boolean(name: str, text: str) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 from ..codes import MessageSysFlag, RequestCode, ResponseCode
 from ..errors import QueryNotFoundError, RemoteProtocolError, response_error
 from ..model import MessageExt, MessageQueue, PullResult, PullStatus
-from ..protocol.body import HeartbeatData, decode_queue_set, object_body
+from ..protocol.body import HeartbeatData, SubscriptionData, decode_queue_set, object_body
 from ..protocol.command import RemotingCommand, request
 from ..protocol.header import (
     ConsumerGroupRequestHeader,
@@ -53,6 +53,13 @@ class BrokerApi:
     async def heartbeat(self, address: str, data: HeartbeatData) -> RemotingCommand:
         return await self.call(address, request(RequestCode.HEART_BEAT, body=_encode_json(data)))
 
+    async def check_client_config(
+        self, address: str, group: str, client_id: str, subscription: SubscriptionData
+    ) -> None:
+        """Raises what the broker says when it cannot filter by the subscription's expression."""
+        body = {"clientId": client_id, "group": group, "namespace": "", "subscriptionData": subscription}
+        await self.call(address, request(RequestCode.CHECK_CLIENT_CONFIG, body=_encode_json(body)))
+
     async def unregister(
         self, address: str, client_id: str, *, producer_group: str | None = None, consumer_group: str | None = None
     ) -> None:
@@ -78,9 +85,16 @@ class BrokerApi:
 
     # --- offsets -------------------------------------------------------------------------------------------------
 
-    async def consumer_offset(self, address: str, group: str, queue: MessageQueue) -> int | None:
-        """The committed offset (the next one to consume); None when there is none."""
-        header = QueryConsumerOffsetRequestHeader(group, queue.topic, queue.queue_id)
+    async def consumer_offset(
+        self, address: str, group: str, queue: MessageQueue, *, zero_if_young: bool = True
+    ) -> int | None:
+        """The committed offset (the next one to consume); None when there is none.
+
+        Args:
+            zero_if_young: let the broker answer 0 where nothing is committed in a queue that it has from its beginning.
+                A new queue is so read from its first message on, which may be older than the queue's first reader.
+        """
+        header = QueryConsumerOffsetRequestHeader(group, queue.topic, queue.queue_id, None if zero_if_young else False)
         try:
             answer = await self.call(address, request(RequestCode.QUERY_CONSUMER_OFFSET, header))
         except QueryNotFoundError:

@@ -178,7 +178,7 @@ class AsyncPushConsumer(AsyncLifecycle):
 
         Args:
             expression: ``*`` or tags, ``TagA || TagB``; with ``expression_type="SQL92"`` a condition on properties,
-                if the broker evaluates those.
+                which ``start`` has the brokers check.
 
         Raises:
             ClientError: no handler, or the topic name is illegal.
@@ -192,11 +192,11 @@ class AsyncPushConsumer(AsyncLifecycle):
         self._handlers[topic] = Handler(handler)
         self._subscriptions_changed()
 
-    def handler(self, topic: str, tags: str = "*") -> Callable[[F], F]:
+    def handler(self, topic: str, tags: str = "*", *, expression_type: str = "TAG") -> Callable[[F], F]:
         """Decorator: ``subscribe`` with the function that follows."""
 
         def decorate(function: F) -> F:
-            self.subscribe(topic, tags, function)
+            self.subscribe(topic, tags, function, expression_type=expression_type)
             return function
 
         return decorate
@@ -238,6 +238,8 @@ class AsyncPushConsumer(AsyncLifecycle):
 
         Raises:
             ClientError: nothing subscribed, or started before.
+            SubscriptionParseFailedError: a broker cannot understand an SQL92 expression.
+            ResponseError: a broker does not filter by SQL92 (Apache's need ``enablePropertyFilter=true``).
         """
         if not self._subscriptions:
             raise ClientError(f"consumer group {self.group!r} has no subscription: subscribe before start")
@@ -257,6 +259,11 @@ class AsyncPushConsumer(AsyncLifecycle):
                 await routes.get(topic)
             except RmqError as error:
                 logger.info("group %s: %s", self.group, error)
+        try:
+            await self._instance.check_subscriptions(self.group, self.subscriptions)
+        except ResponseError:
+            await self.close()
+            raise
         self._instance.register_consumer(self.group, self)
         await self._instance.heartbeat()
         await self._rebalancer.once()

@@ -11,14 +11,14 @@ import itertools
 import logging
 import os
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
 
 from ..codes import RequestCode, ResponseCode
 from ..config import ClientConfig, from_env, parse_addresses
-from ..errors import ClientError, ConfigError, RemotingError, ResponseError
+from ..errors import ClientError, ConfigError, RemotingError, ResponseError, RouteNotFoundError
 from ..model import group_name_error
-from ..protocol.body import ConsumerData, HeartbeatData, ProducerData
+from ..protocol.body import ConsumerData, HeartbeatData, ProducerData, SubscriptionData
 from ..protocol.command import RemotingCommand, response
 from ..protocol.header import ConsumerGroupRequestHeader
 from ..remoting.client import RemotingClient
@@ -205,6 +205,24 @@ class MQClientInstance:
             logger.warning("%s: heartbeat to broker %s failed: %s", self.client_id, address, error)
             return False
         return True
+
+    async def check_subscriptions(self, group: str, subscriptions: Iterable[SubscriptionData]) -> None:
+        """Asks each topic's brokers whether they can filter by its expression, if that is not by tags.
+
+        Raises:
+            ResponseError: one cannot; it says why. A broker that does not answer is passed over: the pulls will tell.
+        """
+        for subscription in subscriptions:
+            if subscription.expression_type == "TAG":
+                continue
+            try:
+                route = await self.routes.get(subscription.topic)
+                for broker_name in {broker.broker_name for broker in route.broker_datas}:
+                    address = self.routes.any_address(broker_name)
+                    if address is not None:
+                        await self.broker.check_client_config(address, group, self.client_id, subscription)
+            except (RemotingError, RouteNotFoundError) as error:
+                logger.warning("group %s: the filter of topic %s was not checked: %s", group, subscription.topic, error)
 
     async def _heartbeats(self) -> None:
         failures = 0

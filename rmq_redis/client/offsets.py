@@ -52,7 +52,11 @@ class OffsetStore:
         """
         if self._broadcasting:
             return self._local.get(queue)
-        return await self._instance.broker.consumer_offset(self._address(queue), self._group, queue)
+        # A time is exact, and finds all of a new queue too.
+        by_time = self._consume_from_where == ConsumeFromWhere.CONSUME_FROM_TIMESTAMP
+        return await self._instance.broker.consumer_offset(
+            self._address(queue), self._group, queue, zero_if_young=not by_time or queue.topic.startswith(RETRY_PREFIX)
+        )
 
     async def start_offset(self, queue: MessageQueue) -> tuple[int, int | None]:
         """(offset to begin at, offset committed): as ``consume_from_where`` says when nothing is committed.

@@ -267,11 +267,11 @@ class PushConsumer(_Facade):
         else:  # works without a loop, also at import time
             self._async.subscribe(topic, expression, handler, expression_type=expression_type)
 
-    def handler(self, topic: str, tags: str = "*") -> Callable[[F], F]:
+    def handler(self, topic: str, tags: str = "*", *, expression_type: str = "TAG") -> Callable[[F], F]:
         """As ``AsyncPushConsumer.handler``."""
 
         def decorate(function: F) -> F:
-            self.subscribe(topic, tags, function)
+            self.subscribe(topic, tags, function, expression_type=expression_type)
             return function
 
         return decorate

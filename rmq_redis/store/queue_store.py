@@ -114,11 +114,6 @@ def deliver(queue: Queue, records: Sequence[bytes], offsets: Sequence[int]) -> b
     return body
 
 
-def stored_tags_code(record: bytes) -> int:
-    """The tag's hash code that a stored record carries."""
-    return int.from_bytes(record[QUEUE_OFFSET_POSITION : QUEUE_OFFSET_POSITION + 8], "big", signed=True)
-
-
 class QueueStore:
     """Reads and writes queues. All appends of one turn of the event loop go to Redis in one function call.
 

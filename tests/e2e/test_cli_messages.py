@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,42 @@ def test_consume_filters_by_tags_and_shows_queues(topic: str, env: dict[str, str
         result_of("send", topic, f"body {tag}", "--tags", tag, "--key", "k", **env)
     out = result_of("consume", topic, "--tags", "A || C", "--max", "2", "--timeout", "30", "-v", **env)
     assert [line.split(" ", 1)[1] for line in out.splitlines()] == ["A: body A", "C: body C"]
+
+
+def test_consume_filters_by_a_condition_on_properties(topic: str, env: dict[str, str]) -> None:
+    for price in ("5", "50", "none", "500"):
+        labels = ["--property", f"price={price}"] if price != "none" else []
+        result_of("send", topic, f"costs {price}", "--key", "k", *labels, **env)
+    out = result_of("consume", topic, "--filter", "price > 9", "--max", "2", "--timeout", "30", **env)
+    assert out == "costs 50\ncosts 500\n"
+    wrong = run_cli("consume", topic, "--filter", "price >", "--max", "1", **env)
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("error: SUBSCRIPTION_PARSE_FAILED (23)")
+    assert "the expression ends too early at character 8" in wrong.stderr
+    both = run_cli("consume", topic, "--filter", "price > 9", "--tags", "A", **env)
+    assert both.returncode == 2
+
+
+def test_consume_begins_at_the_first_message_the_next_one_or_a_time(topic: str, env: dict[str, str]) -> None:
+    def read(group: str, where: str, most: int) -> list[str]:
+        arguments = ["-g", group + topic, "--from", where, "--max", str(most), "--timeout", "30"]
+        return result_of("consume", topic, *arguments, **env).splitlines()
+
+    for body in ("1", "2"):
+        result_of("send", topic, body, "--key", "k", **env)
+    [old] = json_lines_of("consume", topic, "-g", f"look{topic}", "--max", "1", "--timeout", "30", **env)
+    wait_until(lambda: time.time() * 1000 > old["store_timestamp_ms"] + 1000, "the clock goes on")
+    middle = datetime.now(UTC)
+    for body in ("3", "4"):
+        result_of("send", topic, body, "--key", "k", **env)
+    assert read("first", "first", 4) == ["1", "2", "3", "4"]
+    assert read("iso", middle.isoformat(), 2) == ["3", "4"]
+    assert read("ms", str(int(middle.timestamp() * 1000)), 2) == ["3", "4"]
+    with CliProcess("consume", topic, "-g", "last" + topic, "--from", "last", **env) as consumer:
+        wait_until(lambda: result_of("send", topic, "next", **env) and consumer.lines, "it reads what comes next")
+        assert set(consumer.lines) == {"next"}
+    wrong = run_cli("consume", topic, "--from", "yesterday", **env)
+    assert (wrong.returncode, "'yesterday' is not a time" in wrong.stderr) == (2, True)
 
 
 def test_consume_waits_for_a_topic_prints_as_messages_come_and_ends_with_ctrl_c(
@@ -176,6 +214,7 @@ def test_the_examples_do_what_they_say(env: dict[str, str]) -> None:
         return done.stdout.splitlines()
 
     assert len(run_example("producer.py")) == 3
+    assert sorted(run_example("sql_filter.py")) == ["berlin 120", "berlin 80"]
     steps: dict[str, list[str]] = {}
     for line in run_example("ordered_events.py"):
         order, step = line.split()

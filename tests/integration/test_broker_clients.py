@@ -271,14 +271,23 @@ async def test_a_connection_that_breaks_during_its_first_heartbeat_leaves_nobody
     await eventually(lambda: list(broker._clients.consumer_groups) == ["G"])
 
 
-async def test_the_client_config_check_takes_tags_only(client: BrokerClient) -> None:
+async def test_the_client_config_check_compiles_the_expression(client: BrokerClient) -> None:
     def check(subscription: Any) -> RemotingCommand:
         return request(RequestCode.CHECK_CLIENT_CONFIG, body=json.dumps({"subscriptionData": subscription}).encode())
 
-    assert (await client.ask(check({"topic": "T", "expressionType": "TAG"}))).code == 0
-    assert (await client.ask(check({"topic": "T"}))).code == 0
+    async def code_of(**subscription: Any) -> int:
+        return (await client.ask(check({"topic": "T", **subscription}))).code
+
+    assert await code_of(expressionType="TAG") == 0
+    assert await code_of() == 0
     assert (await client.ask(check(None))).code == 0
-    assert (await client.ask(check({"topic": "T", "expressionType": "SQL92"}))).code == 1
+    assert await code_of(expressionType="SQL92", subString="a > 1 AND b IS NULL") == 0
+    for wrong in ("a >", "*", "", None, 5, ["a"]):
+        assert await code_of(expressionType="SQL92", subString=wrong) == 23
+    refused = await client.ask(check({"expressionType": "SQL92", "subString": "a > 1 AND b LIKE 'x'"}))
+    assert "'LIKE' is not expected at character 13" in (refused.remark or "")
+    for kind in ("CLASS", 5, {"a": 1}):
+        assert await code_of(expressionType=kind, subString="a = 1") == 1
 
 
 # --- locks -----------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from rmq_redis.protocol.header import (
     QueryConsumerOffsetRequestHeader,
     TopicRequestHeader,
 )
-from rmq_redis.protocol.message import decode_records, encode_batch_item
+from rmq_redis.protocol.message import decode_records, encode_batch_item, encode_properties
 from rmq_redis.store.embedded import EmbeddedServer
 
 FOUND, NO_NEW, NO_MATCH, MOVED = 0, 19, 20, 21
@@ -254,6 +254,49 @@ async def test_filtering_stops_at_the_count_and_goes_on_after_the_last_delivered
     assert rest.bodies == ["c", "d"]
 
 
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("TRUE", "abcd"),
+        ("price > 9.0", "bc"),
+        ("price > 9", "b"),  # a whole number is compared with whole numbers only
+        ("price > 9 AND region = '杭州'", "b"),
+        ("price IS NULL OR price < 5.5", "ad"),
+        ("TAGS IN ('TagA', 'TagB') AND price BETWEEN 1 AND 10", "ab"),
+        ("nothing = 1", ""),
+    ],
+)
+@pytest.mark.parametrize("from_heartbeat", [False, True])
+async def test_sql92_filters_by_properties(
+    client: BrokerClient, expression: str, expected: str, from_heartbeat: bool
+) -> None:
+    for body, properties in {
+        "a": {"TAGS": "TagA", "price": "1"},
+        "b": {"TAGS": "TagB", "price": "10", "region": "杭州"},
+        "c": {"TAGS": "TagC", "price": "99.5"},
+        "d": {"TAGS": "TagD"},
+    }.items():
+        await client.send("T", body, properties=encode_properties(properties))
+    if from_heartbeat:
+        await client.ok(heartbeat_request("id", "G", {"T": expression}, expression_type="SQL92"))
+        pulled = await client.pull("T", 0, subscription=None)
+    else:
+        pulled = await client.pull("T", 0, subscription=expression, expression_type="SQL92")
+    assert "".join(pulled.bodies) == expected
+    assert pulled.outcome == (FOUND if expected else NO_MATCH, 4)
+
+
+async def test_a_waiting_pull_with_a_condition_wakes_for_what_passes(broker: Broker, client: BrokerClient) -> None:
+    await put_topic(client, "T")
+    pull = client.pull_later("T", 0, subscription="price > 9", expression_type="SQL92")
+    await held(broker, pull)
+    await client.send("T", "cheap", properties=encode_properties({"price": "1"}))
+    await client.send("T", "none")
+    assert waiting(broker) == 1
+    await client.send("T", "dear", properties=encode_properties({"price": "10"}))
+    assert (await pull).bodies == ["dear"]
+
+
 async def test_retry_topics_are_not_filtered(client: BrokerClient) -> None:
     await client.send("%RETRY%G", "a", tags="TagB")
     assert (await client.pull("%RETRY%G", 0, subscription="TagA")).bodies == ["a"]
@@ -291,11 +334,20 @@ async def test_an_expression_without_a_tag_is_23(client: BrokerClient, expressio
     assert (await client.pull("T", 0, subscription=expression)).code == 23
 
 
-async def test_sql_is_refused_with_1_and_says_so(client: BrokerClient) -> None:
+async def test_a_condition_that_cannot_be_parsed_is_23_and_says_where(client: BrokerClient) -> None:
     await put_topic(client, "T")
-    pulled = await client.pull("T", 0, subscription="a > 1", expression_type="SQL92")
+    pulled = await client.pull("T", 0, subscription="a >", expression_type="SQL92")
+    assert pulled.code == 23
+    assert "the expression ends too early at character 4" in (pulled.remark or "")
+    await client.ok(heartbeat_request("id", "G", {"T": "a >"}, expression_type="SQL92"))  # as Apache's brokers do
+    assert (await client.pull("T", 0, subscription=None)).code == 23
+
+
+async def test_an_unknown_expression_type_is_refused_with_1_and_says_so(client: BrokerClient) -> None:
+    await put_topic(client, "T")
+    pulled = await client.pull("T", 0, subscription="a > 1", expression_type="CLASS")
     assert pulled.code == 1
-    assert "SQL92" in (pulled.remark or "")
+    assert "'CLASS'" in (pulled.remark or "")
 
 
 async def test_an_unknown_topic_is_17(client: BrokerClient) -> None:
