@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import broker, message, nameserver, topic, up
+from . import broker, dlq, group, message, nameserver, topic, up
 from .demo import demo
 
 app = typer.Typer(
@@ -43,6 +43,8 @@ app.command(rich_help_panel="Start here")(demo)
 app.command(rich_help_panel="Messages")(message.send)
 app.command(rich_help_panel="Messages")(message.consume)
 app.add_typer(topic.app, name="topic", rich_help_panel="Messages")
+app.add_typer(group.app, name="group", rich_help_panel="Messages")
+app.add_typer(dlq.app, name="dlq", rich_help_panel="Messages")
 app.command(rich_help_panel="Servers")(nameserver.namesrv)
 app.command(rich_help_panel="Servers")(broker.broker)
 if importlib.util.find_spec(f"{__name__}.bench") is not None:

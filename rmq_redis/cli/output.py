@@ -8,8 +8,9 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from fcntl import F_GETFL, fcntl
 from typing import Any, NoReturn
 
@@ -40,6 +41,29 @@ def _jsonable(value: Any) -> Any:
     import msgspec
 
     return msgspec.to_builtins(value)
+
+
+def print_table(columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
+    """A plain table. Columns that begin with < are aligned to the left."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(
+            column.removeprefix("<"), justify="left" if column.startswith("<") else "right", overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 200)  # lines that a program may read are not folded
+    console.print(table)
+
+
+def local_time(timestamp_ms: int) -> str:
+    """A time in ms since 1970 as local time, "-" for none."""
+    return f"{datetime.fromtimestamp(timestamp_ms / 1000):%Y-%m-%d %H:%M:%S}" if timestamp_ms > 0 else "-"
 
 
 def number(value: float) -> str:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..config import DEFAULT_CLUSTER
 from ..model import DEFAULT_QUEUE_NUMS, DLQ_PREFIX, RETRY_PREFIX, is_system_topic
+from .admin import with_admin
 from .options import DEFAULT_NAMESRV, Json, LogLevel, Namesrv, option
-from .output import print_json
+from .output import local_time, print_json, print_table
 
 if TYPE_CHECKING:
     from ..client.admin import AsyncAdmin
     from ..model import TopicRouteData
-
-T = TypeVar("T")
 
 app = typer.Typer(help="List, show, create and delete topics.", no_args_is_help=True)
 Topic = Annotated[str, typer.Argument(help="Name of the topic.", show_default=False)]
@@ -27,19 +24,6 @@ Queues = Annotated[
 ]
 PERMISSIONS = {"rw": 6, "r": 4, "w": 2, "none": 0}
 PERMISSION_NAMES = {number: name for name, number in PERMISSIONS.items()}
-
-
-def _with_admin(namesrv: str, log_level: str, work: Callable[[AsyncAdmin], Awaitable[T]]) -> T:
-    from ..client.admin import AsyncAdmin
-    from ..runtime import run, setup_logging
-
-    setup_logging(log_level)
-
-    async def main() -> T:
-        async with AsyncAdmin(namesrv) as admin:
-            return await work(admin)
-
-    return run(main())
 
 
 def _is_internal(topic: str, broker_names: set[str]) -> bool:
@@ -65,7 +49,7 @@ def list_topics(
         own = {DEFAULT_CLUSTER, *info.brokers, *info.clusters}  # Apache's brokers have a topic of their own name
         return [topic for topic in topics if not _is_internal(topic, own)]
 
-    topics = _with_admin(namesrv, log_level, work)
+    topics = with_admin(namesrv, log_level, work)
     if json:
         print_json(topics)
     else:
@@ -96,7 +80,7 @@ def show(topic: Topic, namesrv: Namesrv = DEFAULT_NAMESRV, json: Json = False, l
             "queues": queues,
         }
 
-    found = _with_admin(namesrv, log_level, work)
+    found = with_admin(namesrv, log_level, work)
     if json:
         print_json(found)
         return
@@ -107,16 +91,12 @@ def show(topic: Topic, namesrv: Namesrv = DEFAULT_NAMESRV, json: Json = False, l
             f"{queue['min_offset']:,}",
             f"{queue['max_offset']:,}",
             f"{queue['messages']:,}",
-            _time(queue["last_update_timestamp_ms"]),
+            local_time(queue["last_update_timestamp_ms"]),
         )
         for queue in found["queues"]
     ]
     rows.append(("", "", "", "", f"{found['messages']:,}", ""))
-    _table(["<broker", "queue", "min offset", "max offset", "messages", "<last stored"], rows)
-
-
-def _time(timestamp_ms: int) -> str:
-    return f"{datetime.fromtimestamp(timestamp_ms / 1000):%Y-%m-%d %H:%M:%S}" if timestamp_ms > 0 else "-"
+    print_table(["<broker", "queue", "min offset", "max offset", "messages", "<last stored"], rows)
 
 
 def route_fields(route: TopicRouteData) -> dict[str, Any]:
@@ -147,7 +127,7 @@ def show_route(
     async def work(admin: AsyncAdmin) -> dict[str, Any]:
         return {"topic": topic, **route_fields(await admin.topic_route(topic))}
 
-    found = _with_admin(namesrv, log_level, work)
+    found = with_admin(namesrv, log_level, work)
     if json:
         print_json(found)
         return
@@ -164,7 +144,7 @@ def show_route(
         )
         for broker in found["brokers"]
     ]
-    _table(["<broker", "read queues", "write queues", "<perm", "<addresses"], rows)
+    print_table(["<broker", "read queues", "write queues", "<perm", "<addresses"], rows)
 
 
 @app.command()
@@ -192,7 +172,7 @@ def create(
         await admin.wait_for_route(topic)
         return addresses
 
-    addresses = _with_admin(namesrv, log_level, work)
+    addresses = with_admin(namesrv, log_level, work)
     if json:
         print_json({"topic": topic, "queues": queues, "perm": perm, "brokers": addresses})
     else:
@@ -218,23 +198,5 @@ def delete(
         await admin.topic_route(topic)
         await admin.delete_topic(topic, cluster=cluster)
 
-    _with_admin(namesrv, log_level, work)
+    with_admin(namesrv, log_level, work)
     print(f"topic {topic}: deleted")
-
-
-def _table(columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
-    """A plain table. Columns that begin with < are aligned to the left."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(
-            column.removeprefix("<"), justify="left" if column.startswith("<") else "right", overflow="fold"
-        )
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 200)  # lines that a program may read are not folded
-    console.print(table)

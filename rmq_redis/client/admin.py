@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -30,6 +31,7 @@ from ..protocol.body import (
     topic_config,
 )
 from ..protocol.command import RemotingCommand, request
+from ..protocol.group_config import GroupRetryPolicy
 from ..protocol.header import (
     AddWritePermResponseHeader,
     BrokerNameRequestHeader,
@@ -282,12 +284,16 @@ class AsyncAdmin(AsyncLifecycle):
         *,
         retry_max_times: int = 16,
         retry_queue_nums: int = 1,
+        retry_delays_s: Sequence[float] = (),
         consume_enable: bool = True,
         consume_broadcast_enable: bool = True,
         cluster: str | None = None,
         broker_addr: str | None = None,
     ) -> list[str]:
         """Creates a consumer group, or changes it, on every master of ``cluster`` (default: of all) or one broker.
+
+        Args:
+            retry_delays_s: seconds until each try, the last for all that follow; empty: RocketMQ's delay levels.
 
         Returns:
             The brokers' addresses.
@@ -296,14 +302,27 @@ class AsyncAdmin(AsyncLifecycle):
             group_name=group,
             retry_max_times=retry_max_times,
             retry_queue_nums=retry_queue_nums,
+            group_retry_policy=GroupRetryPolicy.of_delays_ms([round(delay_s * 1000) for delay_s in retry_delays_s])
+            if retry_delays_s
+            else GroupRetryPolicy(),
             consume_enable=consume_enable,
             consume_broadcast_enable=consume_broadcast_enable,
         )
         addresses = [broker_addr] if broker_addr else await self.master_addresses(cluster)
         for address in addresses:
-            body = msgspec.json.encode(config)
-            await self._call(address, request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=body))
+            await self.put_group_config(config, address)
         return addresses
+
+    async def group_configs(self, broker_addr: str) -> dict[str, SubscriptionGroupConfig]:
+        """All consumer groups that a broker knows, by name."""
+        answer = await self._call(broker_addr, request(RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG))
+        table = object_body(answer.body).get("subscriptionGroupTable") or {}
+        return {str(name): convert(item, SubscriptionGroupConfig) for name, item in table.items()}
+
+    async def put_group_config(self, config: SubscriptionGroupConfig, broker_addr: str) -> None:
+        """Stores the whole configuration of a consumer group at one broker."""
+        body = msgspec.json.encode(config)
+        await self._call(broker_addr, request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=body))
 
     async def delete_group(self, group: str, *, clean_offset: bool = True, cluster: str | None = None) -> None:
         """Deletes a consumer group, by default with its offsets, from every master of ``cluster`` (default: of all)."""

@@ -29,6 +29,7 @@ from ..model import (
     TransactionSendResult,
 )
 from ..protocol.body import ClusterInfo
+from ..protocol.group_config import SubscriptionGroupConfig
 from .admin import AsyncAdmin, ConsumeOffset, ConsumerConnections, TopicOffset
 from .consume import MessageHandler
 from .consumer import AsyncPushConsumer
@@ -449,6 +450,14 @@ class Admin(_Facade):
     def create_group(self, group: str, **options: Any) -> list[str]:
         """As ``AsyncAdmin.create_group``."""
         return self._run(self._async.create_group(group, **options))
+
+    def group_configs(self, broker_addr: str) -> dict[str, SubscriptionGroupConfig]:
+        """As ``AsyncAdmin.group_configs``."""
+        return self._run(self._async.group_configs(broker_addr))
+
+    def put_group_config(self, config: SubscriptionGroupConfig, broker_addr: str) -> None:
+        """As ``AsyncAdmin.put_group_config``."""
+        self._run(self._async.put_group_config(config, broker_addr))
 
     def delete_group(self, group: str, *, clean_offset: bool = True, cluster: str | None = None) -> None:
         """As ``AsyncAdmin.delete_group``."""

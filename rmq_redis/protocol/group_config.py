@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 
@@ -28,6 +30,11 @@ class GroupRetryPolicy(msgspec.Struct, frozen=True, rename="camel", kw_only=True
     type: str = "CUSTOMIZED"
     exponential_retry_policy: ExponentialRetryPolicy | msgspec.UnsetType | None = msgspec.UNSET
     customized_retry_policy: CustomizedRetryPolicy | msgspec.UnsetType | None = msgspec.UNSET
+
+    @classmethod
+    def of_delays_ms(cls, delays_ms: Sequence[int]) -> GroupRetryPolicy:
+        """The policy of these times, one a try (at least one), the last for all that follow."""
+        return cls(customized_retry_policy=CustomizedRetryPolicy(next=[delays_ms[0], delays_ms[0], *delays_ms]))
 
     def delay_ms(self, reconsume_times: int) -> int | None:
         """ms until the try after ``reconsume_times`` earlier ones; None: the delay levels say."""

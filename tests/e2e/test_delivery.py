@@ -7,13 +7,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from cli_support import DEADLINE_S, environment, up
+from cli_support import DEADLINE_S, environment, json_lines_of, json_of, result_of, run_cli, up
+from helpers import eventually
+
+from rmq_redis import AsyncPullConsumer, AsyncPushConsumer, ConsumeFromWhere, MessageExt
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -45,3 +49,100 @@ def test_the_example_of_delayed_messages(namesrv_addr: str) -> None:
     assert lines[1].startswith("recalled once only: recall failed")
     arrived = {re.sub(r": stored when it was due, here -?\d+ ms later$", "", line) for line in lines[2:]}
     assert arrived == {"in 1.5 s", "at a time", "level 1, which is 1 s"}
+
+
+async def consume_failing(namesrv_addr: str, group: str, topic: str, count: int) -> None:
+    """Has a group fail at ``count`` messages of a topic."""
+    failed: list[str] = []
+
+    async def fail(message: MessageExt) -> bool:
+        failed.append(message.text())
+        return False
+
+    consumer = AsyncPushConsumer(group, namesrv_addr, consume_from_where=ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET)
+    consumer.subscribe(topic, "*", fail)
+    async with consumer:
+        await eventually(lambda: len(failed) >= count, "the messages fail", DEADLINE_S)
+
+
+async def test_dead_letters_are_listed_and_sent_again(namesrv_addr: str) -> None:
+    topic, group = "dead-orders", "dead-billing"
+    given = ("--namesrv", namesrv_addr)
+    changed = json_of("group", "set", group, "--retry-max-times", "0", *given)
+    assert {item["retry_max_times"] for item in changed} == {0}
+    for number in range(3):
+        result_of("send", topic, f"order {number}", "--tags", "paid", "--keys", f"k{number}", "-p", "a=b", *given)
+    await consume_failing(namesrv_addr, group, topic, 3)
+
+    listed = await eventually(lambda: three(json_lines_of("dlq", "list", group, *given)), "dead letters", DEADLINE_S)
+    by_body = {item["body"]: item for item in listed}
+    assert by_body.keys() == {"order 0", "order 1", "order 2"}
+    first = by_body["order 0"]
+    assert (first["topic"], first["origin_topic"], first["tags"], first["keys"]) == (
+        f"%DLQ%{group}",
+        topic,
+        "paid",
+        "k0",
+    )
+    assert (first["reconsume_times"], first["resent"], len(first["origin_message_id"])) == (1, False, 32)
+    assert f"{topic}  tries 1  {first['msg_id']}  keys k0" in result_of("dlq", "list", group, *given)
+
+    chosen = by_body["order 1"]["msg_id"]
+    (sent,) = json_lines_of("dlq", "resend", group, "--msg-id", chosen, *given)
+    assert (sent["msg_id"], sent["topic"]) == (chosen, topic)
+    missing = run_cli("dlq", "resend", group, "--msg-id", "unknown", *given)
+    assert (missing.returncode, "unknown" in missing.stderr) == (1, True)
+    sent_again = json_lines_of("dlq", "resend", group, "--all", *given)
+    assert sent_again
+    assert "sent 0 dead letters" in result_of("dlq", "resend", group, "--all", *given)
+    assert all(item["resent"] for item in json_lines_of("dlq", "list", group, *given))
+
+    async def stored() -> list[MessageExt]:
+        found: list[MessageExt] = []
+        async with AsyncPullConsumer("dead-reader", namesrv_addr) as consumer:
+            for queue in await consumer.fetch_subscribe_message_queues(topic):
+                found += (await consumer.pull(queue, "*", 0, 32)).messages
+        return found
+
+    copies = [message for message in await stored() if "ORIGIN_MESSAGE_ID" in message.properties]
+    assert len(copies) == 1 + len(sent_again)
+    assert {message.text() for message in copies} == {"order 0", "order 1", "order 2"}
+    for message in copies:
+        origin = by_body[message.text()]
+        assert (message.msg_id, message.tags, message.keys) == (origin["msg_id"], "paid", origin["keys"])
+        assert (message.properties["a"], message.reconsume_times) == ("b", 0)
+        assert message.properties["ORIGIN_MESSAGE_ID"] == origin["origin_message_id"]
+
+
+def three(items: list[Any]) -> list[Any]:
+    return items if len(items) == 3 else []
+
+
+def test_a_group_without_dead_letters(namesrv_addr: str) -> None:
+    done = run_cli("dlq", "list", "nobody", "--namesrv", namesrv_addr)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "group nobody has no dead letters\n")
+
+
+def test_groups_are_listed_shown_changed_and_deleted(namesrv_addr: str) -> None:
+    given = ("--namesrv", namesrv_addr)
+    unknown = run_cli("group", "show", "tried", *given)
+    assert (unknown.returncode, "tried" in unknown.stderr) == (1, True)
+    result_of("group", "set", "tried", "--retry-delays", "0.5,2,7", "--no-broadcast", *given)
+    for item in json_of("group", "set", "tried", "--retry-max-times", "5", "--no-consume", *given):
+        assert item["retry_delays_ms"] == [500, 2000, 7000, 7000, 7000]  # what was not given stays
+        assert (item["consume_enable"], item["consume_broadcast_enable"], item["retry_queue_nums"]) == (False, False, 1)
+    assert "0.5 s, 2 s, 7 s, 7 s, 7 s" in result_of("group", "show", "tried", *given)
+    back = json_of("group", "set", "tried", "--retry-delays", "levels", "--consume", *given)
+    assert {(item["retry_delays_ms"][0], item["consume_enable"]) for item in back} == {(None, True)}
+    assert "tried" in json_of("group", "list", *given)
+    result_of("group", "delete", "tried", "--yes", *given)
+    assert "tried" not in result_of("group", "list", "--all", *given).split()
+
+
+def test_the_example_of_retries_and_dead_letters(namesrv_addr: str) -> None:
+    assert run_example("retry_dead_letters.py", namesrv_addr).splitlines()[:4] == [
+        "order 7: delivery 1",
+        "order 7: delivery 2",
+        "order 7: delivery 3",
+        "dead letter: order 7 of payments, keys order-7",
+    ]
