@@ -80,6 +80,16 @@ class BrokerConfig:
     transaction_check_max: int = setting(15, "questions after which it goes to TRANS_CHECK_MAX_TIME_TOPIC")
     reject_transaction_message: bool = setting(False, "refuse transactional messages (code 16)")
     store_reply_message_enable: bool = setting(False, "keep replies (request-reply) in the reply topic, too")
+    file_reserved_time_h: float = setting(72.0, "hours after which messages are removed; 0: never")
+    topic_max_msg_nums: int = setting(0, "messages that a topic keeps in this broker group; 0: no limit")
+    topic_max_bytes: int = setting(0, "memory that a topic's messages take in this broker group; 0: no limit")
+    retention_period_s: float = setting(1.0, "seconds between two looks for messages that are to be removed")
+    store_max_bytes: int = setting(0, "memory that the store may use; 0: the server's maxmemory, if it has one")
+    store_max_used_ratio: float = setting(0.75, "part of that memory above which the oldest messages are removed")
+    store_warning_level_ratio: float = setting(0.9, "part of that memory above which sends are refused")
+    clean_file_forcibly_enable: bool = setting(
+        True, "false: above store_max_used_ratio nothing is removed before its time"
+    )
     stop_timeout_s: float = setting(5.0, "on SIGTERM, how long accepted sends may take to be answered")
     zone: str = setting("", "zone name that is registered with the NameServers")
 

@@ -56,6 +56,10 @@ class StoreUnconfirmedError(StoreError):
         self.code = code
 
 
+class StoreFullError(StoreError):
+    """Redis is out of memory (``maxmemory``) and takes nothing new; what it has can be read."""
+
+
 class RemotingError(RmqError):
     """A call did not get an answer."""
 

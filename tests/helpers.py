@@ -259,8 +259,11 @@ class BrokerClient:
 
     async def pull_all(self, topic: str, **options: Any) -> list[str]:
         """Bodies of a queue from offset 0 to its end, in as many pulls as it takes."""
+        return await self.pull_all_from(topic, 0, **options)
+
+    async def pull_all_from(self, topic: str, offset: int, **options: Any) -> list[str]:
+        """Bodies of a queue from an offset to its end."""
         bodies: list[str] = []
-        offset = 0
         while (pulled := await self.pull(topic, offset, **options)).code == ResponseCode.SUCCESS:
             bodies += pulled.bodies
             offset = pulled.header.next_begin_offset

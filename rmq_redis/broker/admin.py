@@ -43,6 +43,7 @@ from ..store.offset_store import OffsetStore
 from ..store.queue_store import QueueStore
 from .client_manage import ClientManager, Member
 from .pull import PullProcessor
+from .retention import RetentionPolicy, RetentionService, retention_policy
 from .topics import Topic, TopicTable
 
 _LANGUAGES = {int(language): language.name for language in LanguageCode}
@@ -60,6 +61,7 @@ class AdminProcessor:
         offsets: OffsetStore,
         clients: ClientManager,
         pulls: PullProcessor,
+        retention: RetentionService,
     ) -> None:
         self._config = config
         self._broker_addr = broker_addr
@@ -68,6 +70,7 @@ class AdminProcessor:
         self._offsets = offsets
         self._clients = clients
         self._pulls = pulls
+        self._retention = retention
         self._boot_ms = int(time.time() * 1000)
 
     def processors(self) -> dict[int, Processor]:
@@ -105,7 +108,8 @@ class AdminProcessor:
         self._must_write()
         header = command.header(CreateTopicRequestHeader)
         known = self._topics.topics.get(header.topic)
-        attributes = dict(known.config.attributes) if known else {}
+        attributes = changed_attributes(dict(known.config.attributes) if known else {}, header.attributes)
+        retention_policy(RetentionPolicy(), attributes)
         await self._topics.put(
             TopicConfig(
                 topic_name=header.topic,
@@ -115,7 +119,7 @@ class AdminProcessor:
                 topic_filter_type=header.topic_filter_type,
                 topic_sys_flag=header.topic_sys_flag or 0,
                 order=header.order,
-                attributes=changed_attributes(attributes, header.attributes),
+                attributes=attributes,
             )
         )
         return response(command)
@@ -126,6 +130,7 @@ class AdminProcessor:
         if not isinstance(items, list):
             raise InvalidParameterError("topicConfigList is missing")
         for config in [topic_config(item) for item in items]:
+            retention_policy(RetentionPolicy(), config.attributes)
             await self._topics.put(config)
         return response(command)
 
@@ -193,7 +198,9 @@ class AdminProcessor:
         topic = self._topic(command.header(TopicRequestHeader).topic)
         await self._refresh(topic)
         table: dict[MessageQueue, Any] = {}
-        for queue in topic.queues[: topic.queue_nums]:
+        queues = topic.queues[: topic.queue_nums]
+        sizes = await self._retention.usage(queues)
+        for queue, size in zip(queues, sizes, strict=True):
             updated_ms = 0
             if queue.max_offset > queue.min_offset:
                 updated_ms = max(0, await self._queue_store.store_timestamp_ms(queue, queue.max_offset - 1))
@@ -201,6 +208,7 @@ class AdminProcessor:
                 "lastUpdateTimestamp": updated_ms,
                 "maxOffset": queue.max_offset,
                 "minOffset": queue.min_offset,
+                "storeBytes": size,  # of ours; other clients pass over it
             }
         return response(command, body=dumps({"offsetTable": table, "topicPutTps": 0.0}))
 
@@ -310,6 +318,16 @@ class AdminProcessor:
             "pendingAppendBytes": str(self._queue_store.pending_bytes),
             "epoch": str(self._queue_store.epoch),
         }
+        memory = self._retention.memory
+        if memory is not None:  # a slave does not look
+            max_bytes = self._retention.max_bytes
+            table |= {
+                "commitLogDiskRatio": f"{memory.used_bytes / max_bytes:.4f}" if max_bytes else "0.0",
+                "storeUsedBytes": str(memory.used_bytes),
+                "storeMaxBytes": str(max_bytes),
+                "storeFull": "true" if self._queue_store.full else "false",
+                "earliestMessageTimeStamp": str(self._retention.oldest_ms()),
+            }
         return response(command, body=dumps({"table": table}))
 
     def _get_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:

@@ -30,6 +30,7 @@ from .pull import PullProcessor
 from .query import QueryProcessor
 from .recall import RecallProcessor
 from .registration import Registration
+from .retention import RetentionService, check_settings
 from .schedule import ScheduleService
 from .send import SendProcessor
 from .send_back import SendBackProcessor
@@ -88,6 +89,7 @@ class Broker:
                 f"sync_timeout_s is {config.sync_timeout_s:g}; it must be above 0 and below lease_s "
                 f"({config.lease_s:g}), or a slow replica would cost the lease"
             )
+        check_settings(config)
         if config.broker_id < 0:
             raise ConfigError(f"broker id {config.broker_id} is negative; 0 is the master, 1 and up are slaves")
         self.config = config
@@ -128,6 +130,7 @@ class Broker:
         self._recalls: RecallProcessor | None = None
         self._schedule: ScheduleService | None = None
         self._transactions: TransactionService | None = None
+        self._retention = RetentionService(config, self._topics, self._queue_store)
 
     @property
     def broker_id(self) -> int:
@@ -167,7 +170,7 @@ class Broker:
         )
         self._send_backs = SendBackProcessor(self._topics, self._queue_store, schedule, store_host)
         self._recalls = RecallProcessor(config.broker_name, self._topics, schedule)
-        self._master_services = (schedule, transactions)
+        self._master_services = (schedule, transactions, self._retention)
         self._writers = (self._sends, self._send_backs, self._recalls, transactions)
         self._refuse_writes(self._slave_reason())
         server.set_processors(
@@ -188,6 +191,7 @@ class Broker:
                     self._offsets,
                     self._clients,
                     self._pulls,
+                    self._retention,
                 ),
             )
         )

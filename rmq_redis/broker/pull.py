@@ -191,14 +191,15 @@ class PullProcessor:
         queue = pull.queue
         wanted = pull.max_msg_nums if pull.filter is None else max(pull.max_msg_nums, _MAX_SCAN_NUMS)
         count = queue.read_nums(wanted, pull.max_bytes)
+        end = queue.max_offset
 
         def read(offsets: Sequence[int], records: list[bytes], error: StoreError | None) -> None:
             if pull.connection.closed:
                 return
             if error is not None:
                 pull.connection.write_command(error_response(pull.command, error))
-            elif not records:  # removed meanwhile; the next look finds where the queue begins now
-                self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, queue.max_offset)
+            elif not records:  # all of them were removed meanwhile; what came since then is behind them
+                self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, end)
             else:
                 self._deliver(pull, offsets, records)
 

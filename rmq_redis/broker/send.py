@@ -235,6 +235,8 @@ class SendProcessor:
                 f"the message body has {len(body)} bytes, at most {self._config.max_message_bytes} are allowed"
             )
         if not self._queue_store.available:
+            if self._queue_store.full:
+                raise ServiceNotAvailableError("the store is full and takes no messages; try another broker or later")
             raise ServiceNotAvailableError("the store cannot be reached; try another broker")
         if self._queue_store.pending_bytes > self._config.max_pending_append_bytes:
             raise SystemBusyError(

@@ -17,13 +17,52 @@ if TYPE_CHECKING:
     from ..client.admin import AsyncAdmin
     from ..model import TopicRouteData
 
-app = typer.Typer(help="List, show, create and delete topics.", no_args_is_help=True)
+app = typer.Typer(help="List, show, create, change and delete topics.", no_args_is_help=True)
 Topic = Annotated[str, typer.Argument(help="Name of the topic.", show_default=False)]
 Queues = Annotated[
     int, option("--queues", "-q", help="Read and write queues in each broker group.", min=1, max=1024, metavar="N")
 ]
+RetentionTime = Annotated[
+    str | None,
+    option(
+        "--retention-time",
+        help="How long messages are kept: 72h, 7d, 90m, 30s; 0 for ever, -1 as the broker's setting.",
+        metavar="TIME",
+    ),
+]
+RetentionBytes = Annotated[
+    str | None,
+    option(
+        "--retention-bytes",
+        help="How much memory its messages may take in each broker group: 512m, 2g; 0 any, -1 as the broker's setting.",
+        metavar="SIZE",
+    ),
+]
+RetentionCount = Annotated[
+    str | None,
+    option(
+        "--retention-count",
+        help="How many messages are kept in each broker group; 0 any number, -1 as the broker's setting.",
+        metavar="N",
+    ),
+]
 PERMISSIONS = {"rw": 6, "r": 4, "w": 2, "none": 0}
 PERMISSION_NAMES = {number: name for name, number in PERMISSIONS.items()}
+
+
+def _attributes(time: str | None, size: str | None, count: str | None) -> str | None:
+    """The change of a topic's attributes that the retention options ask for."""
+    given = {"reserve.time": time, "reserve.bytes": size, "reserve.count": count}
+    changes = [f"+{name}={value}" for name, value in given.items() if value is not None]
+    if any("," in change for change in changes):
+        raise typer.BadParameter("a retention is one number with a unit, without commas", param_hint="--retention-...")
+    return ",".join(changes) or None
+
+
+def _permission(perm: str) -> int:
+    if perm not in PERMISSIONS:
+        raise typer.BadParameter(f"{perm!r} is not one of {', '.join(PERMISSIONS)}", param_hint="--perm")
+    return PERMISSIONS[perm]
 
 
 def _is_internal(topic: str, broker_names: set[str]) -> bool:
@@ -62,6 +101,7 @@ def show(topic: Topic, namesrv: Namesrv = DEFAULT_NAMESRV, json: Json = False, l
 
     async def work(admin: AsyncAdmin) -> dict[str, Any]:
         route = await admin.topic_route(topic)
+        attributes = (await admin.topic_config(topic)).attributes
         queues = [
             {
                 "broker_name": queue.broker_name,
@@ -69,6 +109,7 @@ def show(topic: Topic, namesrv: Namesrv = DEFAULT_NAMESRV, json: Json = False, l
                 "min_offset": offset.min_offset,
                 "max_offset": offset.max_offset,
                 "messages": offset.max_offset - offset.min_offset,
+                "store_bytes": offset.store_bytes,
                 "last_update_timestamp_ms": offset.last_update_timestamp,
             }
             for queue, offset in (await admin.topic_stats(topic)).items()
@@ -76,6 +117,8 @@ def show(topic: Topic, namesrv: Namesrv = DEFAULT_NAMESRV, json: Json = False, l
         return {
             "topic": topic,
             "messages": sum(queue["messages"] for queue in queues),
+            "store_bytes": sum(queue["store_bytes"] or 0 for queue in queues),
+            "attributes": attributes,
             "brokers": route_fields(route)["brokers"],
             "queues": queues,
         }
@@ -91,12 +134,15 @@ def show(topic: Topic, namesrv: Namesrv = DEFAULT_NAMESRV, json: Json = False, l
             f"{queue['min_offset']:,}",
             f"{queue['max_offset']:,}",
             f"{queue['messages']:,}",
+            "-" if queue["store_bytes"] is None else f"{queue['store_bytes']:,}",
             local_time(queue["last_update_timestamp_ms"]),
         )
         for queue in found["queues"]
     ]
-    rows.append(("", "", "", "", f"{found['messages']:,}", ""))
-    print_table(["<broker", "queue", "min offset", "max offset", "messages", "<last stored"], rows)
+    rows.append(("", "", "", "", f"{found['messages']:,}", f"{found['store_bytes']:,}", ""))
+    print_table(["<broker", "queue", "min offset", "max offset", "messages", "bytes", "<last stored"], rows)
+    if found["attributes"]:
+        print("attributes: " + ", ".join(f"{name}={value}" for name, value in sorted(found["attributes"].items())))
 
 
 def route_fields(route: TopicRouteData) -> dict[str, Any]:
@@ -157,17 +203,20 @@ def create(
         str | None,
         option("--cluster", help="Only in this cluster.", setting="cluster_name", show_default="in all"),
     ] = None,
+    retention_time: RetentionTime = None,
+    retention_bytes: RetentionBytes = None,
+    retention_count: RetentionCount = None,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
     log_level: LogLevel = "error",
 ) -> None:
     """Create a topic in every broker group, or change it."""
-    if perm not in PERMISSIONS:
-        raise typer.BadParameter(f"{perm!r} is not one of {', '.join(PERMISSIONS)}", param_hint="--perm")
+    number = _permission(perm)
+    attributes = _attributes(retention_time, retention_bytes, retention_count)
 
     async def work(admin: AsyncAdmin) -> list[str]:
         addresses = await admin.create_topic(
-            topic, queue_nums=queues, perm=PERMISSIONS[perm], order=order, cluster=cluster
+            topic, queue_nums=queues, perm=number, order=order, attributes=attributes, cluster=cluster
         )
         await admin.wait_for_route(topic)
         return addresses
@@ -177,6 +226,39 @@ def create(
         print_json({"topic": topic, "queues": queues, "perm": perm, "brokers": addresses})
     else:
         print(f"topic {topic}: {queues} queues in each of {', '.join(addresses)}")
+
+
+@app.command()
+def update(
+    topic: Topic,
+    queues: Annotated[
+        int | None,
+        option("--queues", "-q", help="Read and write queues in each broker group.", min=1, max=1024, metavar="N"),
+    ] = None,
+    perm: Annotated[str | None, option("--perm", help="What clients may do: rw, r, w or none.")] = None,
+    cluster: Annotated[
+        str | None,
+        option("--cluster", help="Only in this cluster.", setting="cluster_name", show_default="in all"),
+    ] = None,
+    retention_time: RetentionTime = None,
+    retention_bytes: RetentionBytes = None,
+    retention_count: RetentionCount = None,
+    namesrv: Namesrv = DEFAULT_NAMESRV,
+    json: Json = False,
+    log_level: LogLevel = "error",
+) -> None:
+    """Change what is given of a topic that exists, in every broker group."""
+    number = None if perm is None else _permission(perm)
+    attributes = _attributes(retention_time, retention_bytes, retention_count)
+
+    async def work(admin: AsyncAdmin) -> list[str]:
+        return await admin.update_topic(topic, queue_nums=queues, perm=number, attributes=attributes, cluster=cluster)
+
+    addresses = with_admin(namesrv, log_level, work)
+    if json:
+        print_json({"topic": topic, "brokers": addresses})
+    else:
+        print(f"topic {topic}: changed in each of {', '.join(addresses)}")
 
 
 @app.command()

@@ -56,11 +56,15 @@ T = TypeVar("T")
 
 
 class TopicOffset(msgspec.Struct, frozen=True, rename="camel"):
-    """What one queue holds: offsets ``min_offset`` to ``max_offset`` - 1, the last stored at that ms (0: empty)."""
+    """What one queue holds: offsets ``min_offset`` to ``max_offset`` - 1, the last stored at that ms (0: empty).
+
+    ``store_bytes`` is the memory that they take, if the broker says so (ours does; Apache's does not: None).
+    """
 
     min_offset: int
     max_offset: int
     last_update_timestamp: int = 0
+    store_bytes: int | None = None
 
 
 class ConsumeOffset(msgspec.Struct, frozen=True, rename="camel"):
@@ -203,6 +207,45 @@ class AsyncAdmin(AsyncLifecycle):
         for address in addresses:
             await self._call(address, request(RequestCode.UPDATE_AND_CREATE_TOPIC, header))
         return addresses
+
+    async def update_topic(
+        self,
+        topic: str,
+        *,
+        queue_nums: int | None = None,
+        perm: int | None = None,
+        attributes: str | None = None,
+        cluster: str | None = None,
+    ) -> list[str]:
+        """Changes what is given of a topic, on every master of ``cluster`` (default: of all) that has it.
+
+        Args:
+            attributes: ``+name=value,-name``.
+
+        Returns:
+            The brokers' addresses.
+
+        Raises:
+            TopicNotExistError: no broker has the topic.
+        """
+        changed: list[str] = []
+        for address in await self.master_addresses(cluster):
+            try:
+                known = await self.topic_config(topic, broker_addr=address)
+            except TopicNotExistError:
+                continue
+            changed += await self.create_topic(
+                topic,
+                read_queue_nums=known.read_queue_nums if queue_nums is None else queue_nums,
+                write_queue_nums=known.write_queue_nums if queue_nums is None else queue_nums,
+                perm=known.perm if perm is None else perm,
+                order=known.order,
+                attributes=attributes,
+                broker_addr=address,
+            )
+        if not changed:
+            raise TopicNotExistError(f"no broker has the topic {topic!r}")
+        return changed
 
     async def delete_topic(self, topic: str, *, cluster: str | None = None) -> None:
         """Deletes a topic with its messages from the brokers of ``cluster`` (default: of all) and the NameServers."""

@@ -423,6 +423,20 @@ class Admin(_Facade):
         """As ``AsyncAdmin.create_topic``."""
         return self._run(self._async.create_topic(topic, **options))
 
+    def update_topic(
+        self,
+        topic: str,
+        *,
+        queue_nums: int | None = None,
+        perm: int | None = None,
+        attributes: str | None = None,
+        cluster: str | None = None,
+    ) -> list[str]:
+        """As ``AsyncAdmin.update_topic``."""
+        return self._run(
+            self._async.update_topic(topic, queue_nums=queue_nums, perm=perm, attributes=attributes, cluster=cluster)
+        )
+
     def delete_topic(self, topic: str, *, cluster: str | None = None) -> None:
         """As ``AsyncAdmin.delete_topic``."""
         self._run(self._async.delete_topic(topic, cluster=cluster))

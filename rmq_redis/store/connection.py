@@ -17,8 +17,8 @@ from typing import Any, cast
 import hiredis
 from redis.asyncio.connection import parse_url
 
-from ..errors import ConfigError, StoreError, StoreFencedError
-from .functions import READ_ONLY, function_name, library, script
+from ..errors import ConfigError, StoreError, StoreFencedError, StoreFullError
+from .functions import LIBRARY_NAME, READ_ONLY, function_name, library, script
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +147,8 @@ def _resolver(future: asyncio.Future[Any]) -> Reply:
 def _store_error(text: str) -> StoreError:
     if text.startswith("FENCED"):
         return StoreFencedError(text)
+    if text.startswith("OOM"):
+        return StoreFullError(f"Redis is out of memory (maxmemory): {text}")
     return StoreError(text)
 
 
@@ -196,6 +198,9 @@ async def _greet(connection: StoreConnection, parameters: dict[str, Any]) -> Non
             await connection.execute("SELECT", parameters["db"])
         try:
             await connection.execute("FUNCTION", "LOAD", "REPLACE", library())
+        except StoreFullError:  # a full server takes no library: it has this one already, or EVAL does the same
+            known = await connection.execute("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY_NAME)
+            connection.uses_functions = bool(known)
         except StoreError as error:
             text = str(error).lower()
             if "unknown command" in text:

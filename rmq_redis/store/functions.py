@@ -238,6 +238,34 @@ if redis.call('ZSCORE', keys[2], args[2]) then
 end
 return 0
 """,
+    # keys: epoch, stream; args: epoch, sequence of the first entry that stays.
+    # Returns the sequence of the entry that is the first now (0: none), and the beginning of its record.
+    # What a consumer group still had pending of the removed entries is forgotten with them.
+    "trim": _GUARD
+    + """
+if redis.call('XTRIM', keys[2], 'MINID', '=', '0-' .. args[2]) > 0 then
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', keys[2])) do
+    local group
+    for i = 1, #info, 2 do
+      if info[i] == 'name' then group = info[i + 1] end
+    end
+    repeat
+      local pending = redis.call('XPENDING', keys[2], group, '-', '0-' .. tonumber(args[2]) - 1, 500)
+      for _, entry in ipairs(pending) do redis.call('XACK', keys[2], group, entry[1]) end
+    until #pending < 500
+  end
+end
+local first = redis.call('XRANGE', keys[2], '-', '+', 'COUNT', 1)[1]
+if not first then return {0, ''} end
+return {tonumber(string.match(first[1], '-(%d+)$')), string.sub(first[2][2], 1, 80)}
+""",
+    # keys: stream...; args: samples.
+    # Returns for each the bytes of memory that it takes, estimated from its oldest nodes.
+    "memory_usage": """
+local result = {}
+for k = 1, #keys do result[k] = redis.call('MEMORY', 'USAGE', keys[k], 'SAMPLES', args[1]) or 0 end
+return result
+""",
     # keys: stream...; no args.
     # Returns for each: sequence of the first entry (0: none), sequence of the last ID given out.
     "queue_info": """
@@ -262,7 +290,10 @@ return result
 """,
 }
 
-READ_ONLY = frozenset({"due", "queue_info"})
+READ_ONLY = frozenset({"due", "memory_usage", "queue_info"})
+GROWING = frozenset({"append", "prepare", "schedule"})
+"""Those that take in messages, which a server out of memory (``maxmemory``) refuses. All others go on: offsets are
+committed, the oldest messages removed, due ones moved."""
 
 _DIGEST = hashlib.sha1("".join(f"{name}{body}" for name, body in sorted(BODIES.items())).encode()).hexdigest()[:10]
 LIBRARY_NAME = f"rmq_redis_{_DIGEST}"
@@ -277,7 +308,9 @@ def library() -> str:
     """Text of the library, for FUNCTION LOAD REPLACE."""
     parts = [f"#!lua name={LIBRARY_NAME}\n"]
     for name, body in BODIES.items():
-        flags = ", flags = {'no-writes'}" if name in READ_ONLY else ""
+        flags = ""
+        if name not in GROWING:
+            flags = f", flags = {{'{'no-writes' if name in READ_ONLY else 'allow-oom'}'}}"
         parts.append(
             "redis.register_function{"
             f"function_name = '{function_name(name)}', callback = function(keys, args)\n{body}\nend{flags}}}\n"

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import StoreError, StoreFencedError
+from ..errors import StoreError, StoreFencedError, StoreFullError
 from ..model import MessageQueue
 from ..protocol.frame import MAX_FRAME_BYTES
 from ..protocol.message import OFFSETS, QUEUE_OFFSET_POSITION, store_timestamp_position
@@ -34,6 +34,8 @@ COMMIT_RECORDS = 32
 """So many appends do not wait for the end of the loop turn: Redis begins while the broker reads the rest of a burst,
 instead of one resting while the other works."""
 
+NO_LIMIT = 1 << 62
+
 Appended = Callable[["Queue", int, "StoreError | None", Any], None]
 """Called once per append with (queue, queue offset of its first record, error, the caller's argument).
 
@@ -48,6 +50,7 @@ class Queue:
     Attributes:
         number: the queue's number in physical offsets.
         min_offset: offset of the first message still there; equal to ``max_offset`` when empty.
+        oldest_ms: when the message at ``min_offset`` was stored; 0 when nobody asked yet or there is none.
         max_offset: offset that the next message will get.
         size_hint: bytes of a large record of late; a read asks for what should fit.
         largest: bytes of the largest record there may be; a read never asks for more than ``MAX_READ_BYTES`` by it.
@@ -61,6 +64,7 @@ class Queue:
         "max_offset",
         "min_offset",
         "number",
+        "oldest_ms",
         "queue",
         "records",
         "size_hint",
@@ -73,6 +77,7 @@ class Queue:
         self.key = key
         self.min_offset = 0
         self.max_offset = 0
+        self.oldest_ms = 0
         self.size_hint = _FIRST_SIZE_HINT
         self.largest = MAX_FRAME_BYTES // 2
         self.records: list[bytes] = []
@@ -112,6 +117,10 @@ def deliver(queue: Queue, records: Sequence[bytes], offsets: Sequence[int]) -> b
         pack_into(body, position, offset, base | offset)
         position += len(record)
     return body
+
+
+def _nothing() -> None:
+    pass
 
 
 class QueueStore:
@@ -160,6 +169,14 @@ class QueueStore:
         self.queues_by_number: dict[int, Queue] = {}
         self.pending_bytes = 0
         """Bytes of records handed to ``append`` whose answer is not there."""
+        self.put_bytes = 0
+        """Bytes of records given to Redis since start."""
+        self.put_limit = NO_LIMIT
+        """``put_bytes`` from which on nothing is taken, until somebody has looked how much memory there is."""
+        self.put_alarm = NO_LIMIT
+        """``put_bytes`` at which ``on_alarm`` is called, once."""
+        self.on_alarm: Callable[[], None] = _nothing
+        """Called when ``put_alarm`` is reached, or Redis says that it is out of memory."""
         self.put_total = 0
         """Records appended since start."""
         self.reads_only = reads_only
@@ -217,7 +234,13 @@ class QueueStore:
 
     @property
     def available(self) -> bool:
-        return self._writes.connection is not None and not self._fenced
+        """Whether appends are taken: the store is there, ours, and has memory left."""
+        return self._writes.connection is not None and not self._fenced and self.put_bytes < self.put_limit
+
+    @property
+    def full(self) -> bool:
+        """Whether no memory is left for appends."""
+        return self.put_bytes >= self.put_limit
 
     async def _write_connection_opened(self, connection: StoreConnection) -> None:
         if self._replicas or self._flush:
@@ -291,8 +314,11 @@ class QueueStore:
             some = queues[start : start + 1000]
             answer = await connection.execute_function("queue_info", [queue.key for queue in some], [])
             for queue, first, last in zip(some, answer[::2], answer[1::2], strict=True):
+                min_offset = int(first) - 1 if first else int(last)
+                if min_offset != queue.min_offset:
+                    queue.oldest_ms = 0
                 queue.max_offset = int(last)
-                queue.min_offset = int(first) - 1 if first else int(last)
+                queue.min_offset = min_offset
 
     async def refresh(self, queues: list[Queue]) -> None:
         """Reads again how far the queues reach (for slaves, whose queues grow without them). Raises StoreError."""
@@ -315,6 +341,7 @@ class QueueStore:
         queue.records += records
         queue.waiting.append((len(records), done, arg))
         self.pending_bytes += size
+        self.put_bytes += size
         self._uncommitted += len(records)
         if self._uncommitted >= COMMIT_RECORDS:
             self._commit()
@@ -324,6 +351,9 @@ class QueueStore:
         if not queues:
             return
         self._uncommitted = 0
+        if self.put_bytes >= self.put_alarm:
+            self.put_alarm = NO_LIMIT
+            self.on_alarm()
         keys: list[bytes] = [self.keys.epoch]
         args: list[Arg] = [self._epoch]
         batch: list[tuple[Queue, list[bytes], list[tuple[int, Appended, Any]]]] = []
@@ -392,10 +422,12 @@ class QueueStore:
         self._on_new_records(queue, first_offset, records)
 
     def report(self, error: StoreError) -> None:
-        """Tells the broker, once per epoch, when an answer says that it is fenced off."""
+        """Tells the broker, once per epoch, that it is fenced off; every time, that the store is full."""
         if isinstance(error, StoreFencedError) and not self._fenced:
             self._fenced = True
             self._on_fenced(error)
+        elif isinstance(error, StoreFullError):
+            self.on_alarm()
 
     async def wait_until_answered(self, timeout_s: float) -> bool:
         """Waits until every append has its answer; False when that takes longer than ``timeout_s`` seconds."""

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_support import DEADLINE_S, CliProcess, environment, json_lines_of, json_of, result_of, run_cli, up, wait_until
@@ -236,3 +237,23 @@ def test_the_examples_do_what_they_say(env: dict[str, str]) -> None:
 def test_sends_in_json_are_one_object_a_line(topic: str, env: dict[str, str]) -> None:
     out = result_of("send", topic, "--json", "--key", "k", stdin="a\nb\n", **env)
     assert [json.loads(line)["queue_offset"] for line in out.splitlines()] == [0, 1]
+
+
+def test_retention_is_set_and_shown_and_works(topic: str, env: dict[str, str]) -> None:
+    result_of("topic", "create", topic, "--queues", "1", "--retention-time", "7d", "--retention-count", "100", **env)
+    result_of("send", topic, stdin="".join(f"{number}\n" for number in range(700)), **env)
+
+    def shown() -> Any:
+        return json_of("topic", "show", topic, **env)
+
+    found = wait_until(lambda: (s := shown())["messages"] == 200 and s, "100 messages are left in each broker group")
+    assert found["attributes"] == {"reserve.time": "7d", "reserve.count": "100"}
+    assert all(queue["min_offset"] == queue["max_offset"] - 100 for queue in found["queues"])
+    assert found["store_bytes"] == sum(queue["store_bytes"] for queue in found["queues"]) > 200 * 50
+    result_of("topic", "update", topic, "--retention-count", "10", "--perm", "r", **env)
+    found = wait_until(lambda: (s := shown())["messages"] == 20 and s, "10 messages are left in each broker group")
+    assert found["attributes"] == {"reserve.time": "7d", "reserve.count": "10"}
+    assert "attributes: reserve.count=10, reserve.time=7d" in result_of("topic", "show", topic, **env)
+    wrong = run_cli("topic", "update", topic, "--retention-time", "soon", **env)
+    assert wrong.returncode != 0
+    assert "reserve.time='soon'" in wrong.stderr

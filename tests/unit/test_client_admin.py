@@ -75,3 +75,22 @@ async def test_stats_of_all_brokers_are_merged() -> None:
         with pytest.raises(RemoteProtocolError):
             await admin.topic_stats("T")
     assert ConsumeOffset(10, 7).diff == 3
+
+
+async def test_updating_changes_what_is_given_where_the_topic_is() -> None:
+    async with cluster("broker-a", "broker-b") as fake, AsyncAdmin(config=fake.config()) as admin:
+        known = {"topicName": "T", "readQueueNums": 7, "writeQueueNums": 6, "perm": 4, "order": True}
+        answering(fake.brokers[0], RequestCode.GET_TOPIC_CONFIG, known)
+        fake.brokers[1].unsupported.add(RequestCode.GET_TOPIC_CONFIG)
+        for _ in range(2):
+            answering(fake.brokers[1], RequestCode.GET_ALL_TOPIC_CONFIG, {"topicConfigTable": {}})
+        changed = await admin.update_topic("T", perm=6, attributes="+reserve.time=1")
+        assert changed == [fake.brokers[0].address]
+        fields = fake.brokers[0].of(RequestCode.UPDATE_AND_CREATE_TOPIC)[0].ext_fields
+        wanted = {"readQueueNums": "7", "writeQueueNums": "6", "perm": "6", "order": "true"}
+        assert fields | wanted | {"attributes": "+reserve.time=1"} == fields
+        assert not fake.brokers[1].of(RequestCode.UPDATE_AND_CREATE_TOPIC)
+        fake.brokers[0].unsupported.add(RequestCode.GET_TOPIC_CONFIG)
+        answering(fake.brokers[0], RequestCode.GET_ALL_TOPIC_CONFIG, {"topicConfigTable": {}})
+        with pytest.raises(TopicNotExistError, match="no broker has the topic 'U'"):
+            await admin.update_topic("U")
