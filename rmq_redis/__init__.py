@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from .client.consumer import AsyncPushConsumer
     from .client.producer import AsyncProducer
     from .client.pull_consumer import AsyncPullConsumer
-    from .client.sync import Admin, Producer, PullConsumer, PushConsumer, TransactionProducer
+    from .client.request_reply import reply_to
+    from .client.sync import Admin, Producer, PullConsumer, PushConsumer
+    from .client.sync_transaction import TransactionProducer
     from .client.transaction import AsyncTransactionProducer, TransactionListener
     from .config import ClientConfig
     from .errors import (
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
         MessageIllegalLocallyError,
         RemotingConnectError,
         RemotingError,
+        ReplyTimeoutError,
         RequestTimeoutError,
         ResponseError,
         RmqError,
@@ -71,6 +74,7 @@ __all__ = [
     "PushConsumer",
     "RemotingConnectError",
     "RemotingError",
+    "ReplyTimeoutError",
     "RequestTimeoutError",
     "ResponseError",
     "RmqError",
@@ -82,6 +86,7 @@ __all__ = [
     "TransactionSendResult",
     "__version__",
     "hookimpl",
+    "reply_to",
 ]
 
 _MODULES = {
@@ -89,7 +94,9 @@ _MODULES = {
     ".client.consumer": ("AsyncPushConsumer",),
     ".client.producer": ("AsyncProducer",),
     ".client.pull_consumer": ("AsyncPullConsumer",),
-    ".client.sync": ("Admin", "Producer", "PullConsumer", "PushConsumer", "TransactionProducer"),
+    ".client.request_reply": ("reply_to",),
+    ".client.sync": ("Admin", "Producer", "PullConsumer", "PushConsumer"),
+    ".client.sync_transaction": ("TransactionProducer",),
     ".client.transaction": ("AsyncTransactionProducer", "TransactionListener"),
     ".config": ("ClientConfig",),
     ".hookspecs": ("hookimpl",),

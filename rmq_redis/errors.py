@@ -78,6 +78,10 @@ class RequestTimeoutError(RemotingError):
     """No answer in time; the request may or may not have been carried out."""
 
 
+class ReplyTimeoutError(RequestTimeoutError):
+    """A request was stored, but its reply did not come in time. RocketMQ's RequestTimeoutException, code 10006."""
+
+
 class ClientError(RmqError):
     """The SDK was used in a way that cannot work (not started, closed, no subscription)."""
 

@@ -47,6 +47,11 @@ PROPERTY_DLQ_ORIGIN_TOPIC = "DLQ_ORIGIN_TOPIC"
 PROPERTY_DLQ_ORIGIN_MESSAGE_ID = "DLQ_ORIGIN_MESSAGE_ID"
 PROPERTY_TRANSACTION_PREPARED = "TRAN_MSG"
 PROPERTY_PRODUCER_GROUP = "PGROUP"
+PROPERTY_CLUSTER = "CLUSTER"
+PROPERTY_MESSAGE_TYPE = "MSG_TYPE"
+PROPERTY_CORRELATION_ID = "CORRELATION_ID"
+PROPERTY_REPLY_TO_CLIENT = "REPLY_TO_CLIENT"
+PROPERTY_MESSAGE_TTL = "TTL"
 
 _NAME = re.compile(r"[%|a-zA-Z0-9_-]+\Z")
 
@@ -69,6 +74,11 @@ SYSTEM_TOPICS = SYSTEM_TOPICS_NOT_WRITABLE | {"TBW102", "BenchmarkTest", "RMQ_SY
 def is_system_topic(topic: str) -> bool:
     """Whether RocketMQ reserves this topic name."""
     return topic in SYSTEM_TOPICS or topic.startswith("rmq_sys_")
+
+
+def reply_topic(cluster: str) -> str:
+    """The topic of replies in a cluster. Source: ``MixAll.getReplyTopic``."""
+    return f"{cluster}_REPLY_TOPIC"
 
 
 def topic_name_error(topic: str) -> str | None:

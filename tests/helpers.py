@@ -147,7 +147,8 @@ def send_request(
     """A send in the header form of its code; ``fields`` are further header fields."""
     if properties is None:
         properties = f"UNIQ_KEY\x01{UNIQ_KEY}\x02" + (f"TAGS\x01{tags}\x02" if tags else "")
-    kind = SendMessageRequestHeader if code == RequestCode.SEND_MESSAGE else SendMessageRequestHeaderV2
+    is_v1 = code in (RequestCode.SEND_MESSAGE, RequestCode.SEND_REPLY_MESSAGE)
+    kind = SendMessageRequestHeader if is_v1 else SendMessageRequestHeaderV2
     values: dict[str, Any] = {
         "producer_group": "PG",
         "topic": topic,

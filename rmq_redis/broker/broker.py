@@ -30,6 +30,7 @@ from .pull import PullProcessor
 from .query import QueryProcessor
 from .recall import RecallProcessor
 from .registration import Registration
+from .reply import ReplyProcessor
 from .retention import RetentionService, check_settings
 from .schedule import ScheduleService
 from .send import SendProcessor
@@ -170,8 +171,9 @@ class Broker:
         )
         self._send_backs = SendBackProcessor(self._topics, self._queue_store, schedule, store_host)
         self._recalls = RecallProcessor(config.broker_name, self._topics, schedule)
+        replies = ReplyProcessor(config, self._topics, self._queue_store, self._clients, self.address)
         self._master_services = (schedule, transactions, self._retention)
-        self._writers = (self._sends, self._send_backs, self._recalls, transactions)
+        self._writers = (self._sends, self._send_backs, self._recalls, transactions, replies)
         self._refuse_writes(self._slave_reason())
         server.set_processors(
             processors_of(
@@ -179,6 +181,7 @@ class Broker:
                 self._send_backs,
                 self._recalls,
                 transactions,
+                replies,
                 self._pulls,
                 self._clients,
                 QueryProcessor(self._topics, self._queue_store),

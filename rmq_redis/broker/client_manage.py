@@ -31,6 +31,7 @@ from .topics import TopicTable
 logger = logging.getLogger(__name__)
 
 _ATTACHED = "client_groups"
+_PRODUCER_IDS = "producer_ids"
 
 
 class Member(msgspec.Struct, eq=False):
@@ -70,6 +71,7 @@ class ClientManager:
         self._locks: dict[str, dict[MessageQueue, tuple[str, float]]] = {}
         self.consumer_groups: dict[str, ConsumerGroup] = {}
         self.producer_groups: dict[str, dict[Connection, dict[str, Member]]] = {}
+        self._producers: dict[str, Connection] = {}
 
     def start(self) -> None:
         self._task = self._loop.create_task(self._expire())
@@ -97,6 +99,11 @@ class ClientManager:
         """Whether the group's last heartbeat said BROADCASTING."""
         known = self.consumer_groups.get(group)
         return known is not None and known.message_model == "BROADCASTING"
+
+    def find_producer(self, client_id: str) -> Connection | None:
+        """The connection of the client that sends producer heartbeats with this id."""
+        connection = self._producers.get(client_id)
+        return None if connection is None or connection.closed else connection
 
     # --- heartbeats --------------------------------------------------------------------------------------------------
 
@@ -132,6 +139,9 @@ class ClientManager:
             self.producer_groups.setdefault(producer.group_name, {}).setdefault(connection, {})[member.client_id] = (
                 member
             )
+        if heartbeat.producer_data_set:
+            self._producers[member.client_id] = connection
+            connection.attachments.setdefault(_PRODUCER_IDS, set()).add(member.client_id)
         for consumer in heartbeat.consumer_data_set:
             self._join(member, consumer, keep_subscriptions=heartbeat.without_sub)
         connection.attachments[_ATTACHED] = True
@@ -189,6 +199,9 @@ class ClientManager:
         """Takes a closed connection out of all its groups."""
         if not connection.attachments.pop(_ATTACHED, False):
             return
+        for client_id in connection.attachments.pop(_PRODUCER_IDS, ()):
+            if self._producers.get(client_id) is connection:
+                del self._producers[client_id]
         for name, members in list(self.producer_groups.items()):
             members.pop(connection, None)
             if not members:

@@ -56,7 +56,7 @@ from .schedule import ScheduleService, recall_key, take_due_ms
 from .topics import Topic, TopicTable, max_reconsume_times
 from .transaction import TransactionService
 
-_REGION = "DefaultRegion"
+REGION = "DefaultRegion"
 _MAX_CACHED_TAGS = 10_000
 _WRITE = int(Perm.WRITE)  # plain ints: an operator of an IntFlag costs as much as the rest of the check
 _HOST_FLAGS = int(MessageSysFlag.BORN_HOST_V6 | MessageSysFlag.STORE_HOST_V6)
@@ -88,13 +88,13 @@ class SendProcessor:
         self._schedule = schedule
         self._transactions = transactions
         self._id_prefix = store_host.hex().upper()
-        self._broker_properties = f"CLUSTER\x01{config.cluster_name}\x02MSG_REGION\x01{_REGION}\x02TRACE_ON\x01true\x02"
+        self._broker_properties = f"CLUSTER\x01{config.cluster_name}\x02MSG_REGION\x01{REGION}\x02TRACE_ON\x01true\x02"
         self._broker_property_bytes = self._broker_properties.encode()
         self._answer_head = (
             b'{"code":0,"extFields":{"MSG_REGION":"%b","TRACE_ON":"true","msgId":"%b%%b","queueId":"%%d",'
             b'"queueOffset":"%%d"},"flag":1,"language":"PYTHON","opaque":%%d,"serializeTypeCurrentRPC":"JSON",'
             b'"version":%d}'
-        ) % (_REGION.encode(), self._id_prefix.encode(), RemotingCommand(code=0).version)
+        ) % (REGION.encode(), self._id_prefix.encode(), RemotingCommand(code=0).version)
         self._tag_codes: dict[str, int] = {}
         self._last_store_ms = 0
         self._scheduled_numbers = count()
@@ -188,7 +188,7 @@ class SendProcessor:
             queue_id=queue_id,
             queue_offset=number,
             transaction_id=transaction_id,
-            region=_REGION,
+            region=REGION,
             trace_on="true",
         )
         code, remark = _stored_code(error)
@@ -377,7 +377,7 @@ class SendProcessor:
             message_id,
             queue_id,
             number,
-            region=_REGION,
+            region=REGION,
             trace_on="true",
             recall_handle=None if handle is None else encode_recall_handle(handle),
         )
@@ -417,7 +417,7 @@ class SendProcessor:
                     msg_id=message_ids,
                     queue_id=queue.queue.queue_id,
                     queue_offset=queue_offset,
-                    region=_REGION,
+                    region=REGION,
                     trace_on="true",
                 ),
                 remark=remark,

@@ -25,6 +25,7 @@ from ..model import (
     TopicConfig,
     group_name_error,
     is_system_topic,
+    reply_topic,
     topic_name_error,
 )
 from ..protocol.body import SubscriptionGroupConfig
@@ -105,10 +106,8 @@ class TopicTable:
 
     def _system_topics(self) -> list[TopicConfig]:
         rw = int(Perm.READ | Perm.WRITE)
-        topics = [
-            TopicConfig(topic_name="SELF_TEST_TOPIC", read_queue_nums=1, write_queue_nums=1, perm=rw),
-            TopicConfig(topic_name="RMQ_SYS_TRACE_TOPIC", read_queue_nums=1, write_queue_nums=1, perm=rw),
-        ]
+        names = ("SELF_TEST_TOPIC", "RMQ_SYS_TRACE_TOPIC", reply_topic(self._config.cluster_name))
+        topics = [TopicConfig(topic_name=name, read_queue_nums=1, write_queue_nums=1, perm=rw) for name in names]
         for name in dict.fromkeys((self._config.broker_name, self._config.cluster_name)):
             topics.append(TopicConfig(topic_name=name, read_queue_nums=1, write_queue_nums=1, perm=rw | Perm.INHERIT))
         if self._config.auto_create_topic_enable:
@@ -129,7 +128,8 @@ class TopicTable:
 
     def is_system(self, topic: str) -> bool:
         """Whether nobody may create or delete this topic by hand."""
-        return is_system_topic(topic) or topic in (self._config.broker_name, self._config.cluster_name)
+        cluster = self._config.cluster_name
+        return is_system_topic(topic) or topic in (self._config.broker_name, cluster, reply_topic(cluster))
 
     async def reload(self, *, force: bool = False) -> bool:
         """Reads topics and groups if they changed since the last time, or in any case. Raises StoreError."""

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import tenacity
 
-from ..codes import ResponseCode
+from ..codes import RequestCode, ResponseCode
 from ..errors import RemotingError, ResponseError, RouteNotFoundError, response_error
-from ..model import SEND_STATUS_BY_CODE, MessageQueue, SendResult
+from ..model import SEND_STATUS_BY_CODE, MessageQueue, SendResult, reply_topic
 from ..protocol.command import RemotingCommand
 from ..protocol.header import SendMessageResponseHeader
+from .route import RouteTable, publish_queues
 from .sending import QueueTarget
 
 RETRIABLE_CODES = frozenset(
@@ -35,13 +36,33 @@ class PublishTopic:
 
     __slots__ = ("active", "queues", "targets")
 
-    def __init__(self, group: str, queues: list[MessageQueue], addresses: dict[str, str]) -> None:
+    def __init__(self, group: str, queues: list[MessageQueue], addresses: dict[str, str], code: RequestCode) -> None:
         self.queues = queues
         self.active = queues
-        self.targets = {queue: QueueTarget(group, queue, addresses[queue.broker_name]) for queue in queues}
+        self.targets = {queue: QueueTarget(group, queue, addresses[queue.broker_name], code) for queue in queues}
 
     def avoid(self, broker_names: Collection[str]) -> None:
         self.active = [queue for queue in self.queues if queue.broker_name not in broker_names] or self.queues
+
+
+def make_topic(group: str, name: str, routes: RouteTable) -> PublishTopic | None:
+    """The queues of a topic by the routes known now; None when there is none that can be written."""
+    route = routes.routes.get(name) or routes.default_routes.get(name)
+    if route is None:
+        return None
+    addresses: dict[str, str] = {}
+    queues: list[MessageQueue] = []
+    for queue in publish_queues(name, route):
+        address = routes.master_address(queue.broker_name)
+        if address is not None:
+            addresses[queue.broker_name] = address
+            queues.append(queue)
+    if not queues:
+        return None
+    # All that goes to a cluster's reply topic is a reply. Java looks at every message's MSG_TYPE instead.
+    is_reply = any(name == reply_topic(broker.cluster) for broker in route.broker_datas)
+    code = RequestCode.SEND_REPLY_MESSAGE_V2 if is_reply else RequestCode.SEND_MESSAGE_V2
+    return PublishTopic(group, queues, addresses, code)
 
 
 class Send(NamedTuple):

@@ -150,6 +150,15 @@ class ConsumeService(ABC):
         except (Exception, asyncio.CancelledError) as error:
             return _failure(error)
 
+    async def call(self, handler: Handler, message: MessageExt) -> Any:
+        """A handler's result for one message; raises what it raises."""
+        if handler.is_async:
+            return await handler.function(message)
+        outcome = (await self._in_thread(handler, [message], False))[0]
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
     async def _in_thread(self, handler: Handler, messages: Sequence[MessageExt], stop_at_failure: bool) -> list[Any]:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix=f"rmq-{self._name}")

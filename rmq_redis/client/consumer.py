@@ -33,6 +33,7 @@ from .offsets import OffsetStore
 from .process_queue import ProcessQueue
 from .pulling import Puller, make_subscription
 from .rebalance import LOCK_LIVE_S, LOCK_RENEW_INTERVAL_S, QueueLocks, Rebalancer
+from .request_reply import Replier
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +153,7 @@ class AsyncPushConsumer(AsyncLifecycle):
         else:
             give_back = retries.give_back if self._clustering else _drop
             self.service = ConcurrentService(group, concurrency, self._handlers.get, give_back)
+        self.replies = Replier(self._instance, group, self.service.call)
         self._puller = Puller(
             self._instance,
             group,
@@ -197,6 +199,18 @@ class AsyncPushConsumer(AsyncLifecycle):
 
         def decorate(function: F) -> F:
             self.subscribe(topic, tags, function, expression_type=expression_type)
+            return function
+
+        return decorate
+
+    def replier(self, topic: str, tags: str = "*", *, expression_type: str = "TAG") -> Callable[[F], F]:
+        """Decorator: ``handler`` whose result, if it is bytes, str or a Message, is the reply to the message.
+
+        For messages that were sent with ``AsyncProducer.request``. A reply that cannot be delivered is logged.
+        """
+
+        def decorate(function: F) -> F:
+            self.subscribe(topic, tags, self.replies.handler(function), expression_type=expression_type)
             return function
 
         return decorate

@@ -17,10 +17,12 @@ from typing import Any, Protocol
 from ..codes import RequestCode, ResponseCode
 from ..config import ClientConfig, from_env, parse_addresses
 from ..errors import ClientError, ConfigError, RemotingError, ResponseError, RouteNotFoundError
+from ..hosts import pack_host
 from ..model import group_name_error
 from ..protocol.body import ConsumerData, HeartbeatData, ProducerData, SubscriptionData
 from ..protocol.command import RemotingCommand, response
 from ..protocol.header import ConsumerGroupRequestHeader
+from ..protocol.message import UniqKeyGenerator
 from ..remoting.client import RemotingClient
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 MIN_HEARTBEAT_INTERVAL_S = 0.2
 """Heartbeats that changes ask for are at least this far apart."""
 
+_INTRODUCED = "introduced"
 _instance_numbers = itertools.count(1)
 
 
@@ -55,6 +58,7 @@ class MQClientInstance:
         client_id: ``ip@pid#number``; known after ``start``.
         routes: the routes of the topics in use.
         broker: typed calls to brokers.
+        unique_keys: makes message ids.
         processors: answers further requests of brokers, by code; to be set before ``start``.
     """
 
@@ -74,6 +78,7 @@ class MQClientInstance:
         self.remoting: RemotingClient
         self.routes: RouteTable
         self.broker: BrokerApi
+        self.unique_keys: UniqKeyGenerator
 
     async def start(self) -> None:
         """Starts the background tasks. Opens no connection yet: a client may start before its servers do.
@@ -88,6 +93,7 @@ class MQClientInstance:
             self.client_ip = await _local_ip(self._addresses[0])
         name = self.config.instance_name or f"{os.getpid()}#{next(_instance_numbers)}{os.urandom(3).hex()}"
         self.client_id = f"{self.client_ip}@{name}"
+        self.unique_keys = UniqKeyGenerator(pack_host(f"{self.client_ip}:0")[:-4], os.getpid(), os.urandom(4))
         consumer_codes = (
             RequestCode.RESET_CONSUMER_CLIENT_OFFSET,
             RequestCode.GET_CONSUMER_STATUS_FROM_CLIENT,
@@ -188,15 +194,18 @@ class MQClientInstance:
 
     async def heartbeat(self) -> bool:
         """Sends a heartbeat to every broker of the routes in use; returns whether all of them answered."""
-        data = HeartbeatData(
-            client_id=self.client_id,
-            producer_data_set=[ProducerData(group) for group in sorted(self._producers)],
-            consumer_data_set=[consumer.consumer_data() for consumer in self._consumers.values()],
-        )
+        data = self._heartbeat_data()
         if not data.producer_data_set and not data.consumer_data_set:
             return True
         addresses = self.routes.addresses(masters_only=not data.consumer_data_set)
         return all(await asyncio.gather(*(self.heartbeat_to(address, data) for address in addresses)))
+
+    def _heartbeat_data(self) -> HeartbeatData:
+        return HeartbeatData(
+            client_id=self.client_id,
+            producer_data_set=[ProducerData(group) for group in sorted(self._producers)],
+            consumer_data_set=[consumer.consumer_data() for consumer in self._consumers.values()],
+        )
 
     async def heartbeat_to(self, address: str, data: HeartbeatData) -> bool:
         try:
@@ -204,6 +213,9 @@ class MQClientInstance:
         except (RemotingError, ResponseError) as error:
             logger.warning("%s: heartbeat to broker %s failed: %s", self.client_id, address, error)
             return False
+        connection = self.remoting.connections.get(address)
+        if connection is not None:
+            connection.attachments[_INTRODUCED] = True
         return True
 
     async def check_subscriptions(self, group: str, subscriptions: Iterable[SubscriptionData]) -> None:
@@ -223,6 +235,21 @@ class MQClientInstance:
                         await self.broker.check_client_config(address, group, self.client_id, subscription)
             except (RemotingError, RouteNotFoundError) as error:
                 logger.warning("group %s: the filter of topic %s was not checked: %s", group, subscription.topic, error)
+
+    async def introduce(self, addresses: Iterable[str], timeout_s: float) -> None:
+        """Sends a heartbeat to those of the brokers that had none over their connection of now; never raises."""
+        connections = self.remoting.connections
+        strangers = [
+            address
+            for address in addresses
+            if (connection := connections.get(address)) is None or _INTRODUCED not in connection.attachments
+        ]
+        if strangers:
+            data = self._heartbeat_data()
+            beats = [asyncio.ensure_future(self.heartbeat_to(address, data)) for address in strangers]
+            _, late = await asyncio.wait(beats, timeout=timeout_s)
+            for beat in late:
+                beat.cancel()
 
     async def _heartbeats(self) -> None:
         failures = 0

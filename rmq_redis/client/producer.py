@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import pluggy
@@ -26,17 +25,16 @@ from ..errors import (
     RouteNotFoundError,
 )
 from ..hookspecs import QueueSelector
-from ..hosts import pack_host
-from ..model import Message, MessageQueue, SendResult, SendStatus
+from ..model import Message, MessageExt, MessageQueue, SendResult, SendStatus
 from ..plugins import queue_selector as named_selector
 from ..protocol.frame import encode_frame
 from ..protocol.header import SendMessageResponseHeader
 from ..protocol.message import UniqKeyGenerator
 from ..remoting.connection import Connection
-from .attempt import PublishTopic, Send, StopAtDeadline, is_retriable, result_of
+from .attempt import PublishTopic, Send, StopAtDeadline, is_retriable, make_topic, result_of
 from .instance import MQClientInstance, check_group, client_config
 from .lifecycle import AsyncLifecycle
-from .route import publish_queues
+from .request_reply import Requests
 from .sending import (
     QueueTarget,
     check_body,
@@ -88,6 +86,7 @@ class AsyncProducer(AsyncLifecycle):
         self.group = group
         self.config = client_config(namesrv_addr, config, settings)
         self._instance = MQClientInstance(self.config)
+        self._requests = Requests(self._instance)
         self._select = named_selector(queue_selector, plugins)
         self._select_by_key = named_selector("HASH", plugins)
         self._topics: dict[str, PublishTopic] = {}
@@ -112,9 +111,7 @@ class AsyncProducer(AsyncLifecycle):
             ClientError: started before.
         """
         await self._instance.start()
-        self._unique_keys = UniqKeyGenerator(
-            pack_host(f"{self._instance.client_ip}:0")[:-4], os.getpid(), os.urandom(4)
-        )
+        self._unique_keys = self._instance.unique_keys
         self._connections = self._instance.remoting.connections
         self._instance.routes.on_topic_change.append(self._topic_changed)
         self._instance.routes.on_broker_change.append(self._brokers_changed)
@@ -125,6 +122,7 @@ class AsyncProducer(AsyncLifecycle):
         """Leaves the group and closes the connections. Sends in flight fail. A second call does nothing."""
         self._running = False
         self._topics.clear()
+        self._requests.close()
         for timer in self._avoided.values():
             timer.cancel()
         self._avoided.clear()
@@ -304,6 +302,34 @@ class AsyncProducer(AsyncLifecycle):
         timeout_s = timeout_s or self._timeout_s
         return await self._instance.broker.recall_message(address, self.group, topic, recall_handle, timeout_s)
 
+    async def request(
+        self,
+        message: Message,
+        *,
+        queue: MessageQueue | None = None,
+        key: str | None = None,
+        selector: QueueSelector | None = None,
+        timeout_s: float = 3.0,
+    ) -> MessageExt:
+        """Sends a message, and waits for the reply that a consumer gives to it (``AsyncPushConsumer.replier``).
+
+        Args:
+            timeout_s: seconds for all of it: send, handling, reply.
+            Others as ``send``.
+
+        Raises:
+            ReplyTimeoutError: the request is stored, but no reply came in time; it may have been handled.
+            Others as ``send``.
+        """
+        topic = self._topics.get(message.topic) or await self._find_topic(message.topic, timeout_s)
+        targets = [topic.targets.get(to) for to in (topic.active if queue is None else [queue])]
+        addresses = {target.address for target in targets if target is not None}
+
+        def send(asked: Message, remaining_s: float) -> Awaitable[SendResult]:
+            return self.send(asked, queue=queue, key=key, selector=selector, timeout_s=remaining_s)
+
+        return await self._requests.ask(message, addresses, timeout_s, send)
+
     # --- choosing ------------------------------------------------------------------------------------------------
 
     async def publish_queues(self, topic: str) -> list[MessageQueue]:
@@ -353,21 +379,9 @@ class AsyncProducer(AsyncLifecycle):
         return topic
 
     def _make_topic(self, name: str) -> PublishTopic | None:
-        routes = self._instance.routes
-        route = routes.routes.get(name) or routes.default_routes.get(name)
-        if route is None:
-            return None
-        addresses: dict[str, str] = {}
-        queues: list[MessageQueue] = []
-        for queue in publish_queues(name, route):
-            address = routes.master_address(queue.broker_name)
-            if address is not None:
-                addresses[queue.broker_name] = address
-                queues.append(queue)
-        if not queues:
-            return None
-        topic = PublishTopic(self.group, queues, addresses)
-        topic.avoid(self._avoided)
+        topic = make_topic(self.group, name, self._instance.routes)
+        if topic is not None:
+            topic.avoid(self._avoided)
         return topic
 
     def _topic_changed(self, name: str) -> None:

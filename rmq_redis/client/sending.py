@@ -46,11 +46,13 @@ class QueueTarget:
 
     __slots__ = ("address", "batch_head", "head", "oneway_head", "queue")
 
-    def __init__(self, group: str, queue: MessageQueue, address: str) -> None:
+    def __init__(
+        self, group: str, queue: MessageQueue, address: str, code: RequestCode = RequestCode.SEND_MESSAGE_V2
+    ) -> None:
         self.queue = queue
         self.address = address
-        self.head = _head_template(group, queue, RequestCode.SEND_MESSAGE_V2, batch=False, oneway=False)
-        self.oneway_head = _head_template(group, queue, RequestCode.SEND_MESSAGE_V2, batch=False, oneway=True)
+        self.head = _head_template(group, queue, code, batch=False, oneway=False)
+        self.oneway_head = _head_template(group, queue, code, batch=False, oneway=True)
         self.batch_head = _head_template(group, queue, RequestCode.SEND_BATCH_MESSAGE, batch=True, oneway=False)
 
 

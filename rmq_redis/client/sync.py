@@ -26,7 +26,6 @@ from ..model import (
     SendResult,
     TopicConfig,
     TopicRouteData,
-    TransactionSendResult,
 )
 from ..protocol.body import ClusterInfo
 from ..protocol.group_config import SubscriptionGroupConfig
@@ -35,7 +34,6 @@ from .consume import MessageHandler
 from .consumer import AsyncPushConsumer
 from .producer import AsyncProducer
 from .pull_consumer import BLOCK_TIMEOUT_S, AsyncPullConsumer
-from .transaction import AsyncTransactionProducer, TransactionListener
 
 T = TypeVar("T")
 F = TypeVar("F", bound=MessageHandler)
@@ -201,33 +199,21 @@ class Producer(_Facade):
         """As ``AsyncProducer.recall``."""
         return self._run(self._async.recall(topic, recall_handle, timeout_s=timeout_s))
 
+    def request(
+        self,
+        message: Message,
+        *,
+        queue: MessageQueue | None = None,
+        key: str | None = None,
+        selector: QueueSelector | None = None,
+        timeout_s: float = 3.0,
+    ) -> MessageExt:
+        """As ``AsyncProducer.request``."""
+        return self._run(self._async.request(message, queue=queue, key=key, selector=selector, timeout_s=timeout_s))
+
     def publish_queues(self, topic: str) -> list[MessageQueue]:
         """As ``AsyncProducer.publish_queues``."""
         return self._run(self._async.publish_queues(topic))
-
-
-class TransactionProducer(Producer):
-    """``AsyncTransactionProducer`` for code without an event loop: the listener's plain functions run in threads."""
-
-    def __init__(
-        self,
-        group: str,
-        listener: TransactionListener,
-        namesrv_addr: str | None = None,
-        *,
-        config: ClientConfig | None = None,
-        **options: Any,
-    ) -> None:
-        self._async: AsyncTransactionProducer = AsyncTransactionProducer(
-            group, listener, namesrv_addr, config=config, **options
-        )
-        _Facade.__init__(self, self._async)
-
-    def send_message_in_transaction(
-        self, message: Message, arg: Any = None, *, timeout_s: float | None = None
-    ) -> TransactionSendResult:
-        """As ``AsyncTransactionProducer.send_message_in_transaction``."""
-        return self._run(self._async.send_message_in_transaction(message, arg, timeout_s=timeout_s))
 
 
 class PushConsumer(_Facade):
@@ -273,6 +259,15 @@ class PushConsumer(_Facade):
 
         def decorate(function: F) -> F:
             self.subscribe(topic, tags, function, expression_type=expression_type)
+            return function
+
+        return decorate
+
+    def replier(self, topic: str, tags: str = "*", *, expression_type: str = "TAG") -> Callable[[F], F]:
+        """As ``AsyncPushConsumer.replier``."""
+
+        def decorate(function: F) -> F:
+            self.subscribe(topic, tags, self._async.replies.handler(function), expression_type=expression_type)
             return function
 
         return decorate

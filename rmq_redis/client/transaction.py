@@ -7,10 +7,13 @@ Source: RocketMQ 5.3 ``TransactionMQProducer``, ``DefaultMQProducerImpl.sendMess
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 import inspect
 import logging
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import msgspec
@@ -45,6 +48,8 @@ MAX_CHECKS = 2000
 """Questions that may wait for an answer; more are not answered, and the broker asks again. Source: the queue of
 TransactionMQProducer's check executor."""
 CHECKS_AT_ONCE = 8
+MAX_THREADS = 32
+"""In which plain functions of a listener run."""
 _DECISIONS = {
     LocalTransactionState.COMMIT_MESSAGE: int(MessageSysFlag.TRANSACTION_COMMIT),
     LocalTransactionState.ROLLBACK_MESSAGE: int(MessageSysFlag.TRANSACTION_ROLLBACK),
@@ -95,6 +100,7 @@ class AsyncTransactionProducer(AsyncProducer):
         self._transaction_topics = tuple(topics)
         self._checks = 0
         self._checking = asyncio.Semaphore(CHECKS_AT_ONCE)
+        self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix=f"rmq-{group}")
         self._instance.processors[RequestCode.CHECK_TRANSACTION_STATE] = self._check_requested
 
     async def start(self) -> None:
@@ -102,6 +108,11 @@ class AsyncTransactionProducer(AsyncProducer):
         await super().start()
         if self._transaction_topics:
             self._instance.spawn(self._introduce())
+
+    async def close(self) -> None:
+        """As ``AsyncProducer.close``. What a listener is at goes on; its outcome is asked for later."""
+        await super().close()
+        self._pool.shutdown(wait=False)
 
     async def _introduce(self) -> None:
         """Has the brokers of the topics know this producer, which a heartbeat does once their routes are known."""
@@ -205,7 +216,8 @@ class AsyncTransactionProducer(AsyncProducer):
             if inspect.iscoroutinefunction(function):
                 state = await function(*arguments)
             else:
-                state = await asyncio.to_thread(function, *arguments)
+                call = functools.partial(contextvars.copy_context().run, function, *arguments)
+                state = await asyncio.get_running_loop().run_in_executor(self._pool, call)
                 if inspect.isawaitable(state):  # a plain function that returned a coroutine
                     state = await state
         except Exception as error:

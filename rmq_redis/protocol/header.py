@@ -172,6 +172,14 @@ class SendMessageRequestHeader(Header):
     broker_name: str | None = msgspec.field(default=None, name="bname")
 
 
+class ReplyMessageRequestHeader(SendMessageRequestHeader, kw_only=True):
+    """PUSH_REPLY_MESSAGE_TO_CLIENT (326). Hosts are ``ip:port``."""
+
+    born_host: str
+    store_host: str
+    store_timestamp: Int64
+
+
 class SendMessageRequestHeaderV2(
     Header,
     rename={

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from interop_support import Cluster
 
@@ -30,9 +31,11 @@ from rmq_redis import (
     Producer,
     PullStatus,
     PushConsumer,
+    ReplyTimeoutError,
     ResponseError,
     RouteNotFoundError,
     SendStatus,
+    reply_to,
 )
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(900)]  # the first test may fetch and start Apache's servers
@@ -281,6 +284,37 @@ async def test_transactions(topic: str, namesrv: str) -> None:
     assert {(message.topic, message.keys, message.transaction_id) for message in listener.asked} == {
         (topic, "ask", results["ask"].transaction_id)
     }
+
+
+async def test_request_and_reply(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+    """Both ways to reply: what a replier returns, and a message that is sent by hand."""
+    group = unique("group")
+    consumer = AsyncPushConsumer(group, namesrv, consume_from_where=FIRST)
+
+    @consumer.replier(topic, "returned")
+    async def handle(message: MessageExt) -> Message:
+        return Message("", f"reply to {message.text()}", properties={"answered by": group})
+
+    async with consumer, AsyncProducer("sdk-interop-requests", namesrv) as asking:
+        for number in range(8):
+            reply = await asking.request(Message(topic, f"{number}", tags="returned"), timeout_s=30.0)
+            assert reply.text() == f"reply to {number}"
+            assert (reply.properties["answered by"], reply.properties["MSG_TYPE"]) == (group, "reply")
+        large = bytes(range(256)) * 64
+        other = AsyncPushConsumer(unique("group"), namesrv, consume_from_where=FIRST)
+
+        @other.handler(topic, "by hand")
+        async def answer(message: MessageExt) -> None:
+            await producer.send(reply_to(message, large))
+
+        async with other:
+            assert (await asking.request(Message(topic, b"?", tags="by hand"), timeout_s=30.0)).body == large
+        with pytest.raises(ReplyTimeoutError):
+            await asking.request(Message(topic, b"?", tags="nobody"), timeout_s=1.0)
+        changes = {"REPLY_TO_CLIENT": "not-here", "CLUSTER": reply.topic.removesuffix("_REPLY_TOPIC")}
+        orphan = msgspec.structs.replace(reply, properties={**reply.properties, **changes})
+        with pytest.raises(ResponseError, match="not-here"):
+            await producer.send(reply_to(orphan, b"nobody is there"))
 
 
 async def polled(consumer: AsyncPullConsumer, count: int) -> list[str]:

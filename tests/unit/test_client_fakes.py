@@ -83,6 +83,7 @@ class FakeBroker:
             RequestCode.CONSUMER_SEND_MSG_BACK: lambda _connection, command: response(command),
             RequestCode.RECALL_MESSAGE: lambda _connection, command: response(command),
             RequestCode.END_TRANSACTION: lambda _connection, _command: None,
+            RequestCode.SEND_REPLY_MESSAGE_V2: lambda _connection, command: response(command),
             RequestCode.LOCK_BATCH_MQ: self._lock,
             RequestCode.UNLOCK_BATCH_MQ: self._unlock,
             RequestCode.UPDATE_AND_CREATE_TOPIC: lambda _connection, command: response(command),
