@@ -53,6 +53,7 @@ class BrokerConfig:
     advertised_host: str = setting("", "IP address that clients are told; default: the one that reaches the NameServer")
     namesrv_addr: str = setting("127.0.0.1:9876", "NameServers: host:port;host:port")
     store: str = setting("", "Redis URL of this group's store; required")
+    store_replica: str = setting("", "Redis URL that a slave reads from; default: a replica that the store knows of")
     key_prefix: str = setting("rmq", "first part of every Redis key")
     register_period_s: float = setting(30.0, "seconds between registrations at each NameServer")
     failover: bool = setting(True, "a slave becomes the master when the master's lease expires")

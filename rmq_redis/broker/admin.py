@@ -336,7 +336,7 @@ class AdminProcessor:
             f"brokerIP1={self._broker_addr.rpartition(':')[0]}",
         ]
         for field in dataclasses.fields(self._config):
-            if field.name == "store":  # may hold a password
+            if field.name in ("store", "store_replica"):  # may hold a password
                 continue
             head, *rest = field.name.split("_")
             value = getattr(self._config, field.name)

@@ -106,6 +106,7 @@ class Broker:
             on_fenced=self._fence,
             on_reloaded=self._store_reloaded,
             reads_only=True,
+            replica_url=config.store_replica,
             replicas=config.in_sync_replicas if config.broker_role == "SYNC_MASTER" else 0,
             flush=config.flush_disk_type == "SYNC_FLUSH",
             confirm_timeout_s=config.sync_timeout_s,
@@ -231,6 +232,7 @@ class Broker:
         """The lease is ours: loads what the store has, and takes writes."""
         self._stop_following()
         try:
+            await self._queue_store.read_from(replica=False)
             await self._topics.start()
             await self._queue_store.load_ends()
             await self._offsets.load()
@@ -251,6 +253,10 @@ class Broker:
         for service in self._master_services:
             await service.close()
         self._offsets.abandon()
+        try:
+            await self._queue_store.read_from(replica=True)
+        except StoreError as error:
+            logger.info("broker %s: goes on reading from the primary: %s", self.config.broker_name, error)
         self._start_following()
         await self._topics_changed()
         if self._server is not None:

@@ -2,7 +2,7 @@
 
 redis-py borrows a connection for each command until its answer is there, so commands of one loop turn cannot follow
 each other on one connection in order. The broker's appends must; that, and a third of the time per call, is why the
-broker has this page of its own. Where to connect (URL, TLS, user, database) is parsed by redis-py.
+broker has this page of its own. Where to connect is in ``store.locate``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import hiredis
-from redis.asyncio.connection import parse_url
 
-from ..errors import ConfigError, StoreError, StoreFencedError, StoreFullError
+from ..errors import StoreError, StoreFencedError, StoreFullError
 from .functions import LIBRARY_NAME, READ_ONLY, function_name, library, script
+from .locate import Locator, Parameters, locator
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,8 @@ class StoreConnection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self.uses_functions = True
+        self.is_primary = False
+        """Whether the server took writes when the connection was opened."""
         self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -57,11 +59,21 @@ class StoreConnection(asyncio.Protocol):
         try:
             while (reply := reader.gets()) is not _NOT_ENOUGH:
                 if isinstance(reply, hiredis.ReplyError):
-                    reply = _store_error(str(reply))
+                    reply = self._error(str(reply))
                 self._answer(waiting.popleft(), reply)
         except (hiredis.ProtocolError, IndexError) as error:
             logger.error("store: the server's answer cannot be understood: %s", error)
             self.close()
+
+    def _error(self, text: str) -> StoreError:
+        if text.startswith("FENCED"):
+            return StoreFencedError(text)
+        if text.startswith("OOM"):
+            return StoreFullError(f"Redis is out of memory (maxmemory): {text}")
+        if text.startswith("MOVED") or (self.is_primary and text.startswith("READONLY")):
+            # The keys are elsewhere, or it is a replica now: look for the right server, after the answers that are here
+            self._loop.call_soon(self.abort)
+        return StoreError(text)
 
     @staticmethod
     def _answer(callback: Reply, reply: Any) -> None:
@@ -144,48 +156,33 @@ def _resolver(future: asyncio.Future[Any]) -> Reply:
     return resolve
 
 
-def _store_error(text: str) -> StoreError:
-    if text.startswith("FENCED"):
-        return StoreFencedError(text)
-    if text.startswith("OOM"):
-        return StoreFullError(f"Redis is out of memory (maxmemory): {text}")
-    return StoreError(text)
-
-
-def parse_store_url(url: str) -> dict[str, Any]:
-    """Connection parameters of a Redis URL.
-
-    Raises:
-        ConfigError: not a redis://, rediss:// or unix:// URL.
-    """
-    try:
-        return dict(parse_url(url))
-    except ValueError as error:
-        raise ConfigError(f"store {url!r} is not a Redis URL: {error}") from None
-
-
 async def open_connection(url: str, on_lost: Callable[[StoreConnection], None] | None = None) -> StoreConnection:
-    """Connects, authenticates, selects the database and loads the functions.
+    """Connects to the (primary) server that a URL stands for, authenticates, selects the database, loads the functions.
 
     Raises:
         StoreError: no server there, or it refused one of these steps.
     """
-    parameters = parse_store_url(url)
+    where = locator(url)
+    return await _connect(await where.primary(), where.shown, on_lost)
+
+
+async def _connect(
+    parameters: Parameters, shown: str, on_lost: Callable[[StoreConnection], None] | None
+) -> StoreConnection:
     loop = asyncio.get_running_loop()
+    host, port = parameters.get("host", "localhost"), parameters.get("port", 6379)
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
             if parameters.get("path"):
                 _, connection = await loop.create_unix_connection(lambda: StoreConnection(on_lost), parameters["path"])
             else:
                 _, connection = await loop.create_connection(
-                    lambda: StoreConnection(on_lost),
-                    parameters.get("host", "localhost"),
-                    parameters.get("port", 6379),
-                    ssl=_tls(url, parameters),
+                    lambda: StoreConnection(on_lost), host, port, ssl=_tls(parameters)
                 )
             await _greet(connection, parameters)
     except (OSError, TimeoutError) as error:
-        raise StoreError(f"cannot reach the store at {redact(url)}: {str(error) or 'no answer in time'}") from None
+        where = parameters.get("path") or f"{host}:{port}"
+        raise StoreError(f"cannot reach the store at {shown} ({where}): {str(error) or 'no answer in time'}") from None
     return connection
 
 
@@ -196,58 +193,67 @@ async def _greet(connection: StoreConnection, parameters: dict[str, Any]) -> Non
             await connection.execute("AUTH", *user, parameters["password"])
         if parameters.get("db"):
             await connection.execute("SELECT", parameters["db"])
+        if parameters.get("readonly"):
+            await connection.execute("READONLY")
         try:
             await connection.execute("FUNCTION", "LOAD", "REPLACE", library())
+            connection.is_primary = True
         except StoreFullError:  # a full server takes no library: it has this one already, or EVAL does the same
             known = await connection.execute("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY_NAME)
             connection.uses_functions = bool(known)
+            connection.is_primary = True
         except StoreError as error:
             text = str(error).lower()
             if "unknown command" in text:
                 connection.uses_functions = False  # a server without functions: EVAL does the same
+                connection.is_primary = True
             elif "readonly" not in text and "read only" not in text:
-                raise  # a replica has them from its primary
+                raise  # else it is a replica, which has them from its primary
     except BaseException:  # also when a server that says nothing was given up
         connection.close()
         raise
 
 
-def _tls(url: str, parameters: dict[str, Any]) -> ssl.SSLContext | None:
-    if not url.startswith("rediss://"):
+def _tls(parameters: Parameters) -> ssl.SSLContext | None:
+    if not parameters.get("ssl"):
         return None
-    context = ssl.create_default_context(cafile=parameters.get("ssl_ca_certs"))
-    if parameters.get("ssl_certfile"):
-        context.load_cert_chain(parameters["ssl_certfile"], parameters.get("ssl_keyfile"))
+    try:
+        context = ssl.create_default_context(cafile=parameters.get("ssl_ca_certs"))
+        if parameters.get("ssl_certfile"):
+            context.load_cert_chain(parameters["ssl_certfile"], parameters.get("ssl_keyfile"))
+    except OSError as error:
+        raise StoreError(f"the TLS files of the store cannot be used: {error}") from None
     if parameters.get("ssl_cert_reqs") in ("none", "optional"):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    elif str(parameters.get("ssl_check_hostname", True)).lower() in ("false", "0", "no"):
+        context.check_hostname = False
     return context
 
 
-def redact(url: str) -> str:
-    """The URL without its password, for messages and logs."""
-    head, separator, tail = url.rpartition("@")
-    if not separator:
-        return url
-    scheme, _, credentials = head.partition("://")
-    return f"{scheme}://{credentials.partition(':')[0]}:***@{tail}"
-
-
 class Store:
-    """A connection that comes back: to one Redis server, reopened with a growing pause whenever it breaks.
+    """A connection that comes back: reopened with a growing pause whenever it breaks, to the server that is right then.
 
     Attributes:
         connection: the open connection, or None while there is none.
     """
 
-    def __init__(self, url: str, name: str, on_open: Callable[[StoreConnection], Any] | None = None) -> None:
+    def __init__(
+        self,
+        url: str | Locator,
+        name: str,
+        on_open: Callable[[StoreConnection], Any] | None = None,
+        *,
+        from_replica: bool = False,
+    ) -> None:
         """
         Args:
+            from_replica: connects to a replica if the locator knows one.
             name: what the log calls it.
             on_open: awaited with each new connection before it is used; may raise StoreError to have it tried again.
         """
-        parse_store_url(url)
-        self._url = url
+        self._locator = locator(url) if isinstance(url, str) else url
+        self._from_replica = from_replica
         self._name = name
         self._on_open = on_open
         self._task: asyncio.Task[None] | None = None
@@ -259,7 +265,11 @@ class Store:
         self.connection = await self._open()
 
     async def _open(self) -> StoreConnection:
-        connection = await open_connection(self._url, self._lost)
+        find = self._locator.replica if self._from_replica else self._locator.primary
+        connection = await _connect(await find(), self._locator.shown, self._lost)
+        if self._locator.finds and not (connection.is_primary or self._from_replica):
+            connection.abort()
+            raise StoreError(f"the primary of {self._locator.shown} is a replica now; looking for its successor")
         if self._on_open is not None:
             try:
                 await self._on_open(connection)
@@ -273,7 +283,7 @@ class Store:
             return
         self.connection = None
         if not self._closing:
-            logger.warning("%s: lost the store at %s, reconnecting", self._name, redact(self._url))
+            logger.warning("%s: lost the store at %s, reconnecting", self._name, self._locator.shown)
             self._task = asyncio.get_running_loop().create_task(self._reopen())
 
     async def _reopen(self) -> None:
@@ -281,18 +291,35 @@ class Store:
         while not self._closing:
             try:
                 connection = await self._open()
-            except StoreFencedError:
-                raise
             except StoreError as error:
                 logger.debug("%s: %s", self._name, error)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _RETRY_MOST_S)
                 continue
+            if self.connection is not None:  # somebody else was faster
+                connection.close()
+                return
             if connection.closed:
                 continue
             self.connection = connection
-            logger.info("%s: the store at %s is back", self._name, redact(self._url))
+            logger.info("%s: the store at %s is back", self._name, self._locator.shown)
             return
+
+    async def read_from(self, *, replica: bool) -> None:
+        """Goes on with a connection to a replica, or to the primary. Raises StoreError; then nothing changed."""
+        if self._from_replica == replica:
+            return
+        self._from_replica = replica
+        if not self._locator.finds and await self._locator.primary() == await self._locator.replica():
+            return
+        try:
+            connection = await self._open()
+        except StoreError:
+            self._from_replica = not replica
+            raise
+        old, self.connection = self.connection, connection
+        if old is not None:
+            old.close()
 
     def reconnect(self) -> None:
         """Gives the connection up, if there is one; a new one is opened in the background."""
@@ -302,7 +329,7 @@ class Store:
     def current(self) -> StoreConnection:
         """The open connection. Raises StoreError while there is none."""
         if self.connection is None:
-            raise StoreError(f"the store at {redact(self._url)} cannot be reached")
+            raise StoreError(f"the store at {self._locator.shown} cannot be reached")
         return self.connection
 
     async def close(self) -> None:

@@ -123,12 +123,8 @@ class EmbeddedServer:
                 raise StoreError(f"{binary.name} did not start on port {port}; the end of its log:\n{self._log_tail()}")
 
     def _try_start(self, binary: Path, port: int) -> bool:
-        arguments = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.data_dir)]
-        arguments += ["--daemonize", "no", "--logfile", str(self.data_dir / "server.log")]
-        for name, value in self._settings.items():
-            arguments += [f"--{name}", value]
         self._process = subprocess.Popen(
-            arguments,
+            self._arguments(binary, port),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -142,6 +138,13 @@ class EmbeddedServer:
             time.sleep(0.01)
         self.kill()
         return False
+
+    def _arguments(self, binary: Path, port: int) -> list[str]:
+        arguments = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.data_dir)]
+        arguments += ["--daemonize", "no", "--logfile", str(self.data_dir / "server.log")]
+        for name, value in self._settings.items():
+            arguments += [f"--{name}", value]
+        return arguments
 
     def _log_tail(self) -> str:
         try:
@@ -174,6 +177,35 @@ class EmbeddedServer:
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+
+
+class SentinelServer(EmbeddedServer):
+    """A Sentinel, which watches a primary and its replicas and has a replica promoted when the primary is gone.
+
+    Args:
+        service: the name of what it watches.
+        primary_port: where the primary is when the Sentinel is started for the first time.
+        quorum: so many Sentinels must miss the primary.
+        down_after_ms: after so long without an answer it is missed.
+    """
+
+    def __init__(
+        self, data_dir: str | Path, service: str, primary_port: int, *, quorum: int, down_after_ms: int
+    ) -> None:
+        super().__init__(data_dir)
+        self._lines = [
+            f"sentinel monitor {service} 127.0.0.1 {primary_port} {quorum}",
+            f"sentinel down-after-milliseconds {service} {down_after_ms}",
+            f"sentinel failover-timeout {service} {max(10 * down_after_ms, 5000)}",
+        ]
+
+    def _arguments(self, binary: Path, port: int) -> list[str]:
+        # A Sentinel keeps in this file what it learns, so it is written once.
+        config = self.data_dir / f"sentinel-{port}.conf"
+        if not config.exists():
+            head = [f"port {port}", "bind 127.0.0.1", f'dir "{self.data_dir}"', f'logfile "{self.data_dir}/server.log"']
+            config.write_text("\n".join([*head, *self._lines, ""]))
+        return [str(binary), str(config), "--sentinel"]
 
 
 def _answers(port: int, pid: int) -> bool:

@@ -31,6 +31,7 @@ class GroupKeys:
     """Key names of one broker group, as bytes."""
 
     def __init__(self, prefix: str, broker_name: str) -> None:
+        self.tag = broker_name
         self.base = f"{prefix}:{{{broker_name}}}:".encode()
         self.topics = self.base + b"topics"
         self.groups = self.base + b"groups"

@@ -20,6 +20,7 @@ from ..protocol.message import OFFSETS, QUEUE_OFFSET_POSITION, store_timestamp_p
 from .confirm import Confirmation, ConfirmedReply
 from .connection import Arg, Store, StoreConnection
 from .keys import GroupKeys
+from .locate import Locator, locator
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,17 @@ def _nothing() -> None:
     pass
 
 
+class _Either:
+    """A primary and a replica with URLs of their own."""
+
+    finds = False
+
+    def __init__(self, primary: Locator, replica: Locator) -> None:
+        self.primary = primary.primary
+        self.replica = replica.primary
+        self.shown = f"{primary.shown}, replica {replica.shown}"
+
+
 class QueueStore:
     """Reads and writes queues. All appends of one turn of the event loop go to Redis in one function call.
 
@@ -138,6 +150,7 @@ class QueueStore:
         on_fenced: Callable[[StoreFencedError], None],
         on_reloaded: Callable[[], None] = lambda: None,
         reads_only: bool = False,
+        replica_url: str = "",
         replicas: int = 0,
         flush: bool = False,
         confirm_timeout_s: float = 3.0,
@@ -147,6 +160,7 @@ class QueueStore:
             on_new_records: called after each group commit, per queue with (queue, first offset, its records).
             on_fenced: called once when another master has taken the group over.
             reads_only: does not take the group over; ``begin_writing`` may come later.
+            replica_url: where a slave reads; "": a replica that ``url`` knows of, or the primary.
             replicas, flush, confirm_timeout_s: what an append waits for, see ``Confirmation``.
             on_reloaded: called after a lost connection, when it was read again how far the queues reach.
         """
@@ -159,8 +173,12 @@ class QueueStore:
         self._flush = flush
         self._confirm_timeout_ms = max(1, int(confirm_timeout_s * 1000))
         self._confirmation: Confirmation | None = None
-        self._writes = Store(url, "broker store", self._write_connection_opened)
-        self._reads = Store(url, "broker store (reads)")
+        primary = locator(url, keys.tag)
+        self._writes = Store(primary, "broker store", self._write_connection_opened)
+        replica = locator(replica_url, keys.tag) if replica_url else primary
+        self._reads = Store(
+            _Either(primary, replica) if replica_url else primary, "broker store (reads)", from_replica=reads_only
+        )
         self._dirty: list[Queue] = []
         self._uncommitted = 0
         self._epoch = b"0"
@@ -191,6 +209,10 @@ class QueueStore:
         await self._writes.start()
         if not self.reads_only:
             self.begin_writing(await self.current().execute("INCR", self.keys.epoch))
+
+    async def read_from(self, *, replica: bool) -> None:
+        """Reads from a replica (a slave), or the primary (a master). Raises StoreError; then nothing changed."""
+        await self._reads.read_from(replica=replica)
 
     def begin_writing(self, epoch: int) -> None:
         """From now on everything is written with this epoch, which the caller took."""

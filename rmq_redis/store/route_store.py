@@ -28,6 +28,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, WatchError
 
 from ..errors import ConfigError, StoreError
+from .locate import REGISTRY_VARIABLES, Parameters, from_environment, parse_store_url, sentinels
 from .route_entries import (
     REVISION_FIELD,
     GroupKey,
@@ -111,21 +112,33 @@ class RouteStore:
 
     @classmethod
     def from_url(cls, url: str, *, prefix: str = "rmq", broker_expiry_s: float = 120.0) -> RouteStore:
-        """A registry at ``redis://host:port/db``; nothing is opened yet.
+        """A registry at a URL of one server, or of Sentinels that know it (``store.locate``); nothing is opened yet.
 
         Raises:
-            ConfigError: not a Redis URL.
+            ConfigError: not such a URL.
         """
-        try:
-            redis = Redis.from_url(
-                url,
-                socket_timeout=_TIMEOUT_S,
-                socket_connect_timeout=_TIMEOUT_S,
-                health_check_interval=15,
-                retry=Retry(NoBackoff(), 0),
+        settings: Parameters = {
+            "socket_timeout": _TIMEOUT_S,
+            "socket_connect_timeout": _TIMEOUT_S,
+            "health_check_interval": 15,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        scheme = url.partition("://")[0]
+        if scheme.endswith("+sentinel"):
+            client, service, parameters = sentinels(url, REGISTRY_VARIABLES)
+            redis = client.master_for(service, **settings, **parameters)
+        elif scheme.endswith("+cluster"):
+            raise ConfigError(
+                f"registry: {without_credentials(url)!r}: the registry is one small Redis, not a Redis Cluster; use "
+                "redis:// or redis+sentinel://"
             )
-        except ValueError as error:
-            raise ConfigError(f"registry: {without_credentials(url)!r} is not a Redis URL: {error}") from None
+        else:
+            try:
+                given = parse_store_url(url)
+            except ConfigError as error:
+                raise ConfigError(f"registry: {error}") from None
+            added = from_environment(given, REGISTRY_VARIABLES)
+            redis = Redis.from_url(url, **settings, **{name: added[name] for name in added.keys() - given.keys()})
         return cls(redis, prefix=prefix, broker_expiry_s=broker_expiry_s, address=without_credentials(url))
 
     async def close(self) -> None:

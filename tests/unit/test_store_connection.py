@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from rmq_redis.errors import ConfigError, StoreError
+from rmq_redis.errors import StoreError
 from rmq_redis.store import connection as store_connection
-from rmq_redis.store.connection import Store, StoreConnection, open_connection, parse_store_url, redact
+from rmq_redis.store.connection import Store, StoreConnection, open_connection
 from rmq_redis.store.embedded import EmbeddedServer, find_server_binary, free_port
 
 
@@ -138,21 +138,3 @@ async def test_a_server_that_does_not_speak_redis_is_a_store_error() -> None:
     with pytest.raises(StoreError):
         await open_connection(f"redis://127.0.0.1:{port}/0")
     server.close()
-
-
-@pytest.mark.parametrize("url", ["", "http://x", "127.0.0.1:6379", "redis://h:port/0"])
-def test_what_is_no_redis_url_is_a_config_error(url: str) -> None:
-    with pytest.raises(ConfigError):
-        parse_store_url(url)
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://h:1/0", "redis://h:1/0"),
-        ("redis://:pw@h:1/0", "redis://:***@h:1/0"),
-        ("rediss://user:p@w@h:1/0", "rediss://user:***@h:1/0"),
-    ],
-)
-def test_passwords_are_not_shown(url: str, shown: str) -> None:
-    assert redact(url) == shown

@@ -1,0 +1,288 @@
+"""Which Redis server to connect to: a URL names one, or Sentinels or a Redis Cluster that know it.
+
+| URL | the primary | replicas |
+|---|---|---|
+| ``redis://[user:password@]host:port/db``, ``rediss://…`` (TLS), ``unix:///path?db=0`` | that server | none |
+| ``redis+sentinel://[user:password@]host:port,host:port/service[/db]`` (``rediss+sentinel``: TLS) | Sentinels | same |
+| ``redis+cluster://[user:password@]host:port,host:port`` (``rediss+cluster``: TLS) | owner of the key's slot | its |
+
+User, password and TLS files that a URL does not have come from the environment: ``<PREFIX>_USERNAME``, ``_PASSWORD``,
+``_CA_CERTS``, ``_CERTFILE``, ``_KEYFILE``; the prefix is ``RMQ_REDIS_STORE`` or ``RMQ_REDIS_REGISTRY``. Sentinels have
+their own user and password: ``?sentinel_username=…&sentinel_password=…``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from ..errors import ConfigError, StoreError
+
+STORE_VARIABLES = "RMQ_REDIS_STORE"
+REGISTRY_VARIABLES = "RMQ_REDIS_REGISTRY"
+_FROM_ENVIRONMENT = {
+    "username": "USERNAME",
+    "password": "PASSWORD",
+    "ssl_ca_certs": "CA_CERTS",
+    "ssl_certfile": "CERTFILE",
+    "ssl_keyfile": "KEYFILE",
+}
+_ASK_TIMEOUT_S = 1.0
+_SENTINEL_PORT = 26379
+_REDIS_PORT = 6379
+
+Parameters = dict[str, Any]
+"""What one connection needs, by redis-py's names: host, port or path, db, username, password, ssl, ssl_….
+``readonly``: a replica of a Redis Cluster, which must be told that reads are meant for it."""
+
+
+class Locator(Protocol):
+    """Finds the servers of one store. Both methods raise StoreError when nobody knows."""
+
+    shown: str
+    """For messages and logs, without the password."""
+    finds: bool
+    """Whether it may find another server the next time; a server it calls primary must be one."""
+
+    async def primary(self) -> Parameters: ...
+
+    async def replica(self) -> Parameters:
+        """A server to read from; the primary when there is no replica."""
+
+
+def locator(url: str, tag: str = "", variables: str = STORE_VARIABLES) -> Locator:
+    """What a URL stands for.
+
+    Args:
+        tag: hash tag of the keys that are meant, for Redis Cluster.
+
+    Raises:
+        ConfigError: not a URL of the kinds above.
+    """
+    scheme, separator, rest = url.partition("://")
+    base, _, kind = scheme.partition("+")
+    if kind and separator and base in ("redis", "rediss"):
+        if kind == "sentinel":
+            return _Sentinels(url, base, rest, variables)
+        if kind == "cluster":
+            return _Cluster(url, base, rest, tag, variables)
+    return _Direct(url, variables)
+
+
+def parse_store_url(url: str) -> Parameters:
+    """Connection parameters of a URL of one server.
+
+    Raises:
+        ConfigError: not a redis://, rediss:// or unix:// URL.
+    """
+    try:
+        parameters = dict(parse_url(url))
+    except ValueError as error:
+        raise ConfigError(
+            f"store {redact(url)!r} is not a Redis URL: {error}, or redis+sentinel:// or redis+cluster://"
+        ) from None
+    parameters.pop("connection_class", None)
+    if url.startswith("rediss://"):
+        parameters["ssl"] = True
+    return parameters
+
+
+def redact(url: str) -> str:
+    """The URL without its passwords, for messages and logs."""
+    url = "&".join("sentinel_password=***" if p.startswith("sentinel_password=") else p for p in url.split("&"))
+    head, _, query = url.partition("?")
+    if query.startswith("sentinel_password="):
+        query = "&".join(["sentinel_password=***", *query.split("&")[1:]])
+    url = f"{head}?{query}" if query else head
+    head, separator, tail = url.rpartition("@")
+    if not separator:
+        return url
+    scheme, _, credentials = head.partition("://")
+    return f"{scheme}://{credentials.partition(':')[0]}:***@{tail}"
+
+
+def from_environment(parameters: Parameters, variables: str) -> Parameters:
+    """The parameters, with what the environment has of those that are missing."""
+    added = {
+        name: os.environ[f"{variables}_{suffix}"]
+        for name, suffix in _FROM_ENVIRONMENT.items()
+        if not parameters.get(name) and os.environ.get(f"{variables}_{suffix}")
+    }
+    if not parameters.get("ssl"):
+        added = {name: value for name, value in added.items() if not name.startswith("ssl_")}
+    return parameters | added
+
+
+class _Direct:
+    finds = False
+
+    def __init__(self, url: str, variables: str) -> None:
+        self.shown = redact(url)
+        self._parameters = from_environment(parse_store_url(url), variables)
+
+    async def primary(self) -> Parameters:
+        return self._parameters
+
+    async def replica(self) -> Parameters:
+        return self._parameters
+
+
+class _Nodes:
+    """What URLs with several servers have in common.
+
+    Attributes:
+        nodes: host and port of each.
+        path: what follows them, split at its slashes.
+        parameters: user, password and TLS of the servers with data.
+        options: the query.
+    """
+
+    def __init__(self, url: str, base: str, rest: str, default_port: int, variables: str) -> None:
+        parts = urlsplit(f"//{rest}")
+        credentials, _, hosts = parts.netloc.rpartition("@")
+        username, _, password = credentials.partition(":")
+        self.options = dict(parse_qsl(parts.query))
+        self.nodes: list[tuple[str, int]] = []
+        for node in hosts.split(","):
+            host, colon, port = node.rpartition(":")
+            if not colon or node.endswith("]"):
+                host, port = node, str(default_port)
+            if not host or not port.isdecimal():
+                raise ConfigError(f"store {redact(url)!r}: {node!r} is not host:port")
+            self.nodes.append((host.strip("[]"), int(port)))
+        self.path = [part for part in parts.path.split("/") if part]
+        parameters: Parameters = {name: value for name, value in self.options.items() if name.startswith("ssl_")}
+        if base == "rediss":
+            parameters["ssl"] = True
+        if username:
+            parameters["username"] = unquote(username)
+        if password:
+            parameters["password"] = unquote(password)
+        self.parameters = from_environment(parameters, variables)
+        self.shown = redact(url)
+
+
+def sentinels(url: str, variables: str) -> tuple[Sentinel, str, Parameters]:
+    """(redis-py's Sentinel client, service, parameters of its servers) of a ``redis+sentinel://`` URL.
+
+    Raises:
+        ConfigError: it cannot be read; the text says why.
+    """
+    scheme, _, rest = url.partition("://")
+    nodes = _Nodes(url, scheme.partition("+")[0], rest, _SENTINEL_PORT, variables)
+    service, db = (*nodes.path, "0")[:2] if nodes.path else ("", "")
+    if not db.isdecimal() or len(nodes.path) > 2:
+        raise ConfigError(f"store {nodes.shown!r} is not redis+sentinel://host:port,host:port/service/db")
+    tls = {name: value for name, value in nodes.parameters.items() if name.startswith("ssl")}
+    own = {name: nodes.options.get(f"sentinel_{name}") for name in ("username", "password")}
+    settings: Parameters = {
+        "socket_timeout": _ASK_TIMEOUT_S,
+        "socket_connect_timeout": _ASK_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    client = Sentinel(nodes.nodes, sentinel_kwargs=settings | tls | own)  # type: ignore[no-untyped-call]
+    return client, service, nodes.parameters | {"db": int(db)}
+
+
+class _Sentinels:
+    finds = True
+
+    def __init__(self, url: str, base: str, rest: str, variables: str) -> None:
+        self._url = url
+        self._variables = variables
+        self.shown = redact(url)
+        sentinels(url, variables)  # refuses now what cannot be read
+
+    async def primary(self) -> Parameters:
+        client, service, parameters = sentinels(self._url, self._variables)
+        try:
+            host, port = await client.discover_master(service)
+        except (RedisError, OSError) as error:
+            raise StoreError(f"no Sentinel of {self.shown} knows the primary: {error}") from None
+        finally:
+            await _close(client)
+        return parameters | {"host": host, "port": port}
+
+    async def replica(self) -> Parameters:
+        client, service, parameters = sentinels(self._url, self._variables)
+        try:
+            found = await client.discover_slaves(service)
+            host, port = random.choice(found) if found else await client.discover_master(service)
+        except (RedisError, OSError) as error:
+            raise StoreError(f"no Sentinel of {self.shown} knows a replica: {error}") from None
+        finally:
+            await _close(client)
+        return parameters | {"host": host, "port": port}
+
+
+async def _close(client: Sentinel) -> None:
+    for sentinel in client.sentinels:
+        try:
+            await sentinel.aclose()
+        except (RedisError, OSError):
+            pass
+
+
+class _Cluster:
+    finds = True
+
+    def __init__(self, url: str, base: str, rest: str, tag: str, variables: str) -> None:
+        nodes = _Nodes(url, base, rest, _REDIS_PORT, variables)
+        if nodes.path and nodes.path != ["0"]:
+            raise ConfigError(f"store {nodes.shown!r}: a Redis Cluster has database 0 only")
+        self.shown = nodes.shown
+        self._parameters = nodes.parameters
+        self._nodes = nodes.nodes
+        self._slot = key_slot(tag.encode())
+
+    async def primary(self) -> Parameters:
+        (host, port), *_ = await self._servers()
+        return self._parameters | {"host": host, "port": port}
+
+    async def replica(self) -> Parameters:
+        primary, *replicas = await self._servers()
+        host, port = random.choice(replicas) if replicas else primary
+        return self._parameters | {"host": host, "port": port, "readonly": bool(replicas)}
+
+    async def _servers(self) -> list[tuple[str, int]]:
+        """The slot's primary, then its replicas, as the first node that answers knows them."""
+        failures: list[str] = []
+        for node in list(self._nodes):
+            client: Redis = Redis(
+                host=node[0],
+                port=node[1],
+                socket_timeout=_ASK_TIMEOUT_S,
+                socket_connect_timeout=_ASK_TIMEOUT_S,
+                retry=Retry(NoBackoff(), 0),
+                **self._parameters,
+            )
+            try:
+                answer = await client.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+                servers = _servers_of(answer, self._slot, node[0])
+                if servers:
+                    return servers
+                failures.append(f"{node[0]}:{node[1]}: nobody owns slot {self._slot}")
+            except (RedisError, OSError) as error:
+                failures.append(f"{node[0]}:{node[1]}: {error}")
+            finally:
+                await client.aclose()
+            self._nodes.append(self._nodes.pop(0))  # the others first, the next time
+        raise StoreError(f"no node of {self.shown} helps: {'; '.join(failures)}")
+
+
+def _servers_of(answer: Any, slot: int, asked_host: str) -> list[tuple[str, int]]:
+    """Servers of a slot from CLUSTER SLOTS: ranges with the primary and the replicas, each [host, port, ...]."""
+    for first, last, *servers in answer:
+        if first <= slot <= last:
+            return [(host.decode() if host else asked_host, port) for host, port, *_ in servers]
+    return []
