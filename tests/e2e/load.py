@@ -57,6 +57,15 @@ async def all_messages(namesrv_addr: str, topic: str) -> dict[tuple[int, int], M
     return found
 
 
+async def more_than(seen: int, namesrv_addr: str, topic: str, count: int) -> int:
+    """How many messages the topic has, if more than ``seen`` or all of them; 0 when nobody can tell."""
+    try:
+        stored = len(await all_messages(namesrv_addr, topic))
+    except RmqError:  # the broker is not registered again yet
+        return 0
+    return stored if stored > min(seen, count) else 0
+
+
 async def sent_one(producer: AsyncProducer, topic: str) -> bool:
     try:
         await producer.send(Message(topic, "first"))

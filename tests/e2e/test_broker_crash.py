@@ -15,11 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from helpers import eventually
-from load import Load, all_messages, check, check_streams, sent_one
+from load import Load, all_messages, check, check_streams, more_than, sent_one
 from processes import broker, namesrv
 
 from rmq_redis import AsyncAdmin, AsyncProducer, AsyncPushConsumer, Message, MessageExt
-from rmq_redis.errors import RmqError
 from rmq_redis.model import ConsumeFromWhere
 from rmq_redis.store.embedded import EmbeddedServer
 
@@ -140,15 +139,6 @@ async def test_killed_master_neither_loses_nor_doubles_what_is_due_later(tmp_pat
     assert Counter(message.text() for message in stored.values() if message.text() != "first") == {
         f"t{number}": 1 for number in range(count)
     }
-
-
-async def more_than(seen: int, namesrv_addr: str, topic: str, count: int) -> int:
-    """How many messages the topic has, if more than ``seen`` or all of them; 0 when nobody can tell."""
-    try:
-        stored = len(await all_messages(namesrv_addr, topic))
-    except RmqError:  # the broker is not registered again yet
-        return 0
-    return stored if stored > min(seen, count) else 0
 
 
 async def test_killed_store_loses_nothing_acknowledged(tmp_path: Path) -> None:

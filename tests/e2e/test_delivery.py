@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from cli_support import DEADLINE_S, environment, json_lines_of, json_of, result_of, run_cli, up
 from helpers import eventually
+from load import all_messages, more_than, sent_one
+from processes import RoleProcess, broker, namesrv
 
-from rmq_redis import AsyncPullConsumer, AsyncPushConsumer, ConsumeFromWhere, MessageExt
+from rmq_redis import AsyncProducer, AsyncPullConsumer, AsyncPushConsumer, ConsumeFromWhere, Message, MessageExt
+from rmq_redis.store.embedded import EmbeddedServer
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -146,3 +153,98 @@ def test_the_example_of_retries_and_dead_letters(namesrv_addr: str) -> None:
         "order 7: delivery 3",
         "dead letter: order 7 of payments, keys order-7",
     ]
+
+
+# --- kill -9 while messages fall due ---------------------------------------------------------------------------------
+
+BURST = 10_000
+BURSTS = 5
+"""Bursts until one is hit in the middle. The first almost always is; a machine that stalls may miss it."""
+
+
+async def send_burst(producer: AsyncProducer, topic: str, name: str) -> None:
+    """``BURST`` messages that are all due at one time, soon after the last is sent."""
+    due_ms = int(time.time() * 1000) + 4000
+    numbers = iter(range(BURST))
+
+    async def keep_sending() -> None:
+        for number in numbers:
+            message = Message(topic, f"{name}-{number}").with_deliver_at_ms(due_ms)
+            assert (await producer.send(message, timeout_s=DEADLINE_S)).attempts == 1
+
+    await asyncio.gather(*(keep_sending() for _ in range(50)))
+
+
+class BurstTest:
+    """Bursts of timers at one broker, until a kill has hit one in the middle."""
+
+    def __init__(self, names: RoleProcess, store: EmbeddedServer) -> None:
+        self._namesrv_addr = names.address
+        self._store = store
+        self._expected: Counter[str] = Counter()
+        self.topic = "burst"
+
+    def moved(self) -> int:
+        """How many messages are in their queues."""
+        with redis.Redis.from_url(self._store.url) as client:
+            keys = [f"rmq:{{broker-a}}:queue:{self.topic}:{queue_id}" for queue_id in range(4)]
+            return sum(int(client.xlen(key)) for key in keys)
+
+    async def run(self, kill: Callable[[], int], restart: Callable[[], None]) -> None:
+        """``kill`` returns how many messages were in their queues then."""
+        async with AsyncProducer("burst-producer", self._namesrv_addr, poll_name_server_interval_s=0.5) as producer:
+            for burst in range(BURSTS):
+                await eventually(lambda: sent_one(producer, self.topic), "sends are taken", DEADLINE_S)
+                before = self.moved()
+                await send_burst(producer, self.topic, f"burst {burst}")
+                self._expected.update(f"burst {burst}-{number}" for number in range(BURST))
+                await eventually(lambda before=before: self.moved() > before, "the burst begins", DEADLINE_S)
+                hit = kill() < before + BURST
+                await asyncio.to_thread(restart)
+                complete = before + BURST
+                await eventually(lambda complete=complete: self.moved() >= complete, "all came", DEADLINE_S)
+                if hit:
+                    break
+        assert hit, f"{BURSTS} bursts were over before the kill"
+        await eventually(lambda: more_than(complete - 1, self._namesrv_addr, self.topic, complete), "", DEADLINE_S)
+        stored = Counter(message.text() for message in (await all_messages(self._namesrv_addr, self.topic)).values())
+        del stored["first"]
+        assert stored == self._expected
+        with redis.Redis.from_url(self._store.url) as client:
+            assert client.keys("rmq:{broker-a}:scheduled*") + client.keys("*:recallable") == []
+
+
+async def test_a_broker_killed_in_a_burst_neither_loses_nor_doubles(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "store") as store, namesrv(store.url, tmp_path) as names:
+        master = broker(store.url, names.address, tmp_path, "--port", "0").wait_until_serving()
+        try:
+            test = BurstTest(names, store)
+
+            def kill() -> int:
+                master.kill()
+                return test.moved()
+
+            def restart() -> None:
+                nonlocal master
+                master = broker(store.url, names.address, tmp_path, "--port", master.port).wait_until_serving()
+
+            await test.run(kill, restart)
+        finally:
+            master.kill()
+
+
+async def test_a_store_killed_in_a_burst_neither_loses_nor_doubles(tmp_path: Path) -> None:
+    with (
+        EmbeddedServer(tmp_path / "registry") as registry,
+        EmbeddedServer(tmp_path / "store", settings={"appendfsync": "always"}) as store,
+        namesrv(registry.url, tmp_path) as names,
+        broker(store.url, names.address, tmp_path, "--port", "0"),
+    ):
+        test = BurstTest(names, store)
+
+        def kill() -> int:
+            moved = test.moved()
+            store.kill()
+            return moved
+
+        await test.run(kill, store.start)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from interop_support import Cluster, Driver, DriverProcess, Event, create_topic, unique_name
+from interop_support import Cluster, Driver, DriverProcess, Event, create_topic, has_route, unique_name, wait_until
+
+from rmq_redis import MessageExt, PullConsumer
 
 REDELIVERY_DEADLINE_S = 90.0
 
@@ -140,6 +142,55 @@ def delivers_a_failed_message_again(driver: Driver, cluster: Cluster) -> None:
     assert again["properties"]["RETRY_TOPIC"] == topic
     if "offsetMsgId" in first:
         assert again["properties"]["ORIGIN_MESSAGE_ID"] == first["offsetMsgId"]
+
+
+def parks_a_message_that_always_fails(driver: Driver, cluster: Cluster) -> None:
+    """One further try, which the consumer asks for, then the dead-letter topic; its origin is kept."""
+    topic = create_topic(cluster)
+    group = unique_name("group")
+    driver.produce(cluster, topic, 2, key_prefix="order", tags="TagA", properties="shop=1")
+    options = {"fail_bodies": "message-1", "fail_always": "true", "max_reconsume_times": "1"}
+    dead_letter_topic = f"%DLQ%{group}"
+    with driver.consume(cluster, topic, group, **options) as consumer:
+        consumer.wait_for(lambda: len(consumer.messages()) == 3, "two deliveries and one redelivery", 90)
+        wait_until(lambda: has_route(cluster, dead_letter_topic), f"route of {dead_letter_topic}")
+        consumer.stop()
+        deliveries = consumer.messages()
+    assert Counter(message["body"] for message in deliveries) == {"message-0": 1, "message-1": 2}
+    first, again = (message for message in deliveries if message["body"] == "message-1")
+    assert (first["reconsumeTimes"], again["reconsumeTimes"]) == (0, 1)
+    dead: list[MessageExt] = []
+
+    def dead_letter_arrived() -> bool:
+        with PullConsumer(unique_name("group"), cluster.namesrv_addr) as reader:
+            for queue in reader.fetch_subscribe_message_queues(dead_letter_topic):
+                dead.extend(reader.pull(queue).messages)
+        return bool(dead)
+
+    wait_until(dead_letter_arrived, "the dead letter")
+    (message,) = dead
+    assert (message.text(), message.keys, message.tags) == ("message-1", "order-1", "TagA")
+    assert (message.reconsume_times, message.properties["shop"]) == (2, "1")
+    assert message.properties["RETRY_TOPIC"] == topic
+    if "offsetMsgId" in first:
+        assert message.properties["ORIGIN_MESSAGE_ID"] == first["offsetMsgId"]
+
+
+def delivers_later(driver: Driver, cluster: Cluster, earliest_ms: int, **options: object) -> None:
+    """What ``options`` delay is not there before ``earliest_ms`` after its send, and comes once."""
+    topic = create_topic(cluster)
+    with driver.consume(cluster, topic, unique_name("group")) as consumer:
+        consumer.wait_for(lambda: len(consumer.queues()) == 4, "queues")
+        sent = driver.produce(cluster, topic, 3, key_prefix="order", **options)
+        consumer.wait_for_bodies({event["body"] for event in sent}, 30)
+        consumer.stop()
+        received = {message["body"]: message for message in consumer.messages()}
+        assert len(consumer.messages()) == 3
+    for event in sent:
+        message = received[event["body"]]
+        assert message["atMs"] - event["atMs"] > earliest_ms
+        assert message["topic"] == topic
+        assert message["keys"] == f"order-{event['body'].rsplit('-', 1)[1]}"
 
 
 def stores_a_batch_as_single_messages(driver: Driver, cluster: Cluster) -> None:

@@ -50,3 +50,18 @@ def test_two_consumers_share_the_queues(node_driver: Driver, cluster: Cluster) -
 
 def test_delivers_a_failed_message_again(node_driver: Driver, cluster: Cluster) -> None:
     scenarios.delivers_a_failed_message_again(node_driver, cluster)
+
+
+def test_parks_a_message_that_always_fails_in_the_dead_letter_topic(node_driver: Driver, cluster: Cluster) -> None:
+    scenarios.parks_a_message_that_always_fails(node_driver, cluster)
+
+
+def test_delivers_a_delayed_message_when_it_is_due(node_driver: Driver, cluster: Cluster) -> None:
+    """Level 2 is five seconds."""
+    scenarios.delivers_later(node_driver, cluster, 4500, delay_level=2)
+
+
+@pytest.mark.parametrize("timer", ["TIMER_DELAY_SEC=2", "TIMER_DELAY_MS=2000"])
+def test_delivers_a_timer_message_when_it_is_due(node_driver: Driver, cluster: Cluster, timer: str) -> None:
+    """Apache rounds down to a second."""
+    scenarios.delivers_later(node_driver, cluster, 900, properties=timer)

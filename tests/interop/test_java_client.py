@@ -75,26 +75,7 @@ def test_delivers_a_failed_message_again(java_driver: Driver, cluster: Cluster) 
 
 
 def test_parks_a_message_that_always_fails_in_the_dead_letter_topic(java_driver: Driver, cluster: Cluster) -> None:
-    topic = create_topic(cluster)
-    group = unique_name("group")
-    java_driver.run(cluster, "create-group", group=group, retry_max_times=1)
-    java_driver.produce(cluster, topic, 2, key_prefix="order")
-    options = {"fail_bodies": "message-1", "fail_always": "true", "max_reconsume_times": "1"}
-    with java_driver.consume(cluster, topic, group, **options) as consumer:
-        consumer.wait_for(lambda: len(consumer.messages()) == 3, "two deliveries and one redelivery", 90)
-        dead_letter_topic = f"%DLQ%{group}"
-        wait_until(lambda: has_route(cluster, dead_letter_topic), f"route of {dead_letter_topic}")
-        consumer.stop()
-        assert Counter(consumer.bodies()) == {"message-0": 1, "message-1": 2}
-    dead: list[Event] = []
-
-    def dead_letter_arrived() -> bool:
-        dead.extend(messages(java_driver.run(cluster, "pull", topic=dead_letter_topic, group=unique_name("group"))))
-        return bool(dead)
-
-    wait_until(dead_letter_arrived, "the dead letter")
-    assert [(message["body"], message["keys"]) for message in dead] == [("message-1", "order-1")]
-    assert dead[0]["properties"]["RETRY_TOPIC"] == topic
+    scenarios.parks_a_message_that_always_fails(java_driver, cluster)
 
 
 def test_pull_consumer_reads_to_the_end_and_commits(java_driver: Driver, cluster: Cluster) -> None:
@@ -156,19 +137,7 @@ def test_finds_messages_by_id_and_by_key(java_driver: Driver, cluster: Cluster) 
 
 def test_delivers_a_delayed_message_when_it_is_due(java_driver: Driver, cluster: Cluster) -> None:
     """Level 2 is five seconds."""
-    topic = create_topic(cluster)
-    with java_driver.consume(cluster, topic, unique_name("group")) as consumer:
-        consumer.wait_for(lambda: len(consumer.queues()) == 4, "queues")
-        sent = java_driver.produce(cluster, topic, 3, delay_level=2, key_prefix="order")
-        consumer.wait_for_bodies({event["body"] for event in sent}, 30)
-        consumer.stop()
-        received = {message["body"]: message for message in consumer.messages()}
-        assert len(consumer.messages()) == 3
-    for event in sent:
-        message = received[event["body"]]
-        assert 4500 < message["atMs"] - event["atMs"] < 9000
-        assert message["topic"] == topic
-        assert message["keys"] == f"order-{event['body'].rsplit('-', 1)[1]}"
+    scenarios.delivers_later(java_driver, cluster, 4500, delay_level=2)
 
 
 def test_transactions_commit_roll_back_and_are_checked_back(java_driver: Driver, cluster: Cluster) -> None:

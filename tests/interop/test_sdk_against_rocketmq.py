@@ -37,6 +37,7 @@ from rmq_redis import (
     SendStatus,
     reply_to,
 )
+from rmq_redis.client.dead_letters import RESEND_GROUP, DeadLetters, origin_topic
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(900)]  # the first test may fetch and start Apache's servers
 
@@ -242,6 +243,90 @@ async def test_a_failed_message_comes_again(producer: AsyncProducer, topic: str,
     assert {(message.topic, message.msg_id, message.body, message.keys) for message in seen} == {
         (topic, result.msg_id, b"fails once", "K")
     }
+
+
+async def test_dead_letters_are_read_and_sent_again(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+    """One further try, which the consumer asks for; then the dead letter goes back to its topic."""
+    group = unique("group")
+    result = await producer.send(Message(topic, b"hopeless", tags="T", keys="K", properties={"a": "b"}, flag=3))
+    tries: list[int] = []
+    consumer = AsyncPushConsumer(group, namesrv, consume_from_where=FIRST, max_reconsume_times=1)
+
+    @consumer.handler(topic, "T")
+    async def handle(message: MessageExt) -> bool:
+        tries.append(message.reconsume_times)
+        return "ORIGIN_MESSAGE_ID" in message.properties and message.reconsume_times == 0  # once it was sent again
+
+    async with consumer, AsyncPullConsumer(RESEND_GROUP, namesrv) as reader, asyncio.timeout(90):
+        letters = DeadLetters(reader, group)
+        while not (dead := [message for queue in await letters.queues() async for message in letters.read(queue)]):
+            await asyncio.sleep(0.1)
+        assert tries == [0, 1]
+        (letter,) = dead
+        assert (origin_topic(letter), letter.msg_id, letter.body, letter.keys) == (
+            topic,
+            result.msg_id,
+            b"hopeless",
+            "K",
+        )
+        assert (letter.reconsume_times, letter.properties["ORIGIN_MESSAGE_ID"]) == (2, result.offset_msg_id)
+        sent = [message.msg_id async for message, _ in letters.resend(producer)]
+        assert sent == [result.msg_id]
+        assert [message async for message, _ in letters.resend(producer)] == []
+        while len(tries) < 3:
+            await asyncio.sleep(0.05)
+    assert tries == [0, 1, 0]
+
+
+async def test_an_orderly_consumer_gives_up_to_the_dead_letters(
+    producer: AsyncProducer, topic: str, namesrv: str
+) -> None:
+    group = unique("group")
+    for text in ("bad", "good"):
+        await producer.send(Message(topic, text), key="one queue")
+    seen: list[tuple[str, int]] = []
+    done = asyncio.Event()
+    consumer = AsyncPushConsumer(
+        group,
+        namesrv,
+        consume_from_where=FIRST,
+        orderly=True,
+        max_reconsume_times=2,
+        suspend_current_queue_time_s=0.05,
+    )
+
+    @consumer.handler(topic)
+    async def handle(message: MessageExt) -> bool:
+        seen.append((message.text(), message.reconsume_times))
+        if message.body == b"good":
+            done.set()
+        return message.body == b"good"
+
+    async with consumer, AsyncPullConsumer(RESEND_GROUP, namesrv) as reader, asyncio.timeout(60):
+        await done.wait()
+        letters = DeadLetters(reader, group)
+        while not (dead := [message for queue in await letters.queues() async for message in letters.read(queue)]):
+            await asyncio.sleep(0.1)
+    assert seen == [("bad", 0), ("bad", 1), ("bad", 2), ("good", 0)]
+    assert [(message.text(), message.reconsume_times, origin_topic(message)) for message in dead] == [("bad", 3, topic)]
+
+
+async def test_messages_come_later_unless_they_are_recalled(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+    collector = Collector()
+    consumer = AsyncPushConsumer(unique("group"), namesrv, consume_from_where=FIRST)
+    consumer.subscribe(topic, "*", collector)
+    async with consumer:
+        now_ms = int(time.time() * 1000)
+        await producer.send(Message(topic, "level 1").with_delay_level(1))
+        recalled = await producer.send(Message(topic, "recalled").with_deliver_at_ms(now_ms + 5000))
+        await producer.send(Message(topic, "2.5 s").with_delay_s(2.5))
+        await producer.send(Message(topic, "6 s").with_deliver_at_ms(now_ms + 6000))
+        assert await producer.recall(topic, recalled.recall_handle) == recalled.msg_id
+        messages = await collector.wait(3, 60.0)
+    earliest_ms = {"level 1": 1000, "2.5 s": 1000, "6 s": 4900}  # Apache rounds timers down to a second, and one less
+    assert {message.text() for message in messages} == earliest_ms.keys()
+    for message in messages:
+        assert message.store_timestamp_ms >= now_ms + earliest_ms[message.text()]
 
 
 class Decisions:

@@ -58,6 +58,9 @@ async function produce(namesrvAddr, options) {
       const [ name, value ] = pair.split('=');
       message.properties[name] = value;
     }
+    if (options['delay-level']) {
+      message.delayTimeLevel = Number(options['delay-level']);
+    }
     if (message.tags === null) {
       delete message.properties.TAGS; // otherwise ali-ons sends the text "null"
     }
@@ -65,6 +68,7 @@ async function produce(namesrvAddr, options) {
     print({
       event: 'sent',
       body,
+      atMs: Date.now(),
       status: result.sendStatus,
       msgId: result.msgId,
       offsetMsgId: result.msgId, // ali-ons only knows the offset message id
@@ -78,7 +82,8 @@ async function produce(namesrvAddr, options) {
 }
 
 async function consume(namesrvAddr, options) {
-  const consumer = new Consumer(Object.assign(clientOptions(namesrvAddr), {
+  const limit = options['max-reconsume-times'] ? { maxReconsumeTimes: Number(options['max-reconsume-times']) } : {};
+  const consumer = new Consumer(Object.assign(clientOptions(namesrvAddr), limit, {
     consumerGroup: options.group,
     consumeFromWhere: options.from === 'last' ? 'CONSUME_FROM_LAST_OFFSET' : 'CONSUME_FROM_FIRST_OFFSET',
   }));
@@ -88,6 +93,7 @@ async function consume(namesrvAddr, options) {
     const body = message.body ? message.body.toString() : '';
     print({
       event: 'message',
+      atMs: Date.now(),
       topic: message.topic,
       tags: message.tags || null,
       keys: message.keys || null,
@@ -99,7 +105,7 @@ async function consume(namesrvAddr, options) {
       reconsumeTimes: message.reconsumeTimes,
       properties: message.properties,
     });
-    if (failures.has(body) && message.reconsumeTimes === 0) {
+    if (failures.has(body) && (options['fail-always'] || message.reconsumeTimes === 0)) {
       return Consumer.ACTION_RETRY;
     }
   });
