@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ClientError, RmqError
+from ..model import MAX_DELAY_LEVEL
 from .options import DEFAULT_NAMESRV, TIME_HELP, Json, LogLevel, Namesrv, option, time_ms
 from .output import note, number, on_reader_gone, print_json
 
@@ -46,6 +47,21 @@ def send(
             "--property", "-p", help="Property NAME=VALUE; may be repeated.", metavar="NAME=VALUE", show_default=False
         ),
     ] = None,
+    delay_s: Annotated[
+        float | None,
+        option("--delay", help="Deliver it so many seconds later.", min=0.001, metavar="S", show_default=False),
+    ] = None,
+    delay_level: Annotated[
+        int | None,
+        option(
+            "--delay-level",
+            help="Deliver it after the time of a delay level: 1 is 1 s, 18 is 2 h.",
+            min=1,
+            max=MAX_DELAY_LEVEL,
+            metavar="N",
+            show_default=False,
+        ),
+    ] = None,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
     log_level: LogLevel = "error",
@@ -62,10 +78,17 @@ def send(
         raise typer.BadParameter("give the message or --file, not both")
     if body is None and file is None and sys.stdin.isatty():
         raise typer.BadParameter("give the message, or --file FILE, or lines on standard input")
+    if delay_s is not None and delay_level is not None:
+        raise typer.BadParameter("give --delay or --delay-level, not both")
     pairs = _pairs(properties or [])
 
     def message(text: bytes | str) -> Message:
-        return Message(topic, text, tags=tags, keys=keys, properties=dict(pairs))
+        made = Message(topic, text, tags=tags, keys=keys, properties=dict(pairs))
+        if delay_s is not None:
+            made.with_delay_s(delay_s)
+        if delay_level is not None:
+            made.with_delay_level(delay_level)
+        return made
 
     if body is not None:
         run(_send_one(message(body), key, namesrv, json))
@@ -102,7 +125,10 @@ async def _send_one(message: Message, key: str | None, namesrv: str, json: bool)
         print_json(send_result(result))
     else:
         queue = result.queue
-        print(f"{result.msg_id}  {queue.topic} {queue.broker_name} queue {queue.queue_id} offset {result.queue_offset}")
+        where = f"queue {queue.queue_id} offset {result.queue_offset}"
+        if result.recall_handle:
+            where = f"queue {queue.queue_id} later; recall handle {result.recall_handle}"
+        print(f"{result.msg_id}  {queue.topic} {queue.broker_name} {where}")
 
 
 async def _send_lines(
@@ -159,7 +185,33 @@ def send_result(result: SendResult) -> dict[str, Any]:
         "queue_id": result.queue.queue_id,
         "queue_offset": result.queue_offset,
         "attempts": result.attempts,
+        "recall_handle": result.recall_handle,
     }
+
+
+def recall(
+    topic: Annotated[str, typer.Argument(help="Topic of the message.", show_default=False)],
+    handle: Annotated[str, typer.Argument(help="Recall handle that its send printed.", show_default=False)],
+    namesrv: Namesrv = DEFAULT_NAMESRV,
+    json: Json = False,
+    log_level: LogLevel = "error",
+) -> None:
+    """Take a message back that is to be delivered later, and is not due yet."""
+    from ..runtime import run, setup_logging
+
+    setup_logging(log_level)
+    msg_id = run(_recall(topic, handle, namesrv))
+    if json:
+        print_json({"topic": topic, "msg_id": msg_id})
+    else:
+        print(f"{msg_id}  recalled")
+
+
+async def _recall(topic: str, handle: str, namesrv: str) -> str:
+    from ..client.producer import AsyncProducer
+
+    async with AsyncProducer(PRODUCER_GROUP, namesrv) as producer:
+        return await producer.recall(topic, handle)
 
 
 def consume(

@@ -130,8 +130,16 @@ class ScheduleStore:
         return sum(len(records) for _, records in arrived.values())
 
     async def recall(self, recall_key: str) -> int:
-        """Takes away every message that was added with this key; returns how many there were. Raises StoreError."""
-        return int(await self._call("recall", self._keys, [b"%d" % self._store.epoch, recall_key]))
+        """Takes away every message that was added with this key; returns how many there were.
+
+        Raises:
+            StoreUnconfirmedError: they were taken away, which is not (known to be) where the broker's mode asks for.
+            StoreError: the store is away.
+        """
+        recalled = int(await self._call("recall", self._keys, [b"%d" % self._store.epoch, recall_key]))
+        if recalled:
+            await self._store.confirmed()
+        return recalled
 
     async def _call(self, name: str, keys: list[bytes], args: list[Arg]) -> Any:
         try:

@@ -58,6 +58,19 @@ def test_the_example_of_delayed_messages(namesrv_addr: str) -> None:
     assert arrived == {"in 1.5 s", "at a time", "level 1, which is 1 s"}
 
 
+def test_a_message_for_later_is_sent_and_recalled_at_the_terminal(namesrv_addr: str) -> None:
+    given = ("--namesrv", namesrv_addr)
+    text = result_of("send", "later", "in an hour", "--delay", "3600", *given)
+    msg_id, handle = text.split()[0], text.split()[-1]
+    assert result_of("recall", "later", handle, *given) == f"{msg_id}  recalled\n"
+    refused = run_cli("recall", "later", handle, *given)
+    assert (refused.returncode, "recalled before" in refused.stderr) == (1, True)
+    soon = json_of("send", "later", "soon", "--delay-level", "1", *given)
+    assert soon["recall_handle"]
+    (arrived,) = json_lines_of("consume", "later", "--max", "1", *given)
+    assert (arrived["body"], arrived["msg_id"]) == ("soon", soon["msg_id"])
+
+
 async def consume_failing(namesrv_addr: str, group: str, topic: str, count: int) -> None:
     """Has a group fail at ``count`` messages of a topic."""
     failed: list[str] = []

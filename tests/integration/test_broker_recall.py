@@ -7,7 +7,7 @@ import time
 
 import pytest
 import redis
-from helpers import BrokerClient, eventually, heartbeat_request, send_request
+from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_request, send_request
 
 from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.command import RemotingCommand, request
@@ -100,3 +100,25 @@ async def test_what_cannot_be_recalled_is_said(
     await client.send("T", "now")
     answer = await client.ask(recall(topic, handle))
     assert (answer.code, remark in (answer.remark or "")) == (code, True)
+
+
+async def test_a_slave_recalls_nothing(start_broker: StartBroker, connect: Connect) -> None:
+    master = connect(await start_broker())
+    await master.send("T", "now")
+    handle = await schedule(master, "T", "UNIQ_KEY\x01A1\x02DELAY\x0118\x02")
+    slave = connect(await start_broker(broker_id=1))
+    assert (await slave.ask(recall("T", handle))).code == 14
+    await master.ok(recall("T", handle))
+
+
+async def test_a_recall_that_no_replica_confirms_says_so(start_broker: StartBroker, connect: Connect) -> None:
+    """SYNC_MASTER without a replica: SLAVE_NOT_AVAILABLE, as for a send; the message is gone nevertheless."""
+    client = connect(await start_broker(broker_role="SYNC_MASTER"))
+    due_ms = int(time.time() * 1000) + HOUR_MS
+    answer = await client.ask(
+        send_request("T", b"later", properties=f"UNIQ_KEY\x01A1\x02TIMER_DELIVER_MS\x01{due_ms}\x02")
+    )
+    assert answer.code == 11
+    handle = answer.header(SendMessageResponseHeader).recall_handle or ""
+    assert (await client.ask(recall("T", handle))).code == 11
+    assert (await client.ask(recall("T", handle))).code == 604
