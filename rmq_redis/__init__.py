@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .client.producer import AsyncProducer
     from .client.pull_consumer import AsyncPullConsumer
     from .client.request_reply import reply_to
-    from .client.sync import Admin, Producer, PullConsumer, PushConsumer
+    from .client.sync import Producer, PullConsumer, PushConsumer
+    from .client.sync_admin import Admin
     from .client.sync_transaction import TransactionProducer
     from .client.transaction import AsyncTransactionProducer, TransactionListener
     from .config import ClientConfig
@@ -95,7 +96,8 @@ _MODULES = {
     ".client.producer": ("AsyncProducer",),
     ".client.pull_consumer": ("AsyncPullConsumer",),
     ".client.request_reply": ("reply_to",),
-    ".client.sync": ("Admin", "Producer", "PullConsumer", "PushConsumer"),
+    ".client.sync": ("Producer", "PullConsumer", "PushConsumer"),
+    ".client.sync_admin": ("Admin",),
     ".client.sync_transaction": ("TransactionProducer",),
     ".client.transaction": ("AsyncTransactionProducer", "TransactionListener"),
     ".config": ("ClientConfig",),

@@ -24,6 +24,7 @@ from ..store.queue_store import Queue, QueueStore
 from ..store.schedule_store import ScheduleStore
 from .admin import AdminProcessor
 from .client_manage import ClientManager
+from .consumer_admin import ConsumerAdminProcessor
 from .leadership import Leadership
 from .offset_query import OffsetProcessor
 from .pull import PullProcessor
@@ -187,6 +188,9 @@ class Broker:
                 self._clients,
                 QueryProcessor(self._topics, self._queue_store),
                 OffsetProcessor(config, self._topics, self._queue_store, self._offsets),
+                ConsumerAdminProcessor(
+                    config, self._topics, self._queue_store, self._offsets, self._clients, self._pulls
+                ),
                 AdminProcessor(
                     config,
                     self.address,

@@ -95,6 +95,14 @@ class ClientManager:
         known = self.consumer_groups.get(group)
         return None if known is None else known.subscriptions.get(topic)
 
+    def member(self, group: str, client_id: str) -> Member | None:
+        """A member of a consumer group by its client id; None when it is not connected."""
+        known = self.consumer_groups.get(group)
+        for members in known.members.values() if known is not None else ():
+            if client_id in members:
+                return members[client_id]
+        return None
+
     def is_broadcasting(self, group: str) -> bool:
         """Whether the group's last heartbeat said BROADCASTING."""
         known = self.consumer_groups.get(group)

@@ -123,15 +123,25 @@ class OffsetProcessor:
 
     async def _view(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(ViewMessageRequestHeader)
-        number, queue_offset = split_physical_offset(header.offset)
-        queue = self._queue_store.queues_by_number.get(number) if header.offset >= 0 else None
-        try:
-            found = None if queue is None else await self._queue_store.read_one(queue, queue_offset)
-        except StoreError as error:
-            raise ServiceNotAvailableError(f"the store is not available: {error}") from None
-        if queue is None or found is None or found[0] != queue_offset:
-            raise ResponseError(f"no message at physical offset {header.offset} on this broker")
-        return response(command, body=bytes(deliver(queue, [found[1]], [queue_offset])))
+        return response(command, body=await message_at(self._queue_store, header.offset))
+
+
+async def message_at(queue_store: QueueStore, physical_offset: int) -> bytes:
+    """The record of the message that a physical offset leads to, as it goes to a client.
+
+    Raises:
+        ResponseError: there is none.
+        ServiceNotAvailableError: the store cannot be asked.
+    """
+    number, queue_offset = split_physical_offset(physical_offset)
+    queue = queue_store.queues_by_number.get(number) if physical_offset >= 0 else None
+    try:
+        found = None if queue is None else await queue_store.read_one(queue, queue_offset)
+    except StoreError as error:
+        raise ServiceNotAvailableError(f"the store is not available: {error}") from None
+    if queue is None or found is None or found[0] != queue_offset:
+        raise ResponseError(f"no message at physical offset {physical_offset} on this broker")
+    return bytes(deliver(queue, [found[1]], [queue_offset]))
 
 
 def _memory_bytes() -> int:

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_SCAN_NUMS = 800
 """Messages that one pull looks at when it has a filter. Source: 800 * 20 bytes of consume queue in RocketMQ."""
+_MAX_RESET_ANSWERS = 16
+"""So often pulls from elsewhere are sent to a reset offset. Who still goes its own way then follows no answers."""
 _REMARKS = {
     ResponseCode.SUCCESS: "FOUND",
     ResponseCode.PULL_NOT_FOUND: "OFFSET_OVERFLOW_ONE",
@@ -64,6 +66,7 @@ class PullProcessor:
         self._offsets = offsets
         self._clients = clients
         self._loop = asyncio.get_running_loop()
+        self._reset_answers: dict[tuple[tuple[str, str], int], int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.hold = PullHold(self._execute_held, config.max_held_pulls)
         self.stopping = False
@@ -126,7 +129,7 @@ class PullProcessor:
         )
         if self._queue_store.reads_only:
             self._start_on_slave(pull)
-        else:
+        elif not (self._offsets.resets and self._moved_by_reset(pull, header)):
             self._execute(pull)
 
     def _filter_of(self, header: PullMessageRequestHeader, group: SubscriptionGroupConfig) -> MessageFilter | None:
@@ -270,6 +273,35 @@ class PullProcessor:
         for queue in self.hold.queues():
             if any(pull.queue_offset < queue.max_offset for pull in queue.held):
                 self.hold.wake(queue)
+
+    # --- resets ------------------------------------------------------------------------------------------------------
+
+    def _moved_by_reset(self, pull: HeldPull, header: PullMessageRequestHeader) -> bool:
+        """Sends a member to the offset that its group was reset to. The reset is over with the first pull from there.
+
+        Source: RocketMQ 5.3 PullMessageProcessor, useServerSideResetOffset. There any one pull ends it; but that may
+        be one that waited for a member that has lost the queue since, or its answer may get lost.
+        """
+        pair, queue_id = (header.consumer_group, header.topic), header.queue_id
+        offset = self._offsets.resets.get(pair, {}).get(queue_id)
+        if offset is None:
+            return False
+        answers = self._reset_answers.pop((pair, queue_id), 0) + 1
+        if header.queue_offset == offset or answers > _MAX_RESET_ANSWERS:
+            self._offsets.end_reset(*pair, queue_id)
+            return False
+        self._reset_answers[pair, queue_id] = answers
+        self._answer(pull, ResponseCode.PULL_OFFSET_MOVED, offset)
+        return True
+
+    def wake_for_reset(self, group: str, queues: Sequence[Queue]) -> None:
+        """Tells the members of a group whose pulls wait on these queues that its offsets were reset."""
+        for queue in queues:
+            self._reset_answers.pop(((group, queue.queue.topic), queue.queue.queue_id), None)
+            for pull in self.hold.take_of_group(queue, group):
+                header = pull.command.header(PullMessageRequestHeader)
+                if not self._moved_by_reset(pull, header):
+                    self._execute(pull)
 
     # --- slaves ------------------------------------------------------------------------------------------------------
 

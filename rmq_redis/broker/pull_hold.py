@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from ..protocol.command import RemotingCommand
+from ..protocol.header import PullMessageRequestHeader
 from ..remoting.connection import Connection
 from ..store.queue_store import Queue
 from .subscription import MessageFilter
@@ -90,6 +91,16 @@ class PullHold:
             woken.append(pull)
         self._release(queue, keep)
         return woken
+
+    def take_of_group(self, queue: Queue, group: str) -> list[HeldPull]:
+        """Takes off the pulls of one consumer group that wait on a queue."""
+        taken: list[HeldPull] = []
+        keep: list[HeldPull] = []
+        for pull in queue.held:
+            is_of_group = pull.command.header(PullMessageRequestHeader).consumer_group == group
+            (taken if is_of_group else keep).append(pull)
+        self._release(queue, keep)
+        return [pull for pull in taken if not pull.connection.closed]
 
     def wake(self, queue: Queue) -> None:
         """Executes every pull that waits on a queue."""

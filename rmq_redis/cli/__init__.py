@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import broker, dlq, group, message, nameserver, topic, up
+from . import broker, dlq, group, lookup, message, nameserver, offset, topic, up
 from .demo import demo
 
 app = typer.Typer(
@@ -43,8 +43,10 @@ app.command(rich_help_panel="Start here")(demo)
 app.command(rich_help_panel="Messages")(message.send)
 app.command(rich_help_panel="Messages")(message.consume)
 app.command(rich_help_panel="Messages")(message.recall)
+app.add_typer(lookup.app, name="message", rich_help_panel="Messages")
 app.add_typer(topic.app, name="topic", rich_help_panel="Messages")
 app.add_typer(group.app, name="group", rich_help_panel="Messages")
+app.add_typer(offset.app, name="offset", rich_help_panel="Messages")
 app.add_typer(dlq.app, name="dlq", rich_help_panel="Messages")
 app.command(rich_help_panel="Servers")(nameserver.namesrv)
 app.command(rich_help_panel="Servers")(broker.broker)

@@ -19,7 +19,8 @@ from ..errors import (
     RouteNotFoundError,
     TopicNotExistError,
 )
-from ..model import MASTER_ID, RETRY_PREFIX, MessageExt, MessageQueue, TopicConfig, TopicRouteData
+from ..model import MASTER_ID, RETRY_PREFIX, MessageQueue, TopicConfig, TopicRouteData
+from ..protocol.admin_header import ResetOffsetRequestHeader
 from ..protocol.body import (
     ClusterInfo,
     SubscriptionData,
@@ -45,9 +46,10 @@ from ..protocol.header import (
     TopicRequestHeader,
     WipeWritePermResponseHeader,
 )
-from ..protocol.message import parse_offset_msg_id
 from .instance import MQClientInstance, client_config
 from .lifecycle import AsyncLifecycle
+from .message_queries import MessageQueries
+from .route import subscribe_queues
 
 DEFAULT_QUEUE_NUMS = 8
 """Queues per broker of a topic that is created by hand."""
@@ -100,7 +102,7 @@ class ConsumerConnections(msgspec.Struct, frozen=True):
     consume_from_where: str
 
 
-class AsyncAdmin(AsyncLifecycle):
+class AsyncAdmin(MessageQueries, AsyncLifecycle):
     """Administration. Use it as an async context manager, or call ``start`` and ``close``.
 
     Every method raises RemotingError when a server does not answer and the ResponseError of a code that is no success.
@@ -414,38 +416,51 @@ class AsyncAdmin(AsyncLifecycle):
     async def reset_offset(
         self, group: str, topic: str, timestamp_ms: int, *, force: bool = True
     ) -> dict[MessageQueue, int]:
-        """Has a group go on at the first message stored at or after a time (ms since 1970; −1: at the end).
+        """Has a group go on at the first message stored at or after a time, whether its members are online or not.
 
         Args:
-            force: also where that moves the group backwards.
+            timestamp_ms: ms since 1970; 0: the first message, -1: what comes next.
+            force: also where that skips messages; else no queue moves forwards.
 
         Returns:
             The new offsets.
         """
+        header = ResetOffsetRequestHeader(topic, group, timestamp_ms, force)
         offsets: dict[MessageQueue, int] = {}
-        for address in (await self._brokers_of(topic)).values():
-            command = RemotingCommand(
-                code=RequestCode.INVOKE_BROKER_TO_RESET_OFFSET,
-                fields={
-                    "topic": topic,
-                    "group": group,
-                    "timestamp": str(timestamp_ms),
-                    "isForce": "true" if force else "false",
-                },
-            )
-            offsets |= _offset_table((await self._call(address, command)).body, int)
+        for name, address in (await self._brokers_of(topic)).items():
+            try:
+                answer = await self._call(address, request(RequestCode.INVOKE_BROKER_TO_RESET_OFFSET, header))
+                offsets |= _offset_table(answer.body, int)
+            except ConsumerNotOnlineError:  # brokers before 5.2 tell the members, and there are none
+                offsets |= await self._set_offsets(group, topic, name, address, header)
         return dict(sorted(offsets.items()))
 
+    async def _set_offsets(
+        self, group: str, topic: str, broker_name: str, address: str, header: ResetOffsetRequestHeader
+    ) -> dict[MessageQueue, int]:
+        broker = self._instance.broker
+        offsets: dict[MessageQueue, int] = {}
+        for queue in subscribe_queues(topic, await self.topic_route(topic)):
+            if queue.broker_name != broker_name:
+                continue
+            if header.timestamp < 0:
+                offset = await broker.max_offset(address, queue)
+            else:
+                offset = await broker.search_offset(address, queue, header.timestamp)
+            committed = await broker.consumer_offset(address, group, queue, zero_if_young=False)
+            if not header.is_force and committed is not None:
+                offset = min(offset, committed)
+            await broker.update_consumer_offset(address, group, queue, offset)
+            offsets[queue] = offset
+        return offsets
+
+    async def reset_queue_offset(self, group: str, queue: MessageQueue, offset: int) -> None:
+        """Has a group go on at an offset of one queue (brokers from 5.2 on)."""
+        header = ResetOffsetRequestHeader(queue.topic, group, 0, True, queue.queue_id, offset)
+        address = await self._address_of(queue)
+        await self._call(address, request(RequestCode.INVOKE_BROKER_TO_RESET_OFFSET, header))
+
     # --- messages and offsets ------------------------------------------------------------------------------------
-
-    async def view_message(self, offset_msg_id: str) -> MessageExt:
-        """The message with a broker's id (``SendResult.offset_msg_id``), from the broker that the id names.
-
-        Raises:
-            RemoteProtocolError: not such an id.
-        """
-        address, physical_offset = parse_offset_msg_id(offset_msg_id)
-        return await self._instance.broker.view_message(address, physical_offset)
 
     async def min_offset(self, queue: MessageQueue) -> int:
         """The offset of the oldest message that is there."""

@@ -123,6 +123,23 @@ for k = 3, #keys do
 end
 return #keys - 2
 """,
+    # keys: epoch, consumed set, offsets hash, resets hash; args: epoch, the hash's member, n * (queueId, offset)
+    "reset_offsets": _GUARD
+    + """
+redis.call('SADD', keys[2], args[2])
+for a = 3, #args, 2 do
+  redis.call('HSET', keys[3], args[a], args[a + 1])
+  redis.call('HSET', keys[4], args[2] .. ':' .. args[a], args[a + 1])
+end
+return #args
+""",
+    # keys: epoch, resets hash; args: epoch, field...
+    "end_resets": _GUARD
+    + """
+local ended = 0
+for a = 2, #args do ended = ended + redis.call('HDEL', keys[2], args[a]) end
+return ended
+""",
     # keys: epoch, hash, version; args: epoch, field, value. Returns the new version.
     "put": _GUARD
     + """

@@ -12,6 +12,7 @@ group names cannot contain ``:``, which keeps the names unambiguous.
 | ``<prefix>:{<brokerName>}:queue-numbers`` | string | how many queue numbers were given out |
 | ``<prefix>:{<brokerName>}:offsets:<group>:<topic>`` | hash | queueId -> committed offset |
 | ``<prefix>:{<brokerName>}:consumed`` | set | ``<group>:<topic>`` of every offsets hash |
+| ``<prefix>:{<brokerName>}:offset-resets`` | hash | ``<group>:<topic>:<queueId>`` -> offset that members must go to |
 | ``<prefix>:{<brokerName>}:scheduled`` | sorted set | ids of what appears later, by due time in ms |
 | ``<prefix>:{<brokerName>}:scheduled-records`` | hash | id -> record of what appears later |
 | ``<prefix>:{<brokerName>}:recallable`` | hash | ``<topic>+<UNIQ_KEY>`` -> ids of timers, 16 characters each |
@@ -38,6 +39,7 @@ class GroupKeys:
         self.version = self.base + b"version"
         self.queue_numbers = self.base + b"queue-numbers"
         self.consumed = self.base + b"consumed"
+        self.offset_resets = self.base + b"offset-resets"
         self.scheduled = self.base + b"scheduled"
         self.scheduled_records = self.base + b"scheduled-records"
         self.recallable = self.base + b"recallable"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from ..errors import StoreError
 from .connection import Arg
@@ -26,6 +27,9 @@ class OffsetStore:
         self._flush_period_s = flush_period_s
         self._offsets: dict[GroupTopic, dict[int, int]] = {}
         self._dirty: dict[GroupTopic, dict[int, int]] = {}
+        self.resets: dict[GroupTopic, dict[int, int]] = {}
+        """Offsets that were reset and that the group's members have not gone to yet; what they commit is ignored."""
+        self._ended_resets: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -41,9 +45,15 @@ class OffsetStore:
         offsets: dict[GroupTopic, dict[int, int]] = {}
         for pair, answer in zip(pairs, answers, strict=True):
             offsets[pair] = {int(k): int(v) for k, v in zip(answer[::2], answer[1::2], strict=True)}
+        answer = await connection.execute("HGETALL", self._store.keys.offset_resets)
+        resets: dict[GroupTopic, dict[int, int]] = {}
+        for field, value in zip(answer[::2], answer[1::2], strict=True):
+            if field.decode() not in self._ended_resets:
+                group, topic, queue_id = field.decode().split(":")
+                resets.setdefault((group, topic), {})[int(queue_id)] = int(value)
         for pair, dirty in self._dirty.items():
             offsets.setdefault(pair, {}).update(dirty)
-        self._offsets = offsets
+        self._offsets, self.resets = offsets, resets
 
     def get(self, group: str, topic: str, queue_id: int) -> int | None:
         """The committed offset, or None."""
@@ -51,10 +61,13 @@ class OffsetStore:
         return None if queues is None else queues.get(queue_id)
 
     def commit(self, group: str, topic: str, queue_id: int, offset: int) -> None:
-        """Sets an offset. A negative one is a client's "I have none yet" and is ignored."""
-        if offset < 0:
-            return
+        """Sets an offset. A negative one is a client's "I have none yet" and is ignored; so is one before a reset."""
         pair = (group, topic)
+        if offset < 0 or (self.resets and queue_id in self.resets.get(pair, ())):
+            return
+        self._set(pair, queue_id, offset)
+
+    def _set(self, pair: GroupTopic, queue_id: int, offset: int) -> None:
         queues = self._offsets.get(pair)
         if queues is None:
             queues = self._offsets[pair] = {}
@@ -62,8 +75,52 @@ class OffsetStore:
             return
         queues[queue_id] = offset
         self._dirty.setdefault(pair, {})[queue_id] = offset
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if self._timer is None:
             self._timer = self._loop.call_later(self._flush_period_s, self._start_flush)
+
+    async def reset(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+        """Sets offsets (queue id -> offset) that hold against the group's members until these have gone to them.
+
+        It is written when this returns, and survives a crash. Raises StoreError: then it may or may not be.
+        """
+        pair = (group, topic)
+        keys = [
+            self._store.keys.epoch,
+            self._store.keys.consumed,
+            self._store.keys.offsets(group, topic),
+            self._store.keys.offset_resets,
+        ]
+        args: list[Arg] = [b"%d" % self._store.epoch, f"{group}:{topic}"]
+        for queue_id, offset in offsets.items():
+            args += (queue_id, offset)
+        try:
+            await self._store.current().execute_function("reset_offsets", keys, args)
+        except StoreError as error:
+            self._store.report(error)
+            raise
+        # Members may have committed meanwhile, also to Redis: our offsets are written once more with the next flush.
+        self.resets.setdefault(pair, {}).update(offsets)
+        known = self._offsets.setdefault(pair, {})
+        for queue_id, offset in offsets.items():
+            field = f"{group}:{topic}:{queue_id}"
+            if field in self._ended_resets:
+                self._ended_resets.remove(field)
+            known.pop(queue_id, None)
+            self._set(pair, queue_id, offset)
+
+    def end_reset(self, group: str, topic: str, queue_id: int) -> None:
+        """The group's members have gone to a reset offset: what they commit counts again."""
+        pair = (group, topic)
+        queues = self.resets.get(pair)
+        if queues is None or queues.pop(queue_id, None) is None:
+            return
+        if not queues:
+            del self.resets[pair]
+        self._ended_resets.append(f"{group}:{topic}:{queue_id}")
+        self._flush_soon()
 
     def topics_of(self, group: str) -> list[str]:
         """Topics in which a group has offsets."""
@@ -79,6 +136,8 @@ class OffsetStore:
 
     def forget(self, pair: GroupTopic) -> dict[int, int]:
         """Drops the offsets of a (group, topic) from memory and returns them."""
+        for queue_id in list(self.resets.get(pair, ())):
+            self.end_reset(*pair, queue_id)
         self._dirty.pop(pair, None)
         return self._offsets.pop(pair, {})
 
@@ -95,8 +154,27 @@ class OffsetStore:
     async def flush(self) -> None:
         """Writes what was committed. Raises StoreError; it is then kept and tried again with the next period."""
         dirty, self._dirty = self._dirty, {}
-        if not dirty:
-            return
+        if dirty:
+            await self._write(dirty)
+        if self._ended_resets:
+            await self._write_ended_resets()
+
+    async def _write_ended_resets(self) -> None:
+        ended, self._ended_resets = self._ended_resets, []
+        keys = [self._store.keys.epoch, self._store.keys.offset_resets]
+        try:
+            await self._store.current().execute_function("end_resets", keys, [b"%d" % self._store.epoch, *ended])
+        except StoreError as error:
+            self._ended_resets += ended
+            self._flush_again(error)
+            raise
+
+    def _flush_again(self, error: StoreError) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(max(self._flush_period_s, 0.5), self._start_flush)
+        self._store.report(error)
+
+    async def _write(self, dirty: dict[GroupTopic, dict[int, int]]) -> None:
         keys = [self._store.keys.epoch, self._store.keys.consumed]
         args: list[Arg] = [b"%d" % self._store.epoch]
         for (group, topic), queues in dirty.items():
@@ -108,16 +186,17 @@ class OffsetStore:
             await self._store.current().execute_function("commit_offsets", keys, args)
         except StoreError as error:
             for pair, queues in dirty.items():
-                if pair in self._offsets:
-                    self._dirty[pair] = queues | self._dirty.get(pair, {})
-            if self._timer is None:
-                self._timer = self._loop.call_later(max(self._flush_period_s, 0.5), self._start_flush)
-            self._store.report(error)
+                known = self._offsets.get(pair, {})
+                newest = {queue_id: known[queue_id] for queue_id in queues if queue_id in known}
+                if newest:
+                    self._dirty[pair] = newest | self._dirty.get(pair, {})
+            self._flush_again(error)
             raise
 
     def abandon(self) -> None:
         """Forgets what is not written yet: another process is the master now and has what its clients committed."""
         self._dirty.clear()
+        self._ended_resets.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,0 +1,123 @@
+"""``rmq-redis message``: single messages, by id, by key, by place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .admin import with_admin
+from .message import message_fields
+from .options import DEFAULT_NAMESRV, TIME_HELP, Json, LogLevel, Namesrv, option, time_ms
+from .output import local_time, print_json
+
+if TYPE_CHECKING:
+    from ..client.admin import AsyncAdmin
+    from ..model import MessageExt
+
+app = typer.Typer(help="Find single messages: by id, by key, by queue and offset.", no_args_is_help=True)
+Topic = Annotated[str, typer.Argument(help="Topic to look in.", show_default=False)]
+_HEX_BYTES = 256
+
+
+@app.command()
+def show(
+    message_id: Annotated[
+        str, typer.Argument(help="msg_id (the producer's) or offset_msg_id (the broker's).", show_default=False)
+    ],
+    topic: Annotated[
+        str | None,
+        option(
+            "--topic", "-t", help="Its topic; only an offset_msg_id leads to a message without.", show_default="none"
+        ),
+    ] = None,
+    namesrv: Namesrv = DEFAULT_NAMESRV,
+    json: Json = False,
+    log_level: LogLevel = "error",
+) -> None:
+    """Show the message with an id."""
+
+    async def work(admin: AsyncAdmin) -> MessageExt:
+        return await admin.view_message(message_id, topic)
+
+    _print(with_admin(namesrv, log_level, work), json)
+
+
+@app.command()
+def query(
+    topic: Topic,
+    key: Annotated[
+        str, option("--key", "-k", help="Business key, one of those that `send --keys` gave.", show_default=False)
+    ],
+    begin: Annotated[
+        str | None,
+        option("--begin", help=f"Stored from then on; {TIME_HELP}.", metavar="TIME", show_default="any time"),
+    ] = None,
+    end: Annotated[
+        str | None, option("--end", help="Stored until then.", metavar="TIME", show_default="any time")
+    ] = None,
+    most: Annotated[int, option("--max", help="At most so many, the newest.", min=1, max=256, metavar="N")] = 32,
+    namesrv: Namesrv = DEFAULT_NAMESRV,
+    json: Json = False,
+    log_level: LogLevel = "error",
+) -> None:
+    """Show the messages with a business key, oldest first; with --json one a line. Exit code 1: there is none."""
+    within: dict[str, Any] = {}
+    if begin is not None:
+        within["begin_ms"] = time_ms(begin, "--begin")
+    if end is not None:
+        within["end_ms"] = time_ms(end, "--end")
+
+    async def work(admin: AsyncAdmin) -> list[MessageExt]:
+        return await admin.query_message(topic, key, max_num=most, **within)
+
+    messages = with_admin(namesrv, log_level, work)
+    for position, message in enumerate(messages):
+        if position and not json:
+            print()
+        _print(message, json)
+    if not messages:
+        raise typer.Exit(1)
+
+
+@app.command("at")
+def show_at(
+    topic: Topic,
+    broker_name: Annotated[str, typer.Argument(help="Broker group that has the queue.", show_default=False)],
+    queue_id: Annotated[int, typer.Argument(help="Number of the queue.", min=0, show_default=False)],
+    offset: Annotated[int, typer.Argument(help="Offset in the queue.", min=0, show_default=False)],
+    namesrv: Namesrv = DEFAULT_NAMESRV,
+    json: Json = False,
+    log_level: LogLevel = "error",
+) -> None:
+    """Show the message at an offset of a queue."""
+    from ..model import MessageQueue
+
+    async def work(admin: AsyncAdmin) -> MessageExt:
+        return await admin.message_at(MessageQueue(topic, broker_name, queue_id), offset)
+
+    _print(with_admin(namesrv, log_level, work), json)
+
+
+def _print(message: MessageExt, json: bool) -> None:
+    fields = message_fields(message)
+    if json:
+        print_json(fields)
+        return
+    hidden = ("body", "body_base64", "properties", "born_timestamp_ms", "store_timestamp_ms", "tags", "keys")
+    lines = {name: value for name, value in fields.items() if name not in hidden}
+    lines["born"] = f"{local_time(message.born_timestamp_ms)} at {message.born_host}"
+    lines["stored"] = f"{local_time(message.store_timestamp_ms)} at {message.store_host}"
+    lines |= {f"property {name}": value for name, value in sorted(message.properties.items())}
+    for name, value in lines.items():
+        print(f"{name}: {value}")
+    print(f"body, {len(message.body)} bytes:")
+    print(fields["body"] if "body" in fields else _hex(message.body))
+
+
+def _hex(body: bytes) -> str:
+    """The beginning of what is no text, 16 bytes a line."""
+    rows = [f"{start:08x}  {body[start : start + 16].hex(' ')}" for start in range(0, min(len(body), _HEX_BYTES), 16)]
+    if len(body) > _HEX_BYTES:
+        rows.append(f"... and {len(body) - _HEX_BYTES} bytes more; --json shows all as base64")
+    return "\n".join(rows)

@@ -1,0 +1,154 @@
+"""Admin: ``AsyncAdmin`` without an event loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..config import ClientConfig
+from ..model import MessageExt, MessageQueue, TopicConfig, TopicRouteData
+from ..protocol.body import ClusterInfo
+from ..protocol.group_config import SubscriptionGroupConfig
+from .admin import AsyncAdmin, ConsumeOffset, ConsumerConnections, TopicOffset
+from .sync import _Facade
+
+
+class Admin(_Facade):
+    """``AsyncAdmin`` for code without an event loop."""
+
+    def __init__(self, namesrv_addr: str | None = None, *, config: ClientConfig | None = None, **settings: Any) -> None:
+        self._async = AsyncAdmin(namesrv_addr, config=config, **settings)
+        super().__init__(self._async)
+
+    def cluster_info(self) -> ClusterInfo:
+        """As ``AsyncAdmin.cluster_info``."""
+        return self._run(self._async.cluster_info())
+
+    def master_addresses(self, cluster: str | None = None) -> list[str]:
+        """As ``AsyncAdmin.master_addresses``."""
+        return self._run(self._async.master_addresses(cluster))
+
+    def wipe_write_perm(self, broker_name: str) -> int:
+        """As ``AsyncAdmin.wipe_write_perm``."""
+        return self._run(self._async.wipe_write_perm(broker_name))
+
+    def add_write_perm(self, broker_name: str) -> int:
+        """As ``AsyncAdmin.add_write_perm``."""
+        return self._run(self._async.add_write_perm(broker_name))
+
+    def create_topic(self, topic: str, **options: Any) -> list[str]:
+        """As ``AsyncAdmin.create_topic``."""
+        return self._run(self._async.create_topic(topic, **options))
+
+    def update_topic(
+        self,
+        topic: str,
+        *,
+        queue_nums: int | None = None,
+        perm: int | None = None,
+        attributes: str | None = None,
+        cluster: str | None = None,
+    ) -> list[str]:
+        """As ``AsyncAdmin.update_topic``."""
+        return self._run(
+            self._async.update_topic(topic, queue_nums=queue_nums, perm=perm, attributes=attributes, cluster=cluster)
+        )
+
+    def delete_topic(self, topic: str, *, cluster: str | None = None) -> None:
+        """As ``AsyncAdmin.delete_topic``."""
+        self._run(self._async.delete_topic(topic, cluster=cluster))
+
+    def topic_list(self) -> list[str]:
+        """As ``AsyncAdmin.topic_list``."""
+        return self._run(self._async.topic_list())
+
+    def topic_route(self, topic: str) -> TopicRouteData:
+        """As ``AsyncAdmin.topic_route``."""
+        return self._run(self._async.topic_route(topic))
+
+    def wait_for_route(self, topic: str, timeout_s: float = 10.0) -> TopicRouteData:
+        """As ``AsyncAdmin.wait_for_route``."""
+        return self._run(self._async.wait_for_route(topic, timeout_s))
+
+    def topic_config(self, topic: str, *, broker_addr: str | None = None) -> TopicConfig:
+        """As ``AsyncAdmin.topic_config``."""
+        return self._run(self._async.topic_config(topic, broker_addr=broker_addr))
+
+    def topic_stats(self, topic: str) -> dict[MessageQueue, TopicOffset]:
+        """As ``AsyncAdmin.topic_stats``."""
+        return self._run(self._async.topic_stats(topic))
+
+    def create_group(self, group: str, **options: Any) -> list[str]:
+        """As ``AsyncAdmin.create_group``."""
+        return self._run(self._async.create_group(group, **options))
+
+    def group_configs(self, broker_addr: str) -> dict[str, SubscriptionGroupConfig]:
+        """As ``AsyncAdmin.group_configs``."""
+        return self._run(self._async.group_configs(broker_addr))
+
+    def put_group_config(self, config: SubscriptionGroupConfig, broker_addr: str) -> None:
+        """As ``AsyncAdmin.put_group_config``."""
+        self._run(self._async.put_group_config(config, broker_addr))
+
+    def delete_group(self, group: str, *, clean_offset: bool = True, cluster: str | None = None) -> None:
+        """As ``AsyncAdmin.delete_group``."""
+        self._run(self._async.delete_group(group, clean_offset=clean_offset, cluster=cluster))
+
+    def consumer_connections(self, group: str) -> ConsumerConnections:
+        """As ``AsyncAdmin.consumer_connections``."""
+        return self._run(self._async.consumer_connections(group))
+
+    def consume_stats(self, group: str, topic: str | None = None) -> dict[MessageQueue, ConsumeOffset]:
+        """As ``AsyncAdmin.consume_stats``."""
+        return self._run(self._async.consume_stats(group, topic))
+
+    def reset_offset(self, group: str, topic: str, timestamp_ms: int, *, force: bool = True) -> dict[MessageQueue, int]:
+        """As ``AsyncAdmin.reset_offset``."""
+        return self._run(self._async.reset_offset(group, topic, timestamp_ms, force=force))
+
+    def reset_queue_offset(self, group: str, queue: MessageQueue, offset: int) -> None:
+        """As ``AsyncAdmin.reset_queue_offset``."""
+        self._run(self._async.reset_queue_offset(group, queue, offset))
+
+    def view_message(self, message_id: str, topic: str | None = None) -> MessageExt:
+        """As ``AsyncAdmin.view_message``."""
+        return self._run(self._async.view_message(message_id, topic))
+
+    def query_message(self, topic: str, key: str, **options: Any) -> list[MessageExt]:
+        """As ``AsyncAdmin.query_message``."""
+        return self._run(self._async.query_message(topic, key, **options))
+
+    def query_by_unique_key(self, topic: str, unique_key: str, **options: Any) -> list[MessageExt]:
+        """As ``AsyncAdmin.query_by_unique_key``."""
+        return self._run(self._async.query_by_unique_key(topic, unique_key, **options))
+
+    def message_at(self, queue: MessageQueue, offset: int) -> MessageExt:
+        """As ``AsyncAdmin.message_at``."""
+        return self._run(self._async.message_at(queue, offset))
+
+    def min_offset(self, queue: MessageQueue) -> int:
+        """As ``AsyncAdmin.min_offset``."""
+        return self._run(self._async.min_offset(queue))
+
+    def max_offset(self, queue: MessageQueue) -> int:
+        """As ``AsyncAdmin.max_offset``."""
+        return self._run(self._async.max_offset(queue))
+
+    def search_offset(self, queue: MessageQueue, timestamp_ms: int) -> int:
+        """As ``AsyncAdmin.search_offset``."""
+        return self._run(self._async.search_offset(queue, timestamp_ms))
+
+    def put_kv_config(self, namespace: str, key: str, value: str) -> None:
+        """As ``AsyncAdmin.put_kv_config``."""
+        self._run(self._async.put_kv_config(namespace, key, value))
+
+    def get_kv_config(self, namespace: str, key: str) -> str | None:
+        """As ``AsyncAdmin.get_kv_config``."""
+        return self._run(self._async.get_kv_config(namespace, key))
+
+    def delete_kv_config(self, namespace: str, key: str) -> None:
+        """As ``AsyncAdmin.delete_kv_config``."""
+        self._run(self._async.delete_kv_config(namespace, key))
+
+    def kv_config(self, namespace: str) -> dict[str, str]:
+        """As ``AsyncAdmin.kv_config``."""
+        return self._run(self._async.kv_config(namespace))

@@ -1,0 +1,52 @@
+"""Request headers of tools: a group's offsets, its members, the entries of a queue."""
+
+from __future__ import annotations
+
+from .header import Header, Int32, Int64
+
+
+class ResetOffsetRequestHeader(Header):
+    """INVOKE_BROKER_TO_RESET_OFFSET: to ``timestamp`` (ms; -1: the end), or one queue to ``offset``."""
+
+    topic: str
+    group: str
+    timestamp: Int64
+    is_force: bool = True
+    queue_id: Int32 = -1
+    offset: Int64 | None = None
+
+
+class ConsumerStatusRequestHeader(Header):
+    """INVOKE_BROKER_TO_GET_CONSUMER_STATUS, and what the broker asks clients. ``client_addr``: only this client id."""
+
+    topic: str
+    group: str
+    client_addr: str | None = None
+
+
+class ConsumerClientRequestHeader(Header):
+    """GET_CONSUMER_RUNNING_INFO and CONSUME_MESSAGE_DIRECTLY."""
+
+    consumer_group: str
+    client_id: str
+    msg_id: str | None = None
+    topic: str | None = None
+
+
+class TopicGroupRequestHeader(Header):
+    """QUERY_CONSUME_TIME_SPAN, QUERY_SUBSCRIPTION_BY_CONSUMER."""
+
+    topic: str
+    group: str
+
+
+class BrokerConsumeStatsRequestHeader(Header):
+    is_order: bool = False
+
+
+class QueryConsumeQueueRequestHeader(Header):
+    topic: str
+    queue_id: Int32
+    index: Int64
+    count: Int32
+    consumer_group: str | None = None

@@ -1,0 +1,158 @@
+"""message and offset: finding messages and moving groups, through processes."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from cli_support import CliProcess, json_lines_of, json_of, result_of, run_cli, up, wait_until
+
+from rmq_redis import Admin
+
+
+@pytest.fixture(scope="module")
+def namesrv_addr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with up(tmp_path_factory.mktemp("cluster"), brokers=2) as cluster:
+        yield cluster.wait_until_ready()
+
+
+@pytest.fixture
+def env(namesrv_addr: str) -> dict[str, str]:
+    return {"RMQ_REDIS_NAMESRV_ADDR": namesrv_addr}
+
+
+@pytest.fixture
+def topic(env: dict[str, str]) -> str:
+    name = f"t{uuid.uuid4().hex[:10]}"
+    result_of("topic", "create", name, "--queues", "1", **env)
+    return name
+
+
+def send(topic: str, body: str, env: dict[str, str], *labels: str) -> dict[str, Any]:
+    sent: dict[str, Any] = json_of("send", topic, body, *labels, **env)
+    return sent
+
+
+def test_a_message_is_shown_by_either_id_and_by_its_place(topic: str, env: dict[str, str]) -> None:
+    send(topic, "before", env, "--key", "k")
+    sent = send(topic, "grüße", env, "--key", "k", "--tags", "TagA", "--keys", "order-7", "--property", "a=b")
+    for arguments in (
+        ("show", sent["msg_id"], "-t", topic),
+        ("show", sent["offset_msg_id"], "-t", topic),
+        ("show", sent["offset_msg_id"]),
+        ("at", topic, sent["broker_name"], str(sent["queue_id"]), str(sent["queue_offset"])),
+    ):
+        found = json_of("message", *arguments, **env)
+        for name in ("topic", "queue_id", "queue_offset", "msg_id", "offset_msg_id"):
+            assert found[name] == sent[name]
+        assert (found["body"], found["tags"], found["keys"]) == ("grüße", "TagA", "order-7")
+    lines = result_of("message", *arguments, **env).splitlines()
+    assert lines[-2:] == ["body, 7 bytes:", "grüße"]
+    assert {f"msg_id: {sent['msg_id']}", "property a: b", "property TAGS: TagA"} <= set(lines)
+
+
+def test_a_body_that_is_no_text_is_shown_in_hex(topic: str, env: dict[str, str], tmp_path: Any) -> None:
+    file = tmp_path / "binary"
+    file.write_bytes(b"\xff\x00\xfe" + b"x" * 300 + b"\n")
+    result_of("send", topic, "--file", str(file), "--key", "k", **env)
+    [queue] = [queue for queue in json_of("topic", "show", topic, **env)["queues"] if queue["messages"]]
+    out = result_of("message", "at", topic, queue["broker_name"], "0", "0", **env)
+    assert "00000000  ff 00 fe 78 78" in out
+    assert out.endswith("... and 47 bytes more; --json shows all as base64\n")
+
+
+def test_what_is_not_there_is_said(topic: str, env: dict[str, str]) -> None:
+    sent = send(topic, "x", env, "--key", "k")
+    other = sent["msg_id"][:-1] + ("0" if sent["msg_id"][-1] != "0" else "1")
+    for arguments, text in (
+        (("show", other, "-t", topic), f"no message of '{topic}' has the id '{other}'"),
+        (("show", "nonsense"), "message id"),
+        (("at", topic, sent["broker_name"], "0", "99"), "has no message at offset 99; it has 0 to 0"),
+        (("at", topic, "broker-x", "0", "0"), "is not on broker 'broker-x' but on broker-a, broker-b"),
+    ):
+        done = run_cli("message", *arguments, **env)
+        assert done.returncode == 1
+        assert text in done.stderr
+    nothing = run_cli("message", "query", topic, "--key", "none", **env)
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+
+
+def test_messages_with_a_key_within_a_time(topic: str, env: dict[str, str]) -> None:
+    for number in range(3):
+        send(topic, f"old {number}", env, "--keys", f"order-7 part-{number}")
+    [last] = json_lines_of("message", "query", topic, "--key", "part-2", **env)
+    wait_until(lambda: time.time() * 1000 > last["store_timestamp_ms"] + 1000, "the clock goes on")
+    middle = datetime.now(UTC).isoformat()
+    send(topic, "new", env, "--keys", "order-7")
+    send(topic, "other", env, "--keys", "order-70")
+
+    def bodies(*options: str) -> list[str]:
+        return [found["body"] for found in json_lines_of("message", "query", topic, "-k", "order-7", *options, **env)]
+
+    assert bodies() == ["old 0", "old 1", "old 2", "new"]
+    assert bodies("--begin", middle) == ["new"]
+    assert bodies("--end", middle) == ["old 0", "old 1", "old 2"]
+    assert bodies("--max", "2") == ["old 2", "new"]
+
+
+def test_a_group_without_members_is_moved(topic: str, env: dict[str, str]) -> None:
+    def read(most: int) -> list[str]:
+        return result_of("consume", topic, "-g", topic, "--max", str(most), "--timeout", "30", **env).splitlines()
+
+    for body in ("1", "2", "3"):
+        sent = send(topic, body, env, "--key", "k")
+    assert read(2) == ["1", "2"]
+    [row] = [row for row in json_of("offset", "show", topic, "-t", topic, **env) if row["max_offset"]]
+    assert (row["committed_offset"], row["max_offset"], row["lag"]) == (2, 3, 1)
+    assert row["last_consumed_timestamp_ms"] > 0
+    done = run_cli("offset", "show", topic, **env)
+    assert done.stderr == f"lag of {topic}: 1 messages\n"
+    assert "committed" in done.stdout
+    moved = json_of("offset", "reset", topic, topic, "--to", "first", **env)
+    assert {row["offset"] for row in moved} == {0}
+    assert read(3) == ["1", "2", "3"]
+    moved = json_of("offset", "reset", topic, topic, "--to", str(sent_ms(sent, topic, env)), **env)
+    assert [row["offset"] for row in moved if row["broker_name"] == sent["broker_name"]] == [2]
+    assert read(1) == ["3"]
+    json_of("offset", "reset", topic, topic, "--to", "first", **env)
+    assert "new offset" in result_of("offset", "reset", topic, topic, "--to", "last", **env)
+    send(topic, "4", env, "--key", "k")
+    assert read(1) == ["4"]
+    back = json_of("offset", "reset", topic, topic, "--to", "last", "--only-back", **env)
+    assert sum(row["offset"] for row in back) == 4
+    wrong = run_cli("offset", "reset", topic, topic, "--to", "yesterday", **env)
+    assert (wrong.returncode, "'yesterday' is not a time" in wrong.stderr) == (2, True)
+    unknown = run_cli("offset", "reset", "nobody", topic, "--to", "first", **env)
+    assert (unknown.returncode, "'nobody' does not exist" in unknown.stderr) == (1, True)
+
+
+def sent_ms(sent: dict[str, Any], topic: str, env: dict[str, str]) -> int:
+    found = json_of("message", "show", sent["offset_msg_id"], "-t", topic, **env)
+    time_ms: int = found["store_timestamp_ms"]
+    return time_ms
+
+
+def test_a_group_whose_member_reads_is_moved_back_and_forth(topic: str, env: dict[str, str]) -> None:
+    bodies = [str(number) for number in range(20)]
+    result_of("send", topic, "--key", "k", stdin="\n".join(bodies) + "\n", **env)
+    with (
+        Admin(env["RMQ_REDIS_NAMESRV_ADDR"]) as admin,
+        CliProcess("consume", topic, "-g", topic, **env) as consumer,
+    ):
+
+        def committed() -> int:
+            return sum(offset.consumer_offset for offset in admin.consume_stats(topic, topic).values())
+
+        wait_until(lambda: consumer.lines == bodies, "all of it once")
+        wait_until(lambda: committed() == 20, "it is committed")
+        result_of("offset", "reset", topic, topic, "--to", "first", **env)
+        wait_until(lambda: consumer.lines == bodies * 2, "all of it again")
+        wait_until(lambda: committed() == 20, "it is committed again")
+        result_of("offset", "reset", topic, topic, "--to", "last", **env)
+        send(topic, "new", env, "--key", "k")
+        consumer.wait_for_line("new")
+        assert consumer.lines == [*bodies * 2, "new"]
