@@ -140,6 +140,20 @@ def test_delivers_a_delayed_message_when_it_is_due(java_driver: Driver, cluster:
     scenarios.delivers_later(java_driver, cluster, 4500, delay_level=2)
 
 
+def test_recalls_a_timer_message_before_it_is_due(java_driver: Driver, cluster: Cluster) -> None:
+    topic = create_topic(cluster)
+    with java_driver.consume(cluster, topic, unique_name("group")) as consumer:
+        consumer.wait_for(lambda: len(consumer.queues()) == 4, "queues")
+        options = {"mode": "recall", "tags": "RECALL,KEEP", "delay_s": 4}
+        events = java_driver.run(cluster, "produce", topic=topic, count=6, **options)
+        sent = [event for event in events if event["event"] == "sent"]
+        recalled = [event["msgId"] for event in events if event["event"] == "recalled"]
+        assert recalled == [event["msgId"] for event in sent[::2]]
+        consumer.wait_for_bodies({event["body"] for event in sent[1::2]}, 30)
+        consumer.stop()
+        assert scenarios.bodies(consumer.messages()) == scenarios.bodies(sent[1::2])
+
+
 def test_transactions_commit_roll_back_and_are_checked_back(java_driver: Driver, cluster: Cluster) -> None:
     topic = create_topic(cluster)
     tags = ["COMMIT", "ROLLBACK", "CHECK"]

@@ -105,8 +105,11 @@ async function consume(namesrvAddr, options) {
       reconsumeTimes: message.reconsumeTimes,
       properties: message.properties,
     });
-    if (failures.has(body) && (options['fail-always'] || message.reconsumeTimes === 0)) {
+    if (failures.has(body) && message.reconsumeTimes === 0) {
       return Consumer.ACTION_RETRY;
+    }
+    if (failures.has(body) && options['fail-always']) {
+      throw new Error(`told to fail at ${body}`); // ali-ons takes no ACTION_RETRY for a message of the retry topic
     }
   });
   let stopping = false;

@@ -237,6 +237,9 @@ public final class Driver {
             if (options.containsKey("delay-level")) {
                 message.setDelayTimeLevel(Integer.parseInt(option("delay-level")));
             }
+            if (options.containsKey("delay-s")) {
+                message.setDelayTimeSec(Long.parseLong(option("delay-s")));
+            }
             messages.add(message);
         }
         return messages;
@@ -271,6 +274,17 @@ public final class Driver {
             case "single":
                 for (Message message : messages) {
                     printSent(message, producer.send(message));
+                }
+                break;
+            case "recall": // those with the tag RECALL
+                for (Message message : messages) {
+                    SendResult later = producer.send(message);
+                    printSent(message, later);
+                    if ("RECALL".equals(message.getTags())) {
+                        Map<String, Object> recalled = event("recalled");
+                        recalled.put("msgId", producer.recallMessage(message.getTopic(), later.getRecallHandle()));
+                        print(recalled);
+                    }
                 }
                 break;
             case "oneway":
