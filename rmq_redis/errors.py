@@ -90,6 +90,10 @@ class MessageIllegalLocallyError(ClientError):
     """A message that no broker would take: empty, too big, an illegal topic name or property."""
 
 
+class MessageRefusedError(ClientError):
+    """Raised by an interceptor's ``before_send``: the message must not be sent. The caller of the send gets it."""
+
+
 class RouteNotFoundError(RmqError):
     """No NameServer knows a route for the topic, or the route has no queue that can be used."""
 

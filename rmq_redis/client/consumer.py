@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import pluggy
 
 from ..config import ClientConfig
 from ..errors import ClientError, ConfigError, RemotingError, ResponseError, RmqError
+from ..interceptors import HANDLE_METHODS
 from ..model import (
     RETRY_PREFIX,
     ConsumeFromWhere,
@@ -28,6 +30,7 @@ from .consume import ConcurrentService, ConsumeService, Handler, MessageHandler,
 from .consumer_requests import answer_broker
 from .give_back import RetrySender
 from .instance import MQClientInstance, check_group, client_config
+from .intercept import check_interceptors, intercepted_handler
 from .lifecycle import AsyncLifecycle
 from .offsets import OffsetStore
 from .process_queue import ProcessQueue
@@ -70,6 +73,8 @@ class AsyncPushConsumer(AsyncLifecycle):
         consume_max_span: the same for the distance of the oldest to the newest (not when orderly).
         await_termination_s: how long ``close`` waits for handlers that run.
         plugins: plugin manager to ask for strategies; default: built-in and installed plugins.
+        interceptors: objects with ``before_handle``, ``after_handle`` or ``around_handle``, see
+            ``rmq_redis.interceptors``. With any, a plain function's messages go to its thread one by one.
         settings: single fields of ``ClientConfig``.
 
     Raises:
@@ -96,6 +101,7 @@ class AsyncPushConsumer(AsyncLifecycle):
         consume_max_span: int = 2000,
         await_termination_s: float = 10.0,
         plugins: pluggy.PluginManager | None = None,
+        interceptors: Sequence[object] = (),
         **settings: Any,
     ) -> None:
         check_group(group, "consumer")
@@ -114,6 +120,7 @@ class AsyncPushConsumer(AsyncLifecycle):
         self.started_at_ms = 0
         self.concurrency = concurrency
         self._clustering = self.message_model == MessageModel.CLUSTERING
+        self._interceptors = check_interceptors(interceptors, HANDLE_METHODS)
         self._strategy = named_strategy(allocate_strategy, plugins)
         self._await_termination_s = await_termination_s
         self._limits: dict[str, Any] = {
@@ -191,7 +198,10 @@ class AsyncPushConsumer(AsyncLifecycle):
         if not callable(handler):
             raise ClientError(f"subscription of topic {topic!r}: a handler is needed, not {handler!r}")
         self._subscriptions[topic] = make_subscription(topic, expression, expression_type)
-        self._handlers[topic] = Handler(handler)
+        entry = Handler(handler)
+        if self._interceptors:
+            entry = Handler(intercepted_handler(self._interceptors, functools.partial(self.service.call, entry)))
+        self._handlers[topic] = entry
         self._subscriptions_changed()
 
     def handler(self, topic: str, tags: str = "*", *, expression_type: str = "TAG") -> Callable[[F], F]:

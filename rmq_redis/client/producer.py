@@ -25,6 +25,7 @@ from ..errors import (
     RouteNotFoundError,
 )
 from ..hookspecs import QueueSelector
+from ..interceptors import SEND_METHODS
 from ..model import Message, MessageExt, MessageQueue, SendResult, SendStatus
 from ..plugins import queue_selector as named_selector
 from ..protocol.frame import encode_frame
@@ -33,6 +34,7 @@ from ..protocol.message import UniqKeyGenerator
 from ..remoting.connection import Connection
 from .attempt import PublishTopic, Send, StopAtDeadline, is_retriable, make_topic, result_of
 from .instance import MQClientInstance, check_group, client_config
+from .intercept import SendChain, check_interceptors
 from .lifecycle import AsyncLifecycle
 from .request_reply import Requests
 from .sending import (
@@ -66,6 +68,7 @@ class AsyncProducer(AsyncLifecycle):
         config: all settings; ``namesrv_addr`` and ``settings`` come on top of it.
         queue_selector: name of the way to choose queues: ROUND_ROBIN, RANDOM, HASH, or what a plugin offers.
         plugins: plugin manager to ask for selectors; default: built-in and installed plugins.
+        interceptors: objects with ``before_send`` and ``after_send``, see ``rmq_redis.interceptors``.
         settings: single fields of ``ClientConfig``.
 
     Raises:
@@ -80,6 +83,7 @@ class AsyncProducer(AsyncLifecycle):
         config: ClientConfig | None = None,
         queue_selector: str = "ROUND_ROBIN",
         plugins: pluggy.PluginManager | None = None,
+        interceptors: Sequence[object] = (),
         **settings: Any,
     ) -> None:
         check_group(group, "producer")
@@ -98,6 +102,15 @@ class AsyncProducer(AsyncLifecycle):
         self._oneways = 0
         self._running = False
         self._unique_keys: UniqKeyGenerator
+        self._intercept(check_interceptors(interceptors, SEND_METHODS))
+
+    def _intercept(self, interceptors: Sequence[object]) -> None:
+        """Has the sends of this object go through interceptors, so that without any they cost nothing."""
+        if interceptors:
+            chain = SendChain(interceptors)
+            self.send = chain.one(self.send)  # type: ignore[method-assign]
+            self.send_oneway = chain.one(self.send_oneway)  # type: ignore[method-assign]
+            self.send_batch = chain.many(self.send_batch)  # type: ignore[method-assign]
 
     @property
     def client_id(self) -> str:

@@ -12,7 +12,7 @@ import functools
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -39,6 +39,7 @@ from ..protocol.header import CheckTransactionStateRequestHeader, EndTransaction
 from ..protocol.message import decode_records, parse_offset_msg_id
 from ..remoting.connection import Connection
 from .attempt import Send
+from .intercept import SendChain
 from .producer import AsyncProducer
 from .sending import check_body, compress_large, encode_json, property_text
 
@@ -80,7 +81,7 @@ class AsyncTransactionProducer(AsyncProducer):
         namesrv_addr: NameServers, ``host:port;host:port``.
         topics: topics whose brokers are told at the start that this producer can be asked; without them a broker
             hears of it with the first message.
-        config, queue_selector, plugins, settings: as ``AsyncProducer``.
+        config, queue_selector, plugins, interceptors, settings: as ``AsyncProducer``.
     """
 
     def __init__(
@@ -93,15 +94,30 @@ class AsyncTransactionProducer(AsyncProducer):
         config: ClientConfig | None = None,
         queue_selector: str = "ROUND_ROBIN",
         plugins: pluggy.PluginManager | None = None,
+        interceptors: Sequence[object] = (),
         **settings: Any,
     ) -> None:
-        super().__init__(group, namesrv_addr, config=config, queue_selector=queue_selector, plugins=plugins, **settings)
+        super().__init__(
+            group,
+            namesrv_addr,
+            config=config,
+            queue_selector=queue_selector,
+            plugins=plugins,
+            interceptors=interceptors,
+            **settings,
+        )
         self._listener = listener
         self._transaction_topics = tuple(topics)
         self._checks = 0
         self._checking = asyncio.Semaphore(CHECKS_AT_ONCE)
         self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix=f"rmq-{group}")
         self._instance.processors[RequestCode.CHECK_TRANSACTION_STATE] = self._check_requested
+
+    def _intercept(self, interceptors: Sequence[object]) -> None:
+        super()._intercept(interceptors)
+        if interceptors:
+            intercepted = SendChain(interceptors).one(self.send_message_in_transaction)
+            self.send_message_in_transaction = intercepted  # type: ignore[method-assign]
 
     async def start(self) -> None:
         """As ``AsyncProducer.start``; and tells the brokers of ``topics``, as far as they answer."""
