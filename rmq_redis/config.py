@@ -69,6 +69,8 @@ class BrokerConfig:
     max_pull_bytes: int = setting(256 * 1024, "a pull's answer stops after this many bytes (one message at least)")
     max_pull_msg_nums: int = setting(1024, "a pull's answer has at most this many messages")
     max_pending_append_bytes: int = setting(256 * 1024 * 1024, "sends waiting for the store beyond this: SYSTEM_BUSY")
+    wait_time_in_send_queue_s: float = setting(0.2, "sends that waited so long for a slow store: SYSTEM_BUSY")
+    store_busy_timeout_s: float = setting(1.0, "a store that answers nothing for so long: SYSTEM_BUSY at once")
     max_held_pulls: int = setting(100_000, "pulls that may wait for a message at the same time")
     client_expiry_s: float = setting(120.0, "a client whose heartbeats stopped is dropped after this long")
     idle_timeout_s: float = setting(120.0, "a connection silent for this long is closed")

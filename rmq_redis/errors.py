@@ -56,6 +56,10 @@ class StoreUnconfirmedError(StoreError):
         self.code = code
 
 
+class StoreBusyError(StoreError):
+    """What was to be stored waited too long for a slow store and was not sent to it: it is sure not to be stored."""
+
+
 class StoreFullError(StoreError):
     """Redis is out of memory (``maxmemory``) and takes nothing new; what it has can be read."""
 

@@ -372,6 +372,8 @@ class AdminProcessor:
             "msgGetTotalTodayNow": str(self._pulls.get_total),
             "heldPulls": str(self._pulls.hold.count),
             "pendingAppendBytes": str(self._queue_store.pending_bytes),
+            "sendThreadPoolQueueSize": str(self._queue_store.window.held),
+            "sendThreadPoolQueueHeadWaitTimeMills": str(self._queue_store.window.head_wait_ms),
             "epoch": str(self._queue_store.epoch),
         }
         memory = self._retention.memory

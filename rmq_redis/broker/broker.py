@@ -92,6 +92,9 @@ class Broker:
                 f"({config.lease_s:g}), or a slow replica would cost the lease"
             )
         check_settings(config)
+        for name in ("wait_time_in_send_queue_s", "store_busy_timeout_s"):
+            if getattr(config, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(config, name):g}; expected more than 0")
         if config.broker_id < 0:
             raise ConfigError(f"broker id {config.broker_id} is negative; 0 is the master, 1 and up are slaves")
         self.config = config
@@ -111,6 +114,8 @@ class Broker:
             replicas=config.in_sync_replicas if config.broker_role == "SYNC_MASTER" else 0,
             flush=config.flush_disk_type == "SYNC_FLUSH",
             confirm_timeout_s=config.sync_timeout_s,
+            max_wait_s=config.wait_time_in_send_queue_s,
+            busy_s=config.store_busy_timeout_s,
         )
         self._offsets = OffsetStore(self._queue_store, config.offset_flush_period_s)
         self._topics = TopicTable(

@@ -96,6 +96,8 @@ class PullProcessor:
         self, connection: Connection, command: RemotingCommand, header: PullMessageRequestHeader
     ) -> None:
         group = self._topics.groups[header.consumer_group]
+        if not group.consume_broadcast_enable and self._clients.is_broadcasting(header.consumer_group):
+            raise NoPermissionError(f"broadcasting is disabled for the group {header.consumer_group!r}")
         if not group.consume_enable:
             raise NoPermissionError(f"consuming is disabled for the group {header.consumer_group!r}")
         topic = self._topics.topics.get(header.topic)
@@ -146,8 +148,6 @@ class PullProcessor:
                 raise SubscriptionNotLatestError(
                     f"the subscription of {header.consumer_group!r} to {header.topic!r} is older than the pull's"
                 )
-            if self._clients.is_broadcasting(header.consumer_group) and not group.consume_broadcast_enable:
-                raise NoPermissionError(f"broadcasting is disabled for the group {header.consumer_group!r}")
             expression, kind = known.sub_string, known.expression_type
         return None if header.topic.startswith(RETRY_PREFIX) else message_filter(expression, kind)
 

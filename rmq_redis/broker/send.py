@@ -238,6 +238,8 @@ class SendProcessor:
             if self._queue_store.full:
                 raise ServiceNotAvailableError("the store is full and takes no messages; try another broker or later")
             raise ServiceNotAvailableError("the store cannot be reached; try another broker")
+        if self._queue_store.window.busy:
+            raise SystemBusyError("[REJECTREQUEST]the store does not answer, start flow control for a while")
         if self._queue_store.pending_bytes > self._config.max_pending_append_bytes:
             raise SystemBusyError(
                 f"[REJECTREQUEST] {self._queue_store.pending_bytes} bytes wait for the store; try later or elsewhere"

@@ -33,7 +33,7 @@ from .instance import MQClientInstance, check_group, client_config
 from .intercept import check_interceptors, intercepted_handler
 from .lifecycle import AsyncLifecycle
 from .offsets import OffsetStore
-from .process_queue import ProcessQueue
+from .process_queue import ProcessQueue, PullThresholds
 from .pulling import Puller, make_subscription
 from .rebalance import LOCK_LIVE_S, LOCK_RENEW_INTERVAL_S, QueueLocks, Rebalancer
 from .request_reply import Replier
@@ -70,6 +70,7 @@ class AsyncPushConsumer(AsyncLifecycle):
         suspend_current_queue_time_s: orderly: pause before a message whose handler failed is handled again.
         pull_threshold_for_queue: no pulls of a queue while so many of its messages are not finished.
         pull_threshold_bytes_for_queue: the same for their bytes.
+        pull_threshold_for_topic, pull_threshold_bytes_for_topic: limits that a topic's queues here share; -1: none.
         consume_max_span: the same for the distance of the oldest to the newest (not when orderly).
         await_termination_s: how long ``close`` waits for handlers that run.
         plugins: plugin manager to ask for strategies; default: built-in and installed plugins.
@@ -98,6 +99,8 @@ class AsyncPushConsumer(AsyncLifecycle):
         suspend_current_queue_time_s: float = 1.0,
         pull_threshold_for_queue: int = 1000,
         pull_threshold_bytes_for_queue: int = 100 * 1024 * 1024,
+        pull_threshold_for_topic: int = -1,
+        pull_threshold_bytes_for_topic: int = -1,
         consume_max_span: int = 2000,
         await_termination_s: float = 10.0,
         plugins: pluggy.PluginManager | None = None,
@@ -123,11 +126,11 @@ class AsyncPushConsumer(AsyncLifecycle):
         self._interceptors = check_interceptors(interceptors, HANDLE_METHODS)
         self._strategy = named_strategy(allocate_strategy, plugins)
         self._await_termination_s = await_termination_s
-        self._limits: dict[str, Any] = {
-            "max_count": pull_threshold_for_queue,
-            "max_bytes": pull_threshold_bytes_for_queue,
-            "max_span": None if orderly else consume_max_span,
-        }
+        self._thresholds = PullThresholds(
+            for_queue=(pull_threshold_for_queue, pull_threshold_bytes_for_queue),
+            for_topic=(pull_threshold_for_topic, pull_threshold_bytes_for_topic),
+            max_span=None if orderly else consume_max_span,
+        )
         self._subscriptions: dict[str, SubscriptionData] = {}
         self._handlers: dict[str, Handler] = {}
         self._process_queues: dict[MessageQueue, ProcessQueue] = {}
@@ -364,18 +367,20 @@ class AsyncPushConsumer(AsyncLifecycle):
             return False
         if not self._running or queue.topic not in self._subscriptions:
             return True
-        self._begin(ProcessQueue(queue, offset, committed, **self._limits), locked_until)
+        self._begin(self._thresholds.process_queue(queue, offset, committed), locked_until)
         return True
 
     def _begin(self, process_queue: ProcessQueue, locked_until: float) -> None:
         process_queue.locked_until = locked_until
         self._process_queues[process_queue.queue] = process_queue
+        self._thresholds.share(process_queue.queue.topic, self._process_queues.values())
         process_queue.task = self._instance.spawn(self._puller.run(process_queue))
 
     def _release(self, queue: MessageQueue, *, commit: bool = True) -> asyncio.Task[None]:
         """Gives a queue up: nothing more is handed out, the offset is committed, the lock given back."""
         process_queue = self._process_queues.pop(queue)
         process_queue.drop()
+        self._thresholds.share(queue.topic, self._process_queues.values())
         task = self._instance.spawn(self._finish_release(process_queue, commit))
         self._releasing[queue] = task
         task.add_done_callback(lambda _: self._releasing.pop(queue, None))

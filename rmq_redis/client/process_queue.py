@@ -4,9 +4,55 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from ..errors import ConfigError
 from ..model import MASTER_ID, MessageExt, MessageQueue
+
+
+class PullThresholds:
+    """How much of a queue may be pulled and not finished. A topic's limit is shared evenly by the queues held of it.
+
+    Source: RocketMQ 5.3 ``RebalancePushImpl.messageQueueChanged``.
+    """
+
+    def __init__(self, for_queue: tuple[int, int], for_topic: tuple[int, int], max_span: int | None) -> None:
+        """
+        Args:
+            for_queue, for_topic: messages and bytes; -1 for no limit of a topic.
+
+        Raises:
+            ConfigError: a limit that is not at least 1.
+        """
+        for name, values, none in (("queue", for_queue, 1), ("topic", for_topic, -1)):
+            for kind, value in zip(("", "bytes_"), values, strict=True):
+                if value < 1 and value != none:
+                    raise ConfigError(f"pull_threshold_{kind}for_{name}={value} is not at least 1")
+        self._for_queue, self._bytes_for_queue = for_queue
+        self._for_topic, self._bytes_for_topic = for_topic
+        self._max_span = max_span
+
+    def process_queue(self, queue: MessageQueue, next_offset: int, committed_offset: int | None) -> ProcessQueue:
+        """A new queue with the limits of one queue."""
+        return ProcessQueue(
+            queue,
+            next_offset,
+            committed_offset,
+            max_count=self._for_queue,
+            max_bytes=self._bytes_for_queue,
+            max_span=self._max_span,
+        )
+
+    def share(self, topic: str, held: Iterable[ProcessQueue]) -> None:
+        """After a queue of a topic came or went: its queues among ``held`` share the topic's limits."""
+        if self._for_topic < 0 and self._bytes_for_topic < 0:
+            return
+        queues = [process_queue for process_queue in held if process_queue.queue.topic == topic]
+        for process_queue in queues:
+            process_queue.limit(
+                self._for_queue if self._for_topic < 0 else max(1, self._for_topic // len(queues)),
+                self._bytes_for_queue if self._bytes_for_topic < 0 else max(1, self._bytes_for_topic // len(queues)),
+            )
 
 
 class ProcessQueue:
@@ -110,6 +156,13 @@ class ProcessQueue:
         if self._max_span is None or not self.pending:
             return True
         return self._order[-1] - self.commit_offset() <= self._max_span
+
+    def limit(self, max_count: int, max_bytes: int) -> None:
+        """Sets other limits."""
+        self._max_count = max_count
+        self._max_bytes = max_bytes
+        if self.has_room():
+            self._wake_puller()
 
     async def wait_for_room(self) -> None:
         """Returns when more may be pulled, or the queue is dropped."""

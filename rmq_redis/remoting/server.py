@@ -14,6 +14,7 @@ from ..errors import (
     RemoteProtocolError,
     ResponseError,
     RmqError,
+    StoreBusyError,
     StoreError,
     StoreUnconfirmedError,
 )
@@ -197,6 +198,8 @@ def error_response(command: RemotingCommand, error: Exception) -> RemotingComman
         return response(command, ResponseCode.SYSTEM_ERROR, remark=str(error))
     if isinstance(error, StoreUnconfirmedError):
         return response(command, error.code, remark=str(error))
+    if isinstance(error, StoreBusyError):
+        return response(command, ResponseCode.SYSTEM_BUSY, remark=str(error))
     if isinstance(error, StoreError):
         logger.warning("request %d: store: %s", command.code, error)
         return response(command, ResponseCode.SERVICE_NOT_AVAILABLE, remark=f"the store is not available: {error}")

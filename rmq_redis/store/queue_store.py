@@ -17,6 +17,7 @@ from ..errors import StoreError, StoreFencedError, StoreFullError
 from ..model import MessageQueue
 from ..protocol.frame import MAX_FRAME_BYTES
 from ..protocol.message import OFFSETS, QUEUE_OFFSET_POSITION, store_timestamp_position
+from .append_window import AppendWindow
 from .confirm import Confirmation, ConfirmedReply
 from .connection import Arg, Store, StoreConnection
 from .keys import GroupKeys
@@ -43,6 +44,8 @@ Appended = Callable[["Queue", int, "StoreError | None", Any], None]
 A StoreUnconfirmedError comes with an offset: the records are stored.
 """
 NewRecords = Callable[["Queue", int, list[bytes]], None]
+_Batch = list[tuple["Queue", list[bytes], list[tuple[int, Appended, Any]]]]
+_Commit = tuple[_Batch, list[bytes], list[Arg]]
 
 
 class Queue:
@@ -154,6 +157,8 @@ class QueueStore:
         replicas: int = 0,
         flush: bool = False,
         confirm_timeout_s: float = 3.0,
+        max_wait_s: float = 0.2,
+        busy_s: float = 1.0,
     ) -> None:
         """
         Args:
@@ -162,6 +167,7 @@ class QueueStore:
             reads_only: does not take the group over; ``begin_writing`` may come later.
             replica_url: where a slave reads; "": a replica that ``url`` knows of, or the primary.
             replicas, flush, confirm_timeout_s: what an append waits for, see ``Confirmation``.
+            max_wait_s, busy_s: how long a slow store may keep appends waiting, see ``AppendWindow``.
             on_reloaded: called after a lost connection, when it was read again how far the queues reach.
         """
         self.keys = keys
@@ -179,6 +185,9 @@ class QueueStore:
         self._reads = Store(
             _Either(primary, replica) if replica_url else primary, "broker store (reads)", from_replica=reads_only
         )
+        self.window = AppendWindow(self._send, self._refuse, max_wait_s=max_wait_s, busy_s=busy_s)
+        if replicas or flush:
+            self.window.allow_pauses(confirm_timeout_s * (bool(replicas) + flush))
         self._dirty: list[Queue] = []
         self._uncommitted = 0
         self._epoch = b"0"
@@ -378,7 +387,7 @@ class QueueStore:
             self.on_alarm()
         keys: list[bytes] = [self.keys.epoch]
         args: list[Arg] = [self._epoch]
-        batch: list[tuple[Queue, list[bytes], list[tuple[int, Appended, Any]]]] = []
+        batch: _Batch = []
         for queue in queues:
             records, queue.records = queue.records, []
             waiting, queue.waiting = queue.waiting, []
@@ -387,8 +396,13 @@ class QueueStore:
             batch.append((queue, records, waiting))
         for _, records, _ in batch:
             args += records
+        self.window.offer((batch, keys, args))
+
+    def _send(self, commit: _Commit) -> None:
+        batch, keys, args = commit
 
         def committed(answer: Any, late: StoreError | None = None) -> None:
+            self.window.answered()
             self._committed(batch, answer, late)
 
         connection = self._writes.connection
@@ -396,6 +410,9 @@ class QueueStore:
             committed(StoreError("the store cannot be reached"))
             return
         self.call_confirmed(connection, committed, "append", keys, args)
+
+    def _refuse(self, commit: _Commit, error: StoreError) -> None:
+        self._committed(commit[0], error)
 
     def call_confirmed(
         self, connection: StoreConnection, reply: ConfirmedReply, name: str, keys: list[bytes], args: list[Arg]
@@ -411,12 +428,7 @@ class QueueStore:
         if self._confirmation is not None:
             await self._confirmation.wait()
 
-    def _committed(
-        self,
-        batch: list[tuple[Queue, list[bytes], list[tuple[int, Appended, Any]]]],
-        answer: Any,
-        late: StoreError | None = None,
-    ) -> None:
+    def _committed(self, batch: _Batch, answer: Any, late: StoreError | None = None) -> None:
         error = answer if isinstance(answer, StoreError) else None
         if error is not None:
             self.report(error)

@@ -1,0 +1,97 @@
+"""Back-pressure: a store that is stopped, paused, and goes on. What was refused is not stored, what was taken is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+from helpers import Connect, StartBroker, eventually, send_request
+
+from rmq_redis.codes import RequestCode, ResponseCode
+from rmq_redis.protocol.command import RemotingCommand
+from rmq_redis.store.embedded import EmbeddedServer
+
+
+@pytest.fixture
+async def own_server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    """A server that may be stopped."""
+    with EmbeddedServer(tmp_path / "own", settings={"appendonly": "no"}) as server:
+        yield server
+        os.kill(server.pid, signal.SIGCONT)
+
+
+async def test_a_stopped_store_is_answered_for_with_busy_and_nothing_refused_is_stored(
+    start_broker: StartBroker, connect: Connect, own_server: EmbeddedServer
+) -> None:
+    broker = await start_broker(store=own_server.url, lease_s=60.0, store_busy_timeout_s=0.5)
+    client = connect(broker)
+    await client.send("T", "before")
+    os.kill(own_server.pid, signal.SIGSTOP)
+    sends: dict[str, asyncio.Task[RemotingCommand]] = {}
+
+    def answered(prefix: str) -> bool:
+        """Sends one more; whether any answer begins so."""
+        body = f"m{len(sends)}"
+        sends[body] = asyncio.create_task(client.ask(send_request("T", body.encode()), timeout_s=60))
+        return any((task.result().remark or "").startswith(prefix) for task in sends.values() if task.done())
+
+    await eventually(lambda: answered("[TIMEOUT_CLEAN_QUEUE]"))
+    await eventually(lambda: answered("[REJECTREQUEST]"))
+    assert {task.result().code for task in sends.values() if task.done()} == {ResponseCode.SYSTEM_BUSY}
+    table = (await client.get(RequestCode.GET_BROKER_RUNTIME_INFO))["table"]
+    assert int(table["pendingAppendBytes"]) > 0
+    os.kill(own_server.pid, signal.SIGCONT)
+    answers = {body: await task for body, task in sends.items()}
+    assert {answer.code for answer in answers.values()} == {ResponseCode.SYSTEM_BUSY, ResponseCode.SUCCESS}
+    await client.send("T", "after")
+    taken = [body for body, answer in answers.items() if answer.code == ResponseCode.SUCCESS]
+    assert await client.pull_all("T") == ["before", *taken, "after"]
+
+
+async def test_what_was_held_goes_on_in_order_when_the_store_does(
+    start_broker: StartBroker, connect: Connect, own_server: EmbeddedServer
+) -> None:
+    broker = await start_broker(
+        store=own_server.url, lease_s=60.0, store_busy_timeout_s=60.0, wait_time_in_send_queue_s=60.0
+    )
+    client = connect(broker)
+    await client.send("T", "before")
+    async with redis.asyncio.Redis.from_url(own_server.url) as server:
+        await server.client_pause(60_000, all=False)
+        sends = []
+
+        def held() -> bool:
+            command = send_request("T", b"m%d" % len(sends))
+            sends.append(asyncio.create_task(client.ask(command, timeout_s=60)))
+            return broker._queue_store.window.held >= 5
+
+        await eventually(held)
+        assert not any(task.done() for task in sends)
+        await server.client_unpause()
+    assert {answer.code for answer in await asyncio.gather(*sends)} == {ResponseCode.SUCCESS}
+    assert await client.pull_all("T") == ["before", *(f"m{number}" for number in range(len(sends)))]
+
+
+async def test_a_store_that_dies_while_sends_are_held_fails_them_clearly(
+    start_broker: StartBroker, connect: Connect, own_server: EmbeddedServer
+) -> None:
+    broker = await start_broker(store=own_server.url, lease_s=60.0, wait_time_in_send_queue_s=60.0)
+    client = connect(broker)
+    await client.send("T", "before")
+    os.kill(own_server.pid, signal.SIGSTOP)
+    sends = []
+
+    def held() -> bool:
+        sends.append(asyncio.create_task(client.ask(send_request("T", b"x"), timeout_s=60)))
+        return broker._queue_store.window.held >= 5
+
+    await eventually(held)
+    own_server.kill()
+    assert {answer.code for answer in await asyncio.gather(*sends)} == {ResponseCode.SERVICE_NOT_AVAILABLE}
+    assert broker._queue_store.pending_bytes == 0
+    own_server.start()
