@@ -13,7 +13,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,6 +31,7 @@ LOCAL_RETRY_S = 5.0
 """A message that could not be given back to a broker is handled again here after this long."""
 _MESSAGES_PER_TURN = 16
 _MAX_CHUNK = 64
+_LOOKS_PER_TIMEOUT = 10
 _CHUNK_TARGET_S = 0.002
 
 
@@ -203,13 +204,73 @@ class ConsumeService(ABC):
 
 
 class ConcurrentService(ConsumeService):
-    """Messages of all queues side by side. A message whose handler fails goes back to its broker."""
+    """Messages of all queues side by side. A message whose handler fails goes back to its broker.
+
+    Args:
+        consume_timeout_s: a message whose handler takes longer goes back too, so that its queue's offset can go on;
+            None: it may take for ever.
+        process_queues: the queues that the consumer has now.
+    """
 
     def __init__(
-        self, name: str, concurrency: int, handler_of: Callable[[str], Handler | None], give_back: GiveBack
+        self,
+        name: str,
+        concurrency: int,
+        handler_of: Callable[[str], Handler | None],
+        give_back: GiveBack,
+        consume_timeout_s: float | None,
+        process_queues: Callable[[], Iterable[ProcessQueue]],
     ) -> None:
         super().__init__(name, concurrency, handler_of, give_back)
         self._ready: deque[tuple[ProcessQueue, MessageExt]] = deque()
+        self._timeout_s = consume_timeout_s
+        self._process_queues = process_queues
+        self._watch: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        super().start()
+        if self._timeout_s is not None:
+            self._watch = asyncio.get_running_loop().create_task(self._watch_for_stuck(self._timeout_s))
+
+    async def stop(self, timeout_s: float) -> bool:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
+        return await super().stop(timeout_s)
+
+    async def _watch_for_stuck(self, timeout_s: float) -> None:
+        """Looks at the oldest message of each queue now and then: at every message nothing has to be noted.
+
+        Source: ConsumeMessageConcurrentlyService.cleanExpireMsg.
+        """
+        loop = asyncio.get_running_loop()
+        seen: dict[ProcessQueue, tuple[int, float]] = {}
+        while True:
+            await asyncio.sleep(timeout_s / _LOOKS_PER_TIMEOUT)
+            now = loop.time()
+            before, seen = seen, {}
+            for process_queue in list(self._process_queues()):
+                oldest = process_queue.commit_offset()
+                message = process_queue.pending.get(oldest)
+                if message is None:
+                    continue
+                offset, since = before.get(process_queue, (-1, now))
+                seen[process_queue] = (oldest, since if offset == oldest else now)
+                if offset != oldest or now - since < timeout_s or self._is_ready(process_queue, oldest):
+                    continue
+                logger.warning(
+                    "%s: the handler of %s of %s does not end within %g s; the message is given back",
+                    self._name,
+                    message.msg_id,
+                    message.queue,
+                    timeout_s,
+                )
+                if await self._give_back(message):
+                    process_queue.done(message)
+
+    def _is_ready(self, process_queue: ProcessQueue, offset: int) -> bool:
+        """Whether the message still waits for a worker, which is none of its handler's fault."""
+        return any(queue is process_queue and message.queue_offset == offset for queue, message in self._ready)
 
     def submit(self, process_queue: ProcessQueue, messages: Sequence[MessageExt]) -> None:
         self._ready.extend(zip(itertools.repeat(process_queue), messages))
@@ -268,6 +329,8 @@ class ConcurrentService(ConsumeService):
         self._log_failure(message, outcome)
         if process_queue.dropped:  # never committed: whoever has the queue now gets the message again
             return
+        if message.queue_offset not in process_queue.pending:  # it took too long and was given back
+            return
         if await self._give_back(message):
             process_queue.done(message)
         else:
@@ -275,7 +338,7 @@ class ConcurrentService(ConsumeService):
             asyncio.get_running_loop().call_later(LOCAL_RETRY_S, self._again, process_queue, again)
 
     def _again(self, process_queue: ProcessQueue, message: MessageExt) -> None:
-        if not self._stopping and not process_queue.dropped:
+        if not self._stopping and not process_queue.dropped and message.queue_offset in process_queue.pending:
             self.submit(process_queue, [message])
 
 

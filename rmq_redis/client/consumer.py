@@ -67,6 +67,7 @@ class AsyncPushConsumer(AsyncLifecycle):
         orderly: messages of one queue one after the other, in order; one whose handler fails holds its queue up.
         max_reconsume_times: how often a message is handled again before it goes to the dead letters; default: what the
             group's configuration says (16, if nobody changed it), of an orderly consumer: no limit.
+        consume_timeout_s: a message that a handler does not finish in so long is given back (not when orderly).
         suspend_current_queue_time_s: orderly: pause before a message whose handler failed is handled again.
         pull_threshold_for_queue: no pulls of a queue while so many of its messages are not finished.
         pull_threshold_bytes_for_queue: the same for their bytes.
@@ -96,6 +97,7 @@ class AsyncPushConsumer(AsyncLifecycle):
         message_model: MessageModel | str = MessageModel.CLUSTERING,
         orderly: bool = False,
         max_reconsume_times: int | None = None,
+        consume_timeout_s: float = 900.0,
         suspend_current_queue_time_s: float = 1.0,
         pull_threshold_for_queue: int = 1000,
         pull_threshold_bytes_for_queue: int = 100 * 1024 * 1024,
@@ -112,6 +114,8 @@ class AsyncPushConsumer(AsyncLifecycle):
             raise ConfigError(f"pull_batch_size={pull_batch_size} is not 1..{MAX_PULL_BATCH_SIZE}")
         if concurrency < 1:
             raise ConfigError(f"concurrency={concurrency}: there must be at least one handler at a time")
+        if not consume_timeout_s > 0:
+            raise ConfigError(f"consume_timeout_s={consume_timeout_s} is not above 0")
         try:
             self.consume_from_where = ConsumeFromWhere(consume_from_where)
             self.message_model = MessageModel(message_model)
@@ -161,8 +165,10 @@ class AsyncPushConsumer(AsyncLifecycle):
                 max_reconsume_times=max_reconsume_times,
             )
         else:
-            give_back = retries.give_back if self._clustering else _drop
-            self.service = ConcurrentService(group, concurrency, self._handlers.get, give_back)
+            give_back, stuck_s = (retries.give_back, consume_timeout_s) if self._clustering else (_drop, None)
+            self.service = ConcurrentService(
+                group, concurrency, self._handlers.get, give_back, stuck_s, self._process_queues.values
+            )
         self.replies = Replier(self._instance, group, self.service.call)
         self._puller = Puller(
             self._instance,

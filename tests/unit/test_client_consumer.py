@@ -220,6 +220,39 @@ async def test_what_no_broker_takes_back_is_retried_here(monkeypatch: pytest.Mon
         assert fake.broker.offsets["G", "T", 0] == 2
 
 
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize("succeeds", [True, False])
+async def test_a_handler_that_takes_too_long_does_not_hold_the_offset_back(is_async: bool, succeeds: bool) -> None:
+    """Given back once, whatever the handler says in the end; messages that wait for a worker are not its like."""
+    async with cluster() as fake:
+        fake.broker.put("T", 0, b"stuck", b"next")
+        go_on = threading.Event()
+        seen: list[str] = []
+
+        def plain(message: MessageExt) -> bool:
+            if message.body == b"stuck":
+                go_on.wait(30)
+            seen.append(message.text())
+            return succeeds or message.body != b"stuck"
+
+        async def coroutine(message: MessageExt) -> bool:
+            while message.body == b"stuck" and not go_on.is_set():
+                await asyncio.sleep(0.005)
+            return plain(message)
+
+        handler = coroutine if is_async else plain
+        async with consumer_of(fake, handler, consume_timeout_s=0.05, concurrency=1) as consumer:
+            (back,) = await until(lambda: backs(fake.broker))
+            assert back.offset == 0
+            (process_queue,) = [pq for pq in consumer.process_queues if pq.queue == fake.queue(0)]
+            await until(lambda: process_queue.commit_offset() == 1)
+            await asyncio.sleep(0.1)  # many looks: the next one waits for the only worker, and is not given back
+            go_on.set()
+            await until(lambda: seen == ["stuck", "next"])
+        assert [header.offset for header in backs(fake.broker)] == [0]
+        assert fake.broker.offsets["G", "T", 0] == 2
+
+
 async def test_a_retried_message_has_its_own_topic_again() -> None:
     async with cluster() as fake:
         fake.broker.put("%RETRY%G", 0, b"again", properties="RETRY_TOPIC\x01T\x02", reconsume_times=1)
