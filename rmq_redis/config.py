@@ -51,6 +51,7 @@ class BrokerConfig:
     listen_host: str = setting("0.0.0.0", "address to listen on")
     listen_port: int = setting(DEFAULT_BROKER_PORT, "port to listen on; 0 lets the system choose")
     advertised_host: str = setting("", "IP address that clients are told; default: the one that reaches the NameServer")
+    advertised_port: int = setting(0, "port that clients are told; default: the one it listens on")
     namesrv_addr: str = setting("127.0.0.1:9876", "NameServers: host:port;host:port")
     store: str = setting("", "Redis URL of this group's store; required")
     store_replica: str = setting("", "Redis URL that a slave reads from; default: a replica that the store knows of")

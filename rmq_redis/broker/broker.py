@@ -161,7 +161,7 @@ class Broker:
         await server.start(config.listen_host, config.listen_port)
         self.port = server.port
         host = config.advertised_host or _own_ip(self._namesrv_addrs[0])
-        self.address = f"{host}:{self.port}"
+        self.address = f"{host}:{config.advertised_port or self.port}"
         store_host = pack_host(self.address)
         self._schedule = schedule = ScheduleService(ScheduleStore(self._queue_store), self._topics)
         self._transactions = transactions = TransactionService(
@@ -182,31 +182,27 @@ class Broker:
         self._master_services = (schedule, transactions, self._retention)
         self._writers = (self._sends, self._send_backs, self._recalls, transactions, replies)
         self._refuse_writes(self._slave_reason())
-        server.set_processors(
-            processors_of(
-                self._sends,
-                self._send_backs,
-                self._recalls,
-                transactions,
-                replies,
-                self._pulls,
+        processors = processors_of(
+            self._sends,
+            self._send_backs,
+            self._recalls,
+            transactions,
+            replies,
+            self._pulls,
+            self._clients,
+            QueryProcessor(self._topics, self._queue_store),
+            OffsetProcessor(config, self._topics, self._queue_store, self._offsets),
+            ConsumerAdminProcessor(config, self._topics, self._queue_store, self._offsets, self._clients, self._pulls),
+            AdminProcessor(
+                config,
+                self.address,
+                self._topics,
+                self._queue_store,
+                self._offsets,
                 self._clients,
-                QueryProcessor(self._topics, self._queue_store),
-                OffsetProcessor(config, self._topics, self._queue_store, self._offsets),
-                ConsumerAdminProcessor(
-                    config, self._topics, self._queue_store, self._offsets, self._clients, self._pulls
-                ),
-                AdminProcessor(
-                    config,
-                    self.address,
-                    self._topics,
-                    self._queue_store,
-                    self._offsets,
-                    self._clients,
-                    self._pulls,
-                    self._retention,
-                ),
-            )
+                self._pulls,
+                self._retention,
+            ),
         )
         self._pulls.hold.start()
         self._clients.start()
@@ -223,6 +219,7 @@ class Broker:
             await self._topics.start()
             await self._offsets.load()
             self._start_following()
+        server.set_processors(processors)
         self._registration = Registration(
             config, self._namesrv_addrs, self.address, self._topic_table, lambda: self.broker_id
         )

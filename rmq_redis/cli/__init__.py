@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import broker, dlq, group, lookup, message, nameserver, offset, topic, up
+from . import broker, chaos, dlq, group, lookup, message, nameserver, offset, topic, up
 from .demo import demo
 
 app = typer.Typer(
@@ -50,6 +50,7 @@ app.add_typer(offset.app, name="offset", rich_help_panel="Messages")
 app.add_typer(dlq.app, name="dlq", rich_help_panel="Messages")
 app.command(rich_help_panel="Servers")(nameserver.namesrv)
 app.command(rich_help_panel="Servers")(broker.broker)
+app.command(rich_help_panel="Servers")(chaos.chaos)
 if importlib.util.find_spec(f"{__name__}.bench") is not None:
     app.command("bench", rich_help_panel="Servers")(importlib.import_module(f"{__name__}.bench").bench_app)
 

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import ConfigError, StoreError
@@ -180,24 +180,23 @@ class EmbeddedServer:
 
 
 class SentinelServer(EmbeddedServer):
-    """A Sentinel, which watches a primary and its replicas and has a replica promoted when the primary is gone.
+    """A Sentinel, which watches primaries and their replicas and has a replica promoted when its primary is gone.
 
     Args:
-        service: the name of what it watches.
-        primary_port: where the primary is when the Sentinel is started for the first time.
+        services: names of what it watches, and the ports of the primaries when it is started for the first time.
         quorum: so many Sentinels must miss the primary.
         down_after_ms: after so long without an answer it is missed.
     """
 
-    def __init__(
-        self, data_dir: str | Path, service: str, primary_port: int, *, quorum: int, down_after_ms: int
-    ) -> None:
+    def __init__(self, data_dir: str | Path, services: Mapping[str, int], *, quorum: int, down_after_ms: int) -> None:
         super().__init__(data_dir)
-        self._lines = [
-            f"sentinel monitor {service} 127.0.0.1 {primary_port} {quorum}",
-            f"sentinel down-after-milliseconds {service} {down_after_ms}",
-            f"sentinel failover-timeout {service} {max(10 * down_after_ms, 5000)}",
-        ]
+        self._lines: list[str] = []
+        for service, port in services.items():
+            self._lines += [
+                f"sentinel monitor {service} 127.0.0.1 {port} {quorum}",
+                f"sentinel down-after-milliseconds {service} {down_after_ms}",
+                f"sentinel failover-timeout {service} {max(10 * down_after_ms, 5000)}",
+            ]
 
     def _arguments(self, binary: Path, port: int) -> list[str]:
         # A Sentinel keeps in this file what it learns, so it is written once.

@@ -33,7 +33,7 @@ class Watched:
         )
         self.replica.start()
         self.sentinels = [
-            SentinelServer(directory / f"sentinel-{i}", "main", self.primary.port, quorum=2, down_after_ms=1000)
+            SentinelServer(directory / f"sentinel-{i}", {"main": self.primary.port}, quorum=2, down_after_ms=1000)
             for i in range(3)
         ]
         for sentinel in self.sentinels:

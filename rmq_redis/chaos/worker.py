@@ -1,0 +1,81 @@
+"""The clients of a run, as processes: ``python -m rmq_redis.chaos.worker send|consume NAME NAMESRV TOPIC FILE``.
+
+They print ``ready`` and go on until SIGTERM; what they see goes to FILE.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from ..client.consumer import AsyncPushConsumer
+from ..client.producer import AsyncProducer
+from ..errors import RmqError
+from ..model import ConsumeFromWhere, Message, MessageExt, SendResult
+from ..runtime import run, stop_signals
+from .history import Acked, Delivered, Failed, HistoryWriter
+
+GROUP = "chaos-consumers"
+_SENDERS = 8
+_PAUSE_S = 0.02
+_TIMEOUT_S = 3.0
+
+
+def acked(sender: str, body: str, result: SendResult) -> Acked:
+    queue = result.queue
+    return Acked(sender, body, queue.broker_name, queue.queue_id, result.queue_offset, result.status.value)
+
+
+async def send(name: str, namesrv_addr: str, topic: str, history: HistoryWriter) -> None:
+    """Several senders, each with one send at a time; half of them with a key, which keeps to one queue."""
+    with stop_signals() as stop:
+        async with AsyncProducer("chaos-producers", namesrv_addr, poll_name_server_interval_s=2.0) as producer:
+
+            async def keep_sending(sender: str, key: str | None) -> None:
+                number = 0
+                while not stop.is_set():
+                    number += 1
+                    body = f"{sender}-{number}"
+                    try:
+                        result = await producer.send(Message(topic, body), key=key, timeout_s=_TIMEOUT_S)
+                        history.write(acked(sender, body, result))
+                    except RmqError as error:
+                        history.write(Failed(sender, body, str(error)[:200]))
+                    await asyncio.sleep(_PAUSE_S)
+
+            names = [f"{name}-{i}" for i in range(_SENDERS)]
+            print("ready", flush=True)
+            await asyncio.gather(*(keep_sending(n, n if i % 2 else None) for i, n in enumerate(names)))
+
+
+async def consume(name: str, namesrv_addr: str, topic: str, history: HistoryWriter) -> None:
+    """An orderly member of one group."""
+
+    async def take(message: MessageExt) -> None:
+        history.write(Delivered(name, message.text(), message.broker_name, message.queue_id, message.queue_offset))
+
+    consumer = AsyncPushConsumer(
+        GROUP,
+        namesrv_addr,
+        orderly=True,
+        consume_from_where=ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET,
+        poll_name_server_interval_s=2.0,
+        rebalance_interval_s=2.0,
+        persist_consumer_offset_interval_s=1.0,
+    )
+    consumer.subscribe(topic, "*", take)
+    with stop_signals() as stop:
+        async with consumer:
+            print("ready", flush=True)
+            await stop.wait()
+
+
+def main() -> None:
+    mode, name, namesrv_addr, topic, path = sys.argv[1:]
+    history = HistoryWriter(Path(path))
+    run({"send": send, "consume": consume}[mode](name, namesrv_addr, topic, history))
+
+
+if __name__ == "__main__":
+    main()

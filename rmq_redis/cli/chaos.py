@@ -1,0 +1,73 @@
+"""``rmq-redis chaos``: a cluster under random faults, and whether anything acknowledged was lost."""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from .options import option
+
+if TYPE_CHECKING:
+    from ..chaos.run import ChaosSettings
+
+
+def chaos(
+    minutes: Annotated[float, option("--minutes", min=0.1, metavar="N", help="How long faults are injected.")] = 5.0,
+    seed: Annotated[
+        int | None,
+        option("--seed", metavar="S", help="Repeat the faults of an earlier run.", show_default="a new one"),
+    ] = None,
+    faults: Annotated[int, option("--faults", min=1, metavar="N", help="Stop after so many.")] = 1_000_000,
+    groups: Annotated[int, option("--groups", min=1, max=8, metavar="N", help="Broker groups.")] = 2,
+    broker_role: Annotated[
+        str, option("--broker-role", metavar="ROLE", help="SYNC_MASTER, or ASYNC_MASTER to see what that can lose.")
+    ] = "SYNC_MASTER",
+    data_dir: Annotated[
+        Path | None,
+        option(
+            "--data-dir",
+            metavar="DIR",
+            help="New directory for data, logs and the history.",
+            file_okay=False,
+            show_default="a temporary one",
+        ),
+    ] = None,
+) -> None:
+    """Run a cluster of its own under faults: kill -9, pauses, restarts and partitions of everything in it.
+
+    Two NameServers; broker groups of a master and a slave, each on a Redis primary and a replica behind three
+    Sentinels; producers and consumers that record what they see. At the end their records are checked. Exit code 1:
+    something was lost, out of order, or at an offset that was given out twice.
+    """
+    from ..chaos.run import ChaosSettings
+    from ..runtime import run, setup_logging
+
+    setup_logging("error")
+    with tempfile.TemporaryDirectory(prefix="rmq-redis-chaos-") as temporary:
+        settings = ChaosSettings(
+            directory=(data_dir or Path(temporary) / "run").expanduser().absolute(),
+            seed=random.randrange(1 << 32) if seed is None else seed,
+            seconds=minutes * 60,
+            faults=faults,
+            groups=groups,
+            broker_role=broker_role,
+        )
+        sys.exit(run(_chaos(settings)))
+
+
+async def _chaos(settings: ChaosSettings) -> int:
+    from ..chaos.run import Chaos
+
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{time.monotonic() - began:7.1f}  {line}", flush=True)
+
+    result = await Chaos(settings, say).run()
+    for line in result.lines():
+        print(line)
+    return 1 if result.verdict.violations else 0
