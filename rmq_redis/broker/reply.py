@@ -22,6 +22,7 @@ from ..errors import (
     RemotingError,
     ServiceNotAvailableError,
     StoreError,
+    StoreUnconfirmedError,
 )
 from ..hosts import offset_msg_id, pack_host
 from ..model import MAX_PROPERTIES_BYTES, SYSTEM_TOPICS_NOT_WRITABLE
@@ -178,7 +179,7 @@ class ReplyProcessor:
         def done(_queue: Queue, queue_offset: int, error: StoreError | None, _arg: None) -> None:
             if stored.done():
                 return
-            if error is None:
+            if error is None or isinstance(error, StoreUnconfirmedError):  # it is there; what counts is the push
                 stored.set_result(queue_offset)
             else:
                 stored.set_exception(error)

@@ -94,23 +94,25 @@ class TransactionService:
         if message.properties.get("PGROUP") != header.producer_group:
             raise ResponseError(f"half message {number} is not of producer group {header.producer_group!r}")
         if header.commit_or_rollback & _TRANSACTION_BITS == _COMMIT:
-            await self._commit(number, message)
+            ended = await self._commit(number, message)
         else:
-            await self._store.end(number)
+            ended = await self._store.end(number)
+        if not ended:  # another decision came in between
+            raise _not_there(number)
         return response(command)
 
     async def _find(self, number: int) -> MessageExt:
         record = await self._store.get(number) if number >= 0 else None
         if record is None:
-            raise ResponseError(f"there is no undecided half message {number}: it was decided, or never was")
+            raise _not_there(number)
         return decode_records(_with_offsets(record, number), decompress=False)[0]
 
-    async def _commit(self, number: int, message: MessageExt) -> None:
+    async def _commit(self, number: int, message: MessageExt) -> bool:
         topic = self._topics.topics.get(message.topic)
         if topic is None:
             raise ResponseError(f"the topic {message.topic!r} of half message {number} does not exist any more")
         queue = topic.queues[min(message.queue_id, topic.queue_nums - 1)]
-        await self._store.end(number, queue, self._record(message, message.topic, queue))
+        return await self._store.end(number, queue, self._record(message, message.topic, queue))
 
     def _record(self, message: MessageExt, topic: str, queue: Queue, **more_properties: str) -> bytes:
         """The half message as an ordinary one of its queue."""
@@ -209,6 +211,10 @@ class TransactionService:
     def _producer_of(self, group: str) -> Connection | None:
         connections = [c for c in self._clients.producer_groups.get(group, ()) if not c.closed]
         return random.choice(connections) if connections else None
+
+
+def _not_there(number: int) -> ResponseError:
+    return ResponseError(f"there is no undecided half message {number}: it was decided, or never was")
 
 
 def _with_offsets(record: bytes, number: int) -> bytes:

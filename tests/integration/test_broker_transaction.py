@@ -88,6 +88,17 @@ async def test_half_messages_that_come_at_once_keep_apart(client: BrokerClient) 
     assert sorted(await client.pull_all("T", queue_id=1)) == sorted(f"half {index}" for index in range(0, 50, 2))
 
 
+async def test_of_two_decisions_at_once_one_is_told_that_it_came_too_late(client: BrokerClient) -> None:
+    committed = 0
+    for number in range(10):
+        sent = await prepare(client, f"half {number}")
+        first, second = (COMMIT, ROLLBACK) if number % 2 else (ROLLBACK, COMMIT)
+        answers = await asyncio.gather(client.ask(end(sent, first)), client.ask(end(sent, second)))
+        assert sorted(answer.code for answer in answers) == [0, 1]
+        committed += answers[0 if first == COMMIT else 1].code == 0
+    assert len(await client.pull_all("T", queue_id=1)) == committed
+
+
 async def test_a_property_whose_name_only_ends_alike_makes_no_half_message(client: BrokerClient) -> None:
     for text in ("MY_TRAN_MSG\x01true\x02", "TRAN_MSG\x01truely\x02", "TRAN_MSG\x01false\x02"):
         await client.ok(send_request("T", b"plain", queue_id=1, properties=text + "UNIQ_KEY\x01B1\x02"))

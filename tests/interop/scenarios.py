@@ -6,7 +6,7 @@ from collections import Counter
 
 from interop_support import Cluster, Driver, DriverProcess, Event, create_topic, has_route, unique_name, wait_until
 
-from rmq_redis import MessageExt, PullConsumer
+from rmq_redis import Message, MessageExt, Producer, PullConsumer, PushConsumer
 
 REDELIVERY_DEADLINE_S = 90.0
 
@@ -238,3 +238,54 @@ def sends_to_a_chosen_queue(driver: Driver, cluster: Cluster, **options: str) ->
         consumer.stop()
         received = sorted(consumer.messages(), key=lambda message: message["queueOffset"])
     assert [(message["body"], message["queueId"]) for message in received] == [(event["body"], 2) for event in sent]
+
+
+def transactions_commit_roll_back_and_are_checked_back(driver: Driver, cluster: Cluster, **options: str) -> None:
+    topic = create_topic(cluster)
+    tags = ["COMMIT", "ROLLBACK", "CHECK"]
+    with driver.consume(cluster, topic, unique_name("group")) as consumer:
+        events = driver.run(
+            cluster,
+            "produce",
+            topic=topic,
+            count=6,
+            mode="transaction",
+            tags=",".join(tags),
+            key_prefix="order",
+            group=unique_name("producer"),
+            **options,
+        )
+        checked = {event["body"] for event in events if event["event"] == "checked"}
+        assert checked == {"message-2", "message-5"}
+        consumer.wait_for_bodies({"message-0", "message-2", "message-3", "message-5"})
+        consumer.stop()
+        assert Counter(consumer.bodies()) == {f"message-{index}": 1 for index in (0, 2, 3, 5)}
+        assert {message["keys"] for message in consumer.messages()} == {f"order-{index}" for index in (0, 2, 3, 5)}
+
+
+def requests_are_answered(driver: Driver, cluster: Cluster) -> None:
+    """The foreign client asks itself, is asked by our SDK, and asks our SDK."""
+
+    def asked_by_the_driver(topic: str) -> dict[str, str]:
+        events = driver.run(cluster, "produce", topic=topic, count=6, mode="request")
+        return {event["body"]: event["reply"] for event in events if event["event"] == "reply"}
+
+    topic = create_topic(cluster)
+    expected = {f"message-{index}": f"reply to message-{index}" for index in range(6)}
+    with driver.consume(cluster, topic, unique_name("group"), reply="true") as consumer:
+        consumer.wait_for(lambda: bool(consumer.events("started")), "started")
+        assert asked_by_the_driver(topic) == expected
+        with Producer("sdk-requests", cluster.namesrv_addr) as producer:
+            for index in range(6):
+                reply = producer.request(Message(topic, f"sdk-{index}"), timeout_s=30.0)
+                assert reply.text() == f"reply to sdk-{index}"
+        consumer.stop()
+    topic = create_topic(cluster)
+    replier = PushConsumer(unique_name("group"), cluster.namesrv_addr, consume_from_where="CONSUME_FROM_FIRST_OFFSET")
+
+    @replier.replier(topic)
+    def answer(message: MessageExt) -> str:
+        return f"reply to {message.text()}"
+
+    with replier:
+        assert asked_by_the_driver(topic) == expected

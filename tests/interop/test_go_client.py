@@ -52,3 +52,11 @@ def test_two_consumers_share_the_queues(go_driver: Driver, cluster: Cluster) -> 
 
 def test_delivers_a_failed_message_again(go_driver: Driver, cluster: Cluster) -> None:
     scenarios.delivers_a_failed_message_again(go_driver, cluster)
+
+
+def test_transactions_commit_roll_back_and_are_checked_back(go_driver: Driver, cluster: Cluster) -> None:
+    scenarios.transactions_commit_roll_back_and_are_checked_back(go_driver, cluster)
+
+
+def test_requests_are_answered(go_driver: Driver, cluster: Cluster) -> None:
+    scenarios.requests_are_answered(go_driver, cluster)

@@ -155,26 +155,12 @@ def test_recalls_a_timer_message_before_it_is_due(java_driver: Driver, cluster: 
 
 
 def test_transactions_commit_roll_back_and_are_checked_back(java_driver: Driver, cluster: Cluster) -> None:
-    topic = create_topic(cluster)
-    tags = ["COMMIT", "ROLLBACK", "CHECK"]
-    with java_driver.consume(cluster, topic, unique_name("group")) as consumer:
-        events = java_driver.run(
-            cluster,
-            "produce",
-            topic=topic,
-            count=6,
-            mode="transaction",
-            tags=",".join(tags),
-            key_prefix="order",
-            group=unique_name("producer"),
-            check_timeout_s=150,
-        )
-        checked = {event["body"] for event in events if event["event"] == "checked"}
-        assert checked == {"message-2", "message-5"}
-        consumer.wait_for_bodies({"message-0", "message-2", "message-3", "message-5"})
-        consumer.stop()
-        assert Counter(consumer.bodies()) == {f"message-{index}": 1 for index in (0, 2, 3, 5)}
-        assert {message["keys"] for message in consumer.messages()} == {f"order-{index}" for index in (0, 2, 3, 5)}
+    scenarios.transactions_commit_roll_back_and_are_checked_back(java_driver, cluster, check_timeout_s="150")
+
+
+def test_requests_are_answered(java_driver: Driver, cluster: Cluster) -> None:
+    """324/325 to the broker, 326 to the requester: Java asks Java, our SDK asks Java, Java asks our SDK."""
+    scenarios.requests_are_answered(java_driver, cluster)
 
 
 def test_an_orderly_consumer_gets_each_queue_in_order(java_driver: Driver, cluster: Cluster) -> None:

@@ -138,6 +138,9 @@ func sent(name, body string, result *primitive.SendResult) {
 
 func produce(namesrvAddrs []string, opts options) error {
 	mode := opts.get("mode", "single")
+	if mode == "transaction" {
+		return produceInTransaction(namesrvAddrs, opts)
+	}
 	selector := producer.NewRoundRobinQueueSelector()
 	if mode == "selector" {
 		selector = producer.NewManualQueueSelector()
@@ -198,6 +201,19 @@ func produce(namesrvAddrs []string, opts options) error {
 			}
 		}
 		answered.Wait()
+	case "request":
+		for _, message := range batch {
+			body := string(message.Body)
+			reply, err := client.Request(ctx, 5*time.Second, message)
+			// The client introduces itself to a new broker after a second; the reply to its first request may be quicker.
+			for attempt := 0; err != nil && attempt < 5; attempt++ {
+				reply, err = client.Request(ctx, 5*time.Second, message)
+			}
+			if err != nil {
+				return err
+			}
+			printEvent(event{"event": "reply", "body": body, "reply": string(reply.Body), "properties": reply.GetProperties()})
+		}
 	case "batch":
 		result, err := client.SendSync(ctx, batch...)
 		if err != nil {
@@ -212,6 +228,78 @@ func produce(namesrvAddrs []string, opts options) error {
 	}
 	printEvent(event{"event": "stopped"})
 	return nil
+}
+
+// listener decides by the tag: COMMIT, ROLLBACK, or CHECK = unknown now, committed when the broker asks back.
+type listener struct {
+	checked sync.Map
+	waiting sync.WaitGroup
+}
+
+func (l *listener) ExecuteLocalTransaction(message *primitive.Message) primitive.LocalTransactionState {
+	switch message.GetTags() {
+	case "COMMIT":
+		return primitive.CommitMessageState
+	case "ROLLBACK":
+		return primitive.RollbackMessageState
+	}
+	return primitive.UnknowState
+}
+
+func (l *listener) CheckLocalTransaction(message *primitive.MessageExt) primitive.LocalTransactionState {
+	body := string(message.Body)
+	printEvent(event{"event": "checked", "body": body, "topic": message.Topic, "tags": message.GetTags()})
+	if _, again := l.checked.LoadOrStore(body, true); !again {
+		l.waiting.Done()
+	}
+	return primitive.CommitMessageState
+}
+
+func produceInTransaction(namesrvAddrs []string, opts options) error {
+	decides := &listener{}
+	client, err := rocketmq.NewTransactionProducer(decides,
+		producer.WithNsResolver(primitive.NewPassthroughResolver(namesrvAddrs)),
+		producer.WithGroupName(opts.get("group", "go_producer")),
+		producer.WithInstanceName(strconv.Itoa(os.Getpid())))
+	if err != nil {
+		return err
+	}
+	if err = client.Start(); err != nil {
+		return err
+	}
+	for _, message := range messages(opts) {
+		if message.GetTags() == "CHECK" {
+			decides.waiting.Add(1)
+		}
+		body := string(message.Body)
+		result, err := client.SendMessageInTransaction(context.Background(), message)
+		if err != nil {
+			return err
+		}
+		sent("sent", body, result.SendResult)
+	}
+	decides.waiting.Wait()
+	time.Sleep(time.Second) // the answers to the questions are one way
+	if err = client.Shutdown(); err != nil {
+		return err
+	}
+	printEvent(event{"event": "stopped"})
+	return nil
+}
+
+// startReplies returns the producer of replies, or nil without --reply true.
+func startReplies(namesrvAddrs []string, opts options) (rocketmq.Producer, error) {
+	if opts["reply"] != "true" {
+		return nil, nil
+	}
+	client, err := rocketmq.NewProducer(
+		producer.WithNsResolver(primitive.NewPassthroughResolver(namesrvAddrs)),
+		producer.WithGroupName("go_replies"),
+		producer.WithInstanceName(strconv.Itoa(os.Getpid())+"_replies"))
+	if err != nil {
+		return nil, err
+	}
+	return client, client.Start()
 }
 
 func consume(namesrvAddrs []string, opts options) error {
@@ -250,6 +338,10 @@ func consume(namesrvAddrs []string, opts options) error {
 	if err != nil {
 		return err
 	}
+	replies, err := startReplies(namesrvAddrs, opts)
+	if err != nil {
+		return err
+	}
 	selector := consumer.MessageSelector{Type: consumer.TAG, Expression: opts.get("tags", "*")}
 	err = client.Subscribe(topic, selector, func(_ context.Context, batch ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
 		result := consumer.ConsumeSuccess
@@ -268,6 +360,16 @@ func consume(namesrvAddrs []string, opts options) error {
 				"reconsumeTimes": message.ReconsumeTimes,
 				"properties":     message.GetProperties(),
 			})
+			if replies != nil {
+				reply, err := consumer.CreateReplyMessage(message, nil)
+				if err == nil {
+					reply.Body = []byte("reply to " + body) // CreateReplyMessage of v2.1.2 takes it for properties
+					_, err = replies.SendSync(context.Background(), reply)
+				}
+				if err != nil {
+					fmt.Fprintln(os.Stderr, "reply:", err)
+				}
+			}
 			if failing[body] && message.ReconsumeTimes == 0 {
 				result = consumer.ConsumeRetryLater
 			}

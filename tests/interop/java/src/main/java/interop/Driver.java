@@ -10,6 +10,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.TreeSet;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
@@ -24,10 +25,12 @@ import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
 import org.apache.rocketmq.client.consumer.store.ReadOffsetType;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.LocalTransactionState;
+import org.apache.rocketmq.client.producer.RequestCallback;
 import org.apache.rocketmq.client.producer.SendCallback;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.TransactionListener;
 import org.apache.rocketmq.client.producer.TransactionMQProducer;
+import org.apache.rocketmq.client.utils.MessageUtil;
 import org.apache.rocketmq.common.TopicConfig;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
@@ -303,6 +306,16 @@ public final class Driver {
                         .filter(queue -> queue.getQueueId() == (Integer) arg).findFirst().orElseThrow(), queueId));
                 }
                 break;
+            case "request":
+                for (Message message : messages) {
+                    Map<String, Object> replied = event("reply");
+                    replied.put("body", new String(message.getBody(), StandardCharsets.UTF_8));
+                    Message reply = request(producer, message);
+                    replied.put("reply", new String(reply.getBody(), StandardCharsets.UTF_8));
+                    replied.put("properties", new LinkedHashMap<>(reply.getProperties()));
+                    print(replied);
+                }
+                break;
             case "batch":
                 SendResult result = producer.send(messages);
                 Map<String, Object> sent = event("sent-batch");
@@ -328,6 +341,24 @@ public final class Driver {
         }
         producer.shutdown();
         print(event("stopped"));
+    }
+
+    /** With a selector and a callback: without them, client 5.3.3 returns null as soon as the request is stored. */
+    private static Message request(DefaultMQProducer producer, Message message) throws Exception {
+        CompletableFuture<Message> answered = new CompletableFuture<>();
+        producer.request(message, (queues, msg, arg) -> queues.get(msg.getBody().length % queues.size()), null,
+            new RequestCallback() {
+                @Override
+                public void onSuccess(Message reply) {
+                    answered.complete(reply);
+                }
+
+                @Override
+                public void onException(Throwable error) {
+                    answered.completeExceptionally(error);
+                }
+            }, 30_000);
+        return answered.get(35, TimeUnit.SECONDS);
     }
 
     private static void sendAsync(DefaultMQProducer producer, List<Message> messages) throws Exception {
@@ -454,6 +485,26 @@ public final class Driver {
         void run() throws Exception;
     }
 
+    /** The producer of replies, or null without --reply true. */
+    private DefaultMQProducer startReplies() throws Exception {
+        if (!Boolean.parseBoolean(options.getOrDefault("reply", "false"))) {
+            return null;
+        }
+        DefaultMQProducer producer = new DefaultMQProducer("java_replies");
+        producer.setNamesrvAddr(namesrvAddr);
+        producer.start();
+        return producer;
+    }
+
+    private static void reply(DefaultMQProducer producer, MessageExt message) {
+        String answer = "reply to " + new String(message.getBody(), StandardCharsets.UTF_8);
+        try {
+            producer.send(MessageUtil.createReplyMessage(message, answer.getBytes(StandardCharsets.UTF_8)));
+        } catch (Exception error) {
+            error.printStackTrace();
+        }
+    }
+
     private void consume() throws Exception {
         String topic = option("topic");
         Set<String> failing = new HashSet<>(List.of(options.getOrDefault("fail-bodies", "").split(",")));
@@ -469,6 +520,7 @@ public final class Driver {
         }
         consumer.setPersistConsumerOffsetInterval(1000);
         consumer.subscribe(topic, options.getOrDefault("tags", "*"));
+        DefaultMQProducer replies = startReplies();
         if (Boolean.parseBoolean(options.getOrDefault("orderly", "false"))) {
             consumer.registerMessageListener((MessageListenerOrderly) (messages, context) -> {
                 messages.forEach(message -> print(message("message", message)));
@@ -479,6 +531,9 @@ public final class Driver {
                 boolean fail = false;
                 for (MessageExt message : messages) {
                     print(message("message", message));
+                    if (replies != null) {
+                        reply(replies, message);
+                    }
                     fail |= failing.contains(new String(message.getBody(), StandardCharsets.UTF_8))
                         && (alwaysFail || message.getReconsumeTimes() == 0);
                 }
