@@ -47,6 +47,7 @@ from ..store.queue_store import QueueStore
 from .client_manage import ClientManager, Member
 from .consumer_admin import language_name
 from .pull import PullProcessor
+from .rates import Rates, RateSampler
 from .retention import RetentionPolicy, RetentionService, retention_policy
 from .topics import Topic, TopicTable
 
@@ -74,6 +75,9 @@ class AdminProcessor:
         self._pulls = pulls
         self._retention = retention
         self._boot_ms = int(time.time() * 1000)
+        self._puts = Rates(lambda: queue_store.put_total)
+        self._gets = Rates(lambda: pulls.get_total)
+        self.sampler = RateSampler(self._puts, self._gets)
 
     def processors(self) -> dict[int, Processor]:
         return {
@@ -352,8 +356,7 @@ class AdminProcessor:
             "sendThreadPoolQueueHeadWaitTimeMills "
             "pullThreadPoolQueueHeadWaitTimeMills ackThreadPoolQueueHeadWaitTimeMills pageCacheLockTimeMills "
             "earliestMessageTimeStamp timerReadBehind timerOffsetBehind timerCongestNum "
-            "msgPutTotalYesterdayMorning msgPutTotalTodayMorning msgGetTotalYesterdayMorning "
-            "msgGetTotalTodayMorning dispatchBehindBytes remainHowManyDataToFlush commitLogMinOffset"
+            "dispatchBehindBytes remainHowManyDataToFlush commitLogMinOffset"
         )
         table = dict.fromkeys(zero.split(), "0") | {
             "brokerVersionDesc": "V5_3_3",
@@ -361,13 +364,17 @@ class AdminProcessor:
             "brokerActive": "false" if self._pulls.stopping else "true",
             "bootTimestamp": str(self._boot_ms),
             "runtime": f"[ {(now_ms - self._boot_ms) // 1000} seconds ]",
-            "putTps": "0.0 0.0 0.0",
-            "getTransferredTps": "0.0 0.0 0.0",
+            "putTps": " ".join(f"{average:.2f}" for average in self._puts.averages()),
+            "getTransferredTps": " ".join(f"{average:.2f}" for average in self._gets.averages()),
             "timerEnqueueTps": "0.0",
             "timerDequeueTps": "0.0",
             "commitLogDiskRatio": "0.0",
             "consumeQueueDiskRatio": "0.0",
             "startAcceptSendRequestTimeStamp": str(self._boot_ms),
+            "msgPutTotalYesterdayMorning": str(self._puts.yesterday_morning),
+            "msgPutTotalTodayMorning": str(self._puts.today_morning),
+            "msgGetTotalYesterdayMorning": str(self._gets.yesterday_morning),
+            "msgGetTotalTodayMorning": str(self._gets.today_morning),
             "msgPutTotalTodayNow": str(self._queue_store.put_total),
             "msgGetTotalTodayNow": str(self._pulls.get_total),
             "heldPulls": str(self._pulls.hold.count),

@@ -29,6 +29,7 @@ from .leadership import Leadership
 from .offset_query import OffsetProcessor
 from .pull import PullProcessor
 from .query import QueryProcessor
+from .rates import RateSampler
 from .recall import RecallProcessor
 from .registration import Registration
 from .reply import ReplyProcessor
@@ -138,6 +139,7 @@ class Broker:
         self._recalls: RecallProcessor | None = None
         self._schedule: ScheduleService | None = None
         self._transactions: TransactionService | None = None
+        self._sampler: RateSampler | None = None
         self._retention = RetentionService(config, self._topics, self._queue_store)
 
     @property
@@ -182,6 +184,16 @@ class Broker:
         self._master_services = (schedule, transactions, self._retention)
         self._writers = (self._sends, self._send_backs, self._recalls, transactions, replies)
         self._refuse_writes(self._slave_reason())
+        admin = AdminProcessor(
+            config,
+            self.address,
+            self._topics,
+            self._queue_store,
+            self._offsets,
+            self._clients,
+            self._pulls,
+            self._retention,
+        )
         processors = processors_of(
             self._sends,
             self._send_backs,
@@ -193,17 +205,10 @@ class Broker:
             QueryProcessor(self._topics, self._queue_store),
             OffsetProcessor(config, self._topics, self._queue_store, self._offsets),
             ConsumerAdminProcessor(config, self._topics, self._queue_store, self._offsets, self._clients, self._pulls),
-            AdminProcessor(
-                config,
-                self.address,
-                self._topics,
-                self._queue_store,
-                self._offsets,
-                self._clients,
-                self._pulls,
-                self._retention,
-            ),
+            admin,
         )
+        self._sampler = admin.sampler
+        self._sampler.start()
         self._pulls.hold.start()
         self._clients.start()
         self._leadership = leadership = Leadership(
@@ -344,6 +349,8 @@ class Broker:
         self._pulls.hold.wake_all()
         self._pulls.hold.close()
         self._clients.close()
+        if self._sampler is not None:
+            self._sampler.close()
         if self._server is not None:
             await self._server.close()
         if not self._queue_store.fenced:

@@ -162,7 +162,9 @@ class TransactionService:
         if record is None:
             return
         message = decode_records(_with_offsets(record, number), decompress=False)[0]
-        if times > self._config.transaction_check_max:
+        reserved_s = self._config.file_reserved_time_h * 3600
+        is_too_old = 0 < reserved_s < time.time() - message.store_timestamp_ms / 1000
+        if is_too_old or times > self._config.transaction_check_max:
             topic = await self._topics.ensure_system_topic(CHECK_MAX_TOPIC)
             queue = topic.queues[0]
             given_up = self._record(

@@ -57,6 +57,7 @@ class HalfStore:
             self._loop.call_soon(self._commit)
         self._waiting.append((check_ms, record, done, arg))
         self._store.pending_bytes += len(record)
+        self._store.put_bytes += len(record)
 
     def _commit(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -73,6 +73,7 @@ class ScheduleStore:
         message_id = self._store.epoch.to_bytes(8, "big") + next(self._numbers).to_bytes(8, "big")
         self._waiting.append((due_ms, message_id, record, recall_key, done, arg))
         self._store.pending_bytes += len(record)
+        self._store.put_bytes += len(record)
 
     def _commit(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -350,6 +350,32 @@ async def test_without_forcible_cleaning_sends_are_refused_and_reads_go_on(
     await eventually(lambda: takes(client))
 
 
+@pytest.mark.parametrize("properties", ["TIMER_DELAY_SEC\x01100\x02", "TRAN_MSG\x01true\x02PGROUP\x01PG\x02"])
+async def test_what_waits_out_of_sight_counts_for_the_bound_too(
+    start_broker: StartBroker, connect: Connect, tmp_path: Path, properties: str
+) -> None:
+    """Timers and half messages cannot be trimmed: they are refused in time, also between two looks."""
+    with EmbeddedServer(tmp_path / "unbounded", settings={"appendonly": "no"}) as server:
+        bound_bytes = await used_memory(server) + (8 << 20)
+        broker = await start_broker(store=server.url, store_max_bytes=bound_bytes, retention_period_s=1000)
+        client = connect(broker)
+        await client.send("T", "kept")
+        await eventually(lambda: broker._retention.memory)
+        codes: set[int] = set()
+
+        async def refused() -> bool:
+            commands = [send_request("T", b"x" * 10_000, properties=properties) for _ in range(50)]
+            answers = await asyncio.gather(*(client.ask(command) for command in commands))
+            codes.update(answer.code for answer in answers)
+            return {answer.code for answer in answers} == {ResponseCode.SERVICE_NOT_AVAILABLE}
+
+        await eventually(refused)
+        assert codes == {ResponseCode.SUCCESS, ResponseCode.SERVICE_NOT_AVAILABLE}
+        assert await used_memory(server) <= bound_bytes
+        assert await client.pull_all("T") == ["kept"]
+        await broker.close()
+
+
 async def takes(client: BrokerClient) -> bool:
     return (await client.ask(send_request("T", b"x"))).code == ResponseCode.SUCCESS
 

@@ -182,6 +182,22 @@ async def test_what_nobody_decides_is_given_up(start_broker: StartBroker, connec
     assert await client.pull_all("T", queue_id=1) == []
 
 
+async def test_a_half_message_older_than_messages_are_kept_is_given_up(
+    start_broker: StartBroker, connect: Connect
+) -> None:
+    settings = {"transaction_timeout_s": 0.05, "transaction_check_interval_s": 0.05, "transaction_check_max": 10**6}
+    broker = await start_broker(file_reserved_time_h=1 / 3600, retention_period_s=1000, **settings)
+    client = connect(broker)
+    sent = await prepare(client)
+
+    async def given_up() -> list[MessageExt]:
+        return (await client.pull("TRANS_CHECK_MAX_TIME_TOPIC", 0)).messages
+
+    (message,) = await eventually(given_up)
+    assert message.properties["REAL_TOPIC"] == "T"
+    assert (await client.ask(end(sent, COMMIT))).code == 1
+
+
 async def test_half_messages_survive_the_broker(start_broker: StartBroker, connect: Connect) -> None:
     first = await start_broker()
     sent = await prepare(connect(first))
