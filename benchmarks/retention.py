@@ -63,7 +63,9 @@ async def measure(cluster: Cluster, max_bytes: int, in_flight: int, seconds: flo
     samples: list[int] = []
     async with (
         AsyncAdmin(cluster.namesrv_addr) as admin,
-        AsyncProducer("endless", cluster.namesrv_addr, retry_times_when_send_failed=0) as producer,
+        AsyncProducer(
+            "endless", cluster.namesrv_addr, retry_times_when_send_failed=0, compress_over_bytes=0
+        ) as producer,
         redis.asyncio.Redis.from_url(cluster.store_url) as store,
     ):
         await store.config_set("maxmemory-policy", "noeviction")
