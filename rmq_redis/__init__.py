@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from .client.producer import AsyncProducer
     from .client.pull_consumer import AsyncPullConsumer
     from .client.request_reply import reply_to
+    from .client.simple_consumer import AsyncSimpleConsumer
     from .client.sync import Producer, PullConsumer, PushConsumer
     from .client.sync_admin import Admin
+    from .client.sync_simple_consumer import SimpleConsumer
     from .client.sync_transaction import TransactionProducer
     from .client.transaction import AsyncTransactionProducer, TransactionListener
     from .config import ClientConfig
@@ -56,6 +58,7 @@ __all__ = [
     "AsyncProducer",
     "AsyncPullConsumer",
     "AsyncPushConsumer",
+    "AsyncSimpleConsumer",
     "AsyncTransactionProducer",
     "ClientConfig",
     "ClientError",
@@ -84,6 +87,7 @@ __all__ = [
     "RouteNotFoundError",
     "SendResult",
     "SendStatus",
+    "SimpleConsumer",
     "TransactionListener",
     "TransactionProducer",
     "TransactionSendResult",
@@ -98,8 +102,10 @@ _MODULES = {
     ".client.producer": ("AsyncProducer",),
     ".client.pull_consumer": ("AsyncPullConsumer",),
     ".client.request_reply": ("reply_to",),
+    ".client.simple_consumer": ("AsyncSimpleConsumer",),
     ".client.sync": ("Producer", "PullConsumer", "PushConsumer"),
     ".client.sync_admin": ("Admin",),
+    ".client.sync_simple_consumer": ("SimpleConsumer",),
     ".client.sync_transaction": ("TransactionProducer",),
     ".client.transaction": ("AsyncTransactionProducer", "TransactionListener"),
     ".config": ("ClientConfig",),

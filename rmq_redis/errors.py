@@ -214,6 +214,12 @@ class ConsumerNotOnlineError(ResponseError):
     code = ResponseCode.CONSUMER_NOT_ONLINE
 
 
+class NoMessageError(ResponseError):
+    """208: there is no message at that offset, or its handle does not hold any more."""
+
+    code = ResponseCode.NO_MESSAGE
+
+
 class FlowControlError(ResponseError):
     """215: asked too often; wait a little."""
 

@@ -45,6 +45,7 @@ PROPERTY_RECONSUME_TIME = "RECONSUME_TIME"
 PROPERTY_MAX_RECONSUME_TIMES = "MAX_RECONSUME_TIMES"
 PROPERTY_DLQ_ORIGIN_TOPIC = "DLQ_ORIGIN_TOPIC"
 PROPERTY_DLQ_ORIGIN_MESSAGE_ID = "DLQ_ORIGIN_MESSAGE_ID"
+PROPERTY_POP_CK = "POP_CK"
 PROPERTY_TRANSACTION_PREPARED = "TRAN_MSG"
 PROPERTY_PRODUCER_GROUP = "PGROUP"
 PROPERTY_CLUSTER = "CLUSTER"
@@ -362,6 +363,16 @@ class TopicRouteData(msgspec.Struct, frozen=True):
             if broker.broker_name == broker_name:
                 return broker.broker_addrs
         return {}
+
+
+def subscribe_queues(topic: str, route: TopicRouteData) -> list[MessageQueue]:
+    """The queues that can be read, sorted. Source: MQClientInstance.topicRouteData2TopicSubscribeInfo."""
+    return sorted(
+        MessageQueue(topic, data.broker_name, queue_id)
+        for data in route.queue_datas
+        if data.perm & Perm.READ
+        for queue_id in range(data.read_queue_nums)
+    )
 
 
 class TopicConfig(msgspec.Struct, frozen=True, rename="camel", kw_only=True):

@@ -11,10 +11,12 @@ from typing import Any
 
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode, ResponseCode
-from rmq_redis.protocol.body import loads
+from rmq_redis.model import TopicRouteData
+from rmq_redis.protocol.body import encode_route, loads
 from rmq_redis.protocol.command import RemotingCommand, request, response
 from rmq_redis.protocol.frame import CommandDecoder, encode_command
 from rmq_redis.protocol.header import (
+    GetRouteInfoRequestHeader,
     Header,
     PullMessageRequestHeader,
     PullMessageResponseHeader,
@@ -99,14 +101,17 @@ class RawPeer:
 
 
 class FakeNameServer:
-    """Answers REGISTER_BROKER and UNREGISTER_BROKER with success and remembers them."""
+    """Answers REGISTER_BROKER and UNREGISTER_BROKER with success and remembers them; has the routes it is given."""
 
     def __init__(self) -> None:
         self.registrations: list[RemotingCommand] = []
         self.unregistrations: list[RemotingCommand] = []
+        self.routes: dict[str, TopicRouteData] = {}
+        """What it answers to GET_ROUTEINFO_BY_TOPIC."""
         processors: dict[int, Processor] = {
             RequestCode.REGISTER_BROKER: self._register,
             RequestCode.UNREGISTER_BROKER: self._unregister,
+            RequestCode.GET_ROUTEINFO_BY_TOPIC: self._route,
         }
         self._server = RemotingServer(processors)
 
@@ -117,6 +122,12 @@ class FakeNameServer:
     def _unregister(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         self.unregistrations.append(command)
         return response(command)
+
+    def _route(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        route = self.routes.get(command.header(GetRouteInfoRequestHeader).topic)
+        if route is None:
+            return response(command, ResponseCode.TOPIC_NOT_EXIST, remark="no route")
+        return response(command, body=encode_route(route, standard_json=True))
 
     @property
     def address(self) -> str:

@@ -11,22 +11,28 @@ from typing import Protocol
 from ..config import BrokerConfig, parse_addresses
 from ..errors import ConfigError, StoreError, StoreFencedError
 from ..hosts import pack_host
-from ..model import MASTER_ID, topic_name_error
+from ..model import MASTER_ID, TopicRouteData, topic_name_error
 from ..protocol.body import TopicConfigTable
 from ..protocol.frame import MAX_FRAME_BYTES
 from ..protocol.message import UniqKeyGenerator
+from ..remoting.connection import Connection
 from ..remoting.server import RemotingServer, processors_of
 from ..store.config_store import ConfigStore
 from ..store.half_store import HalfStore
 from ..store.keys import GroupKeys
 from ..store.offset_store import OffsetStore
+from ..store.pop_store import PopStore
 from ..store.queue_store import Queue, QueueStore
 from ..store.schedule_store import ScheduleStore
 from .admin import AdminProcessor
+from .assignment import AssignmentProcessor
 from .client_manage import ClientManager
 from .consumer_admin import ConsumerAdminProcessor
 from .leadership import Leadership
 from .offset_query import OffsetProcessor
+from .pop import PopProcessor
+from .pop_ack import PopAckProcessor
+from .pop_revive import PopReviveService
 from .pull import PullProcessor
 from .query import QueryProcessor
 from .rates import RateSampler
@@ -119,9 +125,10 @@ class Broker:
             busy_s=config.store_busy_timeout_s,
         )
         self._offsets = OffsetStore(self._queue_store, config.offset_flush_period_s)
+        self._configs = configs = ConfigStore(self._queue_store)
         self._topics = TopicTable(
             config,
-            ConfigStore(self._queue_store),
+            configs,
             self._queue_store,
             self._offsets,
             self._topics_changed,
@@ -137,6 +144,7 @@ class Broker:
         self._sends: SendProcessor | None = None
         self._send_backs: SendBackProcessor | None = None
         self._recalls: RecallProcessor | None = None
+        self._pops: PopProcessor | None = None
         self._schedule: ScheduleService | None = None
         self._transactions: TransactionService | None = None
         self._sampler: RateSampler | None = None
@@ -158,7 +166,7 @@ class Broker:
         await self._queue_store.start()
         # The address is part of every record, so the port must be known before the first send is taken.
         self._server = server = RemotingServer(
-            None, on_close=self._clients.connection_closed, idle_timeout_s=config.idle_timeout_s
+            None, on_close=self._connection_closed, idle_timeout_s=config.idle_timeout_s
         )
         await server.start(config.listen_host, config.listen_port)
         self.port = server.port
@@ -181,8 +189,22 @@ class Broker:
         self._send_backs = SendBackProcessor(self._topics, self._queue_store, schedule, store_host)
         self._recalls = RecallProcessor(config.broker_name, self._topics, schedule)
         replies = ReplyProcessor(config, self._topics, self._queue_store, self._clients, self.address)
-        self._master_services = (schedule, transactions, self._retention)
-        self._writers = (self._sends, self._send_backs, self._recalls, transactions, replies)
+        pop_store = PopStore(self._queue_store)
+        revive = PopReviveService(pop_store, self._topics, self._queue_store, store_host)
+        self._pops = PopProcessor(config, self._topics, self._queue_store, self._offsets, pop_store, revive)
+        acks = PopAckProcessor(self._topics, pop_store, revive)
+        assignments = AssignmentProcessor(self._topics, self._configs, self._clients, self._topic_route)
+        self._master_services = (schedule, transactions, revive, self._retention)
+        self._writers = (
+            self._sends,
+            self._send_backs,
+            self._recalls,
+            transactions,
+            replies,
+            self._pops,
+            acks,
+            assignments,
+        )
         self._refuse_writes(self._slave_reason())
         admin = AdminProcessor(
             config,
@@ -201,6 +223,9 @@ class Broker:
             transactions,
             replies,
             self._pulls,
+            self._pops,
+            acks,
+            assignments,
             self._clients,
             QueryProcessor(self._topics, self._queue_store),
             OffsetProcessor(config, self._topics, self._queue_store, self._offsets),
@@ -288,15 +313,27 @@ class Broker:
     def _topic_table(self) -> TopicConfigTable:
         return TopicConfigTable(self._topics.configs(), self._topics.data_version)
 
+    async def _topic_route(self, topic: str) -> TopicRouteData | None:
+        return None if self._registration is None else await self._registration.topic_route(topic)
+
     async def _topics_changed(self) -> None:
         if self._registration is not None:
             await self._registration.register_now(_REGISTER_WAIT_S)
 
     def _new_records(self, queue: Queue, first_offset: int, records: list[bytes]) -> None:
         self._pulls.on_new_records(queue, first_offset, records)
+        if self._pops is not None:
+            self._pops.hold.on_new_records(queue)
+
+    def _connection_closed(self, connection: Connection) -> None:
+        self._clients.connection_closed(connection)
+        if self._pops is not None:
+            self._pops.hold.connection_closed(connection)
 
     def _store_reloaded(self) -> None:
         self._pulls.wake_behind()
+        if self._pops is not None:
+            self._pops.hold.wake_all()
 
     def _queue_gone(self, queue: Queue) -> None:
         self._pulls.hold.wake(queue)  # answered now; the next pull hears that the topic is gone
@@ -314,6 +351,8 @@ class Broker:
     def _refuse_writes(self, reason: str) -> None:
         for processor in self._writers:
             processor.refuse = reason
+        if self._pops is not None:
+            self._pops.hold.wake_all()
 
     async def _follow_topics(self) -> None:
         while True:
@@ -348,6 +387,9 @@ class Broker:
         self._pulls.stopping = True
         self._pulls.hold.wake_all()
         self._pulls.hold.close()
+        if self._pops is not None:
+            self._pops.stopping = True
+            self._pops.hold.wake_all()
         self._clients.close()
         if self._sampler is not None:
             self._sampler.close()

@@ -9,15 +9,17 @@ from itertools import count
 
 from ..codes import RequestCode
 from ..config import BrokerConfig
-from ..errors import RmqError
-from ..protocol.body import TopicConfigTable, encode_register_body
+from ..errors import RmqError, ServiceNotAvailableError, TopicNotExistError
+from ..model import TopicRouteData
+from ..protocol.body import TopicConfigTable, decode_route, encode_register_body
 from ..protocol.command import request
-from ..protocol.header import RegisterBrokerRequestHeader, UnregisterBrokerRequestHeader
+from ..protocol.header import GetRouteInfoRequestHeader, RegisterBrokerRequestHeader, UnregisterBrokerRequestHeader
 from ..remoting.client import RemotingClient
 
 logger = logging.getLogger(__name__)
 
 _CALL_TIMEOUT_S = 5.0
+_ROUTE_TIMEOUT_S = 2.0
 _RETRY_FIRST_S = 0.1
 _RETRY_MOST_S = 2.0
 
@@ -134,6 +136,21 @@ class Registration:
             )
             await asyncio.gather(*(self._unregister(address, header) for address in self._addresses))
         await self._client.close()
+
+    async def topic_route(self, topic: str) -> TopicRouteData | None:
+        """A topic's route as the first NameServer that answers has it; None when there is none. Raises RmqError."""
+        command = request(
+            RequestCode.GET_ROUTEINFO_BY_TOPIC, GetRouteInfoRequestHeader(topic, accept_standard_json_only=True)
+        )
+        failure: RmqError = ServiceNotAvailableError("this broker is not connected to any NameServer")
+        for address in list(self._client.connections):
+            try:
+                return decode_route((await self._client.call(address, command, _ROUTE_TIMEOUT_S)).body)
+            except TopicNotExistError:
+                return None
+            except RmqError as error:
+                failure = error
+        raise failure
 
     async def _unregister(self, address: str, header: UnregisterBrokerRequestHeader) -> None:
         if address not in self._client.connections:

@@ -12,28 +12,22 @@ from typing import Any
 
 from ..codes import RequestCode
 from ..errors import (
-    LocalProtocolError,
     ResponseError,
     ServiceNotAvailableError,
     StoreError,
     SubscriptionGroupNotExistError,
 )
-from ..hosts import offset_msg_id, pack_host
 from ..model import (
-    PROPERTY_DELAY,
-    PROPERTY_DLQ_ORIGIN_MESSAGE_ID,
-    PROPERTY_DLQ_ORIGIN_TOPIC,
-    PROPERTY_ORIGIN_MESSAGE_ID,
-    PROPERTY_RETRY_TOPIC,
     MessageExt,
 )
 from ..protocol.body import SubscriptionGroupConfig
 from ..protocol.command import RemotingCommand, response
 from ..protocol.header import ConsumerSendMsgBackRequestHeader
-from ..protocol.message import decode_records, encode_properties, encode_record, tags_code
+from ..protocol.message import decode_records
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..store.queue_store import Queue, QueueStore, deliver, split_physical_offset
+from .redelivery import again
 from .schedule import ScheduleService, delay_of_level
 from .topics import TopicTable, max_reconsume_times, retry_topic
 
@@ -86,7 +80,7 @@ class SendBackProcessor:
     async def _retry(self, group: SubscriptionGroupConfig, message: MessageExt, due_ms: int) -> None:
         await self._topics.ensure_group(group.group_name)
         topic = retry_topic(group.group_name, group.retry_queue_nums).topic_name
-        record = self._record(topic, random.randrange(group.retry_queue_nums), message)
+        record = again(message, topic, random.randrange(group.retry_queue_nums), self._store_host)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._schedule.add(record, due_ms, _resolve, future)
         await future
@@ -94,38 +88,10 @@ class SendBackProcessor:
     async def to_dead_letters(self, group: str, message: MessageExt) -> None:
         """Stores a message in ``%DLQ%group``. Raises NoPermissionError, StoreError."""
         topic = await self._topics.ensure_dead_letter_topic(group)
-        message.properties.setdefault(
-            PROPERTY_DLQ_ORIGIN_TOPIC, message.properties.get(PROPERTY_RETRY_TOPIC) or message.topic
-        )
-        message.properties.setdefault(PROPERTY_DLQ_ORIGIN_MESSAGE_ID, message.msg_id)
-        record = self._record(topic.config.topic_name, 0, message)
+        record = again(message, topic.config.topic_name, 0, self._store_host, dead=True)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue_store.append(topic.queues[0], [record], len(record), _resolve_append, future)
         await future
-
-    def _record(self, topic: str, queue_id: int, message: MessageExt) -> bytes:
-        """The message again, under another topic: one consumption more, its origin kept."""
-        properties = dict(message.properties)
-        properties.setdefault(PROPERTY_RETRY_TOPIC, message.topic)
-        properties.setdefault(PROPERTY_ORIGIN_MESSAGE_ID, offset_msg_id(message.store_host, message.commit_log_offset))
-        properties.pop(PROPERTY_DELAY, None)
-        try:
-            return encode_record(
-                topic=topic.encode(),
-                body=message.body,
-                properties=encode_properties(properties).encode(),
-                queue_id=queue_id,
-                flag=message.flag,
-                sys_flag=message.sys_flag,
-                born_timestamp_ms=message.born_timestamp_ms,
-                born_host=pack_host(message.born_host),
-                store_timestamp_ms=int(time.time() * 1000),
-                store_host=self._store_host,
-                reconsume_times=message.reconsume_times + 1,
-                queue_offset=tags_code(message.tags),
-            )
-        except LocalProtocolError as error:
-            raise ResponseError(f"the message cannot be sent back: {error}") from None
 
 
 def _resolve(error: StoreError | None, future: asyncio.Future[None]) -> None:

@@ -19,7 +19,7 @@ from ..errors import (
     RouteNotFoundError,
     TopicNotExistError,
 )
-from ..model import MASTER_ID, RETRY_PREFIX, MessageQueue, TopicConfig, TopicRouteData
+from ..model import MASTER_ID, RETRY_PREFIX, MessageQueue, TopicConfig, TopicRouteData, subscribe_queues
 from ..protocol.admin_header import ResetOffsetRequestHeader
 from ..protocol.body import (
     ClusterInfo,
@@ -49,7 +49,6 @@ from ..protocol.header import (
 from .instance import MQClientInstance, client_config
 from .lifecycle import AsyncLifecycle
 from .message_queries import MessageQueries
-from .route import subscribe_queues
 
 DEFAULT_QUEUE_NUMS = 8
 """Queues per broker of a topic that is created by hand."""

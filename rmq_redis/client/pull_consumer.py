@@ -9,7 +9,7 @@ from typing import Any
 from ..codes import PullSysFlag, ResponseCode
 from ..config import ClientConfig
 from ..errors import ClientError, RouteNotFoundError
-from ..model import ConsumeFromWhere, ConsumeType, MessageExt, MessageModel, MessageQueue, PullResult
+from ..model import ConsumeFromWhere, ConsumeType, MessageExt, MessageModel, MessageQueue, PullResult, subscribe_queues
 from ..protocol.body import ConsumerData, SubscriptionData
 from ..protocol.command import RemotingCommand, response
 from ..protocol.header import PullMessageRequestHeader
@@ -17,7 +17,6 @@ from .instance import MQClientInstance, check_group, client_config
 from .lifecycle import AsyncLifecycle
 from .offsets import OffsetStore
 from .pulling import make_subscription, matching
-from .route import subscribe_queues
 
 BLOCK_TIMEOUT_S = 20.0
 """How long a blocking pull waits at the broker for a message."""

@@ -13,10 +13,9 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from ..errors import RemotingError, RequestCodeNotSupportedError, ResponseError, RmqError, RouteNotFoundError
 from ..hookspecs import AllocateStrategy
-from ..model import MessageModel, MessageQueue
+from ..model import MessageModel, MessageQueue, subscribe_queues
 from .instance import MQClientInstance
 from .process_queue import ProcessQueue
-from .route import subscribe_queues
 
 logger = logging.getLogger(__name__)
 

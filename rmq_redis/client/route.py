@@ -128,16 +128,6 @@ def publish_queues(topic: str, route: TopicRouteData) -> list[MessageQueue]:
     )
 
 
-def subscribe_queues(topic: str, route: TopicRouteData) -> list[MessageQueue]:
-    """The queues that can be read, sorted. Source: MQClientInstance.topicRouteData2TopicSubscribeInfo."""
-    return sorted(
-        MessageQueue(topic, data.broker_name, queue_id)
-        for data in route.queue_datas
-        if data.perm & Perm.READ
-        for queue_id in range(data.read_queue_nums)
-    )
-
-
 def _from_default_topic(route: TopicRouteData) -> TopicRouteData:
     """The route that a topic will probably have once a broker creates it from the default topic."""
     return TopicRouteData(

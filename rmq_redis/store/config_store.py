@@ -21,6 +21,13 @@ class StoredTopic(msgspec.Struct, frozen=True):
     queue_numbers: tuple[int, ...]
 
 
+class RequestMode(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """How a group's members get a topic's messages when the broker shares its queues: PULL or POP."""
+
+    mode: str = "PULL"
+    pop_share_queue_num: int = 0
+
+
 class ConfigStore:
     """Reads and writes the two hashes. Writing needs the group's current epoch."""
 
@@ -88,6 +95,21 @@ class ConfigStore:
     async def put_group(self, config: SubscriptionGroupConfig) -> None:
         """Stores a consumer group. Raises StoreError."""
         await self._put(self._keys.groups, config.group_name, msgspec.to_builtins(config))
+
+    async def request_mode(self, group: str, topic: str) -> RequestMode:
+        """How a group gets a topic's messages; PULL unless somebody said otherwise. Raises StoreError."""
+        field = f"{group}:{topic}"
+        value = await self._store.current_read().execute("HGET", self._keys.request_modes, field)
+        if value is None:
+            return RequestMode()
+        try:
+            return convert(self._load(self._keys.request_modes, field, value), RequestMode)  # type: ignore[no-any-return]
+        except RemoteProtocolError as error:
+            raise _damaged(self._keys.request_modes, field, error) from None
+
+    async def put_request_mode(self, group: str, topic: str, mode: RequestMode) -> None:
+        """Stores it. Raises StoreError."""
+        await self._put(self._keys.request_modes, f"{group}:{topic}", msgspec.to_builtins(mode))
 
     async def _put(self, key: bytes, field: str, data: dict[str, Any]) -> None:
         text = json.dumps(data, separators=(",", ":"), sort_keys=True)

@@ -20,6 +20,8 @@ group names cannot contain ``:``, which keeps the names unambiguous.
 | ``<prefix>:{<brokerName>}:half-checks`` | sorted set | numbers by the time (ms) of their next check |
 | ``<prefix>:{<brokerName>}:half-counts`` | hash | number -> how often its producers were asked |
 | ``<prefix>:{<brokerName>}:half-numbers`` | string | how many numbers were given out |
+| ``<prefix>:{<brokerName>}:popped`` | sorted set | ``<group>:<topic>:<queueId>:<n>`` by when entry 0-n is visible |
+| ``<prefix>:{<brokerName>}:request-modes`` | hash | ``<group>:<topic>`` -> PULL or POP (JSON) |
 | ``<prefix>:{<brokerName>}:epoch`` | string | grows with every master that takes over; older ones are fenced off |
 | ``<prefix>:{<brokerName>}:lease`` | string, TTL | address of the master, as long as it renews it |
 | ``<prefix>:{<brokerName>}:slave:<brokerId>`` | string, TTL | address of the slave that has this id |
@@ -47,6 +49,8 @@ class GroupKeys:
         self.half_checks = self.base + b"half-checks"
         self.half_counts = self.base + b"half-counts"
         self.half_numbers = self.base + b"half-numbers"
+        self.popped = self.base + b"popped"
+        self.request_modes = self.base + b"request-modes"
         self.epoch = self.base + b"epoch"
         self.lease = self.base + b"lease"
 

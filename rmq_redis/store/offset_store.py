@@ -122,6 +122,16 @@ class OffsetStore:
         self._ended_resets.append(f"{group}:{topic}:{queue_id}")
         self._flush_soon()
 
+    def written(self, group: str, topic: str, queue_id: int, offset: int) -> None:
+        """Sets an offset that somebody else writes to the store with the next call: nothing older may follow it."""
+        pair = (group, topic)
+        self._offsets.setdefault(pair, {})[queue_id] = offset
+        dirty = self._dirty.get(pair)
+        if dirty is not None:
+            dirty.pop(queue_id, None)
+            if not dirty:
+                del self._dirty[pair]
+
     def topics_of(self, group: str) -> list[str]:
         """Topics in which a group has offsets."""
         return [topic for name, topic in self._offsets if name == group]

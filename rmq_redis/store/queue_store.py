@@ -505,6 +505,21 @@ class QueueStore:
         last = entry_id(queue.max_offset - 1)
         connection.call(answered, b"XRANGE", queue.key, entry_id(queue_offset), last, b"COUNT", count)
 
+    async def read_records(self, queue: Queue, queue_offset: int, count: int) -> tuple[Sequence[int], list[bytes]]:
+        """As ``read``: (offsets, stored records), at most ``count``; empty at the end. Raises StoreError."""
+        future: asyncio.Future[tuple[Sequence[int], list[bytes]]] = self._loop.create_future()
+
+        def done(offsets: Sequence[int], records: list[bytes], error: StoreError | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result((offsets, records))
+
+        self.read(queue, queue_offset, count, done)
+        return await future
+
     async def read_one(self, queue: Queue, queue_offset: int) -> tuple[int, bytes] | None:
         """The first record at or after an offset as (offset, stored record), or None at the end. Raises StoreError."""
         answer = await self.current_read().execute(

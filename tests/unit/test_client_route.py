@@ -10,10 +10,10 @@ import pytest
 from test_client_fakes import FakeCluster, FakeNameServer, cluster, until
 
 from rmq_redis.client import route as route_module
-from rmq_redis.client.route import NameServers, RouteTable, publish_queues, subscribe_queues
+from rmq_redis.client.route import NameServers, RouteTable, publish_queues
 from rmq_redis.codes import Perm
 from rmq_redis.errors import RemotingConnectError, RouteNotFoundError
-from rmq_redis.model import BrokerData, MessageQueue, QueueData, TopicRouteData
+from rmq_redis.model import BrokerData, MessageQueue, QueueData, TopicRouteData, subscribe_queues
 from rmq_redis.remoting.client import RemotingClient
 
 

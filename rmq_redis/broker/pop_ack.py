@@ -1,0 +1,113 @@
+"""ACK_MESSAGE (200051), BATCH_ACK_MESSAGE (200151), CHANGE_MESSAGE_INVISIBLETIME (200053).
+
+Source: RocketMQ 5.3 ``AckMessageProcessor``, ``ChangeInvisibleTimeProcessor``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from ..codes import RequestCode
+from ..errors import MessageIllegalError, NoMessageError, ServiceNotAvailableError, TopicNotExistError
+from ..protocol.command import RemotingCommand, response
+from ..protocol.header import (
+    AckMessageRequestHeader,
+    ChangeInvisibleTimeRequestHeader,
+    ChangeInvisibleTimeResponseHeader,
+)
+from ..protocol.pop import decode_batch_acks, parse_handle, real_topic
+from ..remoting.connection import Connection
+from ..remoting.server import Processor
+from ..store.pop_store import Hidden, PopStore
+from ..store.queue_store import Queue
+from .pop import MAX_INVISIBLE_MS
+from .pop_revive import PopReviveService
+from .topics import TopicTable
+
+
+class PopAckProcessor:
+    """Ends what POP began. ``refuse`` as in ``SendProcessor``.
+
+    An acknowledgement that comes again, or too late, is answered with success, as Apache's broker does: whoever lost an
+    answer may repeat its request. One that came too late changes nothing: the message is delivered again.
+    """
+
+    def __init__(self, topics: TopicTable, store: PopStore, revive: PopReviveService) -> None:
+        self._topics = topics
+        self._store = store
+        self._revive = revive
+        self.refuse: str | None = None
+
+    def processors(self) -> dict[int, Processor]:
+        return {
+            RequestCode.ACK_MESSAGE: self._ack,
+            RequestCode.BATCH_ACK_MESSAGE: self._ack_batch,
+            RequestCode.CHANGE_MESSAGE_INVISIBLETIME: self._change,
+        }
+
+    def _check_role(self) -> None:
+        if self.refuse is not None:
+            raise ServiceNotAvailableError(self.refuse)
+
+    def _queue(self, topic: str, queue_id: int, offset: int) -> Queue:
+        """The queue of a handle.
+
+        Raises:
+            TopicNotExistError, MessageIllegalError (no such queue), NoMessageError (no such offset).
+        """
+        known = self._topics.topics.get(topic)
+        if known is None:
+            raise TopicNotExistError(f"the topic {topic!r} does not exist on this broker")
+        if not 0 <= queue_id < len(known.queues):
+            raise MessageIllegalError(f"queueId {queue_id} of topic {topic!r}, which has {len(known.queues)} queues")
+        queue = known.queues[queue_id]
+        if not queue.min_offset <= offset < queue.max_offset:
+            raise NoMessageError(
+                f"{queue.queue} has offsets {queue.min_offset} to {queue.max_offset - 1}, not {offset}"
+            )
+        return queue
+
+    async def _ack(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        self._check_role()
+        header = command.header(AckMessageRequestHeader)
+        handle = parse_handle(header.extra_info)
+        queue = self._queue(header.topic, header.queue_id, header.offset)
+        await self._store.ack(
+            Hidden(header.consumer_group, header.topic, header.queue_id, header.offset, handle.visible_ms), queue
+        )
+        return response(command)
+
+    async def _ack_batch(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        """Acknowledges what is there; the others of the batch are gone anyhow."""
+        self._check_role()
+        answers: list[asyncio.Future[bool]] = []
+        for ack in decode_batch_acks(command.body):
+            topic = real_topic(ack.group, ack.topic, ack.mark)
+            for offset in ack.offsets:
+                try:
+                    queue = self._queue(topic, ack.queue_id, offset)
+                except NoMessageError:
+                    continue
+                hidden = Hidden(ack.group, topic, ack.queue_id, offset, ack.pop_time_ms + ack.invisible_time_ms)
+                answers.append(self._store.ack(hidden, queue))
+        await asyncio.gather(*answers)
+        return response(command)
+
+    async def _change(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        self._check_role()
+        header = command.header(ChangeInvisibleTimeRequestHeader)
+        if not 0 <= header.invisible_time <= MAX_INVISIBLE_MS:
+            raise MessageIllegalError(f"invisibleTime is {header.invisible_time} ms, expected 0 to {MAX_INVISIBLE_MS}")
+        handle = parse_handle(header.extra_info)
+        self._queue(header.topic, header.queue_id, header.offset)
+        hidden = Hidden(header.consumer_group, header.topic, header.queue_id, header.offset, handle.visible_ms)
+        pop_ms = int(time.time() * 1000)
+        if not await self._store.change(hidden, pop_ms + header.invisible_time):
+            raise NoMessageError(
+                f"offset {header.offset} of {header.topic!r} queue {header.queue_id} is not hidden from group "
+                f"{header.consumer_group!r} until {handle.visible_ms}: it was acknowledged, or its time was over"
+            )
+        self._revive.hidden_until(pop_ms + header.invisible_time)
+        answer = ChangeInvisibleTimeResponseHeader(pop_ms, header.invisible_time, handle.revive_qid)
+        return response(command, header=answer)

@@ -1,0 +1,399 @@
+"""POP: messages hidden one by one, acknowledged, hidden longer, and back again when nobody did."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+import redis
+from helpers import BrokerClient, Connect, StartBroker, eventually, send_request
+
+from rmq_redis.broker.broker import Broker
+from rmq_redis.codes import RequestCode, ResponseCode
+from rmq_redis.model import MessageExt
+from rmq_redis.protocol.command import RemotingCommand, request
+from rmq_redis.protocol.header import (
+    AckMessageRequestHeader,
+    ChangeInvisibleTimeRequestHeader,
+    ChangeInvisibleTimeResponseHeader,
+    NotificationRequestHeader,
+    NotificationResponseHeader,
+    OffsetResponseHeader,
+    PeekMessageRequestHeader,
+    PollingInfoRequestHeader,
+    PollingInfoResponseHeader,
+    PopMessageRequestHeader,
+    PopMessageResponseHeader,
+    QueryConsumerOffsetRequestHeader,
+)
+from rmq_redis.protocol.message import decode_records
+from rmq_redis.protocol.pop import BatchAck, PopHandle, encode_batch_acks, parse_handle, parse_offset_info
+from rmq_redis.store.embedded import EmbeddedServer
+
+LONG_MS = 60_000
+
+
+class Popped:
+    """The answer to a POP, with the handle of each message as a client makes it."""
+
+    def __init__(self, answer: RemotingCommand) -> None:
+        self.code = answer.code
+        self.remark = answer.remark
+        self.messages: list[MessageExt] = []
+        self.handles: list[PopHandle] = []
+        if answer.code == ResponseCode.SUCCESS:
+            self.header = answer.header(PopMessageResponseHeader)
+            self.messages = decode_records(answer.body)
+            starts = parse_offset_info(self.header.start_offset_info)
+            for message in self.messages:
+                self.handles.append(self._handle(message, starts))
+
+    def _handle(self, message: MessageExt, starts: dict[tuple[str, int], list[int]]) -> PopHandle:
+        if "POP_CK" in message.properties:
+            return parse_handle(message.properties["POP_CK"])
+        start = starts["0", message.queue_id][0]
+        times = self.header.pop_time, self.header.invisible_time
+        return PopHandle(start, *times, 0, "0", "broker-a", message.queue_id, message.queue_offset)
+
+    @property
+    def bodies(self) -> list[str]:
+        return [message.text() for message in self.messages]
+
+
+def pop_request(
+    *, group: str = "G", topic: str = "T", nums: int = 32, invisible_ms: int = LONG_MS, poll_ms: int = 0, **fields: Any
+) -> RemotingCommand:
+    values: dict[str, Any] = {"queue_id": -1, "born_time": int(time.time() * 1000)}
+    header = PopMessageRequestHeader(
+        consumer_group=group,
+        topic=topic,
+        max_msg_nums=nums,
+        invisible_time=invisible_ms,
+        poll_time=poll_ms,
+        **(values | fields),
+    )
+    return request(RequestCode.POP_MESSAGE, header)
+
+
+async def pop(client: BrokerClient, **options: Any) -> Popped:
+    return Popped(await client.ask(pop_request(**options), 30.0))
+
+
+def topic_of(handle: PopHandle) -> str:
+    return "T" if handle.mark == "0" else "%RETRY%G_T"
+
+
+def ack_request(handle: PopHandle, **changes: Any) -> RemotingCommand:
+    values: dict[str, Any] = {
+        "consumer_group": "G",
+        "topic": topic_of(handle),
+        "queue_id": handle.queue_id,
+        "extra_info": handle.text(),
+        "offset": handle.queue_offset,
+    }
+    return request(RequestCode.ACK_MESSAGE, AckMessageRequestHeader(**(values | changes)))
+
+
+def change_request(handle: PopHandle, invisible_ms: int, **changes: Any) -> RemotingCommand:
+    values: dict[str, Any] = {
+        "consumer_group": "G",
+        "topic": topic_of(handle),
+        "queue_id": handle.queue_id,
+        "extra_info": handle.text(),
+        "offset": handle.queue_offset,
+        "invisible_time": invisible_ms,
+    }
+    return request(RequestCode.CHANGE_MESSAGE_INVISIBLETIME, ChangeInvisibleTimeRequestHeader(**(values | changes)))
+
+
+async def pop_until(client: BrokerClient, nums: int, **options: Any) -> list[tuple[MessageExt, PopHandle]]:
+    """Pops until ``nums`` messages came."""
+    found: list[tuple[MessageExt, PopHandle]] = []
+    while len(found) < nums:
+        popped = await pop(client, poll_ms=10_000, **options)
+        assert popped.code in (ResponseCode.SUCCESS, ResponseCode.POLLING_TIMEOUT), popped.remark
+        found += zip(popped.messages, popped.handles, strict=True)
+    return found
+
+
+def pending(server: EmbeddedServer, key_prefix: str) -> int:
+    """How much is hidden, by the sorted set; and by the consumer groups of Redis, which must say the same."""
+    base = f"{key_prefix}:{{broker-a}}:"
+    with redis.Redis.from_url(server.url) as store:
+        hidden = store.zcard(f"{base}popped")
+        by_groups = 0
+        for key in store.scan_iter(f"{base}queue:*"):
+            by_groups += sum(group["pending"] for group in store.xinfo_groups(key))
+        assert hidden == by_groups
+        return int(hidden)
+
+
+async def test_each_message_goes_to_one_and_an_ack_ends_it(
+    client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    for queue_id in range(4):
+        await client.send("T", f"a{queue_id}", f"b{queue_id}", queue_id=queue_id)
+    first = await pop(client, nums=5)
+    second = await pop(client)
+    assert len(first.messages) == 5
+    assert first.header.rest_num == 3
+    assert sorted(first.bodies + second.bodies) == sorted(f"{x}{i}" for x in "ab" for i in range(4))
+    assert (await pop(client)).code == ResponseCode.POLLING_TIMEOUT
+    assert pending(embedded_server, key_prefix) == 8
+    for handle in first.handles + second.handles:
+        assert (await client.ask(ack_request(handle))).code == 0
+    assert pending(embedded_server, key_prefix) == 0
+    assert (await client.ask(ack_request(first.handles[0]))).code == 0  # whoever lost the answer asks again
+
+
+async def test_the_offset_of_the_group_moves_on_as_messages_are_handed_out(client: BrokerClient) -> None:
+    await client.send("T", "a", "b", "c")
+    await pop(client, nums=2)
+    header = QueryConsumerOffsetRequestHeader("G", "T", 0)
+    answer = await client.ok(request(RequestCode.QUERY_CONSUMER_OFFSET, header))
+    assert answer.header(OffsetResponseHeader).offset == 2
+
+
+async def test_what_is_not_acknowledged_comes_again_through_the_retry_topic(client: BrokerClient) -> None:
+    sent = await client.send("T", "m", tags="TagA")
+    first = await pop(client, invisible_ms=50)
+    ((again, handle),) = await pop_until(client, 1)
+    assert (again.text(), again.topic, again.reconsume_times) == ("m", "T", 1)
+    assert (again.tags, again.msg_id) == ("TagA", first.messages[0].msg_id)
+    assert again.properties["ORIGIN_MESSAGE_ID"] == sent[0].msg_id
+    assert handle.mark == "1"
+    assert (await client.ask(ack_request(first.handles[0]))).code == 0  # too late: changes nothing
+    assert (await client.ask(ack_request(handle))).code == 0
+    assert (await pop(client)).code == ResponseCode.POLLING_TIMEOUT
+
+
+async def test_an_ack_that_comes_too_late_does_not_end_the_second_try(
+    client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    await client.send("T", "m")
+    first = await pop(client, invisible_ms=50)
+    await pop_until(client, 1)
+    await client.ok(ack_request(first.handles[0]))
+    assert pending(embedded_server, key_prefix) == 1
+
+
+async def test_after_the_last_try_it_goes_to_the_dead_letters(client: BrokerClient) -> None:
+    await client.ok(
+        request(
+            RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP,
+            body=json.dumps({"groupName": "G", "retryMaxTimes": 1}).encode(),
+        )
+    )
+    await client.send("T", "m")
+    await pop(client, invisible_ms=20)
+    await pop_until(client, 1, invisible_ms=20)
+
+    async def dead() -> list[str]:
+        return await client.pull_all("%DLQ%G") if (await client.pull("%DLQ%G", 0)).code == 0 else []
+
+    assert await eventually(dead) == ["m"]
+    message = (await client.pull("%DLQ%G", 0)).messages[0]
+    assert (message.properties["DLQ_ORIGIN_TOPIC"], message.reconsume_times) == ("T", 2)
+    assert (await pop(client)).code == ResponseCode.POLLING_TIMEOUT
+
+
+async def test_invisible_time_is_prolonged_and_the_old_handle_ends(
+    client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    await client.send("T", "m")
+    popped = await pop(client, invisible_ms=2000)
+    old = popped.handles[0]
+    answer = await client.ok(change_request(old, LONG_MS))
+    times = answer.header(ChangeInvisibleTimeResponseHeader)
+    new = PopHandle(old.start_offset, times.pop_time, times.invisible_time, times.revive_qid, "0", "broker-a", 0, 0)
+    assert new.visible_ms > old.visible_ms
+    await client.ok(ack_request(old))
+    assert pending(embedded_server, key_prefix) == 1
+    assert (await client.ask(change_request(old, 10))).code == ResponseCode.NO_MESSAGE
+    await client.ok(ack_request(new))
+    assert pending(embedded_server, key_prefix) == 0
+
+
+async def test_invisible_time_zero_gives_it_back_at_once(client: BrokerClient) -> None:
+    await client.send("T", "m")
+    popped = await pop(client)
+    await client.ok(change_request(popped.handles[0], 0))
+    ((again, _),) = await pop_until(client, 1)
+    assert again.reconsume_times == 1
+
+
+async def test_a_batch_of_acks(client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str) -> None:
+    await client.send("T", *"abcd")
+    popped = await pop(client)
+    times = popped.header.pop_time, popped.header.invisible_time
+    ack = BatchAck("G", "T", "0", 0, 0, 0, *times, (0, 1, 3, 1000))
+    await client.ok(request(RequestCode.BATCH_ACK_MESSAGE, body=encode_batch_acks("broker-a", [ack])))
+    assert pending(embedded_server, key_prefix) == 1
+    answer = await client.ask(request(RequestCode.BATCH_ACK_MESSAGE, body=b'{"acks":[{"b":"?"}]}'))
+    assert (answer.code, "batch of acknowledgements" in (answer.remark or "")) == (1, True)
+
+
+async def test_a_pop_waits_for_a_message_and_one_message_wakes_one(client: BrokerClient, connect: Connect) -> None:
+    await client.send("T", "first")
+    await pop(client)
+    waiting = [asyncio.create_task(pop(client, poll_ms=20_000)) for _ in range(3)]
+    polling = request(RequestCode.POLLING_INFO, PollingInfoRequestHeader("G", "T", -1))
+
+    async def held(nums: int) -> bool:
+        return (await client.ok(polling)).header(PollingInfoResponseHeader).polling_num == nums
+
+    await eventually(lambda: held(3))
+    for left in (2, 1, 0):
+        await client.send("T", f"m{left}", queue_id=left)
+        await eventually(lambda left=left: held(left))
+    assert sorted(p.bodies for p in await asyncio.gather(*waiting)) == [["m0"], ["m1"], ["m2"]]
+
+
+async def test_two_groups_each_get_everything(client: BrokerClient) -> None:
+    await client.send("T", "a", "b")
+    assert (await pop(client, group="G")).bodies == ["a", "b"]
+    assert (await pop(client, group="H")).bodies == ["a", "b"]
+
+
+async def test_filters_pass_over_what_is_not_wanted(
+    client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    for number in range(10):
+        await client.send("T", f"m{number}", tags="even" if number % 2 == 0 else "odd")
+    popped = await pop(client, exp="even", exp_type="TAG", nums=3)
+    assert popped.bodies == ["m0", "m2", "m4"]
+    popped = await pop(client, exp="TAGS = 'even'", exp_type="SQL92")
+    assert popped.bodies == ["m6", "m8"]
+    assert (await pop(client, exp="even", exp_type="TAG")).code == ResponseCode.POLLING_TIMEOUT
+    assert pending(embedded_server, key_prefix) == 5
+    waiting = asyncio.create_task(pop(client, exp="even", exp_type="TAG", poll_ms=20_000))
+    await client.send("T", "x", tags="odd")
+    await client.send("T", "y", tags="even")
+    assert (await waiting).bodies == ["y"]
+
+
+async def test_peek_and_notification_take_nothing(client: BrokerClient) -> None:
+    notification = request(RequestCode.NOTIFICATION, NotificationRequestHeader("G", "T", -1, 20_000))
+    await client.send("T", "m")
+    peek = request(RequestCode.PEEK_MESSAGE, PeekMessageRequestHeader("G", "T", 0, 10))
+    assert [message.text() for message in decode_records((await client.ok(peek)).body)] == ["m"]
+    assert (await client.ok(notification)).header(NotificationResponseHeader).has_msg
+    assert (await pop(client)).bodies == ["m"]
+    assert (await client.ask(peek)).code == ResponseCode.PULL_NOT_FOUND
+    waiting = asyncio.create_task(client.ask(notification, 30.0))
+    await client.send("T", "n")
+    assert (await waiting).header(NotificationResponseHeader).has_msg
+    assert (await pop(client)).bodies == ["n"]
+    short = request(RequestCode.NOTIFICATION, NotificationRequestHeader("G", "T", -1, 1))
+    assert not (await client.ok(short)).header(NotificationResponseHeader).has_msg
+
+
+async def test_a_group_may_begin_at_the_end(client: BrokerClient, start_broker: StartBroker) -> None:
+    """Of a queue that is young all is read, as by pull consumers: nothing sent in between is missed."""
+    await client.send("T", "a")
+    assert (await pop(client, init_mode=1)).bodies == ["a"]
+
+
+async def test_hidden_messages_outlive_the_broker(start_broker: StartBroker, connect: Connect) -> None:
+    broker = await start_broker()
+    client = connect(broker)
+    await client.send("T", "a", "b", "c")
+    popped = await pop(client, nums=2)
+    await client.ok(ack_request(popped.handles[0]))
+    await client.close()
+    await broker.close()
+    client = connect(await start_broker())
+    assert (await pop(client)).bodies == ["c"]
+    assert (await client.ask(change_request(popped.handles[1], 0))).code == 0
+    ((again, handle),) = await pop_until(client, 1)
+    assert again.text() == "b"
+    await client.ok(ack_request(handle))
+
+
+async def test_offsets_that_are_set_move_a_pop_too(client: BrokerClient) -> None:
+    from rmq_redis.protocol.header import UpdateConsumerOffsetRequestHeader
+
+    await client.send("T", "a", "b", "c")
+    assert (await pop(client)).bodies == ["a", "b", "c"]
+    await client.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "T", 0, 1)))
+    again = await pop(client)
+    assert again.bodies == ["b", "c"]
+    for handle in again.handles:
+        await client.ok(ack_request(handle))
+
+
+async def test_removed_messages_harm_nothing(
+    client: BrokerClient, broker: Broker, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    await client.send("T", *"abcd")
+    await pop(client, nums=2, invisible_ms=200)
+    with redis.Redis.from_url(embedded_server.url) as store:
+        store.xtrim(f"{key_prefix}:{{broker-a}}:queue:T:0", minid="0-4", approximate=False)
+    assert (await pop(client)).bodies == ["d"]
+    await eventually(lambda: pending(embedded_server, key_prefix) == 1)  # a and b are dropped when their time is over
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"nums": 33}, ResponseCode.INVALID_PARAMETER),
+        ({"nums": 0}, ResponseCode.INVALID_PARAMETER),
+        ({"invisible_ms": 0}, ResponseCode.INVALID_PARAMETER),
+        ({"queue_id": 4}, ResponseCode.INVALID_PARAMETER),
+        ({"topic": "unknown"}, ResponseCode.TOPIC_NOT_EXIST),
+        ({"group": "bad group"}, ResponseCode.INVALID_PARAMETER),
+        ({"group": "g" * 120}, ResponseCode.INVALID_PARAMETER),
+        ({"exp": "||", "exp_type": "TAG"}, ResponseCode.SUBSCRIPTION_PARSE_FAILED),
+        ({"order": True}, ResponseCode.REQUEST_CODE_NOT_SUPPORTED),
+        ({"born_time": 1}, ResponseCode.POLLING_TIMEOUT),
+    ],
+)
+async def test_what_cannot_be_is_refused(client: BrokerClient, changes: dict[str, Any], code: int) -> None:
+    await client.send("T", "m")
+    assert (await pop(client, **changes)).code == code
+
+
+async def test_handles_that_cannot_be_are_refused(client: BrokerClient) -> None:
+    await client.send("T", "m")
+    handle = (await pop(client)).handles[0]
+    for changes, code in (
+        ({"topic": "unknown"}, ResponseCode.TOPIC_NOT_EXIST),
+        ({"queue_id": 9}, ResponseCode.MESSAGE_ILLEGAL),
+        ({"offset": 7}, ResponseCode.NO_MESSAGE),
+        ({"extra_info": "x"}, ResponseCode.SYSTEM_ERROR),
+    ):
+        for command in (ack_request(handle, **changes), change_request(handle, 1000, **changes)):
+            assert (await client.ask(command)).code == code
+
+
+async def test_only_the_master_pops(start_broker: StartBroker, connect: Connect) -> None:
+    master = await start_broker()
+    await connect(master).send("T", "m")
+    slave = connect(await start_broker(broker_id=1))
+    await eventually(lambda: slave.pull("T", 0))
+    assert (await pop(slave)).code == ResponseCode.SERVICE_NOT_AVAILABLE
+
+
+async def test_a_client_that_goes_while_it_waits_takes_nothing(client: BrokerClient, connect: Connect) -> None:
+    await client.send("T", "first")
+    await pop(client)
+    gone = connect_of(client, connect)
+    waiting = asyncio.create_task(pop(gone, poll_ms=20_000))
+    polling = request(RequestCode.POLLING_INFO, PollingInfoRequestHeader("G", "T", -1))
+    await eventually(lambda: held_by(client, polling))
+    await gone.close()
+    with pytest.raises(Exception, match="closed"):
+        await waiting
+    await client.ok(send_request("T", b"m"))
+    assert (await pop(client, poll_ms=20_000)).bodies == ["m"]
+
+
+def connect_of(client: BrokerClient, connect: Connect) -> BrokerClient:
+    return BrokerClient(client.address)
+
+
+async def held_by(client: BrokerClient, polling: RemotingCommand) -> bool:
+    return (await client.ok(polling)).header(PollingInfoResponseHeader).polling_num > 0
