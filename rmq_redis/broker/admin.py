@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
 import time
@@ -17,6 +18,7 @@ from ..errors import (
     InvalidParameterError,
     NoPermissionError,
     ResponseError,
+    StoreError,
     SubscriptionGroupNotExistError,
     TopicNotExistError,
 )
@@ -349,7 +351,16 @@ class AdminProcessor:
         version = msgspec.to_builtins(self._topics.data_version)
         return response(command, body=dumps({"dataVersion": version, "offsetTable": table}))
 
-    def _runtime_info(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+    async def _runtime_info(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        """What mqadmin shows, and some things of our own: among them what waits outside of the queues."""
+        keys = self._queue_store.keys
+        try:
+            read = self._queue_store.current_read()
+            scheduled, half = await asyncio.gather(
+                read.execute("ZCARD", keys.scheduled), read.execute("HLEN", keys.half)
+            )
+        except StoreError:
+            scheduled = half = -1
         now_ms = int(time.time() * 1000)
         zero = (
             "sendThreadPoolQueueSize pullThreadPoolQueueSize ackThreadPoolQueueSize "
@@ -382,6 +393,8 @@ class AdminProcessor:
             "sendThreadPoolQueueSize": str(self._queue_store.window.held),
             "sendThreadPoolQueueHeadWaitTimeMills": str(self._queue_store.window.head_wait_ms),
             "epoch": str(self._queue_store.epoch),
+            "scheduledMessages": str(scheduled),
+            "undecidedTransactions": str(half),
         }
         memory = self._retention.memory
         if memory is not None:  # a slave does not look

@@ -49,7 +49,7 @@ app.add_typer(group.app, name="group", rich_help_panel="Messages")
 app.add_typer(offset.app, name="offset", rich_help_panel="Messages")
 app.add_typer(dlq.app, name="dlq", rich_help_panel="Messages")
 app.command(rich_help_panel="Servers")(nameserver.namesrv)
-app.command(rich_help_panel="Servers")(broker.broker)
+app.add_typer(broker.app, name="broker", rich_help_panel="Servers")
 app.command(rich_help_panel="Servers")(chaos.chaos)
 if importlib.util.find_spec(f"{__name__}.bench") is not None:
     app.command("bench", rich_help_panel="Servers")(importlib.import_module(f"{__name__}.bench").bench_app)

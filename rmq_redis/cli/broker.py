@@ -1,12 +1,23 @@
-"""``rmq-redis broker``: one broker in the foreground."""
+"""``rmq-redis broker``: one broker in the foreground; ``rmq-redis broker drain``: a group on its way out."""
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from ..config import BrokerConfig
 from ..errors import ConfigError
-from .options import config_options
+from .admin import with_admin
+from .options import DEFAULT_NAMESRV, LogLevel, Namesrv, config_options, option
+
+if TYPE_CHECKING:
+    from ..client.admin import AsyncAdmin
+    from ..client.broker_queries import Backlog
+
+app = typer.Typer(invoke_without_command=True)
+_LOOK_PERIOD_S = 1.0
 
 ALIASES = {
     "broker_name": ("--name",),
@@ -20,7 +31,8 @@ ALIASES = {
 }
 
 
-@config_options(BrokerConfig, ALIASES)
+@app.callback()
+@config_options(BrokerConfig, ALIASES, is_group=True)
 def broker(config: BrokerConfig, log_level: str) -> None:
     """Run a broker until Ctrl-C or SIGTERM.
 
@@ -43,3 +55,62 @@ def broker(config: BrokerConfig, log_level: str) -> None:
         return await serve(server, name, config.listen_host)
 
     sys.exit(run(main()))
+
+
+@app.command("drain")
+def drain(
+    broker_name: Annotated[str, typer.Argument(help="Name of the broker group.", show_default=False)],
+    undo: Annotated[bool, option("--undo", help="Send messages there again.")] = False,
+    timeout_s: Annotated[
+        float | None,
+        option("--timeout", min=0, metavar="S", help="Give up after so many seconds.", show_default="never"),
+    ] = None,
+    namesrv: Namesrv = DEFAULT_NAMESRV,
+    log_level: LogLevel = "error",
+) -> None:
+    """Have no new messages sent to a broker group, and wait until its consumers have finished.
+
+    Takes the write permission of all its topics away at every NameServer, which holds until --undo, also when the
+    broker registers anew. Then it waits: until all groups that consumed there have nothing left, and nothing waits for
+    its time or for the end of a transaction. Then the group's processes can be stopped and its store removed.
+    """
+
+    async def work(admin: AsyncAdmin) -> int:
+        if undo:
+            print(f"{broker_name}: {await admin.add_write_perm(broker_name)} topics can be written again")
+            return 0
+        import asyncio
+
+        await admin.master_address(broker_name)  # refuses a name that is not there
+        print(f"{broker_name}: {await admin.wipe_write_perm(broker_name)} topics are not written any more", flush=True)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await _until_empty(admin, broker_name)
+        except TimeoutError:
+            print(f"{broker_name}: not empty after {timeout_s:g} s; --undo sends messages there again")
+            return 1
+        print(f"{broker_name}: nothing is left; its processes can be stopped and its store removed")
+        return 0
+
+    sys.exit(with_admin(namesrv, log_level, work))
+
+
+async def _until_empty(admin: AsyncAdmin, broker_name: str) -> None:
+    from asyncio import sleep
+
+    shown = ""
+    while not (backlog := await admin.backlog(broker_name)).is_empty:
+        text = _left(backlog)
+        if text != shown:
+            print(f"{broker_name}: {text}", flush=True)
+            shown = text
+        await sleep(_LOOK_PERIOD_S)
+
+
+def _left(backlog: Backlog) -> str:
+    parts = [f"{count} of {topic} for group {group}" for (group, topic), count in sorted(backlog.unread.items())]
+    if backlog.scheduled:
+        parts.append(f"{backlog.scheduled} that wait for their time")
+    if backlog.undecided:
+        parts.append(f"{backlog.undecided} undecided transactions")
+    return "left: " + ", ".join(parts)

@@ -9,7 +9,7 @@ import os
 import socket
 import string
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +43,7 @@ class ClusterSpec:
         broker_port: None means ``default_broker_port`` or, where that is taken, whatever is free.
         advertised_host: address that clients are told; "": ``host``, or this machine's address when that is 0.0.0.0.
         store: Redis URL of the stores and the registry; "" starts the embedded server under ``data_dir``.
+        group_stores: Redis URLs of the groups' stores, in turn; empty: all of them are on ``store``.
         restart: roles whose processes are started again when they die.
     """
 
@@ -56,6 +57,7 @@ class ClusterSpec:
     host: str = "127.0.0.1"
     advertised_host: str = ""
     store: str = ""
+    group_stores: Sequence[str] = ()
     log_level: str = "info"
     restart: Collection[str] = ("store", "namesrv", "broker")
 
@@ -164,7 +166,8 @@ class Cluster:
         await self._launch(self.namesrvs)
         for (group, broker_id), port in zip(ids, broker_ports, strict=True):
             name = _broker_name(group)
-            options = ["--broker-name", name, "--broker-id", str(broker_id), "--store", self.store_url]
+            stores = spec.group_stores or (self.store_url,)
+            options = ["--broker-name", name, "--broker-id", str(broker_id), "--store", stores[group % len(stores)]]
             options += ["--namesrv-addr", self.namesrv_addr, "--advertised-host", self._connect_host]
             self.brokers.append(self._role("broker", _broker_label(group, broker_id), options, port))
         await self._launch(self.brokers)

@@ -84,22 +84,31 @@ def _boolean(name: str, text: str) -> bool:
 
 
 def config_options(
-    config_type: type[C], aliases: Mapping[str, tuple[str, ...]], log_level: str = "info"
+    config_type: type[C], aliases: Mapping[str, tuple[str, ...]], log_level: str = "info", *, is_group: bool = False
 ) -> Callable[[Callable[[C, str], None]], Callable[..., None]]:
     """Makes a command function ``(config, log_level)`` into one with an option for every setting of ``config_type``.
 
     Args:
         aliases: further flags by setting name. These settings stand first in the help; the others are "tuning".
+        is_group: there are subcommands; the function is for a call without one.
     """
 
     def decorate(command: Callable[[C, str], None]) -> Callable[..., None]:
         def run_with_options(**values: Any) -> None:
+            context = values.pop("context", None)
+            if context is not None and context.invoked_subcommand is not None:
+                return
             level = values.pop("log_level")
             for name in booleans:
                 values[name] = _boolean(name, values[name])
             command(config_type(**values), level)
 
         annotations: dict[str, Any] = {"log_level": LogLevel}
+        context_parameter: list[inspect.Parameter] = []
+        if is_group:
+            context_parameter.append(
+                inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+            )
         defaults: dict[str, Any] = {"log_level": log_level}
         hints = get_type_hints(config_type)
         booleans = [name for name, kind in hints.items() if kind is bool]
@@ -121,13 +130,16 @@ def config_options(
         names = [*aliases, "log_level", *(name for name in annotations if name not in (*aliases, "log_level"))]
         run_with_options.__name__ = command.__name__
         run_with_options.__doc__ = command.__doc__
-        run_with_options.__annotations__ = annotations
+        run_with_options.__annotations__ = annotations | ({"context": typer.Context} if is_group else {})
         run_with_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
-                inspect.Parameter(
-                    name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotations[name]
-                )
-                for name in names
+                *context_parameter,
+                *(
+                    inspect.Parameter(
+                        name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotations[name]
+                    )
+                    for name in names
+                ),
             ]
         )
         return run_with_options

@@ -60,14 +60,15 @@ def up(
         ),
     ] = None,
     store: Annotated[
-        str,
+        list[str] | None,
         option(
             "--store",
-            help="Redis URL of the stores and the registry.",
+            help="Redis URL of the stores and the registry. Several: the groups' stores in turn; the first is the "
+            "registry too.",
             show_default="starts a server of its own",
             metavar="URL",
         ),
-    ] = "",
+    ] = None,
     host: Annotated[
         str,
         option(
@@ -108,7 +109,8 @@ def up(
         default_broker_port=DEFAULT_BROKER_PORT,
         host=host,
         advertised_host=advertised_host,
-        store=store,
+        store=store[0] if store else "",
+        group_stores=store or (),
         log_level=log_level,
     )
     sys.exit(run(_up(spec, verbose)))
@@ -116,6 +118,7 @@ def up(
 
 async def _up(spec: ClusterSpec, verbose: bool) -> int:
     from ..runtime import Stopped, stop_signals, unless_stopped
+    from ..store.locate import redact
     from .cluster import Cluster
 
     def say(line: str) -> None:
@@ -124,8 +127,8 @@ async def _up(spec: ClusterSpec, verbose: bool) -> int:
     say(f"{'data':<17} {spec.data_dir}")
     if verbose:
         say(f"{'logs':<17} {spec.data_dir / 'logs'}")
-    if spec.store:
-        say(f"{'store':<17} {spec.store}")
+    for url in dict.fromkeys(spec.group_stores):
+        say(f"{'store':<17} {redact(url)}")
     cluster = Cluster(spec, say)
     with stop_signals(on_second=cluster.kill) as stop:
         try:

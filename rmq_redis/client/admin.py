@@ -46,6 +46,7 @@ from ..protocol.header import (
     TopicRequestHeader,
     WipeWritePermResponseHeader,
 )
+from .broker_queries import BrokerQueries
 from .instance import MQClientInstance, client_config
 from .lifecycle import AsyncLifecycle
 from .message_queries import MessageQueries
@@ -101,7 +102,7 @@ class ConsumerConnections(msgspec.Struct, frozen=True):
     consume_from_where: str
 
 
-class AsyncAdmin(MessageQueries, AsyncLifecycle):
+class AsyncAdmin(BrokerQueries, MessageQueries, AsyncLifecycle):
     """Administration. Use it as an async context manager, or call ``start`` and ``close``.
 
     Every method raises RemotingError when a server does not answer and the ResponseError of a code that is no success.

@@ -9,6 +9,7 @@ from ..model import MessageExt, MessageQueue, TopicConfig, TopicRouteData
 from ..protocol.body import ClusterInfo
 from ..protocol.group_config import SubscriptionGroupConfig
 from .admin import AsyncAdmin, ConsumeOffset, ConsumerConnections, TopicOffset
+from .broker_queries import Backlog
 from .sync import _Facade
 
 
@@ -26,6 +27,22 @@ class Admin(_Facade):
     def master_addresses(self, cluster: str | None = None) -> list[str]:
         """As ``AsyncAdmin.master_addresses``."""
         return self._run(self._async.master_addresses(cluster))
+
+    def master_address(self, broker_name: str) -> str:
+        """As ``AsyncAdmin.master_address``."""
+        return self._run(self._async.master_address(broker_name))
+
+    def runtime_info(self, broker_addr: str) -> dict[str, str]:
+        """As ``AsyncAdmin.runtime_info``."""
+        return self._run(self._async.runtime_info(broker_addr))
+
+    def consumer_offsets(self, broker_addr: str) -> dict[tuple[str, str], dict[int, int]]:
+        """As ``AsyncAdmin.consumer_offsets``."""
+        return self._run(self._async.consumer_offsets(broker_addr))
+
+    def backlog(self, broker_name: str) -> Backlog:
+        """As ``AsyncAdmin.backlog``."""
+        return self._run(self._async.backlog(broker_name))
 
     def wipe_write_perm(self, broker_name: str) -> int:
         """As ``AsyncAdmin.wipe_write_perm``."""

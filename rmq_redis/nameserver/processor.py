@@ -46,7 +46,7 @@ from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..store.route_entries import GroupKey, LiveBroker, check_storable
 from ..store.route_store import RouteStore, without_credentials
-from .routes import ORDER_TOPIC_CONFIG, RouteTable
+from .routes import ORDER_TOPIC_CONFIG, WRITE_WIPED, RouteTable
 
 _STANDARD_JSON_FROM_VERSION = 401
 _BROKERS = "brokers"
@@ -293,12 +293,21 @@ class NameServerProcessor:
         self._table.register_topic(header.topic, queue_datas)
         return response(command)
 
-    def wipe_write_perm(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        count = self._table.set_write_perm(command.header(BrokerNameRequestHeader).broker_name, False)
+    async def wipe_write_perm(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        """Holds until ``add_write_perm``: also when the broker registers anew. StoreError becomes code 14."""
+        broker_name = command.header(BrokerNameRequestHeader).broker_name
+        check_storable(broker_name)
+        count = self._table.set_write_perm(broker_name, False)
+        if count:
+            await self._put_kv(WRITE_WIPED, broker_name, "true")
         return response(command, header=WipeWritePermResponseHeader(count))
 
-    def add_write_perm(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        count = self._table.set_write_perm(command.header(BrokerNameRequestHeader).broker_name, True)
+    async def add_write_perm(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        broker_name = command.header(BrokerNameRequestHeader).broker_name
+        check_storable(broker_name)
+        if broker_name in self._table.kv.get(WRITE_WIPED, {}):
+            await self._delete_kv(WRITE_WIPED, broker_name)
+        count = self._table.set_write_perm(broker_name, True)
         return response(command, header=AddWritePermResponseHeader(count))
 
     # --- KV config -----------------------------------------------------------------------------------------------
@@ -309,10 +318,13 @@ class NameServerProcessor:
         if header.value is None:
             raise RemoteProtocolError("put KV config: no value")
         check_storable((header.namespace, header.key, header.value))
-        await self._store.put_kv(header.namespace, header.key, header.value)
-        known = self._table.kv
-        self._table.set_kv({**known, header.namespace: {**known.get(header.namespace, {}), header.key: header.value}})
+        await self._put_kv(header.namespace, header.key, header.value)
         return response(command)
+
+    async def _put_kv(self, namespace: str, key: str, value: str) -> None:
+        await self._store.put_kv(namespace, key, value)
+        known = self._table.kv
+        self._table.set_kv({**known, namespace: {**known.get(namespace, {}), key: value}})
 
     def get_kv_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(KvConfigRequestHeader)
@@ -324,11 +336,14 @@ class NameServerProcessor:
     async def delete_kv_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(KvConfigRequestHeader)
         check_storable((header.namespace, header.key))
-        await self._store.delete_kv(header.namespace, header.key)
-        table = {name: dict(items) for name, items in self._table.kv.items()}
-        table.get(header.namespace, {}).pop(header.key, None)
-        self._table.set_kv({name: items for name, items in table.items() if items})
+        await self._delete_kv(header.namespace, header.key)
         return response(command)
+
+    async def _delete_kv(self, namespace: str, key: str) -> None:
+        await self._store.delete_kv(namespace, key)
+        table = {name: dict(items) for name, items in self._table.kv.items()}
+        table.get(namespace, {}).pop(key, None)
+        self._table.set_kv({name: items for name, items in table.items() if items})
 
     def get_kv_list(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         namespace = command.header(KvListRequestHeader).namespace

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 ORDER_TOPIC_CONFIG = "ORDER_TOPIC_CONFIG"
 """KV namespace: topic -> ``broker-a:4;broker-b:4``."""
+WRITE_WIPED = "WRITE_PERM_WIPED"
+"""KV namespace: names of brokers whose topics are not written, whatever they register (205, until 327)."""
 UNIT_FLAG = 1
 UNIT_SUB_FLAG = 2
 
@@ -157,6 +159,7 @@ class RouteTable:
                 )
 
     def _take_topics(self, group: Group, topics: Mapping[str, TopicConfig], replace: bool) -> None:
+        allowed = ~int(Perm.WRITE) if group.key.broker_name in self.kv.get(WRITE_WIPED, {}) else -1
         for name, config in topics.items():
             if name == REVISION_FIELD or not (replace or name not in group.topics):
                 continue
@@ -164,7 +167,7 @@ class RouteTable:
                 group.key.broker_name,
                 config.read_queue_nums,
                 config.write_queue_nums,
-                config.perm,
+                config.perm & allowed,
                 config.topic_sys_flag,
             )
             self._set_topic(group, name, queue)
@@ -383,7 +386,10 @@ class RouteTable:
         """Replaces all KV config."""
         if table.get(ORDER_TOPIC_CONFIG) != self.kv.get(ORDER_TOPIC_CONFIG):
             self._bodies.clear()
+        wiped = table.get(WRITE_WIPED, {}).keys() - self.kv.get(WRITE_WIPED, {}).keys()
         self.kv = table
+        for broker_name in wiped:
+            self.set_write_perm(broker_name, False)
 
     @property
     def order_message_enable(self) -> bool:

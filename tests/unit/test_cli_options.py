@@ -46,7 +46,7 @@ def commands_of(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands_of(command, (*path, name))
-        else:
+        if not hasattr(command, "commands") or command.invoke_without_command:
             yield (*path, name), command
 
 

@@ -185,6 +185,19 @@ def test_write_perm_is_taken_and_given_back(table):
     assert table.set_write_perm("nobody", True) == 0
 
 
+def test_write_perm_stays_away_while_the_registry_says_so(table):
+    register(table, broker(), ["T"], perm=6)
+    table.set_kv({"WRITE_PERM_WIPED": {"broker-a": "true"}})
+    assert table.route("T").queue_datas[0].perm == 4, "another NameServer was told"
+    register(table, broker(counter=2), ["T", "U"], perm=6)
+    register(table, broker(name="broker-b", addr="10.0.0.3:10911"), ["T"], perm=6)
+    assert [item.perm for item in table.route("T").queue_datas] == [4, 6], "another DataVersion does not undo it"
+    assert table.route("U").queue_datas[0].perm == 4
+    table.set_kv({})
+    register(table, broker(counter=3), ["T", "U"], perm=6)
+    assert table.route("T").queue_datas[0].perm == 6
+
+
 def test_register_topic_knows_only_living_groups(table):
     register(table, broker(), ["T"])
     table.register_topic("Given", [queue(2), queue(2, name="broker-x")])
