@@ -104,6 +104,8 @@ class AdminProcessor:
             RequestCode.GET_SYSTEM_TOPIC_LIST_FROM_BROKER: self._system_topics,
             RequestCode.GET_ALL_CONSUMER_OFFSET: self._all_offsets,
             RequestCode.GET_BROKER_RUNTIME_INFO: self._runtime_info,
+            RequestCode.DELETE_EXPIRED_COMMITLOG: self._remove_expired,
+            RequestCode.CLEAN_EXPIRED_CONSUMEQUEUE: self._remove_expired,
             RequestCode.GET_BROKER_CONFIG: self._get_config,
             RequestCode.UPDATE_BROKER_CONFIG: self._update_config,
         }
@@ -407,6 +409,10 @@ class AdminProcessor:
                 "earliestMessageTimeStamp": str(self._retention.oldest_ms()),
             }
         return response(command, body=dumps({"table": table}))
+
+    def _remove_expired(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        self._retention.look_now()  # at a slave nobody looks: it follows its master
+        return response(command)
 
     def _get_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         lines = [

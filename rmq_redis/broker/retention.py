@@ -126,6 +126,10 @@ class RetentionService:
         """Begins to look."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
+    def look_now(self) -> None:
+        """Has it look without waiting for ``retention_period_s`` to pass."""
+        self._wake.set()
+
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()

@@ -74,6 +74,51 @@ async def test_a_producer_hears_busy_from_a_broker_whose_store_stands_still(clus
     assert stored == 1 + len(tasks) - len(errors) + 1  # the first, those that were taken, the last
 
 
+async def test_a_producer_goes_to_the_other_group_while_one_store_stands_still(tmp_path: Path) -> None:
+    topic = "Two"
+    with (
+        EmbeddedServer(tmp_path / "registry") as registry,
+        EmbeddedServer(tmp_path / "a") as store_a,
+        EmbeddedServer(tmp_path / "b") as store_b,
+        namesrv(registry.url, tmp_path) as names,
+        broker(store_a.url, names.address, tmp_path, "--port", "0", "--lease-s", "60", "--name", "broker-a"),
+        broker(store_b.url, names.address, tmp_path, "--port", "0", "--lease-s", "60", "--name", "broker-b"),
+    ):
+        async with AsyncAdmin(names.address) as admin:
+            await admin.create_topic(topic, queue_nums=2)
+            await eventually(lambda: has_both(admin, topic), "both are in the route")
+        async with AsyncProducer("two", names.address) as producer:
+            used = {(await producer.send(Message(topic, "x"))).queue.broker_name for _ in range(8)}
+            assert used == {"broker-a", "broker-b"}
+            os.kill(store_a.pid, signal.SIGSTOP)
+            try:
+                in_a_row = 0
+
+                async def goes_on() -> bool:
+                    nonlocal in_a_row
+                    try:
+                        result = await producer.send(Message(topic, "x"))
+                    except RmqError:  # it was on its way to the store when that stopped: nobody knows
+                        in_a_row = 0
+                    else:
+                        assert result.queue.broker_name == "broker-b"
+                        in_a_row += 1
+                    return in_a_row >= 20
+
+                await eventually(goes_on, "sends go to the other group", 50)
+            finally:
+                os.kill(store_a.pid, signal.SIGCONT)
+            await eventually(lambda: uses(producer, topic, "broker-a"), "the first group is used again", 60)
+
+
+async def has_both(admin: AsyncAdmin, topic: str) -> bool:
+    return len((await admin.topic_route(topic)).queue_datas) == 2
+
+
+async def uses(producer: AsyncProducer, topic: str, broker_name: str) -> bool:
+    return (await producer.send(Message(topic, "x"))).queue.broker_name == broker_name
+
+
 async def sent(producer: AsyncProducer, topic: str) -> bool:
     try:
         await producer.send(Message(topic, "first"))

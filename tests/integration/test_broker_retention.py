@@ -262,6 +262,70 @@ async def test_a_master_that_was_replaced_trims_nothing(
         assert await server.xlen(f"{key_prefix}:{{broker-a}}:queue:T:0") == 2
 
 
+async def test_a_slave_that_takes_over_goes_on_removing(start_broker: StartBroker, connect: Connect) -> None:
+    master = await start_broker(**FAST)
+    client = connect(master)
+    await create(client, "T", "+reserve.count=10")
+    await client.send("T", *map(str, range(20)))
+    await eventually(lambda: has_min(client, "T", 10))
+    slave = await start_broker(broker_id=1, **FAST)
+    other = connect(slave)
+    await master.close()
+    await eventually(lambda: slave.broker_id == 0, "the slave is the master")
+    await other.send("T", *map(str, range(20, 25)))
+    await eventually(lambda: has_min(other, "T", 15))
+    assert await other.pull_all_from("T", 15) == [str(number) for number in range(15, 25)]
+
+
+async def test_the_bounds_survive_the_store_and_a_rewrite_of_its_append_only_file(
+    start_broker: StartBroker, connect: Connect, tmp_path: Path
+) -> None:
+    """kill -9 of the store, once with the file as it grew and once rewritten: a queue trimmed empty keeps its end."""
+    with EmbeddedServer(tmp_path / "own", settings={"appendfsync": "always"}) as server:
+        broker = await start_broker(store=server.url, lease_s=60.0, **FAST)
+        client = connect(broker)
+        await create(client, "T", "+reserve.count=4")
+        await create(client, "E", "+reserve.time=1s")
+        await client.send("T", *map(str, range(10)))
+        await client.send("E", "a", "b", "c")
+        await eventually(lambda: has_min(client, "T", 6))
+        await eventually(lambda: has_min(client, "E", 3))
+        for rewritten in (False, True):
+            if rewritten:
+                async with redis.asyncio.Redis.from_url(server.url) as connection:
+                    await connection.bgrewriteaof()
+
+                    async def done() -> bool:
+                        info = await connection.info("persistence")
+                        return not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]
+
+                    await eventually(done)
+            server.kill()
+            await eventually(lambda: not broker._queue_store.available)
+            await asyncio.to_thread(server.start)
+            await eventually(lambda: broker._queue_store.available)
+            assert (await min_offset(client), await bound(client, RequestCode.GET_MAX_OFFSET)) == (6, 10)
+            assert (await min_offset(client, "E"), await bound(client, RequestCode.GET_MAX_OFFSET, "E")) == (3, 3)
+            assert await client.pull_all_from("T", 6) == ["6", "7", "8", "9"]
+        assert (await client.send("E", "d"))[0].queue_offset == 3
+        await broker.close()
+
+
+@pytest.mark.parametrize("code", [RequestCode.DELETE_EXPIRED_COMMITLOG, RequestCode.CLEAN_EXPIRED_CONSUMEQUEUE])
+async def test_a_tool_may_ask_for_a_look_at_once(start_broker: StartBroker, connect: Connect, code: int) -> None:
+    broker = await start_broker(retention_period_s=1000)
+    client, slave = connect(broker), connect(await start_broker(broker_id=1))
+    await create(client, "T", "+reserve.count=2")
+    await client.send("T", *map(str, range(5)))
+    await slave.ok(request(code))
+
+    async def asked() -> bool:
+        await client.ok(request(code))
+        return await min_offset(client) == 3
+
+    await eventually(asked)
+
+
 # --- the memory of the store ----------------------------------------------------------------------------------------
 
 
