@@ -233,7 +233,8 @@ class AsyncSimpleConsumer(AsyncLifecycle):
             False,
         )
         command = request(RequestCode.POP_MESSAGE, header)
-        answer = await self._instance.remoting.invoke(self._address(broker_name), command, wait_s + _ANSWER_TIMEOUT_S)
+        address = await self._address(topic, broker_name)
+        answer = await self._instance.remoting.invoke(address, command, wait_s + _ANSWER_TIMEOUT_S)
         if answer.code in _NOTHING:
             return []
         if answer.code != ResponseCode.SUCCESS:
@@ -272,7 +273,7 @@ class AsyncSimpleConsumer(AsyncLifecycle):
         header = NotificationRequestHeader(self.group, topic, -1, int(_ASK_FOR_S * 1000), now_ms, order=False)
         try:
             command = request(RequestCode.NOTIFICATION, header)
-            address = self._address(broker_name)
+            address = await self._address(topic, broker_name)
             answer = await self._instance.remoting.call(address, command, _ASK_FOR_S + _ANSWER_TIMEOUT_S)
         except RmqError as error:
             logger.info("group %s: broker %s: %s", self.group, broker_name, error)
@@ -284,9 +285,14 @@ class AsyncSimpleConsumer(AsyncLifecycle):
             await asyncio.sleep(_PAUSE_S)
         return told.has_msg
 
-    def _address(self, broker_name: str) -> str:
+    async def _address(self, topic: str, broker_name: str) -> str:
+        """Address of a group's master; the route is asked for once more when it shows none."""
         self._check_running()
-        address = self._instance.routes.master_address(broker_name)
+        routes = self._instance.routes
+        address = routes.master_address(broker_name)
+        if address is None:
+            await routes.refresh(topic)
+            address = routes.master_address(broker_name)
         if address is None:
             raise RouteNotFoundError(f"the routes show no master of broker {broker_name}")
         return address
@@ -320,7 +326,7 @@ class AsyncSimpleConsumer(AsyncLifecycle):
             handle.text(),
             handle.queue_offset,
         )
-        await self._call(handle.broker_name, request(RequestCode.ACK_MESSAGE, header))
+        await self._call(message, handle, request(RequestCode.ACK_MESSAGE, header))
 
     async def change_invisible_duration(self, message: MessageExt, invisible_duration_s: float) -> None:
         """Hides a message for ``invisible_duration_s`` seconds from now on; 0 gives it back at once.
@@ -341,7 +347,7 @@ class AsyncSimpleConsumer(AsyncLifecycle):
             handle.queue_offset,
             _milliseconds("invisible_duration_s", invisible_duration_s),
         )
-        answer = await self._call(handle.broker_name, request(RequestCode.CHANGE_MESSAGE_INVISIBLETIME, header))
+        answer = await self._call(message, handle, request(RequestCode.CHANGE_MESSAGE_INVISIBLETIME, header))
         times = answer.header(ChangeInvisibleTimeResponseHeader)
         message.properties[PROPERTY_POP_CK] = PopHandle(
             handle.start_offset,
@@ -354,8 +360,9 @@ class AsyncSimpleConsumer(AsyncLifecycle):
             handle.queue_offset,
         ).text()
 
-    async def _call(self, broker_name: str, command: RemotingCommand) -> RemotingCommand:
-        return await self._instance.remoting.call(self._address(broker_name), command, self.config.request_timeout_s)
+    async def _call(self, message: MessageExt, handle: PopHandle, command: RemotingCommand) -> RemotingCommand:
+        address = await self._address(message.topic, handle.broker_name)
+        return await self._instance.remoting.call(address, command, self.config.request_timeout_s)
 
     # --- for the instance ----------------------------------------------------------------------------------------
 
