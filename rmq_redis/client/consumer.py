@@ -404,10 +404,10 @@ class AsyncPushConsumer(AsyncLifecycle):
                 await self._locks.unlock([process_queue.queue])
 
     def _offset_moved(self, process_queue: ProcessQueue, offset: int) -> None:
-        """The broker's queue does not reach to our offset any more (or yet): go on where it says."""
+        """The broker's queue does not reach to our offset (any more), or the group's was reset: go on where it says."""
         queue = process_queue.queue
         logger.warning(
-            "group %s: %s has no offset %d, going on at %d", self.group, queue, process_queue.next_offset, offset
+            "group %s: the broker sends %s from %d to %d", self.group, queue, process_queue.next_offset, offset
         )
         if self._process_queues.get(queue) is process_queue:
             self._instance.spawn(self._begin_again(process_queue, offset))

@@ -221,7 +221,8 @@ def require_java(*programs: str) -> None:
     require_program("java", "mvn", *programs)
 
 
-def build_java_driver() -> Driver:
+def java_command() -> list[str]:
+    """How to call a class of the Java client, of its tools or of the driver."""
     require_java("javac")
 
     def maven(directory: Path) -> None:
@@ -230,7 +231,38 @@ def build_java_driver() -> Driver:
 
     target = prepared_dir("java", maven) / "target"
     options = ["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Duser.home={cache_dir() / 'home'}"]
-    return Driver(["java", *options, "-cp", f"{target / 'classes'}:{target / 'dependency'}/*", "interop.Driver"])
+    return ["java", *options, "-cp", f"{target / 'classes'}:{target / 'dependency'}/*"]
+
+
+def build_java_driver() -> Driver:
+    return Driver([*java_command(), "interop.Driver"])
+
+
+@pytest.fixture(scope="session")
+def mqadmin(cluster: Cluster) -> Callable[..., str]:
+    """Runs one command of RocketMQ's mqadmin; what it printed."""
+    try:
+        java = java_command()
+    except ClientUnavailableError as error:
+        pytest.skip(str(error))
+    command = [*java, f"-Drocketmq.namesrv.addr={cluster.namesrv_addr}"]
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [*command, "org.apache.rocketmq.tools.command.MQAdminStartup", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=float(os.environ.get("RMQ_INTEROP_RUN_DEADLINE_S", "180")),
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            check=False,
+        )
+        # It ends with 0 whatever happens, and prints the stack of an error.
+        assert "Exception" not in done.stdout, f"mqadmin {' '.join(arguments)}\n{done.stdout}"
+        return done.stdout
+
+    return run
 
 
 def build_go_driver() -> Driver:

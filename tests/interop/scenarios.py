@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 
-from interop_support import Cluster, Driver, DriverProcess, Event, create_topic, has_route, unique_name, wait_until
+from interop_support import (
+    Cluster,
+    Driver,
+    DriverProcess,
+    Event,
+    create_topic,
+    has_route,
+    master_addresses,
+    remoting_call,
+    unique_name,
+    wait_until,
+)
 
 from rmq_redis import Message, MessageExt, Producer, PullConsumer, PushConsumer
 
@@ -289,3 +300,21 @@ def requests_are_answered(driver: Driver, cluster: Cluster) -> None:
 
     with replier:
         assert asked_by_the_driver(topic) == expected
+
+
+def a_group_is_moved_while_it_consumes(driver: Driver, cluster: Cluster, deadline_s: float = 90.0) -> None:
+    """222 at each master: the member goes back to the first message, and what it commits meanwhile does not undo it."""
+    topic, group = create_topic(cluster), unique_name("group")
+    sent = driver.produce(cluster, topic, 20)
+    with driver.consume(cluster, topic, group) as consumer:
+        consumer.wait_for_bodies({event["body"] for event in sent})
+        for address in master_addresses(cluster).values():
+            remoting_call(address, 222, {"topic": topic, "group": group, "timestamp": "0", "isForce": "true"})
+        consumer.wait_for(lambda: len(consumer.bodies()) >= 40, "all messages again", deadline_s)
+        consumer.stop()
+        assert Counter(consumer.bodies()) == {event["body"]: 2 for event in sent}
+    with driver.consume(cluster, topic, group) as consumer:
+        late = driver.produce(cluster, topic, 4, body_prefix="late")
+        consumer.wait_for_bodies({event["body"] for event in late})
+        consumer.stop()
+        assert bodies(consumer.messages()) == bodies(late)

@@ -42,6 +42,10 @@ def test_goes_on_from_the_committed_offset(go_driver: Driver, cluster: Cluster) 
     scenarios.goes_on_from_the_committed_offset(go_driver, cluster)
 
 
+def test_a_group_is_moved_while_it_consumes(go_driver: Driver, cluster: Cluster) -> None:
+    scenarios.a_group_is_moved_while_it_consumes(go_driver, cluster)
+
+
 def test_delivers_to_a_running_consumer(go_driver: Driver, cluster: Cluster) -> None:
     scenarios.delivers_to_a_running_consumer(go_driver, cluster)
 

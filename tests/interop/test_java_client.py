@@ -62,6 +62,10 @@ def test_goes_on_from_the_committed_offset(java_driver: Driver, cluster: Cluster
     scenarios.goes_on_from_the_committed_offset(java_driver, cluster)
 
 
+def test_a_group_is_moved_while_it_consumes(java_driver: Driver, cluster: Cluster) -> None:
+    scenarios.a_group_is_moved_while_it_consumes(java_driver, cluster)
+
+
 def test_delivers_to_a_running_consumer(java_driver: Driver, cluster: Cluster) -> None:
     scenarios.delivers_to_a_running_consumer(java_driver, cluster)
 

@@ -38,6 +38,7 @@ from rmq_redis import (
     reply_to,
 )
 from rmq_redis.client.dead_letters import RESEND_GROUP, DeadLetters, origin_topic
+from rmq_redis.errors import QueryNotFoundError, SubscriptionParseFailedError
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(900)]  # the first test may fetch and start Apache's servers
 
@@ -154,6 +155,83 @@ async def test_tags_filter(producer: AsyncProducer, topic: str, namesrv: str) ->
     async with consumer:
         await collector.wait(10)
     assert collector.bodies == Counter(f"{tag}{number}".encode() for tag in "AC" for number in range(5))
+
+
+async def test_a_condition_on_properties_filters(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+    for price in range(20):
+        properties = {"price": str(price)} if price % 5 else {}
+        await producer.send(Message(topic, b"%d" % price, tags="A" if price % 2 else "B", properties=properties))
+    collector = Collector()
+    consumer = AsyncPushConsumer(unique("group"), namesrv, consume_from_where=FIRST)
+    consumer.subscribe(topic, "price >= 10 AND TAGS = 'A'", collector, expression_type="SQL92")
+    async with consumer:
+        await collector.wait(4)
+    assert collector.bodies == Counter([b"11", b"13", b"17", b"19"])
+    consumer = AsyncPushConsumer(unique("group"), namesrv)
+    consumer.subscribe(topic, "price >= ", collector, expression_type="SQL92")
+    with pytest.raises(SubscriptionParseFailedError):
+        async with consumer:
+            pass
+
+
+async def test_messages_are_found(admin: AsyncAdmin, producer: AsyncProducer, topic: str, namesrv: str) -> None:
+    before_ms = int(time.time() * 1000) - 60_000
+    sent = [await producer.send(Message(topic, b"%d" % number, keys=["all", f"n{number}"])) for number in range(5)]
+    wanted = sent[3]
+    for message in (
+        await admin.view_message(wanted.offset_msg_id),
+        await admin.view_message(wanted.offset_msg_id, topic),
+        await found_by_key(admin, topic, wanted.msg_id),
+        await admin.message_at(wanted.queue, wanted.queue_offset),
+    ):
+        assert (message.body, message.msg_id, message.offset_msg_id) == (b"3", wanted.msg_id, wanted.offset_msg_id)
+    assert [m.body for m in await admin.query_message(topic, "n3", begin_ms=before_ms)] == [b"3"]
+    assert len(await admin.query_message(topic, "all")) == 5
+    assert len(await admin.query_message(topic, "all", max_num=2)) == 2
+    assert await admin.query_message(topic, "all", end_ms=before_ms) == []
+    with pytest.raises(QueryNotFoundError):
+        await admin.message_at(wanted.queue, 1000)
+    with pytest.raises(QueryNotFoundError):
+        await admin.view_message(wanted.msg_id[:-4] + "FFFF", topic)
+
+
+async def found_by_key(admin: AsyncAdmin, topic: str, msg_id: str) -> MessageExt:
+    """By the producer's id; an Apache broker builds its index a moment after the send."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await admin.view_message(msg_id, topic)
+            except QueryNotFoundError:
+                await asyncio.sleep(0.1)
+
+
+async def test_a_group_is_moved_while_it_consumes(
+    admin: AsyncAdmin, producer: AsyncProducer, topic: str, namesrv: str
+) -> None:
+    bodies = [b"%d" % number for number in range(12)]
+    for body in bodies:
+        await producer.send(Message(topic, body))
+    group = unique("group")
+    await admin.create_group(group)
+    collector = Collector()
+    consumer = AsyncPushConsumer(group, namesrv, consume_from_where=FIRST, persist_consumer_offset_interval_s=0.1)
+    consumer.subscribe(topic, "*", collector)
+    async with consumer:
+        await collector.wait(12)
+        moved = await admin.reset_offset(group, topic, 0)
+        assert sorted(moved.values()) == [0, 0, 0, 0]
+        await collector.wait(24, timeout_s=60)  # Apache's brokers tell a pull only when it comes
+    assert collector.bodies == Counter(bodies * 2)
+    stats = await admin.consume_stats(group, topic)
+    assert sum(offset.consumer_offset for offset in stats.values()) == 12
+    moved = await admin.reset_offset(group, topic, 0)  # nobody is online
+    assert sum(moved.values()) == 0
+    again = Collector()
+    consumer = AsyncPushConsumer(group, namesrv)
+    consumer.subscribe(topic, "*", again)
+    async with consumer:
+        await again.wait(12)
+    assert again.bodies == Counter(bodies)
 
 
 async def test_two_consumers_share_the_queues(producer: AsyncProducer, topic: str, namesrv: str) -> None:

@@ -1,7 +1,10 @@
 package interop;
 
 import com.alibaba.fastjson.JSON;
+import com.alibaba.fastjson.JSONObject;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.HashSet;
@@ -16,6 +19,7 @@ import java.util.concurrent.TimeUnit;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.MessageSelector;
 import org.apache.rocketmq.client.consumer.PullResult;
 import org.apache.rocketmq.client.consumer.PullStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
@@ -33,11 +37,15 @@ import org.apache.rocketmq.client.producer.TransactionMQProducer;
 import org.apache.rocketmq.client.utils.MessageUtil;
 import org.apache.rocketmq.common.TopicConfig;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
+import org.apache.rocketmq.common.filter.ExpressionType;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageConst;
 import org.apache.rocketmq.common.message.MessageClientExt;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
+import org.apache.rocketmq.filter.FilterFactory;
+import org.apache.rocketmq.filter.expression.EvaluationContext;
+import org.apache.rocketmq.filter.expression.Expression;
 import org.apache.rocketmq.remoting.protocol.body.ClusterInfo;
 import org.apache.rocketmq.remoting.protocol.heartbeat.MessageModel;
 import org.apache.rocketmq.remoting.protocol.route.BrokerData;
@@ -90,6 +98,9 @@ public final class Driver {
                 break;
             case "query":
                 query();
+                break;
+            case "filter":
+                filter();
                 break;
             case "produce":
                 produce();
@@ -213,6 +224,44 @@ public final class Driver {
             }
         }
         admin.shutdown();
+    }
+
+    // ---- filters
+
+    /** Asks the broker's own filter, without a broker: each line of the file is {"sql": ..., "properties": {...}}. */
+    private void filter() throws Exception {
+        for (String line : Files.readAllLines(Path.of(option("file")), StandardCharsets.UTF_8)) {
+            JSONObject item = JSON.parseObject(line);
+            Map<String, Object> event = event("filtered");
+            Expression expression = null;
+            try {
+                expression = FilterFactory.INSTANCE.get(ExpressionType.SQL92).compile(item.getString("sql"));
+            } catch (Throwable error) {
+                event.put("refused", String.valueOf(error.getCause()));
+            }
+            if (expression != null) {
+                Map<String, Object> properties = item.getJSONObject("properties");
+                boolean passes;
+                try { // as ExpressionMessageFilter.isMatchedByCommitLog does
+                    passes = Boolean.TRUE.equals(expression.evaluate(new EvaluationContext() {
+                        @Override
+                        public Object get(String name) {
+                            return properties.get(name);
+                        }
+
+                        @Override
+                        public Map<String, Object> keyValues() {
+                            return properties;
+                        }
+                    }));
+                } catch (Throwable error) {
+                    passes = false;
+                }
+                event.put("passes", passes);
+            }
+            print(event);
+        }
+        print(event("stopped"));
     }
 
     // ---- producing
@@ -519,7 +568,11 @@ public final class Driver {
             consumer.setMaxReconsumeTimes(Integer.parseInt(option("max-reconsume-times")));
         }
         consumer.setPersistConsumerOffsetInterval(1000);
-        consumer.subscribe(topic, options.getOrDefault("tags", "*"));
+        if (options.containsKey("sql")) {
+            consumer.subscribe(topic, MessageSelector.bySql(option("sql")));
+        } else {
+            consumer.subscribe(topic, options.getOrDefault("tags", "*"));
+        }
         DefaultMQProducer replies = startReplies();
         if (Boolean.parseBoolean(options.getOrDefault("orderly", "false"))) {
             consumer.registerMessageListener((MessageListenerOrderly) (messages, context) -> {
