@@ -215,7 +215,9 @@ class RetentionService:
             _, number, queue = heap[0]
             weight = max(weights[queue], 1e-9)
             before = queue.min_offset
-            await self._store.trim(queue, min(queue.max_offset, before + min(_STEP, math.ceil(excess / weight))))
+            # No more than this queue's part: behind its oldest messages may be some that are younger than the others'.
+            nums = min(_STEP, math.ceil(excess / weight / len(heap)))
+            await self._store.trim(queue, min(queue.max_offset, before + nums))
             steps += 1
             excess -= (queue.min_offset - before) * weight
             oldest_ms = await self._store.oldest_ms(queue)

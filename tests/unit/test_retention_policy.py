@@ -135,6 +135,14 @@ async def test_a_step_is_small_and_takes_no_more_than_needed(monkeypatch: pytest
     assert store.steps[3:] == [500]
 
 
+async def test_queues_that_fill_at_the_same_time_are_trimmed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _, topic = service([list(range(1, 401))] * 4, monkeypatch)
+    await made._trim_oldest(topic.queues, dict.fromkeys(topic.queues, 1.0), 800)
+    offsets = [queue.min_offset for queue in topic.queues]
+    assert sum(offsets) == 800
+    assert max(offsets) - min(offsets) <= 200  # the first step of one of them
+
+
 def test_groups_own_topics_have_no_limit_but_age(monkeypatch: pytest.MonkeyPatch) -> None:
     config = BrokerConfig(topic_max_bytes=5, topic_max_msg_nums=6, file_reserved_time_h=0.5)
     made = RetentionService(config, cast(Any, None), cast(Any, SimpleNamespace()))
