@@ -165,24 +165,7 @@ class TransactionService:
         reserved_s = self._config.file_reserved_time_h * 3600
         is_too_old = 0 < reserved_s < time.time() - message.store_timestamp_ms / 1000
         if is_too_old or times > self._config.transaction_check_max:
-            topic = await self._topics.ensure_system_topic(CHECK_MAX_TOPIC)
-            queue = topic.queues[0]
-            given_up = self._record(
-                message,
-                CHECK_MAX_TOPIC,
-                queue,
-                REAL_TOPIC=message.topic,
-                REAL_QID=str(message.queue_id),
-                TRANSACTION_CHECK_TIMES=str(times - 1),
-            )
-            if await self._store.end(number, queue, given_up):
-                logger.warning(
-                    "transaction of %s to topic %s: undecided after %d questions, given up; the message is in %s",
-                    message.msg_id,
-                    message.topic,
-                    times - 1,
-                    CHECK_MAX_TOPIC,
-                )
+            await self._give_up(number, message, times - 1)
             return
         connection = self._producer_of(message.properties.get("PGROUP", ""))
         if connection is None:
@@ -209,6 +192,28 @@ class TransactionService:
             oneway=True,
         )
         connection.write_command(command)
+
+    async def _give_up(self, number: int, message: MessageExt, times: int) -> None:
+        """Puts a half message where an operator finds it, after ``times`` questions."""
+        topic = await self._topics.ensure_system_topic(CHECK_MAX_TOPIC)
+        queue = topic.queues[0]
+        told = {
+            "REAL_TOPIC": message.topic,
+            "REAL_QID": str(message.queue_id),
+            "TRANSACTION_CHECK_TIMES": str(times),
+        }
+        try:
+            record = self._record(message, CHECK_MAX_TOPIC, queue, **told)
+        except ResponseError:  # its properties are as long as they may be: then the log has to do
+            record = self._record(message, CHECK_MAX_TOPIC, queue)
+        if await self._store.end(number, queue, record):
+            logger.warning(
+                "transaction of %s to topic %s: undecided after %d questions, given up; the message is in %s",
+                message.msg_id,
+                message.topic,
+                times,
+                CHECK_MAX_TOPIC,
+            )
 
     def _producer_of(self, group: str) -> Connection | None:
         connections = [c for c in self._clients.producer_groups.get(group, ()) if not c.closed]

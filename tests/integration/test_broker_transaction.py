@@ -198,6 +198,22 @@ async def test_a_half_message_older_than_messages_are_kept_is_given_up(
     assert (await client.ask(end(sent, COMMIT))).code == 1
 
 
+async def test_what_has_all_the_properties_it_may_have_is_given_up_too(
+    start_broker: StartBroker, connect: Connect
+) -> None:
+    broker = await start_broker(transaction_timeout_s=0.05, transaction_check_interval_s=0.05, transaction_check_max=1)
+    client = connect(broker)
+    added = "CLUSTER\x01DefaultCluster\x02MSG_REGION\x01DefaultRegion\x02TRACE_ON\x01true\x02"
+    padding = 32767 - len(f"{HALF}{added}P\x01\x02")
+    await prepare(client, properties=f"{HALF}P\x01{'x' * padding}\x02")
+
+    async def given_up() -> list[MessageExt]:
+        return (await client.pull("TRANS_CHECK_MAX_TIME_TOPIC", 0)).messages
+
+    (message,) = await eventually(given_up)
+    assert len(message.properties["P"]) == padding
+
+
 async def test_half_messages_survive_the_broker(start_broker: StartBroker, connect: Connect) -> None:
     first = await start_broker()
     sent = await prepare(connect(first))
