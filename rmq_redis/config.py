@@ -76,6 +76,8 @@ class BrokerConfig:
     client_expiry_s: float = setting(120.0, "a client whose heartbeats stopped is dropped after this long")
     idle_timeout_s: float = setting(120.0, "a connection silent for this long is closed")
     lock_expiry_s: float = setting(60.0, "a queue lock that was not renewed for this long is free again")
+    slave_read_enable: bool = setting(False, "consumers that are far behind, or an overloaded master's, go to a slave")
+    slave_read_behind_bytes: int = setting(64 * 1024 * 1024, "so much unread in a queue is far behind")
     slave_poll_period_s: float = setting(0.2, "how often a slave looks for new messages for pulls that wait")
     offset_flush_period_s: float = setting(0.1, "committed offsets are written to the store this often")
     transaction_timeout_s: float = setting(6.0, "an undecided transaction is asked about after this long")

@@ -16,7 +16,7 @@ from ..errors import (
     SubscriptionNotLatestError,
     TopicNotExistError,
 )
-from ..model import RETRY_PREFIX
+from ..model import MASTER_ID, RETRY_PREFIX
 from ..protocol.body import SubscriptionGroupConfig
 from ..protocol.command import RemotingCommand, response
 from ..protocol.frame import encode_frame
@@ -241,7 +241,7 @@ class PullProcessor:
         body = deliver(queue, records, offsets)
         self.get_total += len(records)
         command = pull.command
-        if command.serialize_type == 0:
+        if command.serialize_type == 0 and not self._config.slave_read_enable:
             header = _FOUND % (queue.max_offset, queue.min_offset, next_offset, command.opaque)
             pull.connection.write(encode_frame(header, body))
         else:
@@ -265,8 +265,21 @@ class PullProcessor:
         return passed_offsets, passed, offsets[-1] + 1
 
     def _answer(self, pull: HeldPull, code: ResponseCode, next_offset: int, body: bytes = b"") -> None:
-        header = PullMessageResponseHeader(0, next_offset, pull.queue.min_offset, pull.queue.max_offset)
+        broker_id = self._suggested(pull, next_offset, len(body)) if self._config.slave_read_enable else MASTER_ID
+        header = PullMessageResponseHeader(broker_id, next_offset, pull.queue.min_offset, pull.queue.max_offset)
         pull.connection.write_command(response(pull.command, code, header, body, remark=_REMARKS[code]))
+
+    def _suggested(self, pull: HeldPull, next_offset: int, delivered_bytes: int) -> int:
+        """The broker that the queue's next pull should go to. Source: ``PullMessageProcessor`` (slaveReadEnable)."""
+        queue, store, config = pull.queue, self._queue_store, self._config
+        message_bytes = delivered_bytes // max(next_offset - pull.queue_offset, 1)
+        is_behind = (queue.max_offset - next_offset) * message_bytes > config.slave_read_behind_bytes
+        is_overloaded = not store.reads_only and store.pending_bytes > config.max_pending_append_bytes // 2
+        name = pull.command.header(PullMessageRequestHeader).consumer_group
+        group = self._topics.groups.get(name)
+        if group is None:
+            return MASTER_ID
+        return group.which_broker_when_consume_slowly if is_behind or is_overloaded else group.broker_id
 
     def wake_behind(self) -> None:
         """Answers the pulls that wait behind a queue's end; for ends that moved without an append of ours."""

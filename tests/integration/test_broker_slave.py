@@ -207,3 +207,35 @@ async def test_a_slave_that_stops_changes_nothing_in_the_store(
     await slave_broker.close()
     assert (await asyncio.gather(pull, return_exceptions=True))[0] is not None
     assert (await client.send("T", "d"))[0].queue_offset == 3
+
+
+async def test_who_is_far_behind_is_sent_to_a_slave_and_back(start_broker: StartBroker, connect: Connect) -> None:
+    settings = {"slave_read_enable": True, "slave_read_behind_bytes": 10_000, "failover": False}
+    master, slave = await start_broker(**settings), await start_broker(broker_id=1, **settings)
+    await connect(master).ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T", 1, 1, 6)))
+    await connect(master).send("T", *("x" * 1000 for _ in range(30)))
+    for broker in (slave, master):
+        client = connect(broker)
+
+        async def suggested(offset: int, client: BrokerClient = client) -> int:
+            pulled = await client.pull("T", offset, max_msg_nums=1)
+            return pulled.header.suggest_which_broker_id
+
+        await eventually(lambda client=client: found(client), "the topic is there")
+        assert await suggested(1) == 1
+        assert await suggested(27) == 0
+        assert await suggested(30) == 0, "nothing is left"
+
+
+async def found(client: BrokerClient) -> bool:
+    return (await client.pull("T", 0)).code == 0
+
+
+async def test_an_overloaded_masters_consumers_are_sent_to_a_slave(start_broker: StartBroker, connect: Connect) -> None:
+    broker = await start_broker(slave_read_enable=True)
+    client = connect(broker)
+    await client.send("T", "a")
+    assert (await client.pull("T", 0)).header.suggest_which_broker_id == 0
+    broker._queue_store.pending_bytes += broker.config.max_pending_append_bytes
+    assert (await client.pull("T", 0)).header.suggest_which_broker_id == 1
+    broker._queue_store.pending_bytes -= broker.config.max_pending_append_bytes
