@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .client.admin import AsyncAdmin
+    from .client.app import App
     from .client.consumer import AsyncPushConsumer
     from .client.producer import AsyncProducer
     from .client.pull_consumer import AsyncPullConsumer
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     from .client.sync_simple_consumer import SimpleConsumer
     from .client.sync_transaction import TransactionProducer
     from .client.transaction import AsyncTransactionProducer, TransactionListener
+    from .client.values import decode_value, value_message
     from .config import ClientConfig
     from .errors import (
         ClientError,
         ConfigError,
         ConnectionClosedError,
+        MessageDecodeError,
         MessageIllegalLocallyError,
         MessageRefusedError,
         RemotingConnectError,
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Admin",
+    "App",
     "AsyncAdmin",
     "AsyncProducer",
     "AsyncPullConsumer",
@@ -68,6 +72,7 @@ __all__ = [
     "ConsumeResult",
     "LocalTransactionState",
     "Message",
+    "MessageDecodeError",
     "MessageExt",
     "MessageIllegalLocallyError",
     "MessageModel",
@@ -92,12 +97,15 @@ __all__ = [
     "TransactionProducer",
     "TransactionSendResult",
     "__version__",
+    "decode_value",
     "hookimpl",
     "reply_to",
+    "value_message",
 ]
 
 _MODULES = {
     ".client.admin": ("AsyncAdmin",),
+    ".client.app": ("App",),
     ".client.consumer": ("AsyncPushConsumer",),
     ".client.producer": ("AsyncProducer",),
     ".client.pull_consumer": ("AsyncPullConsumer",),
@@ -108,6 +116,7 @@ _MODULES = {
     ".client.sync_simple_consumer": ("SimpleConsumer",),
     ".client.sync_transaction": ("TransactionProducer",),
     ".client.transaction": ("AsyncTransactionProducer", "TransactionListener"),
+    ".client.values": ("decode_value", "value_message"),
     ".config": ("ClientConfig",),
     ".hookspecs": ("hookimpl",),
     ".model": (

@@ -98,6 +98,10 @@ class MessageRefusedError(ClientError):
     """Raised by an interceptor's ``before_send``: the message must not be sent. The caller of the send gets it."""
 
 
+class MessageDecodeError(RmqError):
+    """The body of a message is no value of the type that its handler takes, or its content type is unknown."""
+
+
 class RouteNotFoundError(RmqError):
     """No NameServer knows a route for the topic, or the route has no queue that can be used."""
 

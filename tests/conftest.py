@@ -9,18 +9,17 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from hypothesis import HealthCheck, settings
 
 from rmq_redis.errors import ConfigError
 from rmq_redis.store.embedded import EmbeddedServer
+from rmq_redis.testing import fake_redis
 
 try:
     import uvloop
@@ -96,35 +95,14 @@ def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedd
 @pytest.fixture(scope="session")
 def fakeredis_url() -> Iterator[str]:
     """fakeredis behind a TCP port."""
-    from fakeredis import TcpFakeServer
-    from fakeredis._helpers import SimpleError
+    with fake_redis() as url:
+        yield url
 
-    server = TcpFakeServer(("127.0.0.1", 0))
 
-    class Handler(server.RequestHandlerClass):  # type: ignore[misc, name-defined]
-        """Sends an error reply as Redis does; fakeredis puts ERR before every one and closes the connection."""
-
-        def setup(self) -> None:
-            super().setup()
-            read = self.current_client.read_response
-
-            def read_response(**options: Any) -> Any:
-                try:
-                    return read(**options)
-                except redis.ResponseError as error:
-                    text = str(error)
-                    return SimpleError(text if text.partition(" ")[0].isupper() else f"ERR {text}")
-
-            self.current_client.read_response = read_response
-
-    server.RequestHandlerClass = Handler
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield f"redis://127.0.0.1:{server.server_address[1]}/0"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+@pytest.fixture(autouse=True)
+def _local_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What members of broadcasting groups remember goes to a directory of the test, not to the home of the person."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / f"data-{uuid.uuid4().hex}"))
 
 
 def system_redis_binary() -> Path:

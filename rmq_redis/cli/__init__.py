@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import broker, chaos, dlq, group, lookup, message, nameserver, offset, topic, up
+from . import broker, chaos, dlq, group, lookup, message, nameserver, offset, run, topic, up
 from .demo import demo
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ def _root(
 
 app.command(rich_help_panel="Start here")(up.up)
 app.command(rich_help_panel="Start here")(demo)
+app.command(rich_help_panel="Messages")(run.run)
 app.command(rich_help_panel="Messages")(message.send)
 app.command(rich_help_panel="Messages")(message.consume)
 app.command(rich_help_panel="Messages")(message.recall)

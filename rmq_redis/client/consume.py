@@ -412,6 +412,7 @@ class OrderlyService(ConsumeService):
             if not self._is_locked(process_queue):
                 return self._suspend_s
             message = waiting[0]
+            chunk = [message]
             handler = self._handler_of(message.topic)
             if handler is None:
                 outcomes: list[Any] = [LookupError(f"no handler for topic {message.topic!r}")]
@@ -421,17 +422,18 @@ class OrderlyService(ConsumeService):
                 except (Exception, asyncio.CancelledError) as error:
                     outcomes = [_failure(error)]
             else:
-                chunk: list[MessageExt] = []
-                for following in itertools.islice(waiting, handler.chunk_size):
+                for following in itertools.islice(waiting, 1, handler.chunk_size):
                     if self._handler_of(following.topic) is not handler:
                         break
                     chunk.append(following)
                 outcomes = await self._in_thread(handler, chunk, True)
-            for outcome in outcomes:
-                if not waiting:  # dropped meanwhile
-                    return 0.0
-                message = waiting[0]
-                if is_success(outcome) or await self._gave_up(process_queue, message, outcome):
+            for message, outcome in zip(chunk, outcomes, strict=False):  # a failure ends the outcomes
+                if process_queue.dropped:  # meanwhile: what was handled is not to be handled by the next owner
+                    if not is_success(outcome):
+                        self._log_failure(message, outcome)
+                        return 0.0
+                    process_queue.done(message)
+                elif is_success(outcome) or await self._gave_up(process_queue, message, outcome):
                     waiting.popleft()
                     process_queue.done(message)
                 else:

@@ -37,13 +37,14 @@ from .process_queue import ProcessQueue, PullThresholds
 from .pulling import Puller, make_subscription
 from .rebalance import LOCK_LIVE_S, LOCK_RENEW_INTERVAL_S, QueueLocks, Rebalancer
 from .request_reply import Replier
+from .values import NO_VALUE, typed_handler
 
 logger = logging.getLogger(__name__)
 
 MAX_PULL_BATCH_SIZE = 1024
 _RELEASE_TIMEOUT_S = 30.0
 
-F = TypeVar("F", bound=MessageHandler)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class AsyncPushConsumer(AsyncLifecycle):
@@ -139,6 +140,7 @@ class AsyncPushConsumer(AsyncLifecycle):
         self._handlers: dict[str, Handler] = {}
         self._process_queues: dict[MessageQueue, ProcessQueue] = {}
         self._releasing: dict[MessageQueue, asyncio.Task[None]] = {}
+        self._finishing: set[ProcessQueue] = set()
         self._moved_at: dict[MessageQueue, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._committing = asyncio.Lock()
@@ -213,11 +215,19 @@ class AsyncPushConsumer(AsyncLifecycle):
         self._handlers[topic] = entry
         self._subscriptions_changed()
 
-    def handler(self, topic: str, tags: str = "*", *, expression_type: str = "TAG") -> Callable[[F], F]:
-        """Decorator: ``subscribe`` with the function that follows."""
+    def handler(
+        self, topic: str, tags: str = "*", *, expression_type: str = "TAG", value: Any = NO_VALUE, **decoding: Any
+    ) -> Callable[[F], F]:
+        """Decorator: ``subscribe`` with the function that follows.
+
+        Args:
+            value: a type: the function gets ``(value)`` or ``(value, message)``, the body decoded.
+            decoding: ``default`` and ``on_undecodable`` of ``values.typed_handler``.
+        """
 
         def decorate(function: F) -> F:
-            self.subscribe(topic, tags, function, expression_type=expression_type)
+            handle = function if value is NO_VALUE else typed_handler(function, value, **decoding)
+            self.subscribe(topic, tags, handle, expression_type=expression_type)
             return function
 
         return decorate
@@ -320,7 +330,7 @@ class AsyncPushConsumer(AsyncLifecycle):
             for process_queue in self._process_queues.values():
                 if process_queue.task is not None:
                     process_queue.task.cancel()
-            await self.service.stop(self._await_termination_s)
+            all_ended = await self.service.stop(self._await_termination_s)
             if self._releasing:
                 await asyncio.wait(list(self._releasing.values()), timeout=_RELEASE_TIMEOUT_S)
             held = self.process_queues
@@ -328,7 +338,7 @@ class AsyncPushConsumer(AsyncLifecycle):
             await self._commit_all(held)
             for process_queue in held:
                 process_queue.drop()
-            if self._locks is not None:
+            if self._locks is not None and all_ended:  # else a thread may still be at work: the locks expire
                 await self._locks.unlock(process_queue.queue for process_queue in held)
         await self._instance.close()
 
@@ -393,10 +403,13 @@ class AsyncPushConsumer(AsyncLifecycle):
         return task
 
     async def _finish_release(self, process_queue: ProcessQueue, commit: bool) -> None:
-        if self.orderly and not await process_queue.wait_idle(_RELEASE_TIMEOUT_S):
-            logger.warning(
-                "group %s: the handler of %s still runs, the queue is given up", self.group, process_queue.queue
-            )
+        if self.orderly:
+            self._finishing.add(process_queue)  # its lock is renewed: nobody else may have the queue meanwhile
+            while not await process_queue.wait_idle(_RELEASE_TIMEOUT_S):
+                logger.warning(
+                    "group %s: %s is to be given up, but its handler still runs", self.group, process_queue.queue
+                )
+            self._finishing.discard(process_queue)
         if commit:
             async with self._committing:
                 await self._commit(process_queue)
@@ -465,6 +478,8 @@ class AsyncPushConsumer(AsyncLifecycle):
         while True:
             await asyncio.sleep(self.config.persist_consumer_offset_interval_s)
             for process_queue in self.process_queues:
+                if process_queue.dropped:  # while we waited; its last commit must stay the last
+                    continue
                 try:
                     await self.offsets.commit(process_queue, oneway=True)
                 except (RemotingError, ResponseError) as error:
@@ -476,9 +491,9 @@ class AsyncPushConsumer(AsyncLifecycle):
         assert self._locks is not None
         while True:
             await asyncio.sleep(LOCK_RENEW_INTERVAL_S)
-            for process_queue in await self._locks.renew(self.process_queues):
+            for process_queue in await self._locks.renew([*self.process_queues, *self._finishing]):
                 logger.warning("group %s: lost the lock of %s", self.group, process_queue.queue)
-                if process_queue.queue in self._process_queues:
+                if self._process_queues.get(process_queue.queue) is process_queue:
                     self._release(process_queue.queue, commit=False)
                     self._rebalancer.now()
 

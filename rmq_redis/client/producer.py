@@ -47,6 +47,7 @@ from .sending import (
     encode_json,
     property_text,
 )
+from .values import Serializer, ValueSender, serializer_of
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ _LEAST_ATTEMPT_S = 0.005
 _ONEWAYS_PER_TURN = 64
 
 
-class AsyncProducer(AsyncLifecycle):
+class AsyncProducer(AsyncLifecycle, ValueSender):
     """Sends messages. Use it as an async context manager, or call ``start`` and ``close``.
 
     Args:
@@ -68,6 +69,7 @@ class AsyncProducer(AsyncLifecycle):
         config: all settings; ``namesrv_addr`` and ``settings`` come on top of it.
         queue_selector: name of the way to choose queues: ROUND_ROBIN, RANDOM, HASH, or what a plugin offers.
         plugins: plugin manager to ask for selectors; default: built-in and installed plugins.
+        serializer: ``json``, ``msgpack`` or an object like them: what ``send_value`` writes.
         interceptors: objects with ``before_send`` and ``after_send``, see ``rmq_redis.interceptors``.
         settings: single fields of ``ClientConfig``.
 
@@ -83,6 +85,7 @@ class AsyncProducer(AsyncLifecycle):
         config: ClientConfig | None = None,
         queue_selector: str = "ROUND_ROBIN",
         plugins: pluggy.PluginManager | None = None,
+        serializer: str | Serializer = "json",
         interceptors: Sequence[object] = (),
         **settings: Any,
     ) -> None:
@@ -102,6 +105,7 @@ class AsyncProducer(AsyncLifecycle):
         self._oneways = 0
         self._running = False
         self._unique_keys: UniqKeyGenerator
+        self._serializer = serializer_of(serializer)
         self._intercept(check_interceptors(interceptors, SEND_METHODS))
 
     def _intercept(self, interceptors: Sequence[object]) -> None:

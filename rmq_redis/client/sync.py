@@ -29,9 +29,10 @@ from .consume import MessageHandler
 from .consumer import AsyncPushConsumer
 from .producer import AsyncProducer
 from .pull_consumer import BLOCK_TIMEOUT_S, AsyncPullConsumer
+from .values import NO_VALUE, typed_handler
 
 T = TypeVar("T")
-F = TypeVar("F", bound=MessageHandler)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class BackgroundLoop:
@@ -190,6 +191,10 @@ class Producer(_Facade):
         """As ``AsyncProducer.send_batch``."""
         return self._run(self._async.send_batch(messages, queue=queue, key=key, timeout_s=timeout_s))
 
+    def send_value(self, topic: str, value: Any, **options: Any) -> SendResult:
+        """As ``AsyncProducer.send_value``."""
+        return self._run(self._async.send_value(topic, value, **options))
+
     def recall(self, topic: str, recall_handle: str, *, timeout_s: float | None = None) -> str:
         """As ``AsyncProducer.recall``."""
         return self._run(self._async.recall(topic, recall_handle, timeout_s=timeout_s))
@@ -249,11 +254,14 @@ class PushConsumer(_Facade):
         else:  # works without a loop, also at import time
             self._async.subscribe(topic, expression, handler, expression_type=expression_type)
 
-    def handler(self, topic: str, tags: str = "*", *, expression_type: str = "TAG") -> Callable[[F], F]:
+    def handler(
+        self, topic: str, tags: str = "*", *, expression_type: str = "TAG", value: Any = NO_VALUE, **decoding: Any
+    ) -> Callable[[F], F]:
         """As ``AsyncPushConsumer.handler``."""
 
         def decorate(function: F) -> F:
-            self.subscribe(topic, tags, function, expression_type=expression_type)
+            handle = function if value is NO_VALUE else typed_handler(function, value, **decoding)
+            self.subscribe(topic, tags, handle, expression_type=expression_type)
             return function
 
         return decorate

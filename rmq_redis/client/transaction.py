@@ -42,6 +42,7 @@ from .attempt import Send
 from .intercept import SendChain
 from .producer import AsyncProducer
 from .sending import check_body, compress_large, encode_json, property_text
+from .values import Serializer
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class AsyncTransactionProducer(AsyncProducer):
         namesrv_addr: NameServers, ``host:port;host:port``.
         topics: topics whose brokers are told at the start that this producer can be asked; without them a broker
             hears of it with the first message.
-        config, queue_selector, plugins, interceptors, settings: as ``AsyncProducer``.
+        config, queue_selector, plugins, serializer, interceptors, settings: as ``AsyncProducer``.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class AsyncTransactionProducer(AsyncProducer):
         config: ClientConfig | None = None,
         queue_selector: str = "ROUND_ROBIN",
         plugins: pluggy.PluginManager | None = None,
+        serializer: str | Serializer = "json",
         interceptors: Sequence[object] = (),
         **settings: Any,
     ) -> None:
@@ -103,6 +105,7 @@ class AsyncTransactionProducer(AsyncProducer):
             config=config,
             queue_selector=queue_selector,
             plugins=plugins,
+            serializer=serializer,
             interceptors=interceptors,
             **settings,
         )

@@ -1,0 +1,275 @@
+"""App: the producer, the consumers and the resources of a service as one object that starts and stops as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+import logging
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import pluggy
+
+from ..config import ClientConfig
+from ..errors import ClientError, ConfigError
+from ..runtime import run, stop_signals
+from .consumer import AsyncPushConsumer
+from .instance import check_group, client_config
+from .lifecycle import AsyncLifecycle
+from .producer import AsyncProducer
+from .values import NO_VALUE, Serializer, serializer_of, typed_handler
+
+logger = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+FORCED_EXIT_CODE = 130
+
+
+@dataclasses.dataclass
+class _Subscription:
+    topic: str
+    tags: str
+    expression_type: str
+    function: Callable[..., Any]
+    handler: Callable[..., Any]
+
+
+@dataclasses.dataclass
+class _Group:
+    options: dict[str, Any]
+    subscriptions: list[_Subscription] = dataclasses.field(default_factory=list)
+
+
+class App(AsyncLifecycle):
+    """A service: handlers by decorator, a producer, and what is to be done at its start and end.
+
+    ``rmq-redis run module:app`` runs it, ``async with app`` does in a test or in a program with a loop of its own.
+    It can be started once.
+
+    Args:
+        name: group of the producer, and of the consumers that name no other.
+        namesrv_addr, config, settings: as of every client.
+        serializer: ``json``, ``msgpack`` or an object, of ``producer.send_value``, and of values without a content
+            type.
+        interceptors: of the producer and of all consumers, see ``rmq_redis.interceptors``.
+        plugins: plugin manager; default: built-in and installed plugins.
+
+    Raises:
+        ConfigError: a setting that cannot be used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        namesrv_addr: str | None = None,
+        *,
+        config: ClientConfig | None = None,
+        serializer: str | Serializer = "json",
+        interceptors: Sequence[object] = (),
+        plugins: pluggy.PluginManager | None = None,
+        **settings: Any,
+    ) -> None:
+        check_group(name, "consumer")
+        self.name = name
+        self.config = client_config(namesrv_addr, config, settings)
+        self._serializer = serializer_of(serializer)
+        self._interceptors = interceptors
+        self._plugins = plugins
+        self._groups: dict[str, _Group] = {}
+        self._startup: list[Callable[[], Any]] = []
+        self._shutdown: list[Callable[[], Any]] = []
+        self._producer: AsyncProducer | None = None
+        self._consumers: list[AsyncPushConsumer] = []
+        self._shutdown_due = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # --- what it is made of ----------------------------------------------------------------------------------------
+
+    def consumer(
+        self,
+        topic: str,
+        *,
+        group: str | None = None,
+        tags: str = "*",
+        expression_type: str = "TAG",
+        value: Any = NO_VALUE,
+        on_undecodable: Callable[..., Any] | None = None,
+        **options: Any,
+    ) -> Callable[[F], F]:
+        """Decorator: the function handles the messages of a topic, or the values in them.
+
+        Args:
+            group: consumer group; default: the app's name. One group is one consumer, so its handlers have the same
+                options and different topics.
+            tags, expression_type: as ``AsyncPushConsumer.subscribe``.
+            value: type of the values: the function gets ``(value)`` or ``(value, message)``; without it ``(message)``.
+            on_undecodable: ``on_undecodable(message, error)`` for bodies that are no such value; its result counts as
+                the handler's. Default: such a message fails, comes again, and ends in the dead letters.
+            options: of ``AsyncPushConsumer``: orderly, message_model, concurrency, max_reconsume_times, ...
+
+        Raises:
+            ConfigError: an option that cannot be used, or that contradicts another handler of the group.
+        """
+
+        def decorate(function: F) -> F:
+            name = group or self.name
+            try:
+                AsyncPushConsumer(name, config=self.config, plugins=self._plugins, **options)  # wrong ones: here, now
+            except TypeError as error:
+                raise ConfigError(f"handler {_name(function)} of topic {topic!r}: {error}") from None
+            entry = self._groups.setdefault(name, _Group(options))
+            if entry.options != options:
+                first = entry.subscriptions[0]
+                raise ConfigError(
+                    f"group {name!r}: {_name(function)} has the options {options}, {_name(first.function)} has "
+                    f"{entry.options}; give one of them a group of its own (group=...)"
+                )
+            for other in entry.subscriptions:
+                if other.topic == topic:
+                    raise ConfigError(
+                        f"group {name!r}: {_name(function)} and {_name(other.function)} both handle topic {topic!r}; "
+                        "give one of them a group of its own (group=...)"
+                    )
+            handler: Callable[..., Any] = function
+            if value is not NO_VALUE:
+                handler = typed_handler(function, value, default=self._serializer, on_undecodable=on_undecodable)
+            entry.subscriptions.append(_Subscription(topic, tags, expression_type, function, handler))
+            return function
+
+        return decorate
+
+    def on_startup(self, function: F) -> F:
+        """Decorator: called after the producer was started, before the consumers are; plain or a coroutine function."""
+        self._startup.append(function)
+        return function
+
+    def on_shutdown(self, function: F) -> F:
+        """Decorator: called when the consumers have ended, the last one first; also when the start failed."""
+        self._shutdown.append(function)
+        return function
+
+    @property
+    def producer(self) -> AsyncProducer:
+        """The app's producer, there while the app runs.
+
+        Raises:
+            ClientError: it does not.
+        """
+        if self._producer is None:
+            raise ClientError(f"app {self.name!r} does not run: its producer is there from on_startup to on_shutdown")
+        return self._producer
+
+    def wait_for(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """For plain handlers, which run in threads: runs a coroutine in the app's loop and waits for its result.
+
+        ``app.wait_for(app.producer.send(message))``
+
+        Raises:
+            ClientError: the app does not run, or this is its event loop: ``await`` there.
+        """
+        try:
+            inside = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            inside = False
+        if self._loop is None or inside:
+            coroutine.close()
+            raise ClientError(
+                f"app {self.name!r}: " + ("await it: this is the event loop" if inside else "it does not run")
+            )
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Starts the producer, calls the startup functions, starts the consumers.
+
+        Raises:
+            ClientError: started before. Others as the consumers, and what a startup function raises.
+        """
+        if self._loop is not None:
+            raise ClientError(f"app {self.name!r} was started before")
+        self._loop = asyncio.get_running_loop()
+        producer = AsyncProducer(
+            self.name,
+            config=self.config,
+            serializer=self._serializer,
+            interceptors=self._interceptors,
+            plugins=self._plugins,
+        )
+        await producer.start()
+        self._producer = producer
+        self._shutdown_due = True
+        for function in self._startup:
+            await _call(function)
+        for name, group in self._groups.items():
+            consumer = AsyncPushConsumer(
+                name, config=self.config, interceptors=self._interceptors, plugins=self._plugins, **group.options
+            )
+            for subscription in group.subscriptions:
+                consumer.subscribe(
+                    subscription.topic,
+                    subscription.tags,
+                    subscription.handler,
+                    expression_type=subscription.expression_type,
+                )
+            self._consumers.append(consumer)
+            await consumer.start()
+        logger.info("app %s: runs, %d consumer groups", self.name, len(self._consumers))
+
+    async def close(self) -> None:
+        """Consumers stop to pull, wait for running handlers, commit, leave; then the shutdown functions, the producer.
+
+        A shutdown function that raises is logged. A second call does nothing.
+        """
+        consumers, self._consumers = self._consumers, []
+        for outcome in await asyncio.gather(*(consumer.close() for consumer in consumers), return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                logger.error("app %s: a consumer did not close in order", self.name, exc_info=outcome)
+        if self._shutdown_due:
+            self._shutdown_due = False
+            for function in reversed(self._shutdown):
+                try:
+                    await _call(function)
+                except Exception:
+                    logger.exception("app %s: %s failed", self.name, _name(function))
+        if self._producer is not None:
+            producer, self._producer = self._producer, None
+            await producer.close()
+            logger.info("app %s: stopped", self.name)
+
+    async def serve(self, ready: Callable[[], None] | None = None) -> None:
+        """Runs until SIGTERM or Ctrl-C, then closes in order; a second signal ends the process at once.
+
+        Args:
+            ready: called when everything runs.
+        """
+        with stop_signals(on_second=_force_exit) as stop:
+            async with self:
+                if ready is not None:
+                    ready()
+                await stop.wait()
+                logger.info("app %s: stopping, running handlers are waited for", self.name)
+
+    def run(self) -> None:
+        """As ``serve``, for a program without an event loop: ``if __name__ == "__main__": app.run()``."""
+        run(self.serve())
+
+
+def _force_exit() -> None:
+    logger.warning("asked to stop a second time: ending at once, unfinished messages are delivered again")
+    logging.shutdown()
+    os._exit(FORCED_EXIT_CODE)  # not sys.exit: a plain handler in a thread would be waited for
+
+
+async def _call(function: Callable[[], Any]) -> None:
+    outcome = function()
+    if inspect.isawaitable(outcome):
+        await outcome
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", repr(function))

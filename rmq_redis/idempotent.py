@@ -1,0 +1,187 @@
+"""Handling a message once: a mark in Redis, with a time to live, for what was handled.
+
+At-least-once delivery hands a message out again after a crash, a rebalance or a lost answer. ``idempotent`` puts a mark
+around a handler in two phases: while it runs, a lease that belongs to this call alone; when it is done, "done" for
+``ttl_s``. A handler that fails gives its lease back at once; one that dies, when the lease ends.
+
+Redis is imported with the first message, so that the SDK goes without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import os
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .errors import ConfigError
+from .model import ConsumeResult, MessageExt
+
+logger = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DONE = b"done"
+_POLL_S = 0.02
+_BEGIN = """
+local mark = redis.call('GET', KEYS[1])
+if mark then return mark end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return ARGV[1]
+"""
+_FINISH = """
+local mark = redis.call('GET', KEYS[1])
+if mark and mark ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], 'done', 'PX', ARGV[2])
+return 1
+"""
+_RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+
+def _message_id(argument: Any) -> str:
+    if not isinstance(argument, MessageExt):
+        raise ConfigError(
+            f"idempotent: the handler's last argument is a {type(argument).__name__}, no message: give key=, or have "
+            "the handler take (value, message)"
+        )
+    return argument.msg_id
+
+
+def idempotent(
+    url: str,
+    *,
+    key: Callable[[Any], str] = _message_id,
+    ttl_s: float = 24 * 3600.0,
+    lease_s: float = 60.0,
+    wait_s: float = 0.0,
+    name: str | None = None,
+) -> Callable[[F], F]:
+    """Decorator of a handler (plain or a coroutine function): what it has handled it is not called for again.
+
+    Args:
+        url: Redis URL, ``redis://host:port/db``; any Redis or Valkey, it need not be the broker's.
+        key: what counts as the same: gets the handler's last argument, the message as a rule. Default: the message id
+            that the producer gave, which retries keep; a business key also catches what was sent twice.
+        ttl_s: seconds for which a handled key is remembered.
+        lease_s: a call that has not ended after so many seconds does not keep others from the message any more: more
+            than the handler takes, and what a redelivery after a crash has to wait at most.
+        wait_s: while another call handles the key, wait so many seconds for its outcome before LATER is returned.
+        name: keeps the marks of different handlers apart; default: the handler's module and name.
+
+    Raises:
+        ConfigError: a time that is not above 0. Errors of Redis are raised by the handler: the message comes again.
+    """
+    if not (ttl_s > 0 and lease_s > 0 and wait_s >= 0):
+        raise ConfigError(f"idempotent: ttl_s={ttl_s}, lease_s={lease_s} must be above 0, wait_s={wait_s} not below")
+
+    def decorate(function: F) -> F:
+        prefix = f"rmq:idempotent:{name or f'{function.__module__}.{function.__qualname__}'}:"
+        marks = _Marks(url, int(ttl_s * 1000) or 1, int(lease_s * 1000) or 1)
+
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def handle_async(*arguments: Any) -> Any:
+                full_key, token = prefix + key(arguments[-1]), uuid.uuid4().hex
+                deadline = time.monotonic() + wait_s
+                while (mark := await marks.call_async(_BEGIN, full_key, token, marks.lease_ms)) != token.encode():
+                    if mark == _DONE:
+                        logger.debug("%s was handled before", full_key)
+                        return None
+                    if time.monotonic() >= deadline:
+                        return ConsumeResult.LATER
+                    await asyncio.sleep(_POLL_S)
+                succeeded = False
+                try:
+                    outcome = await function(*arguments)
+                    succeeded = _is_success(outcome)
+                finally:
+                    if not succeeded:
+                        await marks.call_async(_RELEASE, full_key, token)
+                if succeeded:
+                    marks.check(await marks.call_async(_FINISH, full_key, token, marks.ttl_ms), full_key)
+                return outcome
+
+            return handle_async  # type: ignore[return-value]
+
+        @functools.wraps(function)
+        def handle(*arguments: Any) -> Any:
+            full_key, token = prefix + key(arguments[-1]), uuid.uuid4().hex
+            deadline = time.monotonic() + wait_s
+            while (mark := marks.call(_BEGIN, full_key, token, marks.lease_ms)) != token.encode():
+                if mark == _DONE:
+                    logger.debug("%s was handled before", full_key)
+                    return None
+                if time.monotonic() >= deadline:
+                    return ConsumeResult.LATER
+                time.sleep(_POLL_S)
+            succeeded = False
+            try:
+                outcome = function(*arguments)
+                succeeded = _is_success(outcome)
+            finally:
+                if not succeeded:
+                    marks.call(_RELEASE, full_key, token)
+            if succeeded:
+                marks.check(marks.call(_FINISH, full_key, token, marks.ttl_ms), full_key)
+            return outcome
+
+        return handle  # type: ignore[return-value]
+
+    return decorate
+
+
+def _is_success(outcome: Any) -> bool:
+    return outcome is None or outcome is True or outcome == ConsumeResult.SUCCESS
+
+
+class _Marks:
+    """The marks of one handler: a Redis client per process for threads, and one per event loop."""
+
+    def __init__(self, url: str, ttl_ms: int, lease_ms: int) -> None:
+        self.ttl_ms = ttl_ms
+        self.lease_ms = lease_ms
+        self._url = url
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._client_pid = 0
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
+
+    def call(self, script: str, key: str, *arguments: str | int) -> Any:
+        with self._lock:
+            if self._client is None or self._client_pid != os.getpid():
+                self._client, self._client_pid = _redis().Redis.from_url(self._url), os.getpid()
+        return self._client.eval(script, 1, key, *arguments)
+
+    async def call_async(self, script: str, key: str, *arguments: str | int) -> Any:
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            client = self._clients[loop] = _redis().asyncio.Redis.from_url(self._url)
+        return await client.eval(script, 1, key, *arguments)
+
+    @staticmethod
+    def check(finished: Any, key: str) -> None:
+        if not finished:
+            logger.warning(
+                "%s: the handler took longer than its lease, and another call has the key: it may be handled twice; "
+                "lease_s should be longer",
+                key,
+            )
+
+
+def _redis() -> Any:
+    import redis
+    import redis.asyncio
+
+    return redis

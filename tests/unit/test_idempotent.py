@@ -1,0 +1,166 @@
+"""Handling once, over fakeredis, Valkey and Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+from helpers import eventually
+
+from rmq_redis.errors import ConfigError
+from rmq_redis.idempotent import idempotent
+from rmq_redis.model import ConsumeResult, MessageExt
+
+HOST = "127.0.0.1:1"
+
+
+def message(key: str) -> MessageExt:
+    return MessageExt("T", b"x", {"UNIQ_KEY": key}, 0, 0, 0, 0, 0, 0, HOST, 0, HOST, 0, 0, 1)
+
+
+@pytest.fixture
+def name() -> str:
+    return uuid.uuid4().hex
+
+
+async def outcome_of(handler: Any, *arguments: Any) -> Any:
+    """Of a plain handler in a thread, as a consumer calls it, or of a coroutine function."""
+    if asyncio.iscoroutinefunction(handler):
+        return await handler(*arguments)
+    return await asyncio.to_thread(handler, *arguments)
+
+
+def handler_of(store_url: str, name: str, body: Any, is_async: bool, **options: Any) -> Any:
+    if not is_async:
+        return idempotent(store_url, name=name, **options)(body)
+
+    async def handle(got: MessageExt) -> Any:
+        await asyncio.sleep(0)
+        return body(got)
+
+    return idempotent(store_url, name=name, **options)(handle)
+
+
+both = pytest.mark.parametrize("is_async", [False, True])
+
+
+@both
+async def test_what_was_handled_is_not_handled_again(store_url: str, name: str, is_async: bool) -> None:
+    calls: list[str] = []
+    handle = handler_of(store_url, name, lambda got: calls.append(got.msg_id), is_async)
+    for key in ("a", "a", "b", "a"):
+        assert await outcome_of(handle, message(key)) is None
+    assert calls == ["a", "b"]
+    with redis.Redis.from_url(store_url) as client:
+        assert 0 < client.pttl(f"rmq:idempotent:{name}:a") <= 24 * 3600 * 1000
+        assert client.get(f"rmq:idempotent:{name}:a") == b"done"
+
+
+@both
+@pytest.mark.parametrize("failure", [ValueError("no"), False, ConsumeResult.LATER])
+async def test_a_failure_frees_the_key_at_once(store_url: str, name: str, is_async: bool, failure: Any) -> None:
+    outcomes = [failure, None]
+
+    def body(_got: MessageExt) -> Any:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    handle = handler_of(store_url, name, body, is_async, lease_s=3600.0)
+    if isinstance(failure, Exception):
+        with pytest.raises(ValueError, match="no"):
+            await outcome_of(handle, message("a"))
+    else:
+        assert await outcome_of(handle, message("a")) == failure
+    assert await outcome_of(handle, message("a")) is None
+    assert outcomes == []
+
+
+async def test_a_duplicate_meanwhile_comes_later_or_waits(store_url: str, name: str) -> None:
+    began, finish = threading.Event(), threading.Event()
+    calls: list[str] = []
+
+    def body(got: MessageExt) -> None:
+        calls.append(got.msg_id)
+        began.set()
+        assert finish.wait(30)
+
+    def never(got: MessageExt) -> None:
+        raise AssertionError(got)
+
+    first = idempotent(store_url, name=name)(body)
+    impatient = idempotent(store_url, name=name)(never)
+    patient = idempotent(store_url, name=name, wait_s=30.0)(never)
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(first, message("a"))
+        await asyncio.to_thread(began.wait, 30)
+        assert impatient(message("a")) == ConsumeResult.LATER
+        waiting = pool.submit(patient, message("a"))
+        finish.set()
+        assert running.result(30) is None
+        assert waiting.result(30) is None
+    assert calls == ["a"]
+
+
+async def test_a_handler_that_died_blocks_for_its_lease_only(store_url: str, name: str) -> None:
+    with redis.Redis.from_url(store_url) as client:  # what a process that was killed in its handler leaves
+        client.set(f"rmq:idempotent:{name}:a", "token-of-the-dead", px=60_000)
+        calls: list[str] = []
+        handle = idempotent(store_url, name=name, lease_s=0.2)(lambda got: calls.append(got.msg_id))
+        assert handle(message("a")) == ConsumeResult.LATER
+        client.pexpire(f"rmq:idempotent:{name}:a", 1)
+        await eventually(lambda: handle(message("a")) is None)
+        assert calls == ["a"]
+
+
+async def test_a_lease_that_ran_out_does_not_take_the_marks_of_others(
+    store_url: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis.Redis.from_url(store_url) as client:
+
+        def slow(_got: MessageExt) -> None:
+            client.set(f"rmq:idempotent:{name}:a", "token-of-another", px=60_000)
+
+        def fails(_got: MessageExt) -> bool:
+            slow(_got)
+            return False
+
+        idempotent(store_url, name=name)(slow)(message("a"))
+        assert client.get(f"rmq:idempotent:{name}:a") == b"token-of-another"
+        assert "took longer than its lease" in caplog.text
+        client.delete(f"rmq:idempotent:{name}:a")
+        idempotent(store_url, name=name)(fails)(message("a"))
+        assert client.get(f"rmq:idempotent:{name}:a") == b"token-of-another"
+
+
+async def test_a_business_key_and_values(store_url: str, name: str) -> None:
+    calls: list[Any] = []
+
+    @idempotent(store_url, name=name, key=lambda value: str(value["id"]))
+    async def handle(value: dict[str, int]) -> None:
+        calls.append(value)
+
+    await handle({"id": 7})
+    await handle({"id": 7, "again": 1})
+    assert calls == [{"id": 7}]
+    without_key = idempotent(store_url, name=name)(lambda value: None)
+    with pytest.raises(ConfigError, match="last argument is a dict, no message: give key="):
+        without_key({"id": 7})
+
+
+async def test_without_redis_the_handler_is_not_called(name: str, unused_tcp_port: int) -> None:
+    handle = idempotent(f"redis://127.0.0.1:{unused_tcp_port}/0", name=name)(lambda got: pytest.fail("called"))
+    with pytest.raises(redis.ConnectionError):
+        handle(message("a"))
+
+
+@pytest.mark.parametrize("wrong", [{"ttl_s": 0}, {"lease_s": -1.0}, {"wait_s": -1.0}])
+def test_times_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="idempotent: "):
+        idempotent("redis://127.0.0.1:1/0", **wrong)
