@@ -107,6 +107,9 @@ class ClientConfig:
     namesrv_addr: str = setting("127.0.0.1:9876", "NameServers: host:port;host:port")
     instance_name: str = setting("", "part of the client id; default: process id and a number")
     client_ip: str = setting("", "IP address shown to brokers; default: the one that reaches the NameServer")
+    offset_store_path: str = setting(
+        "", "directory of broadcasting consumers' offsets; default: ~/.local/share/rmq-redis/offsets"
+    )
     poll_name_server_interval_s: float = setting(30.0, "seconds between refreshes of the routes in use")
     heartbeat_broker_interval_s: float = setting(30.0, "seconds between heartbeats to every broker")
     persist_consumer_offset_interval_s: float = setting(5.0, "seconds between commits of consumed offsets")

@@ -64,7 +64,8 @@ class AsyncPushConsumer(AsyncLifecycle):
         allocate_strategy: name of the way to share queues: AVG, AVG_BY_CIRCLE, or what a plugin offers.
         concurrency: handlers that run at the same time.
         pull_batch_size: messages per pull, at most 1024 (and what the broker allows: Apache brokers give 32).
-        message_model: CLUSTERING: each message to one member; BROADCASTING: to every member, offsets are not kept.
+        message_model: CLUSTERING: each message to one member; BROADCASTING: to every member, which
+            keeps its offsets in a file (``offset_store_path``) and goes on there when it starts again.
         orderly: messages of one queue one after the other, in order; one whose handler fails holds its queue up.
         max_reconsume_times: how often a message is handled again before it goes to the dead letters; default: what the
             group's configuration says (16, if nobody changed it), of an orderly consumer: no limit.
@@ -287,6 +288,11 @@ class AsyncPushConsumer(AsyncLifecycle):
         if not self._subscriptions:
             raise ClientError(f"consumer group {self.group!r} has no subscription: subscribe before start")
         await self._instance.start()
+        try:
+            await self.offsets.open()
+        except RmqError:
+            await self._instance.close()
+            raise
         self.started_at_ms = int(time.time() * 1000)
         if self._clustering:
             retry_topic = RETRY_PREFIX + self.group
@@ -336,6 +342,7 @@ class AsyncPushConsumer(AsyncLifecycle):
             held = self.process_queues
             self._process_queues.clear()
             await self._commit_all(held)
+            await self.offsets.close()
             for process_queue in held:
                 process_queue.drop()
             if self._locks is not None and all_ended:  # else a thread may still be at work: the locks expire
@@ -372,6 +379,7 @@ class AsyncPushConsumer(AsyncLifecycle):
             startable = [queue for queue in startable if queue in locked]
         started = await asyncio.gather(*(self._start_queue(queue, locked_until) for queue in startable))
         if any(started):
+            await self.offsets.persist()
             logger.info("group %s: takes %d queues of topic %s", self.group, sum(started), topic)
         return settled and all(started)
 
@@ -383,6 +391,8 @@ class AsyncPushConsumer(AsyncLifecycle):
             return False
         if not self._running or queue.topic not in self._subscriptions:
             return True
+        if not self._clustering and committed is None:  # where we began, if nothing comes before a crash
+            await self.offsets.set(queue, offset)
         self._begin(self._thresholds.process_queue(queue, offset, committed), locked_until)
         return True
 
@@ -486,6 +496,7 @@ class AsyncPushConsumer(AsyncLifecycle):
                     logger.info("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
                 except RmqError as error:
                     logger.debug("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
+            await self.offsets.persist()
 
     async def _renew_locks(self) -> None:
         assert self._locks is not None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
 from ..errors import RouteNotFoundError
 from ..model import RETRY_PREFIX, ConsumeFromWhere, MessageModel, MessageQueue
 from .instance import MQClientInstance
+from .local_offsets import LocalOffsets, claim, store_path
 from .process_queue import ProcessQueue
 
 logger = logging.getLogger(__name__)
@@ -16,7 +18,7 @@ DEFAULT_CONSUME_TIMESTAMP_AGO_MS = 30 * 60 * 1000
 
 
 class OffsetStore:
-    """The offsets of a group: with the brokers, or for BROADCASTING in this process's memory only.
+    """The offsets of a group: with the brokers, or for BROADCASTING in a file of this machine.
 
     Source: RemoteBrokerOffsetStore, RebalancePushImpl.computePullFromWhereWithException.
     """
@@ -36,6 +38,45 @@ class OffsetStore:
         self._consume_from_where = consume_from_where
         self._consume_timestamp_ms = consume_timestamp_ms
         self._local: dict[MessageQueue, int] = {}
+        self._saved: dict[MessageQueue, int] = {}
+        self._saving = asyncio.Lock()
+        self._file: LocalOffsets | None = None
+
+    async def open(self) -> None:
+        """BROADCASTING: finds out what this consumer had when it ended, and gives the instance the id it had.
+
+        Raises:
+            ConfigError, ClientError: as ``local_offsets.claim``.
+        """
+        if self._broadcasting:
+            config = self._instance.config
+            root = store_path(config.offset_store_path)
+            self._file = claim(root, self._instance.client_ip, config.instance_name, self._group)
+            self._instance.client_id = self._file.client_id
+            self._local = await asyncio.to_thread(self._file.load)
+            self._saved = dict(self._local)
+
+    async def persist(self) -> None:
+        """BROADCASTING: writes what was committed since the last time; a failure is logged."""
+        if self._file is None:
+            return
+        async with self._saving:
+            offsets = dict(self._local)
+            if offsets == self._saved:
+                return
+            try:
+                await asyncio.to_thread(self._file.save, offsets)
+            except OSError as error:
+                logger.warning("group %s: offsets not saved, a restart will repeat messages: %s", self._group, error)
+            else:
+                self._saved = offsets
+
+    async def close(self) -> None:
+        """Writes what is not written, and leaves the file to the next consumer. A second call does nothing."""
+        await self.persist()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _address(self, queue: MessageQueue) -> str:
         """The master, or any other broker of the group when the master is gone from the route."""
