@@ -13,7 +13,7 @@ def member(name: str) -> PushConsumer:
     consumer = PushConsumer(GROUP, message_model=MessageModel.BROADCASTING, instance_name=name)
 
     @consumer.handler(TOPIC)
-    def reload(message: MessageExt) -> None:
+    async def reload(message: MessageExt) -> None:
         print(f"{name}: {message.text()}", flush=True)
         counted.release()
 
