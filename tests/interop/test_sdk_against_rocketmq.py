@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -300,6 +301,35 @@ async def test_keys_keep_their_order(producer: AsyncProducer, topic: str, namesr
     for key in keys:
         steps = [message.text() for message in messages if message.properties["__SHARDINGKEY"] == key]
         assert steps == [f"{key}/{step}" for step in range(10)]
+
+
+async def test_a_broadcasting_member_goes_on_where_it_was(
+    producer: AsyncProducer, topic: str, namesrv: str, tmp_path: Path
+) -> None:
+    group, everything = unique("group"), Counter[bytes]()
+    collectors = [Collector(), Collector()]
+
+    def member(index: int) -> AsyncPushConsumer:
+        consumer = AsyncPushConsumer(
+            group,
+            namesrv,
+            message_model="BROADCASTING",
+            instance_name=f"member-{index}",
+            offset_store_path=str(tmp_path),
+        )
+        consumer.subscribe(topic, "*", collectors[index])
+        return consumer
+
+    for part in range(3):
+        bodies = [f"{part}/{number}".encode() for number in range(20)]
+        everything.update(bodies)
+        if part:  # while the members are away; those of part 0 come while they are there
+            await asyncio.gather(*(producer.send(Message(topic, body)) for body in bodies))
+        async with member(0), member(1):
+            if not part:
+                await asyncio.gather(*(producer.send(Message(topic, body)) for body in bodies))
+            await asyncio.gather(*(collector.wait(everything.total()) for collector in collectors))
+    assert [collector.bodies for collector in collectors] == [everything, everything]
 
 
 async def test_a_failed_message_comes_again(producer: AsyncProducer, topic: str, namesrv: str) -> None:
