@@ -241,12 +241,12 @@ async def test_a_handler_that_takes_too_long_does_not_hold_the_offset_back(is_as
             return plain(message)
 
         handler = coroutine if is_async else plain
-        async with consumer_of(fake, handler, consume_timeout_s=0.05, concurrency=1) as consumer:
+        async with consumer_of(fake, handler, consume_timeout_s=0.5, concurrency=1) as consumer:
             (back,) = await until(lambda: backs(fake.broker))
             assert back.offset == 0
             (process_queue,) = [pq for pq in consumer.process_queues if pq.queue == fake.queue(0)]
             await until(lambda: process_queue.commit_offset() == 1)
-            await asyncio.sleep(0.1)  # many looks: the next one waits for the only worker, and is not given back
+            await asyncio.sleep(1.0)  # many looks: the next one waits for the only worker, and is not given back
             go_on.set()
             await until(lambda: seen == ["stuck", "next"])
         assert [header.offset for header in backs(fake.broker)] == [0]
