@@ -41,6 +41,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 def test_a_damaged_file_falls_back_to_the_version_before(
     tmp_path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING")
     mine = claim(tmp_path, "10.0.0.1", "", "G")
     mine.save({A: 3})
     mine.save({A: 4})

@@ -122,6 +122,7 @@ async def test_a_handler_that_died_blocks_for_its_lease_only(store_url: str, nam
 async def test_a_lease_that_ran_out_does_not_take_the_marks_of_others(
     store_url: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING")
     with redis.Redis.from_url(store_url) as client:
 
         def slow(_got: MessageExt) -> None:
