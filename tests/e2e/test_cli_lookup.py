@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,7 +58,7 @@ def test_a_message_is_shown_by_either_id_and_by_its_place(topic: str, env: dict[
     assert {f"msg_id: {sent['msg_id']}", "property a: b", "property TAGS: TagA"} <= set(lines)
 
 
-def test_a_body_that_is_no_text_is_shown_in_hex(topic: str, env: dict[str, str], tmp_path: Any) -> None:
+def test_a_body_that_is_no_text_is_shown_in_hex(topic: str, env: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "binary"
     file.write_bytes(b"\xff\x00\xfe" + b"x" * 300 + b"\n")
     result_of("send", topic, "--file", str(file), "--key", "k", **env)
@@ -156,3 +159,20 @@ def test_a_group_whose_member_reads_is_moved_back_and_forth(topic: str, env: dic
         send(topic, "new", env, "--key", "k")
         consumer.wait_for_line("new")
         assert consumer.lines == [*bodies * 2, "new"]
+
+
+def test_a_reset_outlives_the_broker_and_holds_against_a_member_that_was_away(tmp_path: Path) -> None:
+    bodies = [str(number) for number in range(20)]
+    with up(tmp_path) as cluster:
+        env = {"RMQ_REDIS_NAMESRV_ADDR": cluster.wait_until_ready()}
+        result_of("topic", "create", "far", "--queues", "1", **env)
+        result_of("send", "far", "--key", "k", stdin="\n".join(bodies) + "\n", **env)
+        with CliProcess("consume", "far", "-g", "readers", **env) as consumer:
+            wait_until(lambda: consumer.lines == bodies, "all of it once")
+            consumer.signal(signal.SIGSTOP)  # it cannot hear of the reset, and commits what it read when it goes on
+            result_of("offset", "reset", "readers", "far", "--to", "first", **env)
+            pid = cluster.pid_of("broker-a master")
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: cluster.pid_of("broker-a master") != pid, "the broker runs again")
+            consumer.signal(signal.SIGCONT)
+            wait_until(lambda: consumer.lines == bodies * 2, "all of it again")

@@ -194,3 +194,74 @@ async def test_closing_waits_for_a_write_on_its_way(queue_store: QueueStore, red
     assert offsets._flushing.done()
     assert offsets._timer is None
     redis.close()
+
+
+async def test_a_reset_is_written_at_once_and_holds_until_it_is_ended(
+    queue_store: QueueStore, redis: redis_py.Redis
+) -> None:
+    offsets = OffsetStore(queue_store, NEVER_S)
+    offsets.commit("G", "T", 0, 8)
+    await offsets.reset("G", "T", {0: 3, 1: 4})
+    assert redis.hgetall(queue_store.keys.offsets("G", "T")) == {"0": "3", "1": "4"}
+    assert redis.hgetall(queue_store.keys.offset_resets) == {"G:T:0": "3", "G:T:1": "4"}
+    offsets.commit("G", "T", 0, 9)
+    assert offsets.get("G", "T", 0) == 3
+    offsets.end_reset("G", "T", 0)
+    offsets.end_reset("G", "T", 0)
+    offsets.end_reset("other", "T", 0)
+    offsets.commit("G", "T", 0, 5)
+    await offsets.flush()
+    again = OffsetStore(queue_store, NEVER_S)
+    await again.load()
+    assert again.table() == {("G", "T"): {0: 5, 1: 4}}
+    assert again.resets == {("G", "T"): {1: 4}}
+    again.forget(("G", "T"))
+    await again.flush()
+    assert redis.hgetall(queue_store.keys.offset_resets) == {}
+    redis.close()
+
+
+async def test_a_commit_that_is_written_while_the_offset_is_reset_does_not_undo_it(
+    queue_store: QueueStore, redis: redis_py.Redis
+) -> None:
+    offsets = OffsetStore(queue_store, NEVER_S)
+    offsets.commit("G", "T", 0, 8)
+    reset = asyncio.ensure_future(offsets.reset("G", "T", {0: 3}))
+    await asyncio.sleep(0)
+    await asyncio.gather(reset, offsets.flush())  # the old offset goes to the store after the new one
+    await offsets.flush()
+    assert redis.hgetall(queue_store.keys.offsets("G", "T")) == {"0": "3"}
+    redis.close()
+
+
+async def test_a_reset_that_the_store_refuses_changes_nothing(
+    queue_store: QueueStore, store_url: str, key_prefix: str
+) -> None:
+    offsets = OffsetStore(queue_store, NEVER_S)
+    offsets.commit("G", "T", 0, 8)
+    newer = await open_queue_store(store_url, key_prefix)
+    with pytest.raises(StoreFencedError):
+        await offsets.reset("G", "T", {0: 3})
+    assert offsets.get("G", "T", 0) == 8
+    assert offsets.resets == {}
+    await newer.close()
+
+
+async def test_ends_of_resets_that_were_not_written_are_written_again(
+    queue_store: QueueStore, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offsets = OffsetStore(queue_store, NEVER_S)
+    await offsets.reset("G", "T", {0: 3})
+    await offsets.flush()
+    offsets.end_reset("G", "T", 0)
+    failing = asyncio.get_running_loop().create_future()
+    failing.set_exception(StoreError("lost"))
+    with monkeypatch.context() as patched:
+        patched.setattr(queue_store.current(), "execute_function", lambda *args: failing)
+        with pytest.raises(StoreError):
+            await offsets.flush()
+    assert redis.hgetall(queue_store.keys.offset_resets) == {"G:T:0": "3"}
+    await offsets.flush()
+    assert redis.hgetall(queue_store.keys.offset_resets) == {}
+    await offsets.close()
+    redis.close()
