@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rmq_redis.errors import StoreError, StoreFencedError
 from rmq_redis.hosts import pack_host
 from rmq_redis.model import MessageQueue
 from rmq_redis.protocol.message import decode_records, encode_record
 from rmq_redis.store import schedule_store
+from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.keys import GroupKeys
 from rmq_redis.store.queue_store import Queue, QueueStore, deliver
 from rmq_redis.store.schedule_store import Due, Move, ScheduleStore
@@ -197,3 +201,67 @@ async def test_an_older_master_moves_and_recalls_nothing(
         await add(schedule, "b", 10)
     assert (await ScheduleStore(successor).due(10, 10))[1] == due
     await successor.close()
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(0, 9), st.sampled_from("kl")),
+        st.tuples(st.just("recall"), st.just(0), st.sampled_from("kl")),
+        st.tuples(st.just("move"), st.integers(0, 9), st.just("")),
+        st.tuples(st.just("successor"), st.just(0), st.just("")),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_any_sequence_of_adds_recalls_and_moves_by_any_masters(
+    embedded_server: EmbeddedServer, steps: list[tuple[str, int, str]]
+) -> None:
+    """Against a model: what is due moves in the order of its time, what is recalled does not, nothing is left over."""
+    asyncio.run(check_sequence(embedded_server.url, steps))
+
+
+async def check_sequence(url: str, steps: list[tuple[str, int, str]]) -> None:
+    async def master() -> QueueStore:
+        store = QueueStore(url, keys, on_new_records=lambda *_: None, on_fenced=lambda error: None)
+        await store.start()
+        await store.open_queues([(MessageQueue("T", "broker-a", 0), 3)])
+        stores.append(store)
+        return store
+
+    keys = GroupKeys(f"t{uuid.uuid4().hex[:12]}", "broker-a")
+    stores: list[QueueStore] = []
+    schedule = ScheduleStore(await master())
+    waiting: list[tuple[int, int, str]] = []  # (due time, number, recall key), as they must come
+    expected: list[str] = []
+    try:
+        for number, (step, due_ms, key) in enumerate([*steps, ("move", 9, "")]):
+            if step == "add":
+                await add(schedule, str(number), due_ms, recall_key=key)
+                waiting.append((due_ms, number, key))
+            elif step == "recall":
+                recalled = [item for item in waiting if item[2] == key]
+                assert await schedule.recall(key) == len(recalled)
+                waiting = [item for item in waiting if item[2] != key]
+            elif step == "successor":  # a new master; the old one is as good as killed
+                schedule = ScheduleStore(await master())
+            else:
+                due = sorted(item for item in waiting if item[0] <= due_ms)
+                waiting = [item for item in waiting if item[0] > due_ms]
+                _, found = await schedule.due(due_ms, 100)
+                recall_keys = [item[2] for item in due]
+                moves = [
+                    Move(message, recall_key, stores[-1].queues["T", 0])
+                    for message, recall_key in zip(found, recall_keys, strict=True)
+                ]
+                if moves:
+                    assert await schedule.move(moves, 99) == len(due)
+                expected += [str(number) for _, number, _ in due]
+            assert (await left(stores[-1]))[:2] == (len(waiting), len(waiting))
+        assert [body for body, _ in await read(stores[-1], stores[-1].queues["T", 0])] == expected
+        assert await left(stores[-1]) == (0, 0, 0)
+    finally:
+        for store in stores:
+            await store.close()
