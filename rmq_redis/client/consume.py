@@ -255,8 +255,10 @@ class ConcurrentService(ConsumeService):
                 if message is None:
                     continue
                 offset, since = before.get(process_queue, (-1, now))
-                seen[process_queue] = (oldest, since if offset == oldest else now)
-                if offset != oldest or now - since < timeout_s or self._is_ready(process_queue, oldest):
+                if offset != oldest or self._is_ready(process_queue, oldest):
+                    since = now
+                seen[process_queue] = (oldest, since)
+                if now - since < timeout_s:
                     continue
                 logger.warning(
                     "%s: the handler of %s of %s does not end within %g s; the message is given back",
