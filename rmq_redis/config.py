@@ -39,6 +39,10 @@ class NameServerConfig:
     sweep_period_s: float = setting(10.0, "seconds between sweeps for expired brokers")
     idle_timeout_s: float = setting(120.0, "a connection silent for this long is closed")
     order_message_enable: bool = setting(False, "routes carry the topic's ORDER_TOPIC_CONFIG entry")
+    route_filter: str = setting("ZONE", "what each client is shown of a route, by name; empty: all")
+    authorizer: str = setting("", "plugin's authorizer that every request must pass, by name")
+    metrics_sink: str = setting("", "plugin's sink for this server's figures, by name")
+    metrics_period_s: float = setting(10.0, "seconds between two calls of the metrics sink")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +102,10 @@ class BrokerConfig:
     )
     stop_timeout_s: float = setting(5.0, "on SIGTERM, how long accepted sends may take to be answered")
     zone: str = setting("", "zone name that is registered with the NameServers")
+    broker_interceptors: str = setting("", "plugins' broker interceptors: name;name")
+    authorizer: str = setting("", "plugin's authorizer that every request must pass, by name")
+    metrics_sink: str = setting("", "plugin's sink for this server's figures, by name")
+    metrics_period_s: float = setting(10.0, "seconds between two calls of the metrics sink")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +127,16 @@ class ClientConfig:
     send_timeout_s: float = setting(3.0, "time for one send, all its retries included")
     retry_times_when_send_failed: int = setting(2, "further attempts, each on another broker if there is one")
     max_message_bytes: int = setting(4 * 1024 * 1024, "larger messages are refused before they are sent")
+    load_balancer: str = setting("ROUND_ROBIN", "how a producer chooses queues, by name")
+    allocate_strategy: str = setting("AVG", "how the consumers of a group share the queues, by name")
+    read_selector: str = setting("SUGGESTED", "which broker of a group a consumer reads from, by name")
+    plugin_interceptors: str = setting("", "interceptors that plugins offer: name;name")
+    zone: str = setting("", "zone of this client; becomes the unit name in its client id")
+    zone_mode: bool = setting(False, "ask NameServers for the broker groups of the own zone only")
+    broker_weights: str = setting("", "for load_balancer WEIGHTED: broker-a=3;broker-b=0.5; others have 1")
+    broker_warm_up_s: float = setting(0.0, "WEIGHTED: a group that appears has all of its weight after this long")
+    machine_rooms: str = setting("", "for allocate_strategy MACHINE_ROOM: room;room")
+    allocate_queues: str = setting("", "for allocate_strategy CONFIG: topic:brokerName:0,1,2;topic:...")
     compress_over_bytes: int = setting(4096, "bodies at least this large are compressed (zlib); 0: never")
 
 

@@ -338,6 +338,7 @@ class BrokerData(msgspec.Struct, frozen=True):
     cluster: str
     broker_name: str
     broker_addrs: dict[int, str]
+    zone_name: str = ""
 
 
 class QueueData(msgspec.Struct, frozen=True):

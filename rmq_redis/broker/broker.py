@@ -17,6 +17,7 @@ from ..protocol.frame import MAX_FRAME_BYTES
 from ..protocol.message import UniqKeyGenerator
 from ..remoting.connection import Connection
 from ..remoting.server import RemotingServer, processors_of
+from ..server_plugins import ServerPlugins
 from ..store.config_store import ConfigStore
 from ..store.half_store import HalfStore
 from ..store.keys import GroupKeys
@@ -28,6 +29,7 @@ from .admin import AdminProcessor
 from .assignment import AssignmentProcessor
 from .client_manage import ClientManager
 from .consumer_admin import ConsumerAdminProcessor
+from .interceptors import BrokerInterceptors
 from .leadership import Leadership
 from .offset_query import OffsetProcessor
 from .pop import PopProcessor
@@ -148,6 +150,8 @@ class Broker:
         self._schedule: ScheduleService | None = None
         self._transactions: TransactionService | None = None
         self._sampler: RateSampler | None = None
+        self._plugins = ServerPlugins("broker", config.broker_name, config)
+        self._interceptors = BrokerInterceptors(config)
         self._retention = RetentionService(config, self._topics, self._queue_store)
 
     @property
@@ -249,11 +253,15 @@ class Broker:
             await self._topics.start()
             await self._offsets.load()
             self._start_following()
-        server.set_processors(processors)
+        self._interceptors.attach(self._sends, self._pulls)
+        server.set_processors(self._plugins.wrap(self._interceptors.wrap(processors)))
         self._registration = Registration(
             config, self._namesrv_addrs, self.address, self._topic_table, lambda: self.broker_id
         )
         self._registration.start()
+        self._plugins.start(
+            lambda: {"connections": len(server.connections), "messages_delivered_total": self._pulls.get_total}
+        )
         logger.info(
             "broker %s id %d: serving at %s, epoch %d",
             config.broker_name,
@@ -374,6 +382,7 @@ class Broker:
     async def close(self) -> None:
         """Refuses new sends, answers what it accepted, answers the pulls that wait, unregisters, closes."""
         self._closing = True
+        self._plugins.close()
         self._refuse_writes("the broker is shutting down; send to another")
         if self._leadership is not None:
             await self._leadership.stop()

@@ -62,6 +62,15 @@ def send(
             show_default=False,
         ),
     ] = None,
+    load_balancer: Annotated[
+        str | None,
+        option(
+            "--load-balancer",
+            help="How to choose queues: LATENCY_AWARE, WEIGHTED, ...",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
     log_level: LogLevel = "error",
@@ -91,10 +100,10 @@ def send(
         return made
 
     if body is not None:
-        run(_send_one(message(body), key, namesrv, json))
+        run(_send_one(message(body), key, load_balancer, namesrv, json))
     else:
         with _lines(file or "-") as lines:
-            run(_send_lines(lines, message, key, namesrv, json))
+            run(_send_lines(lines, message, key, load_balancer, namesrv, json))
 
 
 def _pairs(properties: Iterable[str]) -> dict[str, str]:
@@ -116,10 +125,10 @@ def _lines(path: str) -> Iterator[Iterable[bytes]]:
         yield lines
 
 
-async def _send_one(message: Message, key: str | None, namesrv: str, json: bool) -> None:
+async def _send_one(message: Message, key: str | None, load_balancer: str | None, namesrv: str, json: bool) -> None:
     from ..client.producer import AsyncProducer
 
-    async with AsyncProducer(PRODUCER_GROUP, namesrv) as producer:
+    async with AsyncProducer(PRODUCER_GROUP, namesrv, load_balancer=load_balancer) as producer:
         result = await producer.send(message, key=key)
     if json:
         print_json(send_result(result))
@@ -132,7 +141,12 @@ async def _send_one(message: Message, key: str | None, namesrv: str, json: bool)
 
 
 async def _send_lines(
-    lines: Iterable[bytes], message: Callable[[bytes], Message], key: str | None, namesrv: str, json: bool
+    lines: Iterable[bytes],
+    message: Callable[[bytes], Message],
+    key: str | None,
+    load_balancer: str | None,
+    namesrv: str,
+    json: bool,
 ) -> None:
     """Many in flight, printed in the order of the lines; with a sharding key one at a time, as their order counts."""
     import asyncio
@@ -158,7 +172,7 @@ async def _send_lines(
             if json:
                 print_json(send_result(result))
 
-    async with AsyncProducer(PRODUCER_GROUP, namesrv) as producer:
+    async with AsyncProducer(PRODUCER_GROUP, namesrv, load_balancer=load_balancer) as producer:
         for line_number, line in enumerate(lines, 1):
             text = line.rstrip(b"\r\n")
             if not text:
@@ -238,6 +252,15 @@ def consume(
     timeout_s: Annotated[
         float | None, option("--timeout", help="Stop when nothing came for so many seconds.", min=0.0, metavar="S")
     ] = None,
+    allocate_strategy: Annotated[
+        str | None,
+        option(
+            "--allocate-strategy",
+            help="How the group's consumers share the queues: STICKY, ...",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     verbose: Annotated[
         bool, option("--verbose", "-v", help="Queue, offset, tags and keys before each message.")
@@ -261,6 +284,7 @@ def consume(
     if where != "first":  # CONSUME_FROM_LAST_OFFSET reads young queues from their beginning, as brokers have it
         timestamp_ms = int(time.time() * 1000) if where == "last" else time_ms(where, "--from")
         options = {"consume_from_where": "CONSUME_FROM_TIMESTAMP", "consume_timestamp_ms": timestamp_ms}
+    options["allocate_strategy"] = allocate_strategy
     subscription = (tags, "TAG") if sql is None else (sql, "SQL92")
     received = run(_consume(topic, group, subscription, options, most, timeout_s, namesrv, _writer(verbose, json)))
     if most is not None and received < most and timeout_s is not None:

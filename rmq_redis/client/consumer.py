@@ -13,6 +13,7 @@ import pluggy
 
 from ..config import ClientConfig
 from ..errors import ClientError, ConfigError, RemotingError, ResponseError, RmqError
+from ..hookspecs import ClientContext
 from ..interceptors import HANDLE_METHODS
 from ..model import (
     RETRY_PREFIX,
@@ -24,6 +25,7 @@ from ..model import (
     topic_name_error,
 )
 from ..plugins import allocate_strategy as named_strategy
+from ..plugins import installed_plugins, named_objects, notify_roles, read_selector
 from ..protocol.body import ConsumerData, SubscriptionData
 from ..protocol.command import RemotingCommand
 from .consume import ConcurrentService, ConsumeService, Handler, MessageHandler, OrderlyService
@@ -61,7 +63,6 @@ class AsyncPushConsumer(AsyncLifecycle):
         config: all settings; ``namesrv_addr`` and ``settings`` come on top of it.
         consume_from_where: where the group begins in a queue of which it has no offset.
         consume_timestamp_ms: for CONSUME_FROM_TIMESTAMP; default: 30 minutes ago.
-        allocate_strategy: name of the way to share queues: AVG, AVG_BY_CIRCLE, or what a plugin offers.
         concurrency: handlers that run at the same time.
         pull_batch_size: messages per pull, at most 1024 (and what the broker allows: Apache brokers give 32).
         message_model: CLUSTERING: each message to one member; BROADCASTING: to every member, which
@@ -76,7 +77,8 @@ class AsyncPushConsumer(AsyncLifecycle):
         pull_threshold_for_topic, pull_threshold_bytes_for_topic: limits that a topic's queues here share; -1: none.
         consume_max_span: the same for the distance of the oldest to the newest (not when orderly).
         await_termination_s: how long ``close`` waits for handlers that run.
-        plugins: plugin manager to ask for strategies; default: built-in and installed plugins.
+        plugins: plugin manager to ask for what settings name (``allocate_strategy``, ``read_selector``,
+            ``plugin_interceptors``); default: built-in and installed plugins.
         interceptors: objects with ``before_handle``, ``after_handle`` or ``around_handle``, see
             ``rmq_redis.interceptors``. With any, a plain function's messages go to its thread one by one.
         settings: single fields of ``ClientConfig``.
@@ -93,7 +95,6 @@ class AsyncPushConsumer(AsyncLifecycle):
         config: ClientConfig | None = None,
         consume_from_where: ConsumeFromWhere | str = ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET,
         consume_timestamp_ms: int | None = None,
-        allocate_strategy: str = "AVG",
         concurrency: int = 20,
         pull_batch_size: int = 32,
         message_model: MessageModel | str = MessageModel.CLUSTERING,
@@ -129,8 +130,18 @@ class AsyncPushConsumer(AsyncLifecycle):
         self.started_at_ms = 0
         self.concurrency = concurrency
         self._clustering = self.message_model == MessageModel.CLUSTERING
-        self._interceptors = check_interceptors(interceptors, HANDLE_METHODS)
-        self._strategy = named_strategy(allocate_strategy, plugins)
+        self._instance = MQClientInstance(self.config)
+        self._plugins = plugins or installed_plugins()
+        context = ClientContext(self.config, self._instance.zone_of)
+        named = named_objects(
+            "register_interceptors",
+            "plugin_interceptors",
+            self.config.plugin_interceptors,
+            self._plugins,
+            context=context,
+        )
+        self._interceptors = check_interceptors([*(offered for _, offered in named), *interceptors], HANDLE_METHODS)
+        self._strategy = named_strategy(self.config.allocate_strategy, self._plugins, context)
         self._await_termination_s = await_termination_s
         self._thresholds = PullThresholds(
             for_queue=(pull_threshold_for_queue, pull_threshold_bytes_for_queue),
@@ -146,7 +157,6 @@ class AsyncPushConsumer(AsyncLifecycle):
         self._tasks: list[asyncio.Task[None]] = []
         self._committing = asyncio.Lock()
         self._running = False
-        self._instance = MQClientInstance(self.config)
         self.offsets = OffsetStore(
             self._instance,
             group,
@@ -182,6 +192,7 @@ class AsyncPushConsumer(AsyncLifecycle):
             submit=self.service.submit,
             offset_moved=self._offset_moved,
             may_pull=self._locks.is_locked if self._locks else None,
+            read_selector=read_selector(self.config.read_selector, self._plugins, context),
         )
         self._rebalancer: Rebalancer
 
@@ -323,6 +334,11 @@ class AsyncPushConsumer(AsyncLifecycle):
         ]
         if self._locks is not None:
             self._tasks.append(self._instance.spawn(self._renew_locks()))
+        try:
+            notify_roles("role_started", "consumer", self.group, self.config, self._plugins)
+        except ConfigError:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Stops pulling, waits for running handlers (``await_termination_s``), commits, leaves the group.
@@ -330,6 +346,10 @@ class AsyncPushConsumer(AsyncLifecycle):
         A second call does nothing.
         """
         if self._running:
+            try:
+                notify_roles("role_stopping", "consumer", self.group, self.config, self._plugins)
+            except ConfigError as error:
+                logger.error("consumer %s: %s", self.group, error)
             self._running = False
             for task in self._tasks:
                 task.cancel()

@@ -92,7 +92,7 @@ class MQClientInstance:
         if not self.client_ip:
             self.client_ip = await _local_ip(self._addresses[0])
         name = self.config.instance_name or f"{os.getpid()}#{next(_instance_numbers)}{os.urandom(3).hex()}"
-        self.client_id = f"{self.client_ip}@{name}"
+        self.client_id = f"{self.client_ip}@{name}" + (f"@{self.config.zone}" if self.config.zone else "")
         self.unique_keys = UniqKeyGenerator(pack_host(f"{self.client_ip}:0")[:-4], os.getpid(), os.urandom(4))
         consumer_codes = (
             RequestCode.RESET_CONSUMER_CLIENT_OFFSET,
@@ -109,10 +109,21 @@ class MQClientInstance:
             connect_timeout_s=self.config.connect_timeout_s,
             on_close=self._connection_closed,
         )
-        self.routes = RouteTable(NameServers(self.remoting, self._addresses, self.config.request_timeout_s))
+        self.routes = RouteTable(
+            NameServers(
+                self.remoting,
+                self._addresses,
+                self.config.request_timeout_s,
+                zone=self.config.zone if self.config.zone_mode else None,
+            )
+        )
         self.routes.on_broker_change.append(self.heartbeat_soon)
         self.broker = BrokerApi(self.remoting, self.config.request_timeout_s)
         self._tasks = [self.spawn(self._poll_routes()), self.spawn(self._heartbeats())]
+
+    def zone_of(self, broker_name: str) -> str:
+        """The zone that a broker group registered; "" while none is known."""
+        return self.routes.zones.get(broker_name, "") if self._started else ""
 
     async def close(self) -> None:
         """Leaves the groups, ends the background tasks, closes the connections. A second call does nothing."""

@@ -16,6 +16,7 @@ from ..codes import ResponseCode
 from ..config import ClientConfig
 from ..errors import (
     ClientError,
+    ConfigError,
     MessageIllegalLocallyError,
     RemotingConnectError,
     RemotingError,
@@ -24,9 +25,11 @@ from ..errors import (
     RmqError,
     RouteNotFoundError,
 )
-from ..hookspecs import QueueSelector
+from ..guards import GuardedSelector
+from ..hookspecs import ClientContext, QueueSelector
 from ..interceptors import SEND_METHODS
 from ..model import Message, MessageExt, MessageQueue, SendResult, SendStatus
+from ..plugins import installed_plugins, named_objects, notify_roles
 from ..plugins import queue_selector as named_selector
 from ..protocol.frame import encode_frame
 from ..protocol.header import SendMessageResponseHeader
@@ -67,8 +70,8 @@ class AsyncProducer(AsyncLifecycle, ValueSender):
         group: producer group, a name for the senders of one application.
         namesrv_addr: NameServers, ``host:port;host:port``.
         config: all settings; ``namesrv_addr`` and ``settings`` come on top of it.
-        queue_selector: name of the way to choose queues: ROUND_ROBIN, RANDOM, HASH, or what a plugin offers.
-        plugins: plugin manager to ask for selectors; default: built-in and installed plugins.
+        plugins: plugin manager to ask for what settings name (``load_balancer``, ``plugin_interceptors``);
+            default: built-in and installed plugins.
         serializer: ``json``, ``msgpack`` or an object like them: what ``send_value`` writes.
         interceptors: objects with ``before_send`` and ``after_send``, see ``rmq_redis.interceptors``.
         settings: single fields of ``ClientConfig``.
@@ -83,7 +86,6 @@ class AsyncProducer(AsyncLifecycle, ValueSender):
         namesrv_addr: str | None = None,
         *,
         config: ClientConfig | None = None,
-        queue_selector: str = "ROUND_ROBIN",
         plugins: pluggy.PluginManager | None = None,
         serializer: str | Serializer = "json",
         interceptors: Sequence[object] = (),
@@ -94,8 +96,14 @@ class AsyncProducer(AsyncLifecycle, ValueSender):
         self.config = client_config(namesrv_addr, config, settings)
         self._instance = MQClientInstance(self.config)
         self._requests = Requests(self._instance)
-        self._select = named_selector(queue_selector, plugins)
-        self._select_by_key = named_selector("HASH", plugins)
+        self._plugins = plugins or installed_plugins()
+        context = ClientContext(self.config, self._instance.zone_of)
+        self._select = named_selector(self.config.load_balancer, self._plugins, context)
+        by_key = getattr(self._select, "by_key", False)
+        self._select_by_key = self._select if by_key else named_selector("HASH", self._plugins, context)
+        self._sending = getattr(self._select, "sending", None)
+        self._report = getattr(self._select, "report", None)
+        self._measures = self._sending is not None or self._report is not None
         self._topics: dict[str, PublishTopic] = {}
         self._avoided: dict[str, asyncio.TimerHandle] = {}
         self._connections: dict[str, Connection] = {}
@@ -106,7 +114,14 @@ class AsyncProducer(AsyncLifecycle, ValueSender):
         self._running = False
         self._unique_keys: UniqKeyGenerator
         self._serializer = serializer_of(serializer)
-        self._intercept(check_interceptors(interceptors, SEND_METHODS))
+        named = named_objects(
+            "register_interceptors",
+            "plugin_interceptors",
+            self.config.plugin_interceptors,
+            self._plugins,
+            context=context,
+        )
+        self._intercept(check_interceptors([*(offered for _, offered in named), *interceptors], SEND_METHODS))
 
     def _intercept(self, interceptors: Sequence[object]) -> None:
         """Has the sends of this object go through interceptors, so that without any they cost nothing."""
@@ -134,9 +149,19 @@ class AsyncProducer(AsyncLifecycle, ValueSender):
         self._instance.routes.on_broker_change.append(self._brokers_changed)
         self._instance.register_producer(self.group)
         self._running = True
+        try:
+            notify_roles("role_started", "producer", self.group, self.config, self._plugins)
+        except ConfigError:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Leaves the group and closes the connections. Sends in flight fail. A second call does nothing."""
+        if self._running:
+            try:
+                notify_roles("role_stopping", "producer", self.group, self.config, self._plugins)
+            except ConfigError as error:
+                logger.error("producer %s: %s", self.group, error)
         self._running = False
         self._topics.clear()
         self._requests.close()
@@ -183,7 +208,7 @@ class AsyncProducer(AsyncLifecycle, ValueSender):
             target = self._choose(topic, message, queue, key, selector)
         else:
             chosen = self._select(topic.active, message, None)
-            target = topic.targets.get(chosen) or self._choose(topic, message, chosen, None, None)
+            target = topic.targets.get(chosen) or self._instead(topic, message, None, chosen)
         body: Any = message.body
         if type(body) is not bytes or not 0 < len(body) <= self._max_bytes:
             check_body(body, self._max_bytes)
@@ -198,6 +223,24 @@ class AsyncProducer(AsyncLifecycle, ValueSender):
         else:
             properties = b'"UNIQ_KEY\\u0001%b\\u0002WAIT\\u0001true\\u0002"' % message_id.encode()
         try:
+            if self._measures:
+                deadline = self._deadline(timeout_s, born_ms)
+                return await self._attempt(
+                    Send(
+                        message.topic,
+                        False,
+                        fixed,
+                        sys_flag,
+                        born_ms,
+                        message.flag,
+                        properties,
+                        body,
+                        message_id,
+                        deadline,
+                    ),
+                    target,
+                    1,
+                )
             connection = self._connections.get(target.address) or await self._connect(target, timeout_s, fixed)
             opaque = connection.next_opaque()
             head = target.head % (sys_flag, born_ms, message.flag, properties, opaque)
@@ -365,15 +408,24 @@ class AsyncProducer(AsyncLifecycle, ValueSender):
         if queue is None:
             if selector is not None:
                 queue = selector(topic.queues, message, key)
-            elif key is not None:
-                queue = self._select_by_key(topic.queues, message, key)
             else:
-                queue = self._select(topic.active, message, None)
+                chosen = (
+                    self._select(topic.active, message, None)
+                    if key is None
+                    else self._select_by_key(topic.queues, message, key)
+                )
+                return topic.targets.get(chosen) or self._instead(topic, message, key, chosen)
         target = topic.targets.get(queue)
         if target is None:
             self._instance.routes.refresh_soon(message.topic)  # its broker may be back by now
             raise RouteNotFoundError(f"{queue} is not a queue that messages of topic {message.topic!r} can go to now")
         return target
+
+    def _instead(self, topic: PublishTopic, message: Message, key: str | None, chosen: MessageQueue) -> QueueTarget:
+        """Where a message goes whose queue, chosen by a plugin, does not exist."""
+        guard = self._select if key is None else self._select_by_key
+        assert isinstance(guard, GuardedSelector), chosen
+        return topic.targets[guard.fall_back(topic.active, message, key, chosen)]
 
     async def _find_topic(self, name: str, timeout_s: float | None) -> PublishTopic:
         if not self._running:
@@ -435,6 +487,23 @@ class AsyncProducer(AsyncLifecycle, ValueSender):
             raise RemotingConnectError(f"cannot connect to {target.address}: no answer in {timeout_s:g} s") from None
 
     async def _attempt(self, send: Send, target: QueueTarget, attempt: int) -> SendResult:
+        if not self._measures:
+            return await self._attempt_once(send, target, attempt)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        failure: BaseException | None = None
+        if self._sending is not None:
+            self._sending(target.queue)
+        try:
+            return await self._attempt_once(send, target, attempt)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            if self._report is not None:
+                self._report(target.queue, loop.time() - began, failure)
+
+    async def _attempt_once(self, send: Send, target: QueueTarget, attempt: int) -> SendResult:
         remaining_s = send.deadline - asyncio.get_running_loop().time()
         if remaining_s <= 0:
             raise RequestTimeoutError(f"sending to {target.address}: the time is used up")

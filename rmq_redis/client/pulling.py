@@ -20,6 +20,7 @@ from ..errors import (
     RouteNotFoundError,
     ServiceNotAvailableError,
 )
+from ..hookspecs import ReadSelector
 from ..model import PROPERTY_RETRY_TOPIC, RETRY_PREFIX, MessageExt, PullResult, PullStatus
 from ..protocol.body import SubscriptionData
 from ..protocol.header import PullMessageRequestHeader
@@ -87,6 +88,7 @@ class Puller:
         submit: takes the messages to be handled.
         offset_moved: the broker says that the offset is outside of the queue, and where to go on instead.
         may_pull: orderly: whether the queue is locked.
+        read_selector: chooses the broker of a group to read from; None: the one that it suggested.
         commits: whether pulls carry the offset to be committed (CLUSTERING).
     """
 
@@ -101,6 +103,7 @@ class Puller:
         submit: Callable[[ProcessQueue, Sequence[MessageExt]], None],
         offset_moved: Callable[[ProcessQueue, int], None],
         may_pull: Callable[[ProcessQueue], bool] | None = None,
+        read_selector: ReadSelector | None = None,
     ) -> None:
         self._instance = instance
         self._group = group
@@ -110,6 +113,7 @@ class Puller:
         self._submit = submit
         self._offset_moved = offset_moved
         self._may_pull = may_pull
+        self._read_selector = read_selector
 
     async def run(self, process_queue: ProcessQueue) -> None:
         """Pulls until the queue is dropped."""
@@ -171,7 +175,10 @@ class Puller:
     async def _pull(self, process_queue: ProcessQueue, subscription: SubscriptionData) -> PullResult:
         queue = process_queue.queue
         routes = self._instance.routes
-        found = routes.find_broker_address_in_subscribe(queue.broker_name, process_queue.read_from)
+        read_from = process_queue.read_from
+        if self._read_selector is not None and queue.broker_name in routes.brokers:
+            read_from = self._read_selector(queue, routes.brokers[queue.broker_name], read_from)
+        found = routes.find_broker_address_in_subscribe(queue.broker_name, read_from)
         if found is None:
             raise RouteNotFoundError(f"the routes show no address of broker {queue.broker_name}")
         address, is_slave = found

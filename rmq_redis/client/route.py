@@ -35,7 +35,14 @@ MIN_REFRESH_INTERVAL_S = 1.0
 class NameServers:
     """Calls to a list of NameServers: stays with one as long as it answers, then goes to the next."""
 
-    def __init__(self, remoting: RemotingClient, addresses: Sequence[str], timeout_s: float) -> None:
+    def __init__(
+        self, remoting: RemotingClient, addresses: Sequence[str], timeout_s: float, *, zone: str | None = None
+    ) -> None:
+        """
+        Args:
+            zone: asks for routes that show the broker groups of this zone only.
+        """
+        self._zone = zone
         self.addresses = list(addresses)
         self._remoting = remoting
         self._timeout_s = timeout_s
@@ -99,6 +106,8 @@ class NameServers:
     async def route(self, topic: str) -> TopicRouteData | None:
         """A topic's route, None when the NameServer does not know the topic. Raises as ``call``."""
         header = GetRouteInfoRequestHeader(topic=topic, accept_standard_json_only=True)
+        if self._zone:
+            header.zone_name, header.zone_mode = self._zone, "true"
         try:
             answer = await self.call(request(RequestCode.GET_ROUTEINFO_BY_TOPIC, header))
         except TopicNotExistError:
@@ -169,6 +178,8 @@ class RouteTable:
         """Topics that no NameServer knows yet: guessed from the default topic's route."""
         self.brokers: dict[str, dict[int, str]] = {}
         """Broker name -> brokerId -> address, of all routes."""
+        self.zones: dict[str, str] = {}
+        """Broker name -> zone, of the broker groups that have registered one."""
         self.on_topic_change: list[Callable[[str], None]] = []
         self.on_broker_change: list[Callable[[], None]] = []
         self._asking: dict[str, asyncio.Task[TopicRouteData | None]] = {}
@@ -245,6 +256,7 @@ class RouteTable:
         addresses = dict(self.brokers)
         for broker in newest.broker_datas:
             addresses[broker.broker_name] = broker.broker_addrs
+            self.zones[broker.broker_name] = broker.zone_name
         named = {
             broker.broker_name
             for route in (*self.routes.values(), *self.default_routes.values())

@@ -82,7 +82,7 @@ class AsyncTransactionProducer(AsyncProducer):
         namesrv_addr: NameServers, ``host:port;host:port``.
         topics: topics whose brokers are told at the start that this producer can be asked; without them a broker
             hears of it with the first message.
-        config, queue_selector, plugins, serializer, interceptors, settings: as ``AsyncProducer``.
+        config, plugins, serializer, interceptors, settings: as ``AsyncProducer``.
     """
 
     def __init__(
@@ -93,7 +93,6 @@ class AsyncTransactionProducer(AsyncProducer):
         *,
         topics: Iterable[str] = (),
         config: ClientConfig | None = None,
-        queue_selector: str = "ROUND_ROBIN",
         plugins: pluggy.PluginManager | None = None,
         serializer: str | Serializer = "json",
         interceptors: Sequence[object] = (),
@@ -103,7 +102,6 @@ class AsyncTransactionProducer(AsyncProducer):
             group,
             namesrv_addr,
             config=config,
-            queue_selector=queue_selector,
             plugins=plugins,
             serializer=serializer,
             interceptors=interceptors,

@@ -6,8 +6,10 @@ import logging
 
 from ..config import NameServerConfig
 from ..errors import ConfigError
+from ..plugins import route_filter
 from ..remoting.connection import Connection
 from ..remoting.server import RemotingServer, processors_of
+from ..server_plugins import ServerPlugins
 from ..store.route_store import RouteStore
 from .processor import NameServerProcessor
 from .registry import RegistrySync
@@ -46,8 +48,11 @@ class NameServer:
             order_message_enable=config.order_message_enable,
             on_change=self._table_changed,
         )
-        self._processor = NameServerProcessor(self._table, self._store, config, on_config=self._configure)
+        self._processor = NameServerProcessor(
+            self._table, self._store, config, on_config=self._configure, route_filter=route_filter(config)
+        )
         self._registry: RegistrySync | None = None
+        self._plugins = ServerPlugins("namesrv", f"{config.listen_host}:{config.listen_port}", config)
         self._server: RemotingServer | None = None
         self._closing = False
         self.port = 0
@@ -60,20 +65,24 @@ class NameServer:
         """
         self._registry = RegistrySync(self._table, self._store, sweep_period_s=self.config.sweep_period_s)
         self._server = RemotingServer(
-            processors_of(self._processor), on_close=self._connection_closed, idle_timeout_s=self.config.idle_timeout_s
+            self._plugins.wrap(processors_of(self._processor)),
+            on_close=self._connection_closed,
+            idle_timeout_s=self.config.idle_timeout_s,
         )
         try:
             await self._registry.start()
             await self._server.start(self.config.listen_host, self.config.listen_port)
+            self.port = self._server.port
+            self._plugins.start(lambda: {"connections": len(self._server.connections) if self._server else 0})
         except BaseException:
             await self.close()
             raise
-        self.port = self._server.port
         logger.info("NameServer listens on %s:%d, registry %s", self.config.listen_host, self.port, self._store.address)
 
     async def close(self) -> None:
         """Answers what was asked, closes all connections and the registry. The brokers stay registered."""
         self._closing = True
+        self._plugins.close()
         if self._server is not None:
             await self._server.close()
         if self._registry is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from ..codes import RequestCode, ResponseCode
 from ..config import NameServerConfig
 from ..errors import NoPermissionError, QueryNotFoundError, RemoteProtocolError, ResponseError
+from ..hookspecs import RouteFilter, RouteRequest
 from ..model import MASTER_ID, DataVersion
 from ..protocol.body import (
     TopicConfigTable,
@@ -22,6 +23,7 @@ from ..protocol.body import (
     decode_struct,
     dumps,
     encode_cluster_info,
+    encode_route,
 )
 from ..protocol.command import RemotingCommand, response
 from ..protocol.header import (
@@ -110,15 +112,18 @@ class NameServerProcessor:
         config: NameServerConfig,
         *,
         on_config: Callable[[NameServerConfig], None] = lambda config: None,
+        route_filter: RouteFilter | None = None,
     ) -> None:
         """
         Args:
             on_config: called with settings that were changed while running.
+            route_filter: what each client is shown of a route; None: all.
         """
         self.config = config
         self._table = table
         self._store = store
         self._on_config = on_config
+        self._route_filter = route_filter
 
     def processors(self) -> dict[int, Processor]:
         """Handlers by request code."""
@@ -161,6 +166,12 @@ class NameServerProcessor:
                 remark=f"No topic route info in name server for the topic: {header.topic}\n"
                 "Create the topic, or see by clusterList whether its brokers are registered.",
             )
+        if self._route_filter is not None:
+            route = self._table.route(header.topic)
+            assert route is not None, header.topic
+            shown = self._route_filter(RouteRequest(header.topic, connection.remote_address, command.ext_fields), route)
+            if shown != route:
+                body = encode_route(shown, standard_json=standard_json)
         return response(command, body=body)
 
     # --- brokers -------------------------------------------------------------------------------------------------

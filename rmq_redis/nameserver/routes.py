@@ -342,7 +342,8 @@ class RouteTable:
     @staticmethod
     def _broker_data(group: Group) -> BrokerData:
         addresses = {broker_id: group.members[broker_id].broker.broker_addr for broker_id in sorted(group.members)}
-        return BrokerData(group.key.cluster, group.key.broker_name, addresses)
+        zones = [group.members[broker_id].broker.zone for broker_id in addresses]
+        return BrokerData(group.key.cluster, group.key.broker_name, addresses, next(filter(None, zones), ""))
 
     def cluster_info(self) -> ClusterInfo:
         """All groups and clusters, by name."""

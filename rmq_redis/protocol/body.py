@@ -217,6 +217,7 @@ def encode_route(route: TopicRouteData, *, standard_json: bool) -> bytes:
                 "brokerAddrs": dict(sorted(broker.broker_addrs.items())),
                 "brokerName": broker.broker_name,
                 "cluster": broker.cluster,
+                **({"zoneName": broker.zone_name} if broker.zone_name else {}),
             }
             for broker in route.broker_datas
         ],
@@ -242,7 +243,8 @@ def _broker_datas(items: Any) -> list[BrokerData]:
         addresses: dict[int, str] = {}
         for key, address in (item.get("brokerAddrs") or {}).items():
             addresses[int(key)] = str(address)
-        brokers.append(BrokerData(str(item.get("cluster") or ""), str(item["brokerName"]), addresses))
+        zone_name = str(item.get("zoneName") or "")
+        brokers.append(BrokerData(str(item.get("cluster") or ""), str(item["brokerName"]), addresses, zone_name))
     return brokers
 
 

@@ -421,6 +421,8 @@ class DeleteSubscriptionGroupRequestHeader(Header):
 class GetRouteInfoRequestHeader(Header):
     topic: str
     accept_standard_json_only: bool | None = None
+    zone_name: str | None = msgspec.field(default=None, name="__ZONE_NAME")
+    zone_mode: str | None = msgspec.field(default=None, name="__ZONE_MODE")
 
 
 class RegisterBrokerRequestHeader(Header):

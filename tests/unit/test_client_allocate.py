@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmq_redis.default_allocate_strategies import allocate_averagely, allocate_averagely_by_circle
-from rmq_redis.default_queue_selectors import java_string_hash
+from rmq_redis.default_queue_selectors import LatencyAware, java_string_hash
 from rmq_redis.errors import ConfigError
 from rmq_redis.hookspecs import hookimpl
 from rmq_redis.model import Message, MessageQueue
@@ -107,15 +107,17 @@ def offer_mine() -> Mapping[str, Any]:
 
 def test_a_plugin_offers_a_strategy_by_name() -> None:
     manager = create_plugin_manager(plugins=(plugin(register_allocate_strategies=offer_mine),))
-    assert allocate_strategy("MINE", manager) is mine
+    strategy = allocate_strategy("mine", manager)
+    assert list(strategy("G", "a", queues(1), ["a"])) == queues(1)
     assert allocate_strategy("AVG", manager) is allocate_averagely
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"allocate_strategy='NOPE' is unknown; there are: AVG, AVG_BY_CIRCLE"):
         allocate_strategy("NOPE", create_plugin_manager())
-    with pytest.raises(ConfigError, match=r"queue_selector='NOPE' is unknown; there are: HASH, RANDOM, ROUND_ROBIN"):
-        queue_selector("NOPE", create_plugin_manager())
+    with pytest.raises(ConfigError, match=r"load_balancer='latencyaware' is unknown; did you mean LATENCY_AWARE\?"):
+        queue_selector("latencyaware", create_plugin_manager())
+    assert type(queue_selector("latency-aware", create_plugin_manager())) is LatencyAware
 
 
 def test_two_plugins_with_one_name_are_an_error() -> None:

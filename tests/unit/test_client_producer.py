@@ -400,7 +400,7 @@ def test_settings_that_cannot_be_used() -> None:
         {"group": "a b"},
         {"group": "DEFAULT_PRODUCER"},
         {"group": "G", "namesrv_addr": "nowhere:port"},
-        {"group": "G", "queue_selector": "NOPE"},
+        {"group": "G", "load_balancer": "NOPE"},
         {"group": "G", "no_such_setting": 1},
     ):
         with pytest.raises(ConfigError):
