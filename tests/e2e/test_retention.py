@@ -178,7 +178,7 @@ async def test_an_endless_load_stays_within_maxmemory_and_a_slow_group_goes_on_a
             assert before <= 100
             gate.set()
             last = max(offset for _, offset in load.acknowledged)
-            await eventually(lambda: received[-1].queue_offset == last, "the slow group caught up", 50)
+            await eventually(lambda: received[-1].queue_offset >= last, "the slow group caught up", 50)
         kept = await kept_messages(names.address, topic)
     # What it had pulled before, then what is left: in between the broker sent it to the min offset.
     offsets = [message.queue_offset for message in received]
