@@ -6,9 +6,12 @@ from collections import Counter, defaultdict
 
 import pytest
 import scenarios
-from interop_support import Cluster, Driver, Event, create_topic, has_route, unique_name, wait_until
+from interop_support import Cluster, Driver, DriverProcess, Event, create_topic, has_route, unique_name, wait_until
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
+
+POP_INVISIBLE_MS = 5000
+"""The least that the client takes."""
 
 
 def messages(events: list[Event]) -> list[Event]:
@@ -196,3 +199,47 @@ def test_broadcasting_consumers_each_get_everything(java_driver: Driver, cluster
             consumer.wait_for_bodies({event["body"] for event in sent})
             consumer.stop()
             assert scenarios.bodies(consumer.messages()) == scenarios.bodies(sent)
+
+
+def pops(java_driver: Driver, cluster: Cluster, topic: str, group: str, **options: object) -> DriverProcess:
+    """A push consumer that leaves rebalancing to the broker (400), and so pops where the broker says so."""
+    return java_driver.consume(
+        cluster, topic, group, client_rebalance="false", pop_invisible_ms=POP_INVISIBLE_MS, **options
+    )
+
+
+def test_a_push_consumer_pops_where_the_broker_says_so(java_driver: Driver, cluster: Cluster) -> None:
+    """401, 400, 200050, 200051 and 200053. What fails comes again after 10 s, the first step of the client's back-off:
+    twice the invisible time, so that by then whatever had not been acknowledged would have come again as well.
+    """
+    topic, group = create_topic(cluster), unique_name("group")
+    java_driver.run(cluster, "create-group", group=group)
+    java_driver.run(cluster, "set-request-mode", topic=topic, group=group, mode="POP")
+    fails = {"fail_bodies": "message-7"}
+    with (
+        pops(java_driver, cluster, topic, group, tags="TagA", **fails) as one,
+        pops(java_driver, cluster, topic, group, tags="TagA", **fails) as other,
+    ):
+        for consumer in (one, other):  # queue id -1: any queue of the broker, for each of them
+            consumer.wait_for(lambda consumer=consumer: _pops_any_queue(consumer), "assignment for POP")
+        sent = java_driver.produce(cluster, topic, 40, tags="TagB,TagA", key_prefix="order")
+        wanted = scenarios.bodies(sent[1::2])
+
+        def received() -> list[Event]:
+            return one.messages() + other.messages()
+
+        one.wait_for(lambda: len(received()) > len(wanted), "everything, and again what failed", 90)
+        for consumer in (one, other):
+            consumer.stop()
+        messages_received = received()
+    assert Counter(message["body"] for message in messages_received) == Counter([*wanted, "message-7"])
+    tries = sorted(message["reconsumeTimes"] for message in messages_received if message["body"] == "message-7")
+    assert tries == [0, 1]
+    for message in messages_received:
+        assert (message["topic"], message["tags"]) == (topic, "TagA")
+        handle = message["properties"]["POP_CK"].split(" ")
+        assert (len(handle), handle[4]) == (8, str(message["reconsumeTimes"]))  # 0: the topic, 1: its retry topic
+
+
+def _pops_any_queue(consumer: DriverProcess) -> bool:
+    return bool(consumer.queues()) and all(queue.endswith(":-1") for queue in consumer.queues())

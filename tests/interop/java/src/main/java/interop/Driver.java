@@ -27,6 +27,7 @@ import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
 import org.apache.rocketmq.client.consumer.store.ReadOffsetType;
+import org.apache.rocketmq.client.impl.consumer.RebalanceImpl;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.LocalTransactionState;
 import org.apache.rocketmq.client.producer.RequestCallback;
@@ -43,6 +44,7 @@ import org.apache.rocketmq.common.message.MessageConst;
 import org.apache.rocketmq.common.message.MessageClientExt;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
+import org.apache.rocketmq.common.message.MessageRequestMode;
 import org.apache.rocketmq.filter.FilterFactory;
 import org.apache.rocketmq.filter.expression.EvaluationContext;
 import org.apache.rocketmq.filter.expression.Expression;
@@ -95,6 +97,9 @@ public final class Driver {
                 break;
             case "create-group":
                 createGroup();
+                break;
+            case "set-request-mode":
+                setRequestMode();
                 break;
             case "query":
                 query();
@@ -206,6 +211,20 @@ public final class Driver {
         Map<String, Object> created = event("group");
         created.put("masters", masters);
         print(created);
+        admin.shutdown();
+    }
+
+    /** How a group's members get a topic's messages where the broker shares its queues out: PULL or POP (401). */
+    private void setRequestMode() throws Exception {
+        DefaultMQAdminExt admin = startAdmin();
+        MessageRequestMode mode = MessageRequestMode.valueOf(option("mode"));
+        Map<String, String> masters = masters(admin.examineBrokerClusterInfo());
+        for (String address : masters.values()) {
+            admin.setMessageRequestMode(address, option("topic"), option("group"), mode, 0, 5000);
+        }
+        Map<String, Object> set = event("request-mode");
+        set.put("masters", masters);
+        print(set);
         admin.shutdown();
     }
 
@@ -567,6 +586,10 @@ public final class Driver {
         if (options.containsKey("max-reconsume-times")) {
             consumer.setMaxReconsumeTimes(Integer.parseInt(option("max-reconsume-times")));
         }
+        consumer.setClientRebalance(Boolean.parseBoolean(options.getOrDefault("client-rebalance", "true")));
+        if (options.containsKey("pop-invisible-ms")) {
+            consumer.setPopInvisibleTime(Long.parseLong(option("pop-invisible-ms")));
+        }
         consumer.setPersistConsumerOffsetInterval(1000);
         if (options.containsKey("sql")) {
             consumer.subscribe(topic, MessageSelector.bySql(option("sql")));
@@ -598,8 +621,10 @@ public final class Driver {
         print(event("started"));
         List<String> printed = null;
         while (!stop.await(POLL_MS, TimeUnit.MILLISECONDS)) {
-            List<String> owned = names(
-                consumer.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable().keySet(), topic);
+            RebalanceImpl rebalance = consumer.getDefaultMQPushConsumerImpl().getRebalanceImpl();
+            Set<MessageQueue> queuesNow = new HashSet<>(rebalance.getProcessQueueTable().keySet());
+            queuesNow.addAll(rebalance.getPopProcessQueueTable().keySet());
+            List<String> owned = names(queuesNow, topic);
             if (!owned.equals(printed)) {
                 Map<String, Object> queues = event("queues");
                 queues.put("queues", owned);
