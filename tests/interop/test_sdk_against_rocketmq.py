@@ -24,6 +24,7 @@ from rmq_redis import (
     AsyncProducer,
     AsyncPullConsumer,
     AsyncPushConsumer,
+    AsyncSimpleConsumer,
     AsyncTransactionProducer,
     LocalTransactionState,
     Message,
@@ -561,6 +562,41 @@ async def test_pull_consumer(producer: AsyncProducer, topic: str, namesrv: str) 
         assert len(await polled(consumer, 7)) == 7
         await consumer.commit()
         assert await consumer.committed(queue) == 7
+
+
+async def received(consumer: AsyncSimpleConsumer, count: int, invisible_s: float) -> list[MessageExt]:
+    """``count`` messages, from as many calls as it takes; none of them is acknowledged."""
+    messages: list[MessageExt] = []
+    async with asyncio.timeout(90):  # Apache's broker looks for what has become visible every few seconds
+        while len(messages) < count:
+            messages += await consumer.receive(4, invisible_s, 5.0)
+    return messages
+
+
+async def test_simple_consumers_acknowledge_one_by_one(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+    group = unique("group")
+    first, second = AsyncSimpleConsumer(group, namesrv), AsyncSimpleConsumer(group, namesrv)
+    for consumer in (first, second):
+        consumer.subscribe(topic, "A")
+    async with first, second:
+        for number in range(24):
+            await producer.send(Message(topic, f"{number}", tags="A" if number % 2 else "B", keys=f"k{number}"))
+        mine = await received(first, 4, 300.0)
+        yours = await received(second, 12 - len(mine), 300.0)
+        messages = {message.text(): message for message in (*mine, *yours)}
+        assert sorted(messages, key=int) == [f"{number}" for number in range(1, 24, 2)]
+        late = messages.pop("7")
+        await first.ack(messages.values())
+        await second.change_invisible_duration(late, 2.0)
+        (again,) = await received(second, 1, 300.0)
+        assert (again.text(), again.topic, again.tags, again.keys) == ("7", topic, "A", "k7")
+        assert (late.reconsume_times, again.reconsume_times) == (0, 1)
+        assert again.msg_id == late.msg_id
+        await second.ack(again)
+        await producer.send(Message(topic, "last", tags="A"))
+        (last,) = await received(first, 1, 300.0)
+        assert last.text() == "last"
+        await first.ack(last)
 
 
 async def test_admin(admin: AsyncAdmin, producer: AsyncProducer, namesrv: str) -> None:
