@@ -339,6 +339,7 @@ return 1
 """,
     # keys: epoch, waiting, stream...; args: epoch, then for each: number of the stream's key (0: it is gone), group,
     # sequence, member, visible again (ms), number of the target stream's key (0: nowhere), record.
+    # What is not pending goes nowhere: its topic was deleted, and the entry there now is of one made anew.
     # Returns for each the ID of its new entry, or '' when it has none.
     "pop_revive": _GUARD
     + """
@@ -348,8 +349,8 @@ for a = 2, #args, 7 do
   if score and tonumber(score) == tonumber(args[a + 4]) then
     redis.call('ZREM', keys[2], args[a + 3])
     local source, target = tonumber(args[a]), tonumber(args[a + 5])
-    if source > 0 then redis.pcall('XACK', keys[source], args[a + 1], '0-' .. args[a + 2]) end
-    if target > 0 then id = redis.call('XADD', keys[target], '0-*', 'm', args[a + 6]) end
+    local ended = source > 0 and redis.pcall('XACK', keys[source], args[a + 1], '0-' .. args[a + 2])
+    if target > 0 and ended == 1 then id = redis.call('XADD', keys[target], '0-*', 'm', args[a + 6]) end
   end
   result[#result + 1] = id
 end

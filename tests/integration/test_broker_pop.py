@@ -28,6 +28,7 @@ from rmq_redis.protocol.header import (
     PopMessageRequestHeader,
     PopMessageResponseHeader,
     QueryConsumerOffsetRequestHeader,
+    TopicRequestHeader,
 )
 from rmq_redis.protocol.message import decode_records
 from rmq_redis.protocol.pop import BatchAck, PopHandle, encode_batch_acks, parse_handle, parse_offset_info
@@ -334,6 +335,21 @@ async def test_removed_messages_harm_nothing(
         store.xtrim(f"{key_prefix}:{{broker-a}}:queue:T:0", minid="0-4", approximate=False)
     assert (await pop(client)).bodies == ["d"]
     await eventually(lambda: pending(embedded_server, key_prefix) == 1)  # a and b are dropped when their time is over
+
+
+async def test_what_was_hidden_of_a_deleted_topic_is_not_taken_for_a_message_of_one_made_anew(
+    client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    await client.send("T", "old")
+    await pop(client, invisible_ms=300)
+    await client.ok(request(RequestCode.DELETE_TOPIC_IN_BROKER, TopicRequestHeader("T")))
+    await client.send("T", "new")
+    with redis.Redis.from_url(embedded_server.url) as store:
+        await eventually(lambda: not store.zcard(f"{key_prefix}:{{broker-a}}:popped"))  # the time of "old" is over
+    ((message, handle),) = await pop_until(client, 1)
+    assert (message.text(), message.reconsume_times) == ("new", 0)
+    await client.ok(ack_request(handle))
+    assert (await pop(client)).code == ResponseCode.POLLING_TIMEOUT
 
 
 @pytest.mark.parametrize(
