@@ -52,7 +52,7 @@ class Leadership:
         self._demote = demote
         self._moved = moved
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
         self._may_take_at = self._loop.time() + 2 * config.lease_s
         self._complaint = ""
@@ -75,7 +75,7 @@ class Leadership:
             if self._config.broker_id == MASTER_ID:
                 raise
             self._complain(str(error))
-        self._task = self._loop.create_task(self._run())
+        self._tasks = [self._loop.create_task(self._run()), self._loop.create_task(self._follow_primary())]
 
     def fenced(self) -> None:
         """A write was refused because another has the lease; what follows is done in the background."""
@@ -83,9 +83,10 @@ class Leadership:
 
     async def stop(self) -> None:
         """Stops looking; the role stays as it is."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def release(self) -> None:
         """A master gives the lease back: its successor need not wait until it expires."""
@@ -110,6 +111,17 @@ class Leadership:
                 self._complain(str(error))
             except Exception:  # a mistake of ours must not end the only task that keeps the lease
                 logger.exception("%s: looking after the lease failed", self._name)
+
+    async def _follow_primary(self) -> None:
+        """A Redis primary that was replaced while it hung takes writes for seconds after it woke up; they are lost."""
+        while True:
+            await asyncio.sleep(self._period_s)
+            try:
+                await self._queue_store.follow_primary()
+            except StoreError as error:
+                logger.debug("%s: %s", self._name, error)
+            except Exception:  # a mistake of ours must not end the task
+                logger.exception("%s: looking for the primary failed", self._name)
 
     async def _look(self) -> None:
         if self.broker_id == MASTER_ID:

@@ -254,6 +254,7 @@ class Store:
         """
         self._locator = locator(url) if isinstance(url, str) else url
         self._from_replica = from_replica
+        self._place: tuple[Any, Any] = ("", 0)
         self._name = name
         self._on_open = on_open
         self._task: asyncio.Task[None] | None = None
@@ -266,7 +267,9 @@ class Store:
 
     async def _open(self) -> StoreConnection:
         find = self._locator.replica if self._from_replica else self._locator.primary
-        connection = await _connect(await find(), self._locator.shown, self._lost)
+        parameters = await find()
+        connection = await _connect(parameters, self._locator.shown, self._lost)
+        self._place = parameters.get("host"), parameters.get("port")
         if self._locator.finds and not (connection.is_primary or self._from_replica):
             connection.abort()
             raise StoreError(f"the primary of {self._locator.shown} is a replica now; looking for its successor")
@@ -320,6 +323,18 @@ class Store:
         old, self.connection = self.connection, connection
         if old is not None:
             old.close()
+
+    async def follow(self) -> None:
+        """Reconnects when another server is the primary by now, though the old one still takes what we write.
+
+        Raises StoreError when nobody knows the primary.
+        """
+        if self._locator.finds and not self._from_replica and self.connection is not None:
+            parameters = await self._locator.primary()
+            place = parameters.get("host"), parameters.get("port")
+            if place != self._place and not self._from_replica:
+                logger.warning("%s: %s:%s is the primary now", self._name, *place)
+                self.reconnect()
 
     def reconnect(self) -> None:
         """Gives the connection up, if there is one; a new one is opened in the background."""

@@ -13,6 +13,7 @@ their own user and password: ``?sentinel_username=…&sentinel_password=…``.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from typing import Any, Protocol
@@ -204,14 +205,19 @@ class _Sentinels:
         sentinels(url, variables)  # refuses now what cannot be read
 
     async def primary(self) -> Parameters:
+        """What the Sentinel with the newest configuration says: one that was away may still name the old primary."""
         client, service, parameters = sentinels(self._url, self._variables)
         try:
-            host, port = await client.discover_master(service)
-        except (RedisError, OSError) as error:
-            raise StoreError(f"no Sentinel of {self.shown} knows the primary: {error}") from None
+            answers = await asyncio.gather(
+                *(sentinel.sentinel_master(service) for sentinel in client.sentinels), return_exceptions=True
+            )
         finally:
             await _close(client)
-        return parameters | {"host": host, "port": port}
+        states: list[dict[str, Any]] = [answer for answer in answers if isinstance(answer, dict)]
+        if not states:
+            raise StoreError(f"no Sentinel of {self.shown} knows the primary: {answers[0] or 'no answer'}")
+        newest = max(states, key=lambda state: int(state["config-epoch"]))
+        return parameters | {"host": newest["ip"], "port": int(newest["port"])}
 
     async def replica(self) -> Parameters:
         client, service, parameters = sentinels(self._url, self._variables)

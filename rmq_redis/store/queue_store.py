@@ -253,6 +253,11 @@ class QueueStore:
         """Returns when the store answers on the connection for reads. Raises StoreError."""
         await self.current_read().execute("PING")
 
+    async def follow_primary(self) -> None:
+        """Goes on at another server when that is the primary by now. Raises StoreError when nobody knows."""
+        await self._writes.follow()
+        await self._reads.follow()
+
     def reconnect(self) -> None:
         """Gives up connections that do not answer; new ones are opened in the background."""
         self._writes.reconnect()

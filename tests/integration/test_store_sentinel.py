@@ -142,3 +142,30 @@ async def test_brokers_follow_a_failover_that_an_operator_asks_for(
     stored = await client.pull_all("T")
     assert stored[0] == "a"
     assert set(stored[1:]) == {"b"}
+
+
+async def test_a_broker_leaves_a_primary_that_was_replaced_while_it_hung(
+    watched: Watched, start_broker: StartBroker, connect: Connect
+) -> None:
+    """It still takes writes when it wakes up, until the Sentinels make it a replica; these would be lost."""
+    master = await start_broker(store=watched.url, lease_s=600.0)  # never given up for not answering
+    client = connect(master)
+    await client.send("T", "a")
+    os.kill(watched.primary.pid, signal.SIGSTOP)
+
+    def is_promoted() -> bool:
+        try:
+            with redis.Redis.from_url(watched.replica.url) as promoted:
+                return promoted.info("replication")["role"] == "master"
+        except redis.ConnectionError:
+            return False
+
+    await eventually(is_promoted, timeout_s=LONG_S)
+    old = master._queue_store._writes.connection
+    await eventually(
+        lambda: master._queue_store._writes.connection not in (None, old), "it went to the new one", timeout_s=LONG_S
+    )
+    os.kill(watched.primary.pid, signal.SIGCONT)
+    await eventually(lambda: takes(client, b"b"), timeout_s=LONG_S)
+    with redis.Redis.from_url(watched.replica.url) as promoted:
+        assert promoted.xlen(master._queue_store.keys.queue("T", 0)) >= 2
