@@ -246,7 +246,7 @@ async def test_a_handler_that_takes_too_long_does_not_hold_the_offset_back(is_as
             assert back.offset == 0
             (process_queue,) = [pq for pq in consumer.process_queues if pq.queue == fake.queue(0)]
             await until(lambda: process_queue.commit_offset() == 1)
-            await asyncio.sleep(0.1)  # many looks: the next one waits for the only worker, and is not given back
+            await asyncio.sleep(0.8)  # many looks: the next one waits for the only worker, and is not given back
             assert len(backs(fake.broker)) == 1
             go_on.set()
             await until(lambda: seen == ["stuck", "next"])
