@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import sys
 from typing import Annotated
 
 import typer
 
-from . import broker, chaos, dlq, group, lookup, message, nameserver, offset, run, topic, up
+from . import broker, chaos, dlq, group, lookup, message, nameserver, offset, plugin, run, topic, up
 from .demo import demo
 
 app = typer.Typer(
@@ -34,8 +36,17 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    plugins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            help="Load a plugin that is not installed: MODULE, MODULE:OBJECT, FILE.py. Anywhere on the line.",
+            metavar="SPEC",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    pass
+    plugin.add_local(plugins or [])
 
 
 app.command(rich_help_panel="Start here")(up.up)
@@ -52,13 +63,31 @@ app.add_typer(dlq.app, name="dlq", rich_help_panel="Messages")
 app.command(rich_help_panel="Servers")(nameserver.namesrv)
 app.add_typer(broker.app, name="broker", rich_help_panel="Servers")
 app.command(rich_help_panel="Servers")(chaos.chaos)
+app.add_typer(plugin.app, name="plugin", rich_help_panel="Servers")
+app.add_typer(plugin.app, name="plugins", hidden=True)
 if importlib.util.find_spec(f"{__name__}.bench") is not None:
     app.command("bench", rich_help_panel="Servers")(importlib.import_module(f"{__name__}.bench").bench_app)
+
+
+def _is_own_command(arguments: list[str]) -> bool:
+    """Whether the line asks for a command of ours, so that nobody's plugins need to be loaded to know what it means."""
+    word = next((argument for argument in arguments if not argument.startswith("-")), None)
+    names = {info.name or getattr(info.callback, "__name__", "") for info in app.registered_commands}
+    return word in names | {info.name for info in app.registered_groups} or "--version" in arguments
+
+
+def _has_plugins() -> bool:
+    from importlib.metadata import entry_points
+
+    return bool(os.environ.get("RMQ_REDIS_PLUGIN") or entry_points(group="rmq_redis"))
 
 
 def main() -> None:
     """Entry point of ``rmq-redis`` and ``python -m rmq_redis``."""
     try:
+        sys.argv[1:] = plugin.take_plugin_options(sys.argv[1:])
+        if not _is_own_command(sys.argv[1:]) and _has_plugins():
+            plugin.add_plugin_commands(app)
         app()
     except Exception as error:
         from .output import fail

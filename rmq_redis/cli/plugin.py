@@ -1,0 +1,109 @@
+"""``rmq-redis plugin``: what plugins there are, and the beginning of a new one; ``--plugin`` for local ones."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import Json, option
+from .output import print_json
+
+app = typer.Typer(help="List plugins and their strategies, begin a new one.", no_args_is_help=True)
+
+
+def take_plugin_options(arguments: list[str]) -> list[str]:
+    """The arguments without ``--plugin SPEC``, wherever it stands; they count here and in children."""
+    rest: list[str] = []
+    specs: list[str] = []
+    items = iter(arguments)
+    for argument in items:
+        if argument == "--":
+            rest += [argument, *items]
+        elif argument.startswith("--plugin="):
+            specs.append(argument.partition("=")[2])
+        elif argument == "--plugin":
+            specs += [next(items, "")]
+        else:
+            rest.append(argument)
+    add_local(specs)
+    return rest
+
+
+def add_local(specs: list[str]) -> None:
+    """Has the plugins loaded when a client or server asks for plugins. Raises BadParameter for an empty one."""
+    if "" in specs:
+        raise typer.BadParameter("give MODULE, MODULE:OBJECT or FILE.py", param_hint="--plugin")
+    if specs:
+        known = os.environ.get("RMQ_REDIS_PLUGIN", "")
+        os.environ["RMQ_REDIS_PLUGIN"] = ";".join(filter(None, [known, *specs]))
+
+
+def add_plugin_commands(root: typer.Typer) -> None:
+    """Has plugins add their commands. Raises ConfigError with the name of one that fails."""
+    from ..errors import ConfigError
+    from ..plugins import installed_plugins
+
+    for implementation in installed_plugins().hook.register_commands.get_hookimpls():
+        try:
+            implementation.function(*[root for _ in implementation.argnames])
+        except Exception as error:
+            raise ConfigError(f"plugin {implementation.plugin_name}: register_commands: {error}") from error
+
+
+@app.command("list")
+def list_plugins(json: Json = False) -> None:
+    """List the plugins: where each comes from, its version, its hooks and what it offers by name."""
+    from ..config import BrokerConfig, ClientConfig, NameServerConfig
+    from ..hookspecs import ClientContext
+    from ..plugins import installed_plugins, offers
+
+    manager = installed_plugins()
+    context = ClientContext(ClientConfig(), lambda broker_name: "")
+    offered: dict[str, list[str]] = {}
+    hooks = sorted(name for name in vars(manager.hook) if name.startswith(("register_", "role_")))
+    for hook in hooks:
+        if hook in ("register_commands", "role_started", "role_stopping"):
+            continue
+        config: Any = NameServerConfig() if hook == "register_route_filters" else BrokerConfig()
+        for offer in offers(hook, manager, context=context, config=config, role="broker").values():
+            offered.setdefault(offer.plugin_name, []).append(offer.name)
+    found: list[dict[str, Any]] = []
+    for name, plugin in manager.list_name_plugin():
+        if plugin is None:
+            continue
+        origin = manager.origin(name)
+        mine = {caller.name for caller in manager.get_hookcallers(plugin) or []}
+        found.append(
+            {
+                "name": name,
+                "origin": origin.source,
+                "version": origin.version,
+                "hooks": [hook for hook in hooks if hook in mine],
+                "offers": offered.get(name, []),
+            }
+        )
+    if json:
+        print_json(found)
+        return
+    for item in found:
+        print(f"{item['name']}  ({' '.join(filter(None, [item['origin'], item['version']]))})")
+        print(f"    hooks: {', '.join(item['hooks'])}")
+        if item["offers"]:
+            print(f"    offers: {', '.join(item['offers'])}")
+
+
+@app.command("new")
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the package.", show_default=False)],
+    directory: Annotated[
+        Path | None, option("--directory", "-d", help="Where to write it; default: ./NAME.", show_default=False)
+    ] = None,
+) -> None:
+    """Begin a plugin package: a load balancer that works, with its tests, pyproject.toml and README."""
+    from ..plugin_template import write_plugin
+
+    for path in write_plugin(name, directory or Path(name)):
+        print(path)

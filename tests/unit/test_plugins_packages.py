@@ -1,0 +1,125 @@
+"""The packages under plugins/ and the generated skeleton: their tests pass in a fresh environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rmq_redis.cli import app
+from rmq_redis.cli.plugin import take_plugin_options
+from rmq_redis.errors import ConfigError
+from rmq_redis.plugin_template import write_plugin
+
+ROOT = Path(__file__).parent.parent.parent
+PACKAGES = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
+
+
+def run(*command: str | Path, cwd: Path | None = None, **variables: str) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh environment with all packages and a skeleton installed; it sees what this one has, but for plugins."""
+    base = tmp_path_factory.mktemp("fresh")
+    run(sys.executable, "-m", "venv", "--without-pip", base / "venv")
+    site = Path(run(base / "venv/bin/python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    (site / "ours.pth").write_text(f"{ROOT}\n{sysconfig.get_path('purelib')}\n")
+    skeleton = base / "my-team-lb"
+    write_plugin("my-team-lb", skeleton)
+    install = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-build-isolation")
+    run(*install, "--target", site, *PACKAGES, skeleton, PIP_DISABLE_PIP_VERSION_CHECK="1")
+    return base / "venv/bin/python"
+
+
+def test_there_are_three_packages() -> None:
+    assert len(PACKAGES) == 3
+
+
+@pytest.mark.parametrize("package", [path.name for path in PACKAGES])
+def test_a_packages_own_tests_pass(python: Path, package: str, tmp_path: Path) -> None:
+    (tests,) = (ROOT / "plugins" / package).glob("test_*.py")
+    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tests, cwd=tmp_path)
+
+
+def test_the_generated_skeletons_tests_pass(python: Path) -> None:
+    skeleton = python.parent.parent.parent / "my-team-lb"
+    assert {path.name for path in skeleton.iterdir()} >= {"pyproject.toml", "README.md", "my_team_lb.py"}
+    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_team_lb.py", cwd=skeleton)
+
+
+def test_installed_plugins_are_listed_with_origin_version_hooks_and_offers(python: Path) -> None:
+    found = {item["name"]: item for item in json.loads(run(python, "-m", "rmq_redis", "plugins", "list", "--json"))}
+    assert found["my-team-lb"] == {
+        "name": "my-team-lb",
+        "origin": "package my-team-lb",
+        "version": "0.1.0",
+        "hooks": ["register_queue_selectors"],
+        "offers": ["MY_TEAM_LB"],
+    }
+    assert found["zone-affinity"]["offers"] == ["ZONE_AFFINITY", "ZONE_AFFINITY"]
+    assert found["canary"]["hooks"] == [
+        "register_allocate_strategies",
+        "register_interceptors",
+        "register_queue_selectors",
+    ]
+    text = run(python, "-m", "rmq_redis", "plugin", "list")
+    assert "least-backlog  (package rmq-redis-least-backlog 0.1.0)" in text
+    assert "offers: ROUND_ROBIN" in text
+
+
+def test_a_local_plugin_adds_commands_and_strategies(tmp_path: Path) -> None:
+    (tmp_path / "local_one.py").write_text(
+        "from rmq_redis import hookimpl\n\n\n@hookimpl\ndef register_commands(app):\n"
+        "    @app.command()\n    def hello():\n        print('hello from a plugin')\n"
+    )
+    command = (sys.executable, "-m", "rmq_redis")
+    assert run(*command, "hello", "--plugin", "local_one.py", cwd=tmp_path) == "hello from a plugin\n"
+    assert "hello" in run(*command, "--plugin", "local_one", "--help", cwd=tmp_path, COLUMNS="100")
+    (tmp_path / "broken_one.py").write_text("1 / 0\n")
+    done = subprocess.run(
+        [*command, "plugin", "list", "--plugin=broken_one.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "plugin broken_one.py cannot be loaded: ZeroDivisionError" in done.stderr
+
+
+def test_plugin_options_are_taken_from_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RMQ_REDIS_PLUGIN", "first")
+    assert take_plugin_options(["send", "--plugin", "a:b", "T", "--plugin=c.py", "--", "--plugin"]) == [
+        "send",
+        "T",
+        "--",
+        "--plugin",
+    ]
+    assert os.environ["RMQ_REDIS_PLUGIN"] == "first;a:b;c.py"
+
+
+def test_a_skeleton_overwrites_nothing(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["plugin", "new", "lb", "--directory", str(tmp_path / "lb")])
+    assert result.exit_code == 0, result.output
+    with pytest.raises(ConfigError, match="is not empty"):
+        write_plugin("lb", tmp_path / "lb")
+    with pytest.raises(ConfigError, match="no package name"):
+        write_plugin("-x", tmp_path / "x")
