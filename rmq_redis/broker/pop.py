@@ -26,15 +26,6 @@ from ..errors import (
 from ..hosts import pack_host
 from ..model import PROPERTY_POP_CK, RETRY_PREFIX, topic_name_error
 from ..protocol.command import RemotingCommand, response
-from ..protocol.header import (
-    NotificationRequestHeader,
-    NotificationResponseHeader,
-    PeekMessageRequestHeader,
-    PollingInfoRequestHeader,
-    PollingInfoResponseHeader,
-    PopMessageRequestHeader,
-    PopMessageResponseHeader,
-)
 from ..protocol.message import (
     OFFSETS,
     QUEUE_OFFSET_POSITION,
@@ -43,6 +34,15 @@ from ..protocol.message import (
     encode_record,
 )
 from ..protocol.pop import NORMAL, RETRY, PopHandle, offset_info, pop_retry_topic
+from ..protocol.pop_header import (
+    NotificationRequestHeader,
+    NotificationResponseHeader,
+    PeekMessageRequestHeader,
+    PollingInfoRequestHeader,
+    PollingInfoResponseHeader,
+    PopMessageRequestHeader,
+    PopMessageResponseHeader,
+)
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..store.offset_store import OffsetStore

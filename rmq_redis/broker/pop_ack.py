@@ -11,12 +11,12 @@ import time
 from ..codes import RequestCode
 from ..errors import MessageIllegalError, NoMessageError, ServiceNotAvailableError, TopicNotExistError
 from ..protocol.command import RemotingCommand, response
-from ..protocol.header import (
+from ..protocol.pop import decode_batch_acks, parse_handle, real_topic
+from ..protocol.pop_header import (
     AckMessageRequestHeader,
     ChangeInvisibleTimeRequestHeader,
     ChangeInvisibleTimeResponseHeader,
 )
-from ..protocol.pop import decode_batch_acks, parse_handle, real_topic
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..store.pop_store import Hidden, PopStore

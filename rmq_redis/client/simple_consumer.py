@@ -25,7 +25,9 @@ from ..model import (
 )
 from ..protocol.body import ConsumerData, SubscriptionData
 from ..protocol.command import RemotingCommand, request, response
-from ..protocol.header import (
+from ..protocol.message import decode_records
+from ..protocol.pop import NORMAL, RETRY, RETRY_V2, PopHandle, parse_handle, parse_offset_info, real_topic
+from ..protocol.pop_header import (
     AckMessageRequestHeader,
     ChangeInvisibleTimeRequestHeader,
     ChangeInvisibleTimeResponseHeader,
@@ -34,8 +36,6 @@ from ..protocol.header import (
     PopMessageRequestHeader,
     PopMessageResponseHeader,
 )
-from ..protocol.message import decode_records
-from ..protocol.pop import NORMAL, RETRY, RETRY_V2, PopHandle, parse_handle, parse_offset_info, real_topic
 from .instance import MQClientInstance, check_group, client_config
 from .lifecycle import AsyncLifecycle
 from .pulling import make_subscription

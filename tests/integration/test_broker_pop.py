@@ -15,23 +15,21 @@ from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.model import MessageExt
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import (
+from rmq_redis.protocol.header import OffsetResponseHeader, QueryConsumerOffsetRequestHeader, TopicRequestHeader
+from rmq_redis.protocol.message import decode_records
+from rmq_redis.protocol.pop import BatchAck, PopHandle, encode_batch_acks, parse_handle, parse_offset_info
+from rmq_redis.protocol.pop_header import (
     AckMessageRequestHeader,
     ChangeInvisibleTimeRequestHeader,
     ChangeInvisibleTimeResponseHeader,
     NotificationRequestHeader,
     NotificationResponseHeader,
-    OffsetResponseHeader,
     PeekMessageRequestHeader,
     PollingInfoRequestHeader,
     PollingInfoResponseHeader,
     PopMessageRequestHeader,
     PopMessageResponseHeader,
-    QueryConsumerOffsetRequestHeader,
-    TopicRequestHeader,
 )
-from rmq_redis.protocol.message import decode_records
-from rmq_redis.protocol.pop import BatchAck, PopHandle, encode_batch_acks, parse_handle, parse_offset_info
 from rmq_redis.store.embedded import EmbeddedServer
 
 LONG_MS = 60_000
