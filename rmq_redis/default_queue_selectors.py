@@ -316,8 +316,8 @@ def register_queue_selectors(context: ClientContext) -> Mapping[str, Callable[[]
         "RANDOM": RandomQueue,
         "HASH": HashOfKey,
         "CONSISTENT_HASH": ConsistentHashOfKey,
-        "LATENCY_FAULT_TOLERANT": LatencyFaultTolerant,
-        "LATENCY_AWARE": LatencyAware,
+        "LATENCY_FAULT_TOLERANT": lambda: LatencyFaultTolerant(context.clock),
+        "LATENCY_AWARE": lambda: LatencyAware(context.clock),
         "SAME_ZONE": lambda: SameZone(context),
-        "WEIGHTED": lambda: Weighted(parse_weights(config.broker_weights), config.broker_warm_up_s),
+        "WEIGHTED": lambda: Weighted(parse_weights(config.broker_weights), config.broker_warm_up_s, context.clock),
     }

@@ -11,6 +11,7 @@ client or server does not start. Names are compared without case, and ``-`` is t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -45,10 +46,12 @@ class ClientContext:
     Attributes:
         config: its settings.
         zone_of: the zone that a broker group registered, by broker name; "" while none is known.
+        clock: seconds; a strategy that reads time from it can be simulated.
     """
 
     config: ClientConfig
     zone_of: Callable[[str], str]
+    clock: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class ZoneOfNetwork:
 
 @hookimpl
 def register_queue_selectors(context: ClientContext) -> Mapping[str, Callable[[], QueueSelector]]:
-    return {"ZONE_AFFINITY": lambda: ZoneAffinity(context)}
+    return {"ZONE_AFFINITY": lambda: ZoneAffinity(context, context.clock)}
 
 
 @hookimpl

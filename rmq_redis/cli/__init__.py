@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from . import broker, chaos, dlq, group, lookup, message, nameserver, offset, plugin, run, topic, up
+from . import broker, chaos, dlq, group, lookup, message, nameserver, offset, plugin, run, simulate, topic, up
 from .demo import demo
 
 app = typer.Typer(
@@ -63,6 +63,7 @@ app.add_typer(dlq.app, name="dlq", rich_help_panel="Messages")
 app.command(rich_help_panel="Servers")(nameserver.namesrv)
 app.add_typer(broker.app, name="broker", rich_help_panel="Servers")
 app.command(rich_help_panel="Servers")(chaos.chaos)
+app.command(rich_help_panel="Servers")(simulate.simulate)
 app.add_typer(plugin.app, name="plugin", rich_help_panel="Servers")
 app.add_typer(plugin.app, name="plugins", hidden=True)
 if importlib.util.find_spec(f"{__name__}.bench") is not None:
