@@ -265,6 +265,10 @@ class Store:
         """Opens the first connection. Raises StoreError when that fails."""
         self.connection = await self._open()
 
+    def start_later(self) -> None:
+        """Opens the first connection in the background, as soon as that can be done."""
+        self._task = asyncio.get_running_loop().create_task(self._reopen())
+
     async def _open(self) -> StoreConnection:
         find = self._locator.replica if self._from_replica else self._locator.primary
         parameters = await find()

@@ -213,9 +213,19 @@ class QueueStore:
         return int(self._epoch)
 
     async def start(self) -> None:
-        """Connects; a writer takes the group over with a new epoch, whoever has it. Raises StoreError."""
+        """Connects; a writer takes the group over with a new epoch, whoever has it.
+
+        Raises:
+            StoreError: the server to read from is away; a writer's: the primary.
+        """
         await self._reads.start()
-        await self._writes.start()
+        try:
+            await self._writes.start()
+        except StoreError as error:
+            if not self.reads_only:
+                raise
+            logger.warning("broker store: reads only, until the primary is there: %s", error)
+            self._writes.start_later()
         if not self.reads_only:
             self.begin_writing(await self.current().execute("INCR", self.keys.epoch))
 

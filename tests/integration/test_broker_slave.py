@@ -9,6 +9,7 @@ from helpers import BrokerClient, Connect, FakeNameServer, StartBroker, eventual
 
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
+from rmq_redis.errors import StoreError
 from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps, loads
 from rmq_redis.protocol.command import request
 from rmq_redis.protocol.header import (
@@ -25,6 +26,7 @@ from rmq_redis.protocol.header import (
     ViewMessageRequestHeader,
 )
 from rmq_redis.protocol.message import decode_records
+from rmq_redis.store.embedded import EmbeddedServer, free_port
 
 
 @pytest.fixture
@@ -239,3 +241,15 @@ async def test_an_overloaded_masters_consumers_are_sent_to_a_slave(start_broker:
     broker._queue_store.pending_bytes += broker.config.max_pending_append_bytes
     assert (await client.pull("T", 0)).header.suggest_which_broker_id == 1
     broker._queue_store.pending_bytes -= broker.config.max_pending_append_bytes
+
+
+async def test_a_slave_serves_reads_although_the_primary_is_away(
+    client: BrokerClient, start_broker: StartBroker, connect: Connect, embedded_server: EmbeddedServer
+) -> None:
+    await client.send("T", "a", "b")
+    away = f"redis://127.0.0.1:{free_port()}/0"
+    slave = connect(await start_broker(broker_id=1, store=away, store_replica=embedded_server.url))
+    assert await slave.pull_all("T") == ["a", "b"]
+    assert (await slave.ask(send_request("T"))).code == 14
+    with pytest.raises(StoreError, match="cannot"):
+        await start_broker(store=away, store_replica=embedded_server.url)
