@@ -53,6 +53,8 @@ from .rates import Rates, RateSampler
 from .retention import RetentionPolicy, RetentionService, retention_policy
 from .topics import Topic, TopicTable
 
+_STORE_ANSWER_S = 0.5
+
 
 class AdminProcessor:
     """Administration of one broker. A slave answers what only reads."""
@@ -357,11 +359,12 @@ class AdminProcessor:
         """What mqadmin shows, and some things of our own: among them what waits outside of the queues."""
         keys = self._queue_store.keys
         try:
-            read = self._queue_store.current_read()
-            scheduled, half = await asyncio.gather(
-                read.execute("ZCARD", keys.scheduled), read.execute("HLEN", keys.half)
-            )
-        except StoreError:
+            async with asyncio.timeout(_STORE_ANSWER_S):  # a store that hangs is when somebody asks how we are
+                read = self._queue_store.current_read()
+                scheduled, half = await asyncio.gather(
+                    read.execute("ZCARD", keys.scheduled), read.execute("HLEN", keys.half)
+                )
+        except (StoreError, TimeoutError):
             scheduled = half = -1
         now_ms = int(time.time() * 1000)
         zero = (

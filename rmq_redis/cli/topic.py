@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import DEFAULT_CLUSTER
-from ..model import DEFAULT_QUEUE_NUMS, DLQ_PREFIX, RETRY_PREFIX, is_system_topic
+from ..model import DEFAULT_QUEUE_NUMS, DLQ_PREFIX, RETRY_PREFIX, is_system_topic, reply_topic
 from .admin import with_admin
 from .options import DEFAULT_NAMESRV, Json, LogLevel, Namesrv, option
 from .output import local_time, print_json, print_table
@@ -65,8 +65,8 @@ def _permission(perm: str) -> int:
     return PERMISSIONS[perm]
 
 
-def _is_internal(topic: str, broker_names: set[str]) -> bool:
-    return is_system_topic(topic) or topic.startswith((RETRY_PREFIX, DLQ_PREFIX)) or topic in broker_names
+def _is_internal(topic: str, own_names: set[str]) -> bool:
+    return is_system_topic(topic) or topic.startswith((RETRY_PREFIX, DLQ_PREFIX)) or topic in own_names
 
 
 @app.command("list")
@@ -85,7 +85,12 @@ def list_topics(
         if every:
             return topics
         info = await admin.cluster_info()
-        own = {DEFAULT_CLUSTER, *info.brokers, *info.clusters}  # Apache's brokers have a topic of their own name
+        own = {
+            DEFAULT_CLUSTER,
+            *info.brokers,
+            *info.clusters,
+            *map(reply_topic, info.clusters),
+        }  # Apache's brokers have a topic of their own name
         return [topic for topic in topics if not _is_internal(topic, own)]
 
     topics = with_admin(namesrv, log_level, work)
