@@ -85,8 +85,8 @@ async def measure(rounds: int, count: int, url: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=101)
+    parser.add_argument("--count", type=int, default=2_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         server = EmbeddedServer(Path(directory))
