@@ -253,7 +253,7 @@ class Broker:
             await self._topics.start()
             await self._offsets.load()
             self._start_following()
-        self._interceptors.attach(self._sends, self._pulls)
+        self._interceptors.attach(self._sends, self._pulls, self._pops)
         server.set_processors(self._plugins.wrap(self._interceptors.wrap(processors)))
         self._registration = Registration(
             config, self._namesrv_addrs, self.address, self._topic_table, lambda: self.broker_id

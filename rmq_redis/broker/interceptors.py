@@ -15,10 +15,13 @@ from ..protocol.header import PullMessageRequestHeader
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..server_plugins import request_of
+from ..store.queue_store import Queue
 from .pull_hold import HeldPull
 
 logger = logging.getLogger(__name__)
 
+Screen = Callable[[Queue, str, Sequence[int], Sequence[bytes]], set[int]]
+"""(queue, group, offsets, records): the offsets that the group does not get."""
 SEND_CODES = (RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE)
 
 
@@ -55,13 +58,15 @@ class BrokerInterceptors:
 
         return {code: intercepted(p) if code in SEND_CODES else p for code, p in processors.items()}
 
-    def attach(self, sends: Any, pulls: Any) -> None:
+    def attach(self, sends: Any, pulls: Any, pops: Any) -> None:
         """Has ``after_append`` and ``before_delivery`` called; where nobody has them nothing changes."""
         afters, deliveries = self._methods("after_append"), self._methods("before_delivery")
         if afters:
             sends._stored = _observed(afters, sends._stored)
         if deliveries:
-            pulls._deliver = _screened(deliveries, pulls._deliver, pulls._answer)
+            screen = _screen(deliveries)
+            pulls._deliver = _screened(screen, pulls._deliver, pulls._answer)
+            pops.screen = screen
 
 
 def _observed(methods: Sequence[Callable[..., Any]], stored: Callable[..., None]) -> Callable[..., None]:
@@ -76,17 +81,23 @@ def _observed(methods: Sequence[Callable[..., Any]], stored: Callable[..., None]
     return after
 
 
-def _screened(
-    methods: Sequence[Callable[..., Any]], deliver: Callable[..., None], answer: Callable[..., None]
-) -> Callable[..., None]:
-    def before(pull: HeldPull, offsets: Sequence[int], records: list[bytes]) -> None:
-        withheld: set[int] = set()
-        group = pull.command.header(PullMessageRequestHeader).consumer_group
+def _screen(methods: Sequence[Callable[..., Any]]) -> Screen:
+    def withheld(queue: Queue, group: str, offsets: Sequence[int], records: Sequence[bytes]) -> set[int]:
+        found: set[int] = set()
         for method in methods:
             try:
-                withheld.update(method(pull.queue.queue, group, offsets, records) or ())
+                found.update(method(queue.queue, group, offsets, records) or ())
             except Exception:
-                logger.exception("before_delivery failed (%s, group %s)", pull.queue.queue, group)
+                logger.exception("before_delivery failed (%s, group %s)", queue.queue, group)
+        return found
+
+    return withheld
+
+
+def _screened(screen: Screen, deliver: Callable[..., None], answer: Callable[..., None]) -> Callable[..., None]:
+    def before(pull: HeldPull, offsets: Sequence[int], records: list[bytes]) -> None:
+        group = pull.command.header(PullMessageRequestHeader).consumer_group
+        withheld = screen(pull.queue, group, offsets, records)
         if withheld:
             kept = [(o, r) for o, r in zip(offsets, records, strict=True) if o not in withheld]
             if not kept:

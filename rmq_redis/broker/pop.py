@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..codes import Perm, RequestCode, ResponseCode
@@ -114,6 +114,8 @@ class PopProcessor:
         self._turn = 0
         self.hold = PopHold(config.max_held_pulls)
         self.stopping = False
+        self.screen: Callable[[Queue, str, Sequence[int], Sequence[bytes]], set[int]] | None = None
+        """Says which offsets a group does not get, though they pass its filter; they count as consumed."""
         self.get_total = 0
         """Messages handed out since start."""
         self.refuse: str | None = None
@@ -288,9 +290,10 @@ class PopProcessor:
         found: list[dict[int, bytes]] = []
         for (queue, position), (offsets, records) in zip(chosen, reads, strict=True):
             wanted: dict[int, bytes] = {}
+            withheld = self.screen(queue, request.group, offsets, records) if self.screen is not None else ()
             next_offset = position if offsets else queue.min_offset  # nothing there: removed meanwhile
             for offset, record in zip(offsets, records, strict=True):
-                if request.filter is None or request.filter.matches(record):
+                if offset not in withheld and (request.filter is None or request.filter.matches(record)):
                     if room <= 0 or (room_bytes < len(record) and room < request.max_nums):
                         break
                     wanted[offset] = record

@@ -31,13 +31,6 @@ from processes import RoleProcess, broker, namesrv
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import RmqError
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import (
-    AckMessageRequestHeader,
-    ChangeInvisibleTimeRequestHeader,
-    ChangeInvisibleTimeResponseHeader,
-    PopMessageRequestHeader,
-    PopMessageResponseHeader,
-)
 from rmq_redis.protocol.message import decode_records
 from rmq_redis.protocol.pop import (
     BatchAck,
@@ -46,6 +39,13 @@ from rmq_redis.protocol.pop import (
     parse_handle,
     parse_offset_info,
     real_topic,
+)
+from rmq_redis.protocol.pop_header import (
+    AckMessageRequestHeader,
+    ChangeInvisibleTimeRequestHeader,
+    ChangeInvisibleTimeResponseHeader,
+    PopMessageRequestHeader,
+    PopMessageResponseHeader,
 )
 from rmq_redis.store.embedded import EmbeddedServer
 

@@ -11,11 +11,14 @@ import pytest
 from helpers import BrokerClient, Connect, StartBroker, eventually, send_request
 
 from rmq_redis import AsyncProducer, AsyncPushConsumer, Message
-from rmq_redis.codes import ResponseCode
+from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.config import NameServerConfig
 from rmq_redis.errors import ConfigError, NoPermissionError
 from rmq_redis.nameserver.nameserver import NameServer
 from rmq_redis.plugins import PLUGIN_VARIABLE, installed_plugins
+from rmq_redis.protocol.command import request
+from rmq_redis.protocol.message import decode_records
+from rmq_redis.protocol.pop_header import PopMessageRequestHeader
 from rmq_redis.store.embedded import EmbeddedServer
 
 PLUGIN = """
@@ -146,6 +149,10 @@ async def test_broker_interceptors_refuse_observe_and_withhold(
     pulled = await client.pull("T", 0)
     assert [message.body for message in pulled.messages] == [b"0", b"2"]
     assert (await client.pull("T", 3)).messages == []
+    header = PopMessageRequestHeader("H", "T", -1, 32, 60_000, 0)
+    popped = await client.ok(request(RequestCode.POP_MESSAGE, header))
+    assert [message.body for message in decode_records(popped.body)] == [b"0", b"2"]
+    assert (await client.ask(request(RequestCode.POP_MESSAGE, header))).code == ResponseCode.POLLING_TIMEOUT
 
 
 async def test_an_authorizer_refuses_also_when_it_breaks(
