@@ -51,4 +51,10 @@ def test_both_readmes_and_ci_give_the_same_commands() -> None:
     assert pytest_part in (ROOT / ".ci/run").read_text()
 
 
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_a_readme_leads_to_every_page(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert [page.name for page in ROOT.glob("docs/*.md") if f"(docs/{page.name})" not in text] == []
+
+
 READMES = ("README.md", "README.zh-CN.md")
