@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .default_allocate_strategies import allocate_averagely
@@ -152,9 +152,15 @@ def allocation_error(
     strategy: AllocateStrategy, consumer_group: str, mq_all: Sequence[MessageQueue], cid_all: Sequence[str]
 ) -> str:
     """What is wrong with the shares of all members together; "" if every queue comes exactly once."""
+    shares = {cid: strategy(consumer_group, cid, list(mq_all), list(cid_all)) for cid in cid_all}
+    return shares_error(shares, mq_all)
+
+
+def shares_error(shares: Mapping[str, Iterable[MessageQueue]], mq_all: Sequence[MessageQueue]) -> str:
+    """What is wrong with the shares, by member; "" if every queue comes exactly once."""
     owners: Counter[MessageQueue] = Counter()
-    for cid in cid_all:
-        share = list(strategy(consumer_group, cid, list(mq_all), list(cid_all)))
+    for cid, given in shares.items():
+        share = list(given)
         strange = [queue for queue in share if type(queue) is not MessageQueue]
         if strange:
             return f"{cid} gets {strange[0]!r}, which is no queue"

@@ -46,7 +46,7 @@ class ClientContext:
     Attributes:
         config: its settings.
         zone_of: the zone that a broker group registered, by broker name; "" while none is known.
-        clock: seconds; a strategy that reads time from it can be simulated.
+        clock: seconds from any start; a strategy that reads time from it can be simulated.
     """
 
     config: ClientConfig

@@ -1,89 +1,117 @@
-"""``rmq-redis simulate``: what strategies do to a described cluster, before they do it to a real one."""
+"""``rmq-redis simulate``: what strategies would do to a cluster, without one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from .options import Json, option
-from .output import number, print_json, print_table
+from .output import note, print_json, print_table
+
+_DEFAULT_LOAD_BALANCERS = ["ROUND_ROBIN", "LATENCY_FAULT_TOLERANT", "LATENCY_AWARE"]
+_DEFAULT_ALLOCATE_STRATEGIES = ["AVG", "STICKY"]
 
 
 def simulate(
-    scenario_path: Annotated[Path, typer.Argument(metavar="SCENARIO", help="A .toml or .json file.")],
-    load_balancers: Annotated[
-        list[str] | None, option("--load-balancer", help="May be repeated, to compare.", metavar="NAME")
+    scenario: Annotated[
+        Path | None,
+        option("--scenario", "-f", help="TOML or JSON file that describes the cluster.", show_default=False),
     ] = None,
-    allocate_strategies: Annotated[
-        list[str] | None, option("--allocate-strategy", help="May be repeated, to compare.", metavar="NAME")
+    load_balancer: Annotated[
+        list[str] | None,
+        option("--load-balancer", help="Name, or name,name to compare; may be repeated.", metavar="NAMES"),
     ] = None,
-    seed: Annotated[int | None, option("--seed", help="Instead of the scenario's.", show_default=False)] = None,
-    plot: Annotated[Path | None, option("--plot", help="Write a PNG, too.", metavar="FILE", show_default=False)] = None,
+    allocate_strategy: Annotated[
+        list[str] | None,
+        option("--allocate-strategy", help="Name, or name,name to compare; may be repeated.", metavar="NAMES"),
+    ] = None,
+    seed: Annotated[int | None, option("--seed", help="All random numbers come from it.", show_default="1")] = None,
+    duration: Annotated[float | None, option("--duration", help="Simulated seconds.", show_default="60")] = None,
     json: Json = False,
+    plot: Annotated[
+        Path | None, option("--plot", help="Draw it, too: FILE.png (or .svg, .pdf).", show_default=False)
+    ] = None,
+    brokers: Annotated[int | None, option("--brokers", help="Broker groups.", show_default="4")] = None,
+    queues: Annotated[int | None, option("--queues", help="Queues in each.", show_default="4")] = None,
+    producers: Annotated[int | None, option("--producers", help="Producers.", show_default="20")] = None,
+    consumers: Annotated[int | None, option("--consumers", help="Consumers.", show_default="10")] = None,
+    rate: Annotated[
+        float | None,
+        option(
+            "--rate", help="Messages/s of all producers; default: 60 % of what groups take, at most 120,000 in all."
+        ),
+    ] = None,
+    capacity: Annotated[
+        float | None, option("--capacity", help="Messages/s that one group takes.", show_default="1000")
+    ] = None,
+    keys: Annotated[int | None, option("--keys", help="Sharding keys; 0: none.", show_default="0")] = None,
+    zones: Annotated[int | None, option("--zones", help="Zones; 0: none.", show_default="2")] = None,
+    quiet: Annotated[
+        bool, option("--quiet", help="Without the slow and the hanging group, and those who come and go.")
+    ] = False,
 ) -> None:
     """Run load balancers and allocate strategies against a described cluster, offline: balance, movement, tail latency.
 
-    The same scenario and seed give the same figures. Default: what is configured, ROUND_ROBIN and AVG.
+    The same cluster and seed give the same result. Without --load-balancer and --allocate-strategy the scenario's are
+    compared, else ROUND_ROBIN, LATENCY_FAULT_TOLERANT and LATENCY_AWARE, AVG and STICKY.
     """
-    import dataclasses
+    from rich.markup import escape
 
-    from ..config import ClientConfig, from_env
     from ..errors import ConfigError
-    from ..simulator.plot import write_png
-    from ..simulator.scenario import read_scenario
-    from ..simulator.sends import simulate_sends
-    from ..simulator.shares import simulate_shares
+    from ..plugins import installed_plugins
+    from ..simulator import report
+    from ..simulator.cluster import default_cluster, load_cluster, with_options
+    from ..simulator.virtual import VirtualClock, virtual_time
 
-    scenario = read_scenario(scenario_path)
-    if seed is not None:
-        scenario.seed = seed
-    base = from_env(ClientConfig)
-    try:
-        config = dataclasses.replace(base, **scenario.settings)
-    except TypeError as error:
-        raise ConfigError(f"scenario {scenario_path}: settings: {error}") from None
-    sends = [simulate_sends(scenario, name, config) for name in load_balancers or [config.load_balancer]]
-    shares = [simulate_shares(scenario, name, config) for name in allocate_strategies or [config.allocate_strategy]]
+    shape = {
+        "brokers": brokers,
+        "queues": queues,
+        "producers": producers,
+        "consumers": consumers,
+        "rate": rate,
+        "capacity": capacity,
+        "keys": keys,
+        "zones": zones,
+    }
+    given: dict[str, Any] = {name: value for name, value in shape.items() if value is not None}
+    times: dict[str, Any] = {
+        name: value for name, value in (("seed", seed), ("duration_s", duration)) if value is not None
+    }
+    if scenario is None:
+        cluster = default_cluster(events=not quiet, **given, **times)
+    elif given or quiet:
+        raise ConfigError(f"--scenario describes the cluster; leave out --{', --'.join([*given, *['quiet'] * quiet])}")
+    else:
+        cluster = with_options(load_cluster(scenario), f"scenario {scenario}", **times)
     if plot is not None:
-        write_png(plot, scenario, sends, shares)
-    figures: list[dict[str, Any]] = [
-        {
-            "load_balancer": report.load_balancer,
-            "stored": len(report.latencies_ms),
-            "failed": report.failed,
-            "retried": report.retried,
-            "p50_ms": round(report.percentile_ms(0.5), 3),
-            "p99_ms": round(report.percentile_ms(0.99), 3),
-            "p999_ms": round(report.percentile_ms(0.999), 3),
-            "max_ms": round(report.percentile_ms(1.0), 3),
-            "imbalance": round(report.imbalance, 3),
-        }
-        for report in sends
-    ]
+        from ..simulator.plot import check_plot, draw
+
+        check_plot(plot)
+    clock = VirtualClock()
+    with virtual_time(clock):
+        found = report.simulate(
+            cluster,
+            _names(load_balancer) or cluster.load_balancers or _DEFAULT_LOAD_BALANCERS,
+            _names(allocate_strategy) or cluster.allocate_strategies or _DEFAULT_ALLOCATE_STRATEGIES,
+            installed_plugins(),
+            clock,
+            progress=lambda text: note(f"{text} ..."),
+        )
+    if plot is not None:
+        draw(found, plot)
+        note(f"wrote {plot}")
     if json:
-        changes = [dataclasses.asdict(report) for reports in shares for report in reports]
-        print_json({"sends": figures, "shares": changes})
+        print_json(report.as_json(found))
         return
-    print_table(
-        ["LOAD BALANCER", "STORED", "FAILED", "RETRIED", "P50 ms", "P99 ms", "P99.9 ms", "MAX ms", "BUSIEST / MEAN"],
-        [tuple(value if isinstance(value, str) else number(value) for value in row.values()) for row in figures],
-    )
-    print()
-    print_table(
-        ["ALLOCATE STRATEGY", "AT s", "MEMBERS", "QUEUES EACH", "MOVED", "MUST MOVE", "PROBLEM"],
-        [
-            (
-                report.allocate_strategy,
-                number(report.at_s),
-                number(report.members) + ("" if report.asked == report.members else f" ({report.asked} asked)"),
-                f"{report.least}-{report.most}",
-                "" if report.moved is None else number(report.moved),
-                "" if report.moved is None else number(report.must_move),
-                report.problem,
-            )
-            for reports in shares
-            for report in reports
-        ],
-    )
+    print(report.describe(found))
+    for columns, rows in (
+        (report.SEND_COLUMNS, report.send_rows(found)),
+        (report.ALLOCATION_COLUMNS, report.allocation_rows(found)),
+    ):
+        if rows:
+            print()
+            print_table(columns, [tuple(escape(cell) for cell in row) for row in rows])
+
+
+def _names(given: list[str] | None) -> list[str]:
+    return [name for text in given or [] for name in text.replace(",", ";").replace(" ", "").split(";") if name]
