@@ -265,6 +265,9 @@ class Weighted:
         for name in groups:
             self._appeared.setdefault(name, begin)
         self._warming = self._warm_up_s > 0
+        if topic not in self._topics:  # a random start, else many new producers would go to the groups in step
+            total = sum(map(self._weight, groups))
+            self._balance |= {(topic, name): random.random() * total for name in groups}
         known = self._topics[topic] = (queues, groups)
         return known
 

@@ -123,9 +123,9 @@ def _draw_band(axes: Axes, brokers: list[BrokerFigures], times: list[float], buc
         [percentile(column, 0.95) for column in columns],
         color="#9498a0",
         alpha=0.35,
-        label=f"{len(brokers):,} others, 5th to 95th percentile",
+        label=f"{len(brokers):,} others: p5-p95",
     )
-    axes.plot(times, [percentile(column, 0.5) for column in columns], color="#555555", label="their median")
+    axes.plot(times, [percentile(column, 0.5) for column in columns], color="#555555", label="their p50")
 
 
 def _scale(balancers: list[ProducerFigures]) -> tuple[float, float]:

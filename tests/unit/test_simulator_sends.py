@@ -92,6 +92,17 @@ def test_what_hangs_is_given_up_after_the_sends_time() -> None:
     assert short.failed < figures.failed
 
 
+def test_what_is_on_its_way_to_a_group_that_hangs_gets_no_answer_either() -> None:
+    far = [Group(name=name, latency_ms=500.0, spread=0.0, capacity=1e6) for name in ("a", "b")]
+    hang = [Event(at=2.0, event="hang", group="a"), Event(at=3.0, event="recover", group="a")]
+    failed = run(cluster(*far, number=20, rate=20.0, events=hang)).failed
+    assert 250 < failed < 350  # what began from 1.5 s to 3 s, half of 400/s
+    breaks = [Event(at=2.0, event="fail", group="a"), Event(at=3.0, event="recover", group="a")]
+    figures = run(cluster(*far, number=20, rate=20.0, events=breaks))
+    assert figures.failed == 0
+    assert figures.retries > 80  # what was on its way for half a second
+
+
 def test_latency_aware_avoids_the_slow_group_and_its_tail_is_shorter() -> None:
     slow = [Event(at=1.0, event="slow", group="a", factor=50.0)]
     others = Group(name="other", number=3, latency_ms=2.0, spread=0.0, capacity=1e6)
@@ -113,6 +124,10 @@ def test_groups_come_and_go_with_what_producers_know_of_the_route() -> None:
     late = a.sent_over_time[48:]
     assert sum(late) <= 4 * 2  # each producer learns it from its first failure
     assert run(described).failed == 0
+    many = cluster(A, B, number=100, rate=10.0, events=events[:1], client=described.client)
+    _, new = run(many).brokers
+    soon, later = sum(new.sent_over_time[12:15]), sum(new.sent_over_time[24:27])
+    assert 0 < soon < later / 2  # half a second after the change a quarter of the producers know at most
 
 
 def test_keys_stay_with_their_queue_until_the_route_changes() -> None:
@@ -145,6 +160,13 @@ def test_weights_are_the_groups() -> None:
     heavy = Group(name="b", latency_ms=2.0, spread=0.0, capacity=1e6, weight=3.0)
     stored = by_name(run(cluster(A, heavy), "WEIGHTED"))
     assert stored["b"] == pytest.approx(3 * stored["a"], abs=4)
+
+
+def test_many_producers_with_weights_do_not_go_to_the_groups_in_step() -> None:
+    many = Group(name="a", number=20, latency_ms=2.0, spread=0.0, capacity=1e6)
+    figures = run(cluster(many, number=200, rate=0.5), "WEIGHTED")
+    first_second = [sum(broker.sent_over_time[:6]) for broker in figures.brokers]
+    assert max(first_second) < 20  # 100 sends to 20 groups
 
 
 # --- strategies of plugins ---------------------------------------------------------------------------------------
