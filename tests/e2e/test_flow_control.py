@@ -85,6 +85,7 @@ async def test_a_producer_goes_to_the_other_group_while_one_store_stands_still(t
         broker(store_b.url, names.address, tmp_path, "--port", "0", "--lease-s", "60", "--name", "broker-b"),
     ):
         async with AsyncAdmin(names.address) as admin:
+            await eventually(lambda: both_are_registered(admin), "both are registered")
             await admin.create_topic(topic, queue_nums=2)
             await eventually(lambda: has_both(admin, topic), "both are in the route")
         async with AsyncProducer("two", names.address) as producer:
@@ -109,6 +110,10 @@ async def test_a_producer_goes_to_the_other_group_while_one_store_stands_still(t
             finally:
                 os.kill(store_a.pid, signal.SIGCONT)
             await eventually(lambda: uses(producer, topic, "broker-a"), "the first group is used again", 60)
+
+
+async def both_are_registered(admin: AsyncAdmin) -> bool:
+    return len((await admin.cluster_info()).brokers) == 2
 
 
 async def has_both(admin: AsyncAdmin, topic: str) -> bool:

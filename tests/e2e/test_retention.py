@@ -182,9 +182,9 @@ async def test_an_endless_load_stays_within_maxmemory_and_a_slow_group_goes_on_a
         kept = await kept_messages(names.address, topic)
     # What it had pulled before, then what is left: in between the broker sent it to the min offset.
     offsets = [message.queue_offset for message in received]
-    assert min(offset for offset in offsets[before:] if offset >= low) <= low + 1000
     (bodies,) = kept.values()
-    first = min(bodies)
+    first = min(bodies)  # it may have moved on since the group was sent to it
+    assert min(offset for offset in offsets[before:] if offset >= low) <= first + 1000
     there = {offset: body for (_, offset), body in load.acknowledged.items() if offset >= first}
     assert there
     assert {offset: bodies.get(offset) for offset in there} == there
