@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 
 import msgspec
 
@@ -33,13 +34,13 @@ class Backlog(msgspec.Struct, frozen=True):
         return not (self.unread or self.scheduled or self.undecided)
 
 
-class BrokerQueries:
+class BrokerQueries(ABC):
     """Methods of ``AsyncAdmin``; ``_instance`` and ``cluster_info`` are its own."""
 
     _instance: MQClientInstance
 
-    async def cluster_info(self) -> ClusterInfo:
-        raise NotImplementedError
+    @abstractmethod
+    async def cluster_info(self) -> ClusterInfo: ...
 
     async def master_address(self, broker_name: str) -> str:
         """The master of a broker group. Raises RouteNotFoundError when there is none."""

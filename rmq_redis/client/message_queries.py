@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 
 from ..codes import PullSysFlag, RequestCode
 from ..errors import QueryNotFoundError, RemoteProtocolError, ResponseError
@@ -20,13 +21,13 @@ _TIMEOUT_FACTOR = 3
 """Queries may take so many times longer than other requests. Source: MQAdminImpl.queryMessage."""
 
 
-class MessageQueries:
+class MessageQueries(ABC):
     """Methods of ``AsyncAdmin``; ``_instance`` and ``_brokers_of`` are its own."""
 
     _instance: MQClientInstance
 
-    async def _brokers_of(self, topic: str) -> dict[str, str]:
-        raise NotImplementedError
+    @abstractmethod
+    async def _brokers_of(self, topic: str) -> dict[str, str]: ...
 
     async def view_message(self, message_id: str, topic: str | None = None) -> MessageExt:
         """One message by its id.
