@@ -183,7 +183,8 @@ def allocate_sticky(
 
     Nobody knows the shares of before, so they follow from hashes alone: every pair of a queue and a consumer has a
     weight that does not depend on who else is there, and the pairs are made in the order of the weights, until a
-    consumer has its share. What has to move moves, and little more.
+    consumer has its share. Even shares cost moves: it moves more than the least possible, by the simulator 1.2 to 3
+    times in middle groups and over 4 times in one of 100 consumers with 240 queues.
     """
     if current_cid not in cid_all:
         return []
