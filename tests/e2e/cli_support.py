@@ -21,12 +21,12 @@ DEADLINE_S = 60.0
 _PROCESS_LINE = re.compile(r"^(\S+(?: master| slave \d+)?) +(\S*) +pid (\d+)$")
 
 
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = DEADLINE_S) -> Any:
     """Polls until the condition is true, and returns what it returned."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {DEADLINE_S:g} s: {what}")
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
         time.sleep(0.01)
     return value
 
