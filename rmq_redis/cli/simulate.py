@@ -9,7 +9,7 @@ from .options import Json, option
 from .output import note, print_json, print_table
 
 _DEFAULT_LOAD_BALANCERS = ["ROUND_ROBIN", "LATENCY_FAULT_TOLERANT", "LATENCY_AWARE"]
-_DEFAULT_ALLOCATE_STRATEGIES = ["AVG", "STICKY"]
+_DEFAULT_ALLOCATE_STRATEGIES = ["AVG", "STICKY", "STICKY_EVEN"]
 
 
 def simulate(
@@ -53,7 +53,7 @@ def simulate(
     """Run load balancers and allocate strategies against a described cluster, offline: balance, movement, tail latency.
 
     The same cluster and seed give the same result. Without --load-balancer and --allocate-strategy the scenario's are
-    compared, else ROUND_ROBIN, LATENCY_FAULT_TOLERANT and LATENCY_AWARE, AVG and STICKY.
+    compared, else ROUND_ROBIN, LATENCY_FAULT_TOLERANT and LATENCY_AWARE, AVG, STICKY and STICKY_EVEN.
     """
     from rich.markup import escape
 

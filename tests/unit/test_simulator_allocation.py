@@ -94,8 +94,9 @@ def test_the_shares_after_each_change() -> None:
     ]
     assert [change.least_moves for change in changes] == [0, 2, 6, 4]
     assert changes[0].balance == 1.2
-    sticky = run(described, "STICKY")
-    assert 12 <= sum(change.moved for change in sticky.changes) < sum(change.moved for change in changes)
+    sticky, even = run(described, "STICKY"), run(described, "STICKY_EVEN")
+    assert 12 <= sum(change.moved for change in even.changes) < sum(change.moved for change in changes)
+    assert sum(change.moved for change in sticky.changes) < sum(change.moved for change in even.changes)
     assert run(described, "STICKY") == sticky
 
 

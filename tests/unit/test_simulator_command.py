@@ -77,7 +77,12 @@ def test_the_example_runs() -> None:
     (same_zone,) = found["load_balancers"]
     assert same_zone["sends"] > 70_000
     assert same_zone["other_zone"] < same_zone["sends"] / 50
-    assert {row["name"] for row in found["allocate_strategies"]} == {"AVG", "CONSISTENT_HASH", "STICKY"}
+    assert {row["name"] for row in found["allocate_strategies"]} == {
+        "AVG",
+        "CONSISTENT_HASH",
+        "STICKY",
+        "STICKY_EVEN",
+    }
     assert [change["at_s"] for change in found["allocate_strategies"][0]["changes"]] == [0, 15, 25, 45, 50]
 
 
