@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import shutil
+import signal
 import subprocess
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -40,6 +41,8 @@ TEST_TIMEOUT_S = 60.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # else what the tests start would ignore it, too
     # What a failed test leaves open: as an error, this warning keeps uvloop's close() from ever ending.
     config.addinivalue_line("filterwarnings", r"ignore:unclosed resource <.*(Transport|Server):ResourceWarning")
 

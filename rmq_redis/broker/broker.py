@@ -259,6 +259,7 @@ class Broker:
             config, self._namesrv_addrs, self.address, self._topic_table, lambda: self.broker_id
         )
         self._registration.start()
+        await self._registration.register_now(_REGISTER_WAIT_S)  # who sees the broker start may ask for routes at once
         self._plugins.start(
             lambda: {"connections": len(server.connections), "messages_delivered_total": self._pulls.get_total}
         )

@@ -24,10 +24,11 @@ from rmq_redis.protocol.header import (
     GroupRequestHeader,
     Header,
     ProducerGroupRequestHeader,
+    RegisterBrokerRequestHeader,
     TopicRequestHeader,
     UpdateConsumerOffsetRequestHeader,
 )
-from rmq_redis.store.embedded import EmbeddedServer
+from rmq_redis.store.embedded import EmbeddedServer, free_port
 
 PUT_TOPIC = RequestCode.UPDATE_AND_CREATE_TOPIC
 GET_TOPIC = RequestCode.GET_TOPIC_CONFIG
@@ -60,6 +61,15 @@ async def code_of(client: BrokerClient, code: int, header: Header | None = None,
 
 
 # --- topics ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_started_broker_is_registered_wherever_it_can_be(
+    start_broker: StartBroker, fake_namesrv: FakeNameServer
+) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    started = await start_broker(namesrv_addr=f"{nobody};{fake_namesrv.address}")
+    (registration,) = fake_namesrv.registrations
+    assert registration.header(RegisterBrokerRequestHeader).broker_addr == started.address
 
 
 async def test_a_topic_is_made_and_registered_before_the_answer(
