@@ -51,8 +51,16 @@ def allocate_by_consistent_hash(
     """
     if current_cid not in cid_all:
         return []
-    points, owners = _ring(tuple(cid_all), _VIRTUAL_NODES)
-    return [queue for queue in mq_all if owners[bisect_left(points, _queue_hash(queue)) % len(points)] == current_cid]
+    return _ring_shares(tuple(mq_all), tuple(cid_all)).get(current_cid, ())
+
+
+@lru_cache(maxsize=8)
+def _ring_shares(mq_all: tuple[MessageQueue, ...], cid_all: tuple[str, ...]) -> dict[str, tuple[MessageQueue, ...]]:
+    points, owners = _ring(cid_all, _VIRTUAL_NODES)
+    shares: dict[str, list[MessageQueue]] = {}
+    for queue in mq_all:
+        shares.setdefault(owners[bisect_left(points, _queue_hash(queue)) % len(points)], []).append(queue)
+    return {cid: tuple(held) for cid, held in shares.items()}
 
 
 def _md5_hash(text: str) -> int:
@@ -124,8 +132,9 @@ class AllocateMachineRoomNearby:
         if current_cid not in cid_all:
             return []
         queues: dict[str, list[MessageQueue]] = {}
+        rooms = {name: self._room_of_broker(name) for name in {queue.broker_name for queue in mq_all}}
         for queue in mq_all:
-            queues.setdefault(self._room_of_broker(queue.broker_name), []).append(queue)
+            queues.setdefault(rooms[queue.broker_name], []).append(queue)
         cids: dict[str, list[str]] = {}
         for cid in cid_all:
             cids.setdefault(room_of_client(cid), []).append(cid)
@@ -146,6 +155,7 @@ class AllocateMachineRoomNearby:
         return room
 
 
+@lru_cache(maxsize=1 << 16)
 def room_of_client(cid: str) -> str:
     """The unit name in a client id, ``ip@instance@unit``.
 
@@ -201,7 +211,7 @@ class _Draft:
         self._orders: dict[str, array[int]] = {}
         self.shares = lru_cache(maxsize=2)(self._shares)
 
-    def _shares(self, cid_all: tuple[str, ...]) -> dict[str, list[MessageQueue]]:
+    def _shares(self, cid_all: tuple[str, ...]) -> dict[str, tuple[MessageQueue, ...]]:
         known = self._orders
         orders = self._orders = {cid: known.get(cid) or self._order(cid) for cid in cid_all}
         shares: dict[str, list[MessageQueue]] = {cid: [] for cid in orders}
@@ -217,7 +227,7 @@ class _Draft:
             free -= bids.keys()
             if not free:
                 break
-        return {cid: sorted(held) for cid, held in shares.items()}
+        return {cid: tuple(sorted(held)) for cid, held in shares.items()}
 
     def _order(self, cid: str) -> array[int]:
         own = _hash64(cid)
@@ -247,7 +257,7 @@ def allocate_sticky_even(
 
 
 @lru_cache(maxsize=8)
-def _even_shares(mq_all: tuple[MessageQueue, ...], cid_all: tuple[str, ...]) -> dict[str, list[MessageQueue]]:
+def _even_shares(mq_all: tuple[MessageQueue, ...], cid_all: tuple[str, ...]) -> dict[str, tuple[MessageQueue, ...]]:
     size, extra = divmod(len(mq_all), len(cid_all))
     points, owners = _ring(cid_all, _EVEN_POINTS)
     pairs = sorted(
@@ -276,7 +286,7 @@ def _even_shares(mq_all: tuple[MessageQueue, ...], cid_all: tuple[str, ...]) -> 
         if queue not in owned:
             start = bisect_left(points, _queue_hash(queue))
             next(step for step in range(len(points)) if give(queue, owners[(start + step) % len(points)]))
-    return {cid: sorted(held) for cid, held in shares.items()}
+    return {cid: tuple(sorted(held)) for cid, held in shares.items()}
 
 
 def _nearest(points: list[int], owners: list[str], queue: MessageQueue) -> set[str]:
