@@ -17,8 +17,6 @@ from .connection import Arg, StoreConnection
 
 logger = logging.getLogger(__name__)
 
-_WITHOUT_REPLICAS_MS = 1
-
 Confirmed = Callable[["StoreError | None"], None]
 
 
@@ -42,8 +40,9 @@ class Confirmation:
         self._replicas = replicas
         self._flush = flush
         self._timeout_ms = timeout_ms
-        self._short = False
-        """Fewer replicas are connected than asked for: waiting for them would only take time."""
+        self._short: bool | None = None
+        """Fewer replicas are connected than asked for, which is looked at before each WAIT: that would only take time.
+        None: nobody looked yet; a replica that was just promoted has none."""
         self._next: list[Confirmed] = []
         self._asking = False
 
@@ -108,16 +107,24 @@ class Confirmation:
             if isinstance(answer, StoreError):
                 self._finish(covered, answer)
             elif answer >= self._replicas:
-                self._short = False
                 self._finish(covered, failure)
             else:
-                self._connection.call(lambda role: self._finish(covered, self._too_few(role)), "ROLE")
+                self._connection.call(lambda role: self._finish(covered, self._too_few(role) or self._late()), "ROLE")
+
+        def looked(role: Any) -> None:
+            too_few = self._too_few(role)
+            if too_few is None:
+                self._connection.call(replicated, "WAIT", self._replicas, self._timeout_ms)
+            else:
+                self._finish(covered, too_few)
 
         if self._flush:
             self._connection.call(flushed, "WAITAOF", 1, 0, self._timeout_ms)
         if self._replicas:
-            timeout_ms = _WITHOUT_REPLICAS_MS if self._short else self._timeout_ms
-            self._connection.call(replicated, "WAIT", self._replicas, timeout_ms)
+            if self._short is False:
+                self._connection.call(replicated, "WAIT", self._replicas, self._timeout_ms)
+            else:
+                self._connection.call(looked, "ROLE")
 
     def _judge_flush(self, answer: Any) -> StoreError | None:
         if isinstance(answer, StoreError):
@@ -134,18 +141,22 @@ class Confirmation:
             f"stored; not known to be on disk after {self._timeout_ms} ms", ResponseCode.FLUSH_DISK_TIMEOUT
         )
 
-    def _too_few(self, role: Any) -> StoreError:
+    def _too_few(self, role: Any) -> StoreError | None:
+        """What ROLE says: that too few replicas are connected, or None."""
         if isinstance(role, StoreError):
             return role
         connected = len(role[2]) if len(role) > 2 and isinstance(role[2], list) else 0
-        if self._short != (connected < self._replicas):
-            self._short = connected < self._replicas
+        before, self._short = self._short or False, connected < self._replicas
+        if self._short != before:
             logger.warning("store: %d replicas are connected, %d are asked for", connected, self._replicas)
-        if self._short:
-            return StoreUnconfirmedError(
-                f"stored; {connected} replicas are connected, {self._replicas} are asked for",
-                ResponseCode.SLAVE_NOT_AVAILABLE,
-            )
+        if not self._short:
+            return None
+        return StoreUnconfirmedError(
+            f"stored; {connected} replicas are connected, {self._replicas} are asked for",
+            ResponseCode.SLAVE_NOT_AVAILABLE,
+        )
+
+    def _late(self) -> StoreError:
         return StoreUnconfirmedError(
             f"stored; fewer than {self._replicas} replicas had it after {self._timeout_ms} ms",
             ResponseCode.FLUSH_SLAVE_TIMEOUT,

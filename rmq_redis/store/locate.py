@@ -240,6 +240,12 @@ async def _close(client: Sentinel) -> None:
 
 
 class _Cluster:
+    """Asks one node a time, each time another one: a node that is cut off, or slept, still names the old primary.
+
+    Which of two is the newer says the owner's configuration epoch, which every promotion and every move of a slot makes
+    the largest of the cluster. Nodes that the URL does not name are learned from those that it does.
+    """
+
     finds = True
 
     def __init__(self, url: str, base: str, rest: str, tag: str, variables: str) -> None:
@@ -248,8 +254,11 @@ class _Cluster:
             raise ConfigError(f"store {nodes.shown!r}: a Redis Cluster has database 0 only")
         self.shown = nodes.shown
         self._parameters = nodes.parameters
+        self._named = tuple(nodes.nodes)
         self._nodes = nodes.nodes
         self._slot = key_slot(tag.encode())
+        self._owner = ""
+        self._epoch = 0
 
     async def primary(self) -> Parameters:
         (host, port), *_ = await self._servers()
@@ -261,34 +270,59 @@ class _Cluster:
         return self._parameters | {"host": host, "port": port, "readonly": bool(replicas)}
 
     async def _servers(self) -> list[tuple[str, int]]:
-        """The slot's primary, then its replicas, as the first node that answers knows them."""
+        """The slot's primary, then its replicas, as the first node knows them that answers and is not behind."""
         failures: list[str] = []
-        for node in list(self._nodes):
-            client: Redis = Redis(
-                host=node[0],
-                port=node[1],
-                socket_timeout=_ASK_TIMEOUT_S,
-                socket_connect_timeout=_ASK_TIMEOUT_S,
-                retry=Retry(NoBackoff(), 0),
-                **self._parameters,
-            )
+        nodes = self._nodes
+        self._nodes = [*nodes[1:], nodes[0]]
+        for node in nodes:
             try:
-                answer = await client.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
-                servers = _servers_of(answer, self._slot, node[0])
-                if servers:
-                    return servers
-                failures.append(f"{node[0]}:{node[1]}: nobody owns slot {self._slot}")
+                ranges, epochs = await self._ask(*node)
             except (RedisError, OSError) as error:
                 failures.append(f"{node[0]}:{node[1]}: {error}")
-            finally:
-                await client.aclose()
-            self._nodes.append(self._nodes.pop(0))  # the others first, the next time
+                continue
+            owner, servers = _servers_of(ranges, self._slot, node[0])
+            epoch = epochs.get(owner, 0)
+            if not servers:
+                failures.append(f"{node[0]}:{node[1]}: nobody owns slot {self._slot}")
+            elif epoch < self._epoch and owner != self._owner:
+                failures.append(f"{node[0]}:{node[1]}: knows only {servers[0][0]}:{servers[0][1]}, which was replaced")
+            else:
+                self._owner, self._epoch = owner, max(epoch, self._epoch)
+                self._learn(ranges, node[0])
+                return servers
         raise StoreError(f"no node of {self.shown} helps: {'; '.join(failures)}")
 
+    async def _ask(self, host: str, port: int) -> tuple[Any, dict[str, int]]:
+        """CLUSTER SLOTS, and the configuration epochs of all nodes by their ids."""
+        client: Redis = Redis(
+            host=host,
+            port=port,
+            socket_timeout=_ASK_TIMEOUT_S,
+            socket_connect_timeout=_ASK_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            **self._parameters,
+        )
+        try:
+            ranges = await client.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+            nodes = await client.execute_command("CLUSTER NODES")  # type: ignore[no-untyped-call]
+        finally:
+            await client.aclose()
+        return ranges, {node["node_id"]: int(node["epoch"]) for node in nodes.values()}
 
-def _servers_of(answer: Any, slot: int, asked_host: str) -> list[tuple[str, int]]:
-    """Servers of a slot from CLUSTER SLOTS: ranges with the primary and the replicas, each [host, port, ...]."""
+    def _learn(self, ranges: Any, asked_host: str) -> None:
+        there = {
+            (host.decode() if host else asked_host, port) for _, _, *servers in ranges for host, port, *_ in servers
+        }
+        known = set(self._nodes)
+        self._nodes = [node for node in self._nodes if node in there or node in self._named] + sorted(there - known)
+
+
+def _servers_of(answer: Any, slot: int, asked_host: str) -> tuple[str, list[tuple[str, int]]]:
+    """Id of a slot's owner, and its servers, from CLUSTER SLOTS: ranges with the primary and the replicas.
+
+    Each of these is [host, port, id, ...]. Nobody owns it: "" and none.
+    """
     for first, last, *servers in answer:
         if first <= slot <= last:
-            return [(host.decode() if host else asked_host, port) for host, port, *_ in servers]
-    return []
+            return servers[0][2].decode(), [(host.decode() if host else asked_host, port) for host, port, *_ in servers]
+    return "", []

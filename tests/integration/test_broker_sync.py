@@ -105,6 +105,12 @@ async def test_a_replica_that_is_late_or_away_is_said_and_the_message_is_stored(
     await eventually(is_confirmed)
 
 
+async def test_without_any_replica_nobody_waits_for_one(start_broker: StartBroker, connect: Connect) -> None:
+    """Not even the first send: after a failover the promoted primary has none for a while."""
+    broker = await start_broker(broker_role="SYNC_MASTER", sync_timeout_s=500.0, lease_s=600.0)
+    assert (await connect(broker).ask(send_request("T"))).code == 11
+
+
 async def code_is(client: BrokerClient, code: int) -> bool:
     return (await client.ask(send_request("T", b"x"))).code == code
 

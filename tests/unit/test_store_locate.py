@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 from rmq_redis.errors import ConfigError, StoreError
 from rmq_redis.store.embedded import free_port
@@ -135,3 +136,66 @@ async def test_a_registry_takes_the_same_urls_but_a_cluster(monkeypatch: pytest.
 
 def test_parse_store_url_keeps_what_a_connection_needs() -> None:
     assert parse_store_url("rediss://h:1/0")["ssl"] is True
+
+
+class Views:
+    """What each node of a cluster says when it is asked: who owns slot 0 and with which configuration epoch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **owners: tuple[str, int] | None) -> None:
+        self.owners = owners
+        self.asked: list[str] = []
+        views = self
+
+        class Node:
+            def __init__(self, *, host: str, port: int, **_options: object) -> None:
+                self._host = host
+
+            async def execute_command(self, command: str) -> object:
+                view = views.owners.get(self._host)
+                views.asked.append(self._host)
+                if view is None:
+                    raise redis.ConnectionError("is away")
+                owner, epoch = view
+                if command == "CLUSTER NODES":
+                    return {owner: {"node_id": owner, "epoch": str(epoch)}}
+                others = [[name.encode(), 1, name.encode()] for name in views.owners if name != owner]
+                return [[0, 99, [owner.encode(), 1, owner.encode()], *others]]
+
+            async def aclose(self) -> None:
+                pass
+
+        monkeypatch.setattr("rmq_redis.store.locate.Redis", Node)
+        monkeypatch.setattr("rmq_redis.store.locate.key_slot", lambda key: 0)
+
+
+async def test_a_cluster_node_that_does_not_know_of_a_failover_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    views = Views(monkeypatch, a=("a", 1), b=("a", 1), c=("a", 1))
+    where = locator("redis+cluster://a:1,b:1,c:1")
+    assert (await where.primary())["host"] == "a"
+    views.owners |= {"b": ("b", 2), "c": ("b", 2)}  # a is cut off from them, not from us
+    for _ in range(4):
+        assert (await where.primary())["host"] == "b"
+    assert {"a", "b", "c"} <= set(views.asked[1:])  # each is asked in its turn
+    views.owners |= {"b": None, "c": None}
+    with pytest.raises(StoreError, match="a:1: knows only a:1, which was replaced"):
+        await where.primary()
+    views.owners |= {"a": ("b", 1)}  # the owner is the right one, its epoch has not got round yet
+    assert (await where.primary())["host"] == "b"
+
+
+async def test_cluster_nodes_that_the_url_does_not_name_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    views = Views(monkeypatch, a=("a", 1), b=("a", 1), c=("a", 1))
+    where = locator("redis+cluster://a:1")
+    assert (await where.primary())["host"] == "a"
+    views.owners |= {"a": None, "b": ("b", 2), "c": ("b", 2)}
+    assert (await where.primary())["host"] == "b"
+    del views.owners["c"]  # was taken out of the cluster
+    views.owners["a"] = ("b", 2)
+    for _ in range(3):
+        assert (await where.replica())["host"] == "a"
+    views.asked.clear()
+    for _ in range(3):
+        await where.primary()
+    assert set(views.asked) == {"a", "b"}
