@@ -282,6 +282,19 @@ class BrokerClient:
         assert pulled.code == ResponseCode.PULL_NOT_FOUND
         return bodies
 
+    async def pull_all_patiently(self, topic: str) -> list[str]:
+        """As ``pull_all``, from a broker whose connections to the store may still break."""
+
+        async def answered() -> bool:
+            while (pulled := await self.pull(topic, sum(map(len, pages)))).code == ResponseCode.SUCCESS:
+                pages.append(pulled.bodies)
+            assert pulled.code in (ResponseCode.PULL_NOT_FOUND, ResponseCode.SERVICE_NOT_AVAILABLE)
+            return pulled.code == ResponseCode.PULL_NOT_FOUND
+
+        pages: list[list[str]] = []
+        await eventually(answered, "the broker reads from the store again", timeout_s=30.0)
+        return [body for page in pages for body in page]
+
     def pull_later(self, topic: str, offset: int, **options: Any) -> asyncio.Task[Pulled]:
         """A pull that may wait at the broker."""
         return asyncio.get_running_loop().create_task(self.pull(topic, offset, suspend_ms=30_000, **options))

@@ -96,7 +96,7 @@ async def test_brokers_follow_a_promoted_replica(
     os.kill(watched.primary.pid, how)
     fresh = connect(master)
     await eventually(lambda: takes_again(fresh), "sends go on", timeout_s=LONG_S)
-    stored = await fresh.pull_all("T")
+    stored = await fresh.pull_all_patiently("T")
     assert stored[:2] == ["a", "b"]
     assert "c" in stored
     await eventually(lambda: reads_from(master, replica=False), timeout_s=LONG_S)
@@ -139,7 +139,7 @@ async def test_brokers_follow_a_failover_that_an_operator_asks_for(
             return False
 
     await eventually(is_there, "it writes to the new primary", timeout_s=LONG_S)
-    stored = await client.pull_all("T")
+    stored = await client.pull_all_patiently("T")
     assert stored[0] == "a"
     assert set(stored[1:]) == {"b"}
 
