@@ -44,6 +44,7 @@ Appended = Callable[["Queue", int, "StoreError | None", Any], None]
 A StoreUnconfirmedError comes with an offset: the records are stored.
 """
 NewRecords = Callable[["Queue", int, list[bytes]], None]
+ReadDone = Callable[[list[int], list[bytes], "StoreError | None"], None]
 _Batch = list[tuple["Queue", list[bytes], list[tuple[int, Appended, Any]]]]
 _Commit = tuple[_Batch, list[bytes], list[Arg]]
 
@@ -492,7 +493,7 @@ class QueueStore:
         queue: Queue,
         queue_offset: int,
         count: int,
-        done: Callable[[list[int], list[bytes], StoreError | None], None],
+        done: ReadDone,
     ) -> None:
         """Reads stored records from ``queue_offset`` on; ``done`` gets (offsets, records, error). Empty at the end."""
         connection = self._reads.connection
@@ -505,7 +506,7 @@ class QueueStore:
                 done([], [], answer)
                 return
             if not answer:
-                done([], [], None)
+                self._judge_nothing(connection, queue, end, done)
                 return
             records = [fields[1] for _, fields in answer]
             first, last = queue_offset_of(answer[0][0]), queue_offset_of(answer[-1][0])
@@ -517,8 +518,24 @@ class QueueStore:
             done(offsets, records, None)  # type: ignore[arg-type]
 
         # Up to what is known to be stored and no further: Redis may hold entries whose append is not answered yet.
-        last = entry_id(queue.max_offset - 1)
-        connection.call(answered, b"XRANGE", queue.key, entry_id(queue_offset), last, b"COUNT", count)
+        end = queue.max_offset
+        connection.call(answered, b"XRANGE", queue.key, entry_id(queue_offset), entry_id(end - 1), b"COUNT", count)
+
+    @staticmethod
+    def _judge_nothing(connection: StoreConnection, queue: Queue, end: int, done: ReadDone) -> None:
+        """Nothing where messages should be: they were removed, unless the server that was asked lacks them.
+
+        After a failover a connection may still be at the old primary, or at a replica that is behind: whoever went on
+        at ``end`` then would miss what the primary has.
+        """
+
+        def told(answer: Any) -> None:
+            error = answer if isinstance(answer, StoreError) else None
+            if error is None and int(answer[1]) < end:
+                error = StoreError(f"the server to read from has {queue.queue} up to {answer[1]}, not {end}: it is behind")
+            done([], [], error)
+
+        connection.call_function(told, "queue_info", [queue.key], [])
 
     async def read_records(self, queue: Queue, queue_offset: int, count: int) -> tuple[Sequence[int], list[bytes]]:
         """As ``read``: (offsets, stored records), at most ``count``; empty at the end. Raises StoreError."""

@@ -22,6 +22,7 @@ from rmq_redis.protocol.header import (
     SendMessageResponseHeader,
     UpdateConsumerOffsetRequestHeader,
 )
+from rmq_redis.store.connection import Store, StoreConnection, open_connection
 from rmq_redis.store.embedded import EmbeddedServer
 
 
@@ -135,3 +136,36 @@ async def test_a_broker_that_could_not_start_can_be_closed(start_broker: StartBr
         await start_broker(store="redis://127.0.0.1:1/0")
     with pytest.raises(ConfigError, match="another port"):
         await start_broker(broker_name="broker-b", listen_port=broker.port)
+
+
+async def test_a_server_that_is_behind_makes_no_reader_skip_messages(
+    client: BrokerClient, broker: Broker, own_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    """After a failover the writes may be at the new primary while the reads are still at the old one."""
+    await client.send("T", "a", "b")
+    with EmbeddedServer(tmp_path / "behind", settings={"appendonly": "no"}) as behind:
+        old = await open_connection(behind.url)
+        await old.execute("REPLICAOF", "127.0.0.1", own_server.port)
+        key = broker._queue_store.queues["T", 0].key
+        await eventually(lambda: has_entries(old, key, 2), "the other server has the messages so far")
+        await old.execute("REPLICAOF", "NO", "ONE")
+        await client.send("T", "c", "d")
+        right, broker._queue_store._reads = broker._queue_store._reads, Store(behind.url, "reads")
+        try:
+            await broker._queue_store._reads.start()
+            assert (await client.pull("T", 0)).bodies == ["a", "b"], "what is there is given"
+            late = await client.pull("T", 2)
+            assert late.code == 14, "the next messages are there, though not at this server"
+            held = client.pull_later("T", 4)
+            await eventually(lambda: broker._pulls.hold.count == 1)
+            await client.send("T", "e")
+            assert (await held).bodies == ["e"], "what was just written needs no read"
+        finally:
+            await broker._queue_store._reads.close()
+            broker._queue_store._reads = right
+            old.close()
+    assert (await client.pull("T", 2)).bodies == ["c", "d", "e"]
+
+
+async def has_entries(connection: StoreConnection, key: bytes, count: int) -> bool:
+    return bool(await connection.execute("XLEN", key) == count)
