@@ -281,6 +281,7 @@ class Broker:
             await self._topics.start()
             await self._queue_store.load_ends()
             await self._offsets.load()
+            self._queue_store.lead()
         except StoreError:
             self._start_following()
             raise

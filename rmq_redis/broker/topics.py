@@ -91,7 +91,7 @@ class TopicTable:
     async def start(self) -> None:
         """Loads everything; a master creates the system topics that are missing. Raises StoreError."""
         await self.reload(force=True)
-        if self.reads_only:
+        if self._queue_store.fenced:
             return
         for wanted in self._system_topics():
             if wanted.topic_name not in self.topics:
@@ -133,11 +133,12 @@ class TopicTable:
 
     async def reload(self, *, force: bool = False) -> bool:
         """Reads topics and groups if they changed since the last time, or in any case. Raises StoreError."""
+        role = self._queue_store.role
         version = await self._configs.version()
         if version == self._version and self.topics and not force:
             return False
         stored = await self._configs.load_topics()
-        self.groups = await self._configs.load_groups()
+        groups = await self._configs.load_groups()
         await self._queue_store.open_queues(
             [
                 (MessageQueue(name, self._config.broker_name, i), number)
@@ -145,6 +146,9 @@ class TopicTable:
                 for i, number in enumerate(item.queue_numbers)
             ]
         )
+        if self._queue_store.role != role:  # what a slave asked for is too old for a master
+            return False
+        self.groups = groups
         for gone in self.topics.keys() - stored.keys():
             self._queue_store.forget_queues(gone)
         self.topics = {name: self._topic(item) for name, item in stored.items()}

@@ -36,7 +36,7 @@ class OffsetStore:
 
     async def load(self) -> None:
         """Reads all offsets of this group; what was committed here and is not written yet wins. Raises StoreError."""
-        connection = self._store.current_read()
+        connection, role = self._store.current_read(), self._store.role
         members = [member.decode() for member in await connection.execute("SMEMBERS", self._store.keys.consumed)]
         pairs = [(group, topic) for group, _, topic in (member.partition(":") for member in members)]
         answers = await asyncio.gather(
@@ -51,6 +51,8 @@ class OffsetStore:
             if field.decode() not in self._ended_resets:
                 group, topic, queue_id = field.decode().split(":")
                 resets.setdefault((group, topic), {})[int(queue_id)] = int(value)
+        if self._store.role != role:  # what a slave asked for is too old for a master
+            return
         for pair, dirty in self._dirty.items():
             offsets.setdefault(pair, {}).update(dirty)
         self._offsets, self.resets = offsets, resets

@@ -208,6 +208,13 @@ class QueueStore:
         self.put_total = 0
         """Records appended since start."""
         self.reads_only = reads_only
+        """Whether this process does not know by itself how far queues and offsets reach: it is a slave, or not yet done
+        with taking over. ``lead`` ends that."""
+
+    @property
+    def role(self) -> tuple[bytes, bool]:
+        """Changes with every step from slave to master and back: what was asked for before it does not count after."""
+        return self._epoch, self.reads_only
 
     @property
     def epoch(self) -> int:
@@ -229,6 +236,7 @@ class QueueStore:
             self._writes.start_later()
         if not self.reads_only:
             self.begin_writing(await self.current().execute("INCR", self.keys.epoch))
+            self.lead()
 
     async def read_from(self, *, replica: bool) -> None:
         """Reads from a replica (a slave), or the primary (a master). Raises StoreError; then nothing changed."""
@@ -237,7 +245,11 @@ class QueueStore:
     def begin_writing(self, epoch: int) -> None:
         """From now on everything is written with this epoch, which the caller took."""
         self._epoch = b"%d" % epoch
-        self._fenced = self.reads_only = False
+        self._fenced = False
+
+    def lead(self) -> None:
+        """All that the store has is read, and what comes is written by us: memory counts from now on."""
+        self.reads_only = False
 
     def end_writing(self) -> None:
         """Nothing more is written: another process is the group's master."""
@@ -295,7 +307,7 @@ class QueueStore:
                 connection, replicas=self._replicas, flush=self._flush, timeout_ms=self._confirm_timeout_ms
             )
         # What was in flight when the last connection broke may have been stored or not: ask.
-        if self.queues and not self.reads_only:
+        if self.queues and not self._fenced:
             await self._load_ends(connection)
             self._on_reloaded()
 
@@ -357,9 +369,12 @@ class QueueStore:
         return gone
 
     async def _load_info(self, queues: list[Queue], connection: StoreConnection) -> None:
+        role = self.role
         for start in range(0, len(queues), 1000):
             some = queues[start : start + 1000]
             answer = await connection.execute_function("queue_info", [queue.key for queue in some], [])
+            if self.role != role:  # what a slave asked for is too old for a master
+                return
             for queue, first, last in zip(some, answer[::2], answer[1::2], strict=True):
                 min_offset = int(first) - 1 if first else int(last)
                 if min_offset != queue.min_offset:

@@ -13,6 +13,7 @@ from rmq_redis.protocol.header import (
     CreateTopicRequestHeader,
     OffsetResponseHeader,
     QueryConsumerOffsetRequestHeader,
+    QueueOffsetRequestHeader,
     RegisterBrokerRequestHeader,
     UpdateConsumerOffsetRequestHeader,
 )
@@ -147,3 +148,41 @@ async def test_a_store_that_forgot_everything_gets_a_master_again(
     while (await asyncio.gather(goes_on(), return_exceptions=True))[0] is not True:
         await asyncio.sleep(0.01)
     assert await fresh.pull_all("T") == ["b"]
+
+
+async def test_a_slave_answers_as_one_until_it_has_read_all_that_a_master_knows(
+    start_broker: StartBroker, connect: Connect
+) -> None:
+    """Clients ask at any time, also while it takes over: what it has not read yet is not "none"."""
+    first = await start_broker(lease_s=SHORT_S)
+    second = await start_broker(broker_id=1, lease_s=SHORT_S)
+    old, new = connect(first), connect(second)
+    await old.send("T", "a", "b", "c", "d")
+    await old.ok(heartbeat_request("id", "G", {"T": "*"}))
+    await eventually(lambda: "T" in second._topics.topics)
+    await old.send("T", "e")
+    await first._retention._store.trim(first._queue_store.queues["T", 0], 1)  # the queue is not young any more
+    await old.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "T", 0, 3)))
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    load_ends = second._queue_store.load_ends
+
+    async def slow() -> None:
+        reached.set()
+        await go_on.wait()
+        await load_ends()
+
+    second._queue_store.load_ends = slow  # type: ignore[method-assign]
+    await dies(first)
+    await reached.wait()
+    query = request(RequestCode.QUERY_CONSUMER_OFFSET, QueryConsumerOffsetRequestHeader("G", "T", 0))
+    try:
+        assert (await new.ok(query)).header(OffsetResponseHeader).offset == 3
+        bound = request(RequestCode.GET_MAX_OFFSET, QueueOffsetRequestHeader("T", 0))
+        assert (await new.ok(bound)).header(OffsetResponseHeader).offset == 5
+        assert (await new.pull("T", 4)).bodies == ["e"]
+        assert (await new.pull("T", 5)).outcome == (19, 5), "not sent back to where it looked last"
+        assert (await new.ask(send_request("T", b"x"))).code == 14
+    finally:
+        go_on.set()
+    await eventually(lambda: takes_messages(new), timeout_s=30)
+    assert (await new.ok(query)).header(OffsetResponseHeader).offset == 3
