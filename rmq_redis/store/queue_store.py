@@ -547,7 +547,7 @@ class QueueStore:
         def told(answer: Any) -> None:
             error = answer if isinstance(answer, StoreError) else None
             if error is None and int(answer[1]) < end:
-                error = StoreError(f"the server to read from has {queue.queue} up to {answer[1]}, not {end}: it is behind")
+                error = StoreError(f"the server to read from is behind: {queue.queue} ends at {answer[1]}, not {end}")
             done([], [], error)
 
         connection.call_function(told, "queue_info", [queue.key], [])
