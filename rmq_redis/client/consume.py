@@ -108,6 +108,8 @@ class ConsumeService(ABC):
         self._idle: list[asyncio.Future[None]] = []
         self._pool: ThreadPoolExecutor | None = None
         self._stopping = False
+        self.cut_off = False
+        """Handlers did not end in time and were cancelled: those in threads may still be at work."""
 
     def start(self) -> None:
         """Starts the workers in the running event loop."""
@@ -123,6 +125,7 @@ class ConsumeService(ABC):
         late: set[asyncio.Task[None]] = set()
         if self._workers:
             _, late = await asyncio.wait(self._workers, timeout=timeout_s)
+            self.cut_off = bool(late)
             for worker in late:
                 worker.cancel()
             if late:

@@ -155,6 +155,7 @@ class AsyncPushConsumer(AsyncLifecycle):
         self._finishing: set[ProcessQueue] = set()
         self._moved_at: dict[MessageQueue, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._renewal: asyncio.Task[None] | None = None
         self._committing = asyncio.Lock()
         self._running = False
         self.offsets = OffsetStore(
@@ -333,7 +334,7 @@ class AsyncPushConsumer(AsyncLifecycle):
             self._instance.spawn(self._commit_regularly()),
         ]
         if self._locks is not None:
-            self._tasks.append(self._instance.spawn(self._renew_locks()))
+            self._renewal = self._instance.spawn(self._renew_locks())
         try:
             notify_roles("role_started", "consumer", self.group, self.config, self._plugins)
         except ConfigError:
@@ -359,6 +360,8 @@ class AsyncPushConsumer(AsyncLifecycle):
             all_ended = await self.service.stop(self._await_termination_s)
             if self._releasing:
                 await asyncio.wait(list(self._releasing.values()), timeout=_RELEASE_TIMEOUT_S)
+            if self._renewal is not None:  # not before: nobody else may have a queue whose handler still runs
+                self._renewal.cancel()
             held = self.process_queues
             self._process_queues.clear()
             await self._commit_all(held)
@@ -443,7 +446,7 @@ class AsyncPushConsumer(AsyncLifecycle):
         if commit:
             async with self._committing:
                 await self._commit(process_queue)
-            if self._locks is not None:
+            if self._locks is not None and not self.service.cut_off:
                 await self._locks.unlock([process_queue.queue])
 
     def _offset_moved(self, process_queue: ProcessQueue, offset: int) -> None:

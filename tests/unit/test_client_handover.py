@@ -94,3 +94,45 @@ async def test_close_in_order_gives_the_locks_back() -> None:
             await until(lambda: len(member.consumer.assignment) == 3)
             assert member.holds(fake, 0)
         assert fake.broker.locks == {}
+
+
+async def test_close_gives_no_lock_back_whose_handler_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue is being given up already when the consumer is closed; its handler, in a thread, outlives that."""
+    monkeypatch.setattr("rmq_redis.client.consumer.LOCK_RENEW_INTERVAL_S", 0.02)
+    async with cluster() as fake:
+        first, second = Member(fake, "a", False, await_termination_s=0.05), Member(fake, "b", False)
+        async with first.consumer:
+            await until(lambda: len(first.consumer.assignment) == 3)
+            first.go_on.clear()
+            fake.broker.put("T", 1, b"x")
+            await until(lambda: first.began == ["x"])
+            await second.consumer.start()
+            await until(lambda: fake.queue(1) not in first.consumer.assignment)
+        assert first.ended == []
+        assert first.holds(fake, 1)
+        locks = len(fake.broker.of(RequestCode.LOCK_BATCH_MQ))
+        await until(lambda: len(fake.broker.of(RequestCode.LOCK_BATCH_MQ)) > locks + 3)
+        assert second.began == []
+        first.go_on.set()
+        await second.consumer.close()
+        await until(lambda: first.ended == ["x"])
+
+
+async def test_locks_are_renewed_while_close_waits_for_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rmq_redis.client.consumer.LOCK_RENEW_INTERVAL_S", 0.02)
+    async with cluster() as fake:
+        member = Member(fake, "a", False, await_termination_s=30.0)
+        async with member.consumer:
+            await until(lambda: len(member.consumer.assignment) == 3)
+            member.go_on.clear()
+            fake.broker.put("T", 0, b"x")
+            await until(lambda: member.began == ["x"])
+            closing = asyncio.create_task(member.consumer.close())
+            await until(lambda: member.consumer.service._stopping)
+            locks = len(fake.broker.of(RequestCode.LOCK_BATCH_MQ))
+            try:
+                await until(lambda: len(fake.broker.of(RequestCode.LOCK_BATCH_MQ)) > locks + 3)
+            finally:
+                member.go_on.set()
+            await closing
+        assert not member.holds(fake, 0)
