@@ -65,7 +65,7 @@ class BrokerConfig:
     broker_role: str = setting("ASYNC_MASTER", "or SYNC_MASTER: a send is answered when replicas have it (WAIT)")
     flush_disk_type: str = setting("ASYNC_FLUSH", "or SYNC_FLUSH: a send is answered when it is on disk (WAITAOF)")
     in_sync_replicas: int = setting(1, "replicas that must have a message with SYNC_MASTER")
-    sync_timeout_s: float = setting(3.0, "how long a replica or the disk may take; must be less than lease_s")
+    sync_timeout_s: float = setting(2.0, "how long a replica or the disk may take; must be less than lease_s")
     lease_s: float = setting(5.0, "a master that does not renew its lease for this long can be replaced")
     auto_create_topic_enable: bool = setting(True, "create unknown topics on first send (template TBW102)")
     auto_create_subscription_group: bool = setting(True, "create unknown consumer groups on first use")

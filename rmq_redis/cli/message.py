@@ -6,17 +6,17 @@ import base64
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import ClientError, RmqError
-from ..model import MAX_DELAY_LEVEL
+from ..model import MAX_DELAY_LEVEL, SendStatus
 from .options import DEFAULT_NAMESRV, TIME_HELP, Json, LogLevel, Namesrv, option, time_ms
-from .output import note, number, on_reader_gone, print_json
+from .output import EXIT_UNCONFIRMED, note, number, on_reader_gone, print_json
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 SENDS_IN_FLIGHT = 64
 PRODUCER_GROUP = "rmq-redis-send"
 CONSUMER_GROUP = "rmq-redis-consume"
+UNCONFIRMED: Mapping[SendStatus, str] = {
+    SendStatus.FLUSH_DISK_TIMEOUT: "not known to be on disk",
+    SendStatus.FLUSH_SLAVE_TIMEOUT: "fewer replicas had it in time than the broker asks for",
+    SendStatus.SLAVE_NOT_AVAILABLE: "fewer replicas are connected than the broker asks for",
+}
 
 
 def send(
@@ -78,6 +83,7 @@ def send(
     """Send messages: one given here, or one a line from a file or standard input.
 
     Prints where each went once its broker has stored it; of more than one line, how many. Empty lines are left out.
+    The exit code is 3 when all are stored and some not confirmed as their broker asks (SYNC_MASTER, SYNC_FLUSH).
     """
     from ..model import Message
     from ..runtime import run, setup_logging
@@ -100,10 +106,18 @@ def send(
         return made
 
     if body is not None:
-        run(_send_one(message(body), key, load_balancer, namesrv, json))
+        statuses = run(_send_one(message(body), key, load_balancer, namesrv, json))
     else:
         with _lines(file or "-") as lines:
-            run(_send_lines(lines, message, key, load_balancer, namesrv, json))
+            statuses = run(_send_lines(lines, message, key, load_balancer, namesrv, json))
+    unconfirmed = [status for status in UNCONFIRMED if statuses[status]]
+    for status in unconfirmed:
+        note(
+            f"{status}: {statuses[status]} of {statuses.total()} stored, but {UNCONFIRMED[status]}; "
+            "what is sent again is there twice"
+        )
+    if unconfirmed:
+        raise typer.Exit(EXIT_UNCONFIRMED)
 
 
 def _pairs(properties: Iterable[str]) -> dict[str, str]:
@@ -125,7 +139,9 @@ def _lines(path: str) -> Iterator[Iterable[bytes]]:
         yield lines
 
 
-async def _send_one(message: Message, key: str | None, load_balancer: str | None, namesrv: str, json: bool) -> None:
+async def _send_one(
+    message: Message, key: str | None, load_balancer: str | None, namesrv: str, json: bool
+) -> Counter[SendStatus]:
     from ..client.producer import AsyncProducer
 
     async with AsyncProducer(PRODUCER_GROUP, namesrv, load_balancer=load_balancer) as producer:
@@ -138,6 +154,7 @@ async def _send_one(message: Message, key: str | None, load_balancer: str | None
         if result.recall_handle:
             where = f"queue {queue.queue_id} later; recall handle {result.recall_handle}"
         print(f"{result.msg_id}  {queue.topic} {queue.broker_name} {where}")
+    return Counter([result.status])
 
 
 async def _send_lines(
@@ -147,7 +164,7 @@ async def _send_lines(
     load_balancer: str | None,
     namesrv: str,
     json: bool,
-) -> None:
+) -> Counter[SendStatus]:
     """Many in flight, printed in the order of the lines; with a sharding key one at a time, as their order counts."""
     import asyncio
 
@@ -155,6 +172,7 @@ async def _send_lines(
 
     in_flight: deque[tuple[int, asyncio.Task[SendResult]]] = deque()
     sent = empty = 0
+    statuses: Counter[SendStatus] = Counter()
     began = time.monotonic()
 
     async def finish(most: int) -> None:
@@ -169,6 +187,7 @@ async def _send_lines(
                 error.add_note(f"line {line_number}; {sent} messages were sent before it")
                 raise
             sent += 1
+            statuses[result.status] += 1
             if json:
                 print_json(send_result(result))
 
@@ -186,6 +205,7 @@ async def _send_lines(
         print(f"sent {sent:,} messages in {seconds:.2f} s ({number(sent / seconds)}/s)")
     if empty:
         note(f"left out {empty} empty lines")
+    return statuses
 
 
 def send_result(result: SendResult) -> dict[str, Any]:

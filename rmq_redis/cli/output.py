@@ -26,6 +26,8 @@ from ..errors import (
 )
 
 EXIT_ERROR = 1
+EXIT_UNCONFIRMED = 3
+"""What was sent is stored, and not confirmed as its broker's mode asks."""
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:

@@ -1,7 +1,8 @@
 """Synchronous replication (WAIT) and synchronous flush (WAITAOF) of what was written over a connection.
 
 At most one question is on its way. What is written meanwhile waits for the next one, so a burst of batches costs one
-WAIT each round trip and not one a batch; never one a message.
+WAIT each round trip and not one a batch; never one a message. The wait for its turn counts: each batch is answered
+within its own timeout, or those that came just after a question would wait twice as long as their producer expects.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from ..errors import StoreError, StoreUnconfirmedError
 from .connection import Arg, StoreConnection
 
 logger = logging.getLogger(__name__)
+
+_GRAIN_S = 0.05
+"""Batches whose time ends within so much of another's are told together: Redis ends a WAIT no more exactly."""
 
 Confirmed = Callable[["StoreError | None"], None]
 
@@ -34,7 +38,7 @@ class Confirmation:
         Args:
             replicas: how many must have it (0: none).
             flush: whether the primary must have it on disk.
-            timeout_ms: how long each of the two may take.
+            timeout_ms: how long either may take from the call on.
         """
         self._connection = connection
         self._replicas = replicas
@@ -43,7 +47,9 @@ class Confirmation:
         self._short: bool | None = None
         """Fewer replicas are connected than asked for, which is looked at before each WAIT: that would only take time.
         None: nobody looked yet; a replica that was just promoted has none."""
-        self._next: list[Confirmed] = []
+        self._next: list[tuple[float, Confirmed]] = []
+        """What waits for the next question, in order, with the time of the loop when it is to be told at the latest."""
+        self._loop = asyncio.get_running_loop()
         self._asking = False
 
     def after(self, confirmed: Confirmed) -> None:
@@ -52,7 +58,7 @@ class Confirmation:
         With None, with a StoreUnconfirmedError when it is stored and not (known to be) where it must be, or with
         another StoreError when the connection broke.
         """
-        self._next.append(confirmed)
+        self._next.append((self._loop.time() + self._timeout_ms / 1000, confirmed))
         if not self._asking:
             self._ask()
 
@@ -95,34 +101,41 @@ class Confirmation:
     def _ask(self) -> None:
         self._asking = True
         covered, self._next = self._next, []
+        timeout_ms = max(1, int((covered[0][0] - self._loop.time()) * 1000))
         failure: StoreError | None = None
+        is_late = False
 
         def flushed(answer: Any) -> None:
-            nonlocal failure
+            nonlocal failure, is_late
             failure = self._judge_flush(answer)
+            is_late = failure is not None and not isinstance(answer, StoreError)
             if not self._replicas:
-                self._finish(covered, failure)
+                self._finish(covered, failure, is_late=is_late)
 
         def replicated(answer: Any) -> None:
             if isinstance(answer, StoreError):
                 self._finish(covered, answer)
             elif answer >= self._replicas:
-                self._finish(covered, failure)
+                self._finish(covered, failure, is_late=is_late)
             else:
-                self._connection.call(lambda role: self._finish(covered, self._too_few(role) or self._late()), "ROLE")
+                self._connection.call(why, "ROLE")
+
+        def why(role: Any) -> None:
+            too_few = self._too_few(role)
+            self._finish(covered, too_few or self._late(), is_late=too_few is None)
 
         def looked(role: Any) -> None:
             too_few = self._too_few(role)
             if too_few is None:
-                self._connection.call(replicated, "WAIT", self._replicas, self._timeout_ms)
+                self._connection.call(replicated, "WAIT", self._replicas, timeout_ms)
             else:
                 self._finish(covered, too_few)
 
         if self._flush:
-            self._connection.call(flushed, "WAITAOF", 1, 0, self._timeout_ms)
+            self._connection.call(flushed, "WAITAOF", 1, 0, timeout_ms)
         if self._replicas:
             if self._short is False:
-                self._connection.call(replicated, "WAIT", self._replicas, self._timeout_ms)
+                self._connection.call(replicated, "WAIT", self._replicas, timeout_ms)
             else:
                 self._connection.call(looked, "ROLE")
 
@@ -162,9 +175,17 @@ class Confirmation:
             ResponseCode.FLUSH_SLAVE_TIMEOUT,
         )
 
-    def _finish(self, covered: list[Confirmed], failure: StoreError | None) -> None:
+    def _finish(
+        self, covered: list[tuple[float, Confirmed]], failure: StoreError | None, *, is_late: bool = False
+    ) -> None:
+        """Tells the outcome; of what is only late, to those whose time is over: the others are asked about again."""
         self._asking = False
-        for confirmed in covered:
+        if is_late:
+            now = self._loop.time() + _GRAIN_S
+            due = next((i for i, (deadline, _) in enumerate(covered) if i and deadline > now), len(covered))
+            self._next[:0] = covered[due:]
+            covered = covered[:due]
+        for _, confirmed in covered:
             confirmed(failure)
         if self._next and not self._asking:
             self._ask()

@@ -157,7 +157,7 @@ class QueueStore:
         replica_url: str = "",
         replicas: int = 0,
         flush: bool = False,
-        confirm_timeout_s: float = 3.0,
+        confirm_timeout_s: float = 2.0,
         max_wait_s: float = 0.2,
         busy_s: float = 1.0,
     ) -> None:
