@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import socket
+import struct
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -22,6 +26,9 @@ from rmq_redis.protocol.frame import CommandDecoder, encode_command
 from rmq_redis.remoting.client import RemotingClient
 from rmq_redis.remoting.connection import Connection
 from rmq_redis.remoting.server import RemotingServer
+
+SO_ATTACH_FILTER = 26
+"""Of Linux; Python does not have it."""
 
 
 class Script:
@@ -352,3 +359,29 @@ async def test_drain_waits_until_the_peer_reads() -> None:
     await draining
     await peer.close()
     await server.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can throw away one connection's packets")
+async def test_a_peer_that_is_cut_off_without_a_word_is_connected_to_anew(
+    script: Script, client: RemotingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that died or a firewall that forgot: nothing arrives there any more, and no reset comes back."""
+    monkeypatch.setattr("rmq_redis.remoting.client.UNACKNOWLEDGED_S", 0.1)
+    address = await script.start()
+    first = asyncio.ensure_future(client.invoke(address, request(1), 30))
+    await eventually(lambda: script.received)
+    script.send(response(script.received[0]))
+    await first
+    drop_all_packets(script.writers[0].get_extra_info("socket"))
+    with pytest.raises(ConnectionClosedError):
+        await client.invoke(address, request(2), 60)
+    again = asyncio.ensure_future(client.invoke(address, request(3), 30))
+    await eventually(lambda: len(script.received) == 2)
+    script.send(response(script.received[1], body=b"x"))
+    assert (await again).body == b"x"
+
+
+def drop_all_packets(receiver: socket.socket) -> None:
+    """What comes for this socket is thrown away unseen, by a filter program of one instruction (return 0)."""
+    program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+    receiver.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
