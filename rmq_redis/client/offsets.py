@@ -64,8 +64,12 @@ class OffsetStore:
             offsets = dict(self._local)
             if offsets == self._saved:
                 return
+            saving = asyncio.ensure_future(asyncio.to_thread(self._file.save, offsets))
             try:
-                await asyncio.to_thread(self._file.save, offsets)
+                await asyncio.shield(saving)
+            except asyncio.CancelledError:  # the thread goes on: nobody else may write until it is through
+                await asyncio.gather(saving, return_exceptions=True)
+                raise
             except OSError as error:
                 logger.warning("group %s: offsets not saved, a restart will repeat messages: %s", self._group, error)
             else:

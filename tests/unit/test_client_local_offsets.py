@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from test_client_fakes import FakeCluster, cluster, until
 
 from rmq_redis.client.consumer import AsyncPushConsumer
-from rmq_redis.client.local_offsets import claim, store_path
+from rmq_redis.client.local_offsets import LocalOffsets, claim, store_path
 from rmq_redis.errors import ClientError, ConfigError
 from rmq_redis.model import MessageExt, MessageQueue
 
@@ -138,3 +140,46 @@ async def test_a_second_member_of_the_same_name_is_refused(tmp_path: Path) -> No
     async with cluster() as fake, broadcaster(fake, [], tmp_path, instance_name="m"):
         with pytest.raises(ClientError, match="runs already"):
             await broadcaster(fake, [], tmp_path, instance_name="m").start()
+
+
+async def test_close_does_not_write_while_the_last_write_still_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow disk: two writes at a time would mix in one file, and the directory must not be left to another yet."""
+    running: list[int] = []
+    at_once: list[int] = []
+    slow, go_on = threading.Event(), threading.Event()
+    save, close = LocalOffsets.save, LocalOffsets.close
+
+    def slow_save(self: LocalOffsets, offsets: dict[MessageQueue, int]) -> None:
+        running.append(1)
+        at_once.append(len(running))
+        if slow.is_set():
+            go_on.wait(30)
+        save(self, offsets)
+        running.pop()
+
+    def checked_close(self: LocalOffsets) -> None:
+        at_once.append(len(running) + 1)
+        close(self)
+
+    monkeypatch.setattr(LocalOffsets, "save", slow_save)
+    monkeypatch.setattr(LocalOffsets, "close", checked_close)
+    seen: list[str] = []
+    async with cluster() as fake:
+        consumer = broadcaster(fake, seen, tmp_path, persist_consumer_offset_interval_s=0.02, instance_name="m")
+        await consumer.start()
+        slow.set()
+        fake.broker.put("T", 0, b"a")
+        await until(lambda: running)
+        fake.broker.put("T", 0, b"b")
+        await until(lambda: seen == ["a", "b"])
+        closing = asyncio.create_task(consumer.close())
+        await until(lambda: not consumer.process_queues)
+        for _ in range(20):  # it had every chance to write
+            await asyncio.sleep(0.005)
+        slow.clear()
+        go_on.set()
+        await closing
+    assert set(at_once) == {1}
+    assert saved(tmp_path / consumer.client_id / "G" / "offsets.json")[0] == 2
