@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 UNACKNOWLEDGED_S = 20.0
 """A connection on which the peer's machine acknowledges nothing for so long is closed (where the system can, as Linux).
 
-Otherwise one that died without a word, or a firewall that forgot the connection, would be written to for a quarter of an
-hour, although a new connection works. A peer that is only slow does acknowledge."""
+Otherwise one that died without a word, or a firewall that forgot the connection, would be written to for a quarter of
+an hour, although a new connection works. A peer that is only slow does acknowledge."""
 
 
 class RemotingClient:
