@@ -1,8 +1,8 @@
 """Handling a message once: a mark in Redis, with a time to live, for what was handled.
 
 At-least-once delivery hands a message out again after a crash, a rebalance or a lost answer. ``idempotent`` puts a mark
-around a handler in two phases: while it runs, a lease that belongs to this call alone; when it is done, "done" for
-``ttl_s``. A handler that fails gives its lease back at once; one that dies, when the lease ends.
+around a handler in two phases: while it runs, a lease that belongs to this call alone and is renewed; when it is done,
+"done" for ``ttl_s``. A handler that fails gives its lease back at once; one that dies, when the lease ends.
 
 Redis is imported with the first message, so that the SDK goes without it.
 """
@@ -27,9 +27,12 @@ from .model import ConsumeResult, MessageExt
 logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
+RENEWAL = "rmq-redis-idempotent-renewal"
+"""Name of the task that renews a running call's claim."""
 
 _DONE = b"done"
 _POLL_S = 0.02
+_RENEWALS_PER_LEASE = 3
 _BEGIN = """
 local mark = redis.call('GET', KEYS[1])
 if mark then return mark end
@@ -41,6 +44,11 @@ local mark = redis.call('GET', KEYS[1])
 if mark and mark ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], 'done', 'PX', ARGV[2])
 return 1
+"""
+# Nothing but the call's own claim: a renewal that arrives after the claim's end must not bring it back.
+_RENEW = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0
 """
 _RELEASE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
@@ -73,8 +81,9 @@ def idempotent(
         key: what counts as the same: gets the handler's last argument, the message as a rule. Default: the message id
             that the producer gave, which retries keep; a business key also catches what was sent twice.
         ttl_s: seconds for which a handled key is remembered.
-        lease_s: a call that has not ended after so many seconds does not keep others from the message any more: more
-            than the handler takes, and what a redelivery after a crash has to wait at most.
+        lease_s: what a redelivery after a crash has to wait at most. It is renewed three times in that time while the
+            handler runs; a call that cannot do so (Redis is away, its process or event loop stands still) for so many
+            seconds does not keep others from the message any more, which is logged.
         wait_s: while another call handles the key, wait so many seconds for its outcome before LATER is returned.
         name: keeps the marks of different handlers apart; default: the handler's module and name.
 
@@ -102,14 +111,18 @@ def idempotent(
                         return ConsumeResult.LATER
                     await asyncio.sleep(_POLL_S)
                 succeeded = False
+                ended = asyncio.Event()
+                renewal = asyncio.create_task(marks.renew(full_key, token, ended), name=RENEWAL)
                 try:
                     outcome = await function(*arguments)
                     succeeded = _is_success(outcome)
                 finally:
+                    ended.set()
                     if not succeeded:
                         await marks.call_async(_RELEASE, full_key, token)
                 if succeeded:
                     marks.check(await marks.call_async(_FINISH, full_key, token, marks.ttl_ms), full_key)
+                await renewal
                 return outcome
 
             return handle_async  # type: ignore[return-value]
@@ -126,10 +139,12 @@ def idempotent(
                     return ConsumeResult.LATER
                 time.sleep(_POLL_S)
             succeeded = False
+            end_renewal = marks.renew_in_background(full_key, token)
             try:
                 outcome = function(*arguments)
                 succeeded = _is_success(outcome)
             finally:
+                end_renewal()
                 if not succeeded:
                     marks.call(_RELEASE, full_key, token)
             if succeeded:
@@ -170,13 +185,50 @@ class _Marks:
             client = self._clients[loop] = _redis().asyncio.Redis.from_url(self._url)
         return await client.eval(script, 1, key, *arguments)
 
+    async def renew(self, key: str, token: str, ended: asyncio.Event) -> None:
+        """Keeps the claim that ``token`` has on a key until it is ended, or lost."""
+        while True:
+            try:
+                async with asyncio.timeout(self.lease_ms / 1000 / _RENEWALS_PER_LEASE):
+                    await ended.wait()
+                return
+            except TimeoutError:
+                pass
+            try:
+                renewed = await self.call_async(_RENEW, key, token, self.lease_ms)
+            except Exception as error:  # whatever it is: until the lease runs out there is a next time
+                logger.warning("%s: the claim cannot be renewed while its handler runs: %s", key, error)
+                continue
+            if not renewed:
+                if not ended.is_set():
+                    logger.warning(
+                        "%s: the claim was lost while its handler runs: another call may handle the message, too. "
+                        "It was not renewed for %g s, or somebody removed it",
+                        key,
+                        self.lease_ms / 1000,
+                    )
+                return
+
+    def renew_in_background(self, key: str, token: str) -> Callable[[], None]:
+        """As ``renew``, for a handler that has no event loop; returns what ends it."""
+        from .client.sync import background_loop
+
+        loop, ended = background_loop(), asyncio.Event()
+
+        async def renew() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            task.set_name(RENEWAL)
+            await self.renew(key, token, ended)
+
+        loop.submit(renew())
+        return lambda: loop.call_soon(ended.set)
+
     @staticmethod
     def check(finished: Any, key: str) -> None:
         if not finished:
             logger.warning(
-                "%s: the handler took longer than its lease, and another call has the key: it may be handled twice; "
-                "lease_s should be longer",
-                key,
+                "%s: the handler lost its claim, and another call has the key: the message may be handled twice", key
             )
 
 

@@ -58,6 +58,10 @@ class BackgroundLoop:
         """Runs a coroutine on the loop; does not wait for it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
+    def call_soon(self, callback: Callable[[], Any]) -> None:
+        """Has the loop call a function; does not wait for it."""
+        self._loop.call_soon_threadsafe(callback)
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine on the loop and waits for its result; an interrupt (Ctrl-C) cancels it.
 

@@ -12,8 +12,9 @@ import pytest
 import redis
 from helpers import eventually
 
+from rmq_redis.client.sync import background_loop
 from rmq_redis.errors import ConfigError
-from rmq_redis.idempotent import idempotent
+from rmq_redis.idempotent import RENEWAL, _Marks, idempotent
 from rmq_redis.model import ConsumeResult, MessageExt
 
 HOST = "127.0.0.1:1"
@@ -134,10 +135,146 @@ async def test_a_lease_that_ran_out_does_not_take_the_marks_of_others(
 
         idempotent(store_url, name=name)(slow)(message("a"))
         assert client.get(f"rmq:idempotent:{name}:a") == b"token-of-another"
-        assert "took longer than its lease" in caplog.text
+        assert "lost its claim, and another call has the key" in caplog.text
         client.delete(f"rmq:idempotent:{name}:a")
         idempotent(store_url, name=name)(fails)(message("a"))
         assert client.get(f"rmq:idempotent:{name}:a") == b"token-of-another"
+
+
+class Running:
+    """A handler at its work until ``end``, under a lease of a minute that is renewed every 10 ms."""
+
+    def __init__(self, store_url: str, name: str, is_async: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("rmq_redis.idempotent._RENEWALS_PER_LEASE", 6000)
+        self.key = f"rmq:idempotent:{name}:a"
+        self.store = redis.Redis.from_url(store_url)
+        self._began, self._finish = threading.Event(), threading.Event()
+        self.outcome: Any = None
+
+        def handle(_got: MessageExt) -> Any:
+            self._began.set()
+            assert self._finish.wait(60)
+            return self.outcome
+
+        async def handle_async(_got: MessageExt) -> Any:
+            return await asyncio.to_thread(handle, _got)
+
+        self.handle = idempotent(store_url, name=name, lease_s=60.0)(handle_async if is_async else handle)
+        self.task = asyncio.ensure_future(outcome_of(self.handle, message("a")))
+
+    async def begins(self) -> None:
+        await eventually(self._began.is_set, "the handler is called")
+        assert self.store.get(self.key)
+
+    async def is_renewed(self) -> None:
+        """Waits until the lease, which the test makes longer, is one of a minute again."""
+        self.store.pexpire(self.key, 3_600_000)
+        await eventually(lambda: 0 < self.store.pttl(self.key) <= 60_000, "the lease is renewed")
+
+    async def end(self, outcome: Any = None) -> None:
+        self.outcome = outcome
+        self._finish.set()
+        assert await self.task == outcome
+        await eventually(self.has_no_renewal, "the renewal ends with its claim")
+
+    @staticmethod
+    async def has_no_renewal() -> bool:
+        async def count() -> int:
+            return sum(task.get_name() == RENEWAL for task in asyncio.all_tasks())
+
+        return not await count() and not await asyncio.wrap_future(background_loop().submit(count()))
+
+
+@both
+async def test_a_claim_is_renewed_while_its_handler_runs_and_no_longer(
+    store_url: str, name: str, is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Running(store_url, name, is_async, monkeypatch)
+    with running.store:
+        await running.begins()
+        for _ in range(3):
+            await running.is_renewed()
+            assert await outcome_of(running.handle, message("a")) == ConsumeResult.LATER
+        await running.end()
+        assert running.store.get(running.key) == b"done"
+        assert running.store.pttl(running.key) > 60_000
+
+
+@both
+@pytest.mark.parametrize("failure", [False, ConsumeResult.LATER])
+async def test_a_failure_ends_the_renewal(
+    store_url: str, name: str, is_async: bool, failure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Running(store_url, name, is_async, monkeypatch)
+    with running.store:
+        await running.begins()
+        await running.end(failure)
+        assert running.store.get(running.key) is None
+
+
+@both
+@pytest.mark.parametrize("other", [b"token-of-another", None])
+async def test_a_lost_claim_is_noticed_while_the_handler_runs(
+    store_url: str,
+    name: str,
+    is_async: bool,
+    other: bytes | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("WARNING")
+    running = Running(store_url, name, is_async, monkeypatch)
+    with running.store:
+        await running.begins()
+        if other is None:
+            running.store.delete(running.key)
+        else:
+            running.store.set(running.key, other, px=3_600_000)
+        await eventually(lambda: "the claim was lost while its handler runs" in caplog.text)
+        assert not running.task.done()
+        await eventually(running.has_no_renewal)
+        await running.end()
+        assert running.store.get(running.key) == (other or b"done")
+        assert running.store.pttl(running.key) > 60_000  # neither renewed nor taken
+        assert ("another call has the key" in caplog.text) is (other is not None)
+        assert caplog.text.count("the claim was lost") == 1
+
+
+@both
+async def test_a_renewal_that_fails_is_tried_again(
+    store_url: str,
+    name: str,
+    is_async: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("WARNING")
+    running = Running(store_url, name, is_async, monkeypatch)
+    with running.store, monkeypatch.context() as away:
+        await running.begins()
+
+        async def fail(*_arguments: Any) -> None:
+            raise redis.ConnectionError("away")
+
+        away.setattr(_Marks, "call_async", fail)
+        await eventually(lambda: "the claim cannot be renewed while its handler runs: away" in caplog.text)
+        away.undo()
+        await running.is_renewed()
+        await running.end()
+        assert running.store.get(running.key) == b"done"
+        assert "the claim was lost" not in caplog.text
+
+
+async def test_a_cancelled_handler_ends_its_renewal(store_url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Running(store_url, name, True, monkeypatch)
+    with running.store:
+        await running.begins()
+        running.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running.task
+        await eventually(running.has_no_renewal)
+        assert running.store.get(running.key) is None
+        running._finish.set()
 
 
 async def test_a_business_key_and_values(store_url: str, name: str) -> None:
