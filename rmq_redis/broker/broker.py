@@ -21,6 +21,7 @@ from ..server_plugins import ServerPlugins
 from ..store.config_store import ConfigStore
 from ..store.half_store import HalfStore
 from ..store.keys import GroupKeys
+from ..store.lock_store import LockStore
 from ..store.offset_store import OffsetStore
 from ..store.pop_store import PopStore
 from ..store.queue_store import Queue, QueueStore
@@ -136,7 +137,8 @@ class Broker:
             self._topics_changed,
             self._queue_gone,
         )
-        self._clients = ClientManager(config, self._topics)
+        self._locks = LockStore(self._queue_store, config.lock_expiry_s)
+        self._clients = ClientManager(config, self._topics, self._locks)
         self._pulls = PullProcessor(config, self._topics, self._queue_store, self._offsets, self._clients)
         self._server: RemotingServer | None = None
         self._leadership: Leadership | None = None
@@ -281,6 +283,7 @@ class Broker:
             await self._topics.start()
             await self._queue_store.load_ends()
             await self._offsets.load()
+            await self._locks.load()
             self._queue_store.lead()
         except StoreError:
             self._start_following()

@@ -1,4 +1,4 @@
-"""HEART_BEAT, UNREGISTER_CLIENT, GET_CONSUMER_LIST_BY_GROUP, queue locks: who is connected. All of it in memory."""
+"""HEART_BEAT, UNREGISTER_CLIENT, GET_CONSUMER_LIST_BY_GROUP: who is connected, in memory only. And queue locks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ import msgspec
 
 from ..codes import RequestCode, ResponseCode
 from ..config import BrokerConfig
-from ..errors import LocalProtocolError, RemoteProtocolError, ResponseError
-from ..model import MessageQueue
+from ..errors import (
+    InvalidParameterError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    ResponseError,
+    ServiceNotAvailableError,
+)
+from ..model import MessageQueue, group_name_error, topic_name_error
 from ..protocol.body import (
     ConsumerData,
     HeartbeatData,
@@ -25,6 +31,7 @@ from ..protocol.command import RemotingCommand, request, response
 from ..protocol.header import ConsumerGroupRequestHeader, UnregisterClientRequestHeader
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
+from ..store.lock_store import LockKey, LockStore
 from .subscription import TAG, message_filter
 from .topics import TopicTable
 
@@ -63,12 +70,12 @@ class ConsumerGroup:
 class ClientManager:
     """Producers and consumers by group, as their heartbeats tell; a closed connection leaves its groups at once."""
 
-    def __init__(self, config: BrokerConfig, topics: TopicTable) -> None:
+    def __init__(self, config: BrokerConfig, topics: TopicTable, locks: LockStore) -> None:
         self._config = config
         self._topics = topics
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
-        self._locks: dict[str, dict[MessageQueue, tuple[str, float]]] = {}
+        self._locks = locks
         self.consumer_groups: dict[str, ConsumerGroup] = {}
         self.producer_groups: dict[str, dict[Connection, dict[str, Member]]] = {}
         self._producers: dict[str, Connection] = {}
@@ -273,37 +280,32 @@ class ClientManager:
 
     # --- queue locks -------------------------------------------------------------------------------------------------
 
-    def _lock(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+    async def _lock(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         """Grants queues that are free, held by this client, or whose lock was not renewed in time (60 s)."""
-        group, client_id, queues = _lock_body(command)
-        now = self._loop.time()
-        held = self._locks.setdefault(group, {})
-        granted: list[MessageQueue] = []
-        for queue in queues:
-            owner = held.get(queue)
-            if owner is None or owner[0] == client_id or owner[1] < now - self._config.lock_expiry_s:
-                held[queue] = (client_id, now)
-                granted.append(queue)
-        return response(command, body=dumps({"lockOKMQSet": granted}))
+        client_id, queues = self._lock_body(command)
+        granted = await self._locks.lock(client_id, queues)
+        return response(command, body=dumps({"lockOKMQSet": [queues[key] for key in granted]}))
 
-    def _unlock(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        group, client_id, queues = _lock_body(command)
-        held = self._locks.get(group, {})
-        for queue in queues:
-            owner = held.get(queue)
-            if owner is not None and owner[0] == client_id:
-                del held[queue]
-        if not held:
-            self._locks.pop(group, None)
+    async def _unlock(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        client_id, queues = self._lock_body(command)
+        await self._locks.unlock(client_id, queues)
         return response(command, ResponseCode.SUCCESS)
 
-
-def _lock_body(command: RemotingCommand) -> tuple[str, str, list[MessageQueue]]:
-    body = object_body(command.body)
-    group, client_id = body.get("consumerGroup"), body.get("clientId")
-    if not isinstance(group, str) or not isinstance(client_id, str):
-        raise RemoteProtocolError("lock: consumerGroup and clientId must be text")
-    return group, client_id, decode_queue_set(body.get("mqSet"))
+    def _lock_body(self, command: RemotingCommand) -> tuple[str, dict[LockKey, MessageQueue]]:
+        """(client id, queues by what is locked of them). A slave does not know who has which."""
+        body = object_body(command.body)
+        group, client_id = body.get("consumerGroup"), body.get("clientId")
+        if not isinstance(group, str) or not isinstance(client_id, str):
+            raise RemoteProtocolError("lock: consumerGroup and clientId must be text")
+        queues = {LockKey(group, queue.topic, queue.queue_id): queue for queue in decode_queue_set(body.get("mqSet"))}
+        errors = [group_name_error(group), *(topic_name_error(key.topic) for key in queues)]
+        for error in filter(None, errors):
+            raise InvalidParameterError(error)
+        if self._topics.reads_only:
+            raise ServiceNotAvailableError(
+                f"broker {self._config.broker_name} is a slave; ask the master for queue locks"
+            )
+        return client_id, queues
 
 
 def _remove(members: dict[Connection, dict[str, Member]], connection: Connection, client_id: str) -> bool:

@@ -140,6 +140,14 @@ local ended = 0
 for a = 2, #args do ended = ended + redis.call('HDEL', keys[2], args[a]) end
 return ended
 """,
+    # keys: epoch, locks hash; args: epoch, value ('': none), field...
+    "put_locks": _GUARD
+    + """
+for a = 3, #args do
+  if args[2] == '' then redis.call('HDEL', keys[2], args[a]) else redis.call('HSET', keys[2], args[a], args[2]) end
+end
+return #args - 2
+""",
     # keys: epoch, hash, version; args: epoch, field, value. Returns the new version.
     "put": _GUARD
     + """

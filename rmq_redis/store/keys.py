@@ -22,6 +22,7 @@ group names cannot contain ``:``, which keeps the names unambiguous.
 | ``<prefix>:{<brokerName>}:half-numbers`` | string | how many numbers were given out |
 | ``<prefix>:{<brokerName>}:popped`` | sorted set | ``<group>:<topic>:<queueId>:<n>`` by when entry 0-n is visible |
 | ``<prefix>:{<brokerName>}:request-modes`` | hash | ``<group>:<topic>`` -> PULL or POP (JSON) |
+| ``<prefix>:{<brokerName>}:locks`` | hash | ``<group>:<topic>:<queueId>`` -> ``<ms when granted>:<client id>`` |
 | ``<prefix>:{<brokerName>}:epoch`` | string | grows with every master that takes over; older ones are fenced off |
 | ``<prefix>:{<brokerName>}:lease`` | string, TTL | address of the master, as long as it renews it |
 | ``<prefix>:{<brokerName>}:slave:<brokerId>`` | string, TTL | address of the slave that has this id |
@@ -51,6 +52,7 @@ class GroupKeys:
         self.half_numbers = self.base + b"half-numbers"
         self.popped = self.base + b"popped"
         self.request_modes = self.base + b"request-modes"
+        self.locks = self.base + b"locks"
         self.epoch = self.base + b"epoch"
         self.lease = self.base + b"lease"
 

@@ -373,3 +373,52 @@ async def test_contenders_never_hold_a_lock_together(broker: Broker, connect: Co
                 await unlock(client, name, queue_id)
 
     await asyncio.gather(*(contend(name, client) for name, client in clients.items()))
+
+
+async def test_a_lock_outlives_the_broker_that_gave_it(start_broker: StartBroker, connect: Connect) -> None:
+    """The first member that reaches its successor must not get the queues of those that are still on their way."""
+    first = await start_broker(lease_s=1.0)
+    old = connect(first)
+    assert await lock(old, "a", 0, 1) == [0, 1]
+    assert await lock(old, "gone", 2) == [2]
+    await unlock(old, "gone", 2)
+    slave = await start_broker(broker_id=1, lease_s=1.0)
+    client = connect(slave)
+    body = dumps({"clientId": "b", "consumerGroup": "G", "mqSet": queues(0)})
+    assert (await client.ask(request(RequestCode.LOCK_BATCH_MQ, body=body))).code == 14, "only the master knows them"
+    await first.close()
+    await eventually(lambda: slave.broker_id == 0 and not slave._queue_store.reads_only, timeout_s=30)
+    assert await lock(client, "b", 0, 1, 2) == [2]
+    assert await lock(client, "a", 0, 1) == [0, 1]
+    await unlock(client, "a", 1)
+    assert await lock(client, "b", 0, 1) == [1]
+
+
+async def test_a_lock_of_long_ago_is_free_after_a_restart(start_broker: StartBroker, connect: Connect) -> None:
+    first = await start_broker(lock_expiry_s=0.2)
+    assert await lock(connect(first), "a", 0) == [0]
+    await first.close()
+    client = connect(await start_broker(lock_expiry_s=0.2))
+
+    async def takes_over() -> bool:
+        return await lock(client, "b", 0) == [0]
+
+    await eventually(takes_over)
+
+
+async def test_a_lock_that_the_store_does_not_take_is_not_granted(
+    broker: Broker, client: BrokerClient, connect: Connect
+) -> None:
+    keys, store = broker._queue_store.keys, broker._queue_store
+    assert await lock(client, "a", 0) == [0]
+    await store.current().execute("SET", keys.locks, "no hash")
+    body = dumps({"clientId": "a", "consumerGroup": "G", "mqSet": queues(0, 1)})
+    assert (await client.ask(request(RequestCode.LOCK_BATCH_MQ, body=body))).code == 14
+    await store.current().execute("DEL", keys.locks)
+    assert await lock(client, "b", 0, 1) == [1], "what it had stays its own, what it did not get is free"
+
+
+@pytest.mark.parametrize(("group", "topic"), [("G:x", "T"), ("G", "T:x")])
+async def test_a_lock_of_an_illegal_name_is_29(client: BrokerClient, group: str, topic: str) -> None:
+    body = dumps({"clientId": "a", "consumerGroup": group, "mqSet": [MessageQueue(topic, "broker-a", 0)]})
+    assert (await client.ask(request(RequestCode.LOCK_BATCH_MQ, body=body))).code == 29
