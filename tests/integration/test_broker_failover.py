@@ -99,7 +99,7 @@ async def test_a_fenced_master_steps_down_and_drops_its_clients(
     await old.send("T", "a")
     assert first._leadership is not None
     await first._leadership.stop()  # as if it did not run: the lease expires
-    await eventually(lambda: second.broker_id == 0, timeout_s=30)
+    await eventually(lambda: registered_ids(fake_namesrv, second) == [1, 0], timeout_s=30)  # so it takes messages
     assert (await old.ask(send_request("T", b"lost"))).code == 14
     await first._leadership.start()
     await eventually(lambda: registered_ids(fake_namesrv, first) == [0, 1])

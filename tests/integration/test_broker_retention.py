@@ -271,8 +271,12 @@ async def test_a_slave_that_takes_over_goes_on_removing(start_broker: StartBroke
     slave = await start_broker(broker_id=1, **FAST)
     other = connect(slave)
     await master.close()
-    await eventually(lambda: slave.broker_id == 0, "the slave is the master")
-    await other.send("T", *map(str, range(20, 25)))
+
+    async def took() -> bool:
+        return (await other.ask(send_request("T", b"20"))).code == 0
+
+    await eventually(took, "the slave is the master")
+    await other.send("T", *map(str, range(21, 25)))
     await eventually(lambda: has_min(other, "T", 15))
     assert await other.pull_all_from("T", 15) == [str(number) for number in range(15, 25)]
 
