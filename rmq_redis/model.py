@@ -115,6 +115,9 @@ class MessageQueue(msgspec.Struct, frozen=True, order=True, rename="camel"):
     broker_name: str
     queue_id: int
 
+    def __str__(self) -> str:
+        return f"queue {self.queue_id} of {self.topic} on {self.broker_name}"
+
 
 class Message(msgspec.Struct, kw_only=False):
     """A message to be sent.

@@ -34,7 +34,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback(epilog="Every option can be an environment variable: RMQ_REDIS_ and its name in capitals.")
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.", metavar="")
     ] = False,
     plugins: Annotated[
         list[str] | None,
@@ -51,23 +51,25 @@ def _root(
 
 app.command(rich_help_panel="Start here")(up.up)
 app.command(rich_help_panel="Start here")(demo)
-app.command(rich_help_panel="Messages")(run.run)
-app.command(rich_help_panel="Messages")(message.send)
-app.command(rich_help_panel="Messages")(message.consume)
-app.command(rich_help_panel="Messages")(message.recall)
-app.add_typer(lookup.app, name="message", rich_help_panel="Messages")
-app.add_typer(topic.app, name="topic", rich_help_panel="Messages")
-app.add_typer(group.app, name="group", rich_help_panel="Messages")
-app.add_typer(offset.app, name="offset", rich_help_panel="Messages")
-app.add_typer(dlq.app, name="dlq", rich_help_panel="Messages")
+app.command(rich_help_panel="Messages, topics, groups")(message.send)
+app.command(rich_help_panel="Messages, topics, groups")(message.consume)
+app.command(rich_help_panel="Messages, topics, groups")(message.recall)
+app.command(rich_help_panel="Messages, topics, groups")(run.run)
+app.add_typer(lookup.app, name="message", rich_help_panel="Messages, topics, groups")
+app.add_typer(topic.app, name="topic", rich_help_panel="Messages, topics, groups")
+app.add_typer(group.app, name="group", rich_help_panel="Messages, topics, groups")
+app.add_typer(offset.app, name="offset", rich_help_panel="Messages, topics, groups")
+app.add_typer(dlq.app, name="dlq", rich_help_panel="Messages, topics, groups")
 app.command(rich_help_panel="Servers")(nameserver.namesrv)
 app.add_typer(broker.app, name="broker", rich_help_panel="Servers")
-app.command(rich_help_panel="Servers")(chaos.chaos)
-app.command(rich_help_panel="Servers")(simulate.simulate)
-app.add_typer(plugin.app, name="plugin", rich_help_panel="Servers")
+app.add_typer(plugin.app, name="plugin", rich_help_panel="Plugins and measurements")
 app.add_typer(plugin.app, name="plugins", hidden=True)
+app.command(rich_help_panel="Plugins and measurements")(simulate.simulate)
 if importlib.util.find_spec(f"{__name__}.bench") is not None:
-    app.command("bench", rich_help_panel="Servers")(importlib.import_module(f"{__name__}.bench").bench_app)
+    app.command("bench", rich_help_panel="Plugins and measurements")(
+        importlib.import_module(f"{__name__}.bench").bench_app
+    )
+app.command(rich_help_panel="Plugins and measurements")(chaos.chaos)
 
 
 def _is_own_command(arguments: list[str]) -> bool:
@@ -86,7 +88,10 @@ def _has_plugins() -> bool:
 def main() -> None:
     """Entry point of ``rmq-redis`` and ``python -m rmq_redis``."""
     try:
-        sys.argv[1:] = plugin.take_plugin_options(sys.argv[1:])
+        arguments = plugin.take_plugin_options(sys.argv[1:])
+        if len(arguments) < len(sys.argv) - 1:
+            plugin.load_plugins()
+        sys.argv[1:] = arguments
         if not _is_own_command(sys.argv[1:]) and _has_plugins():
             plugin.add_plugin_commands(app)
         app()

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
-from .options import Json, option
+from .options import Json, flag, option
 from .output import note, print_json
 
 
@@ -19,7 +19,7 @@ def bench_app(
     in_flight: Annotated[
         int, option("--in-flight", min=1, metavar="N", help="Sends that wait for their answer at any time.")
     ] = 100,
-    quick: Annotated[bool, option("--quick", help="One short round, to see that it works.")] = False,
+    quick: Annotated[bool, flag("--quick", help="One short round, to see that it works.")] = False,
     json_: Json = False,
 ) -> None:
     """Measure a cluster of its own: sends, batches, consuming, latencies, and the store's own rates beside them."""

@@ -10,7 +10,7 @@ import typer
 from ..config import BrokerConfig
 from ..errors import ConfigError
 from .admin import with_admin
-from .options import DEFAULT_NAMESRV, LogLevel, Namesrv, config_options, option
+from .options import DEFAULT_NAMESRV, LogLevel, Namesrv, config_options, flag, option
 
 if TYPE_CHECKING:
     from ..client.admin import AsyncAdmin
@@ -60,7 +60,7 @@ def broker(config: BrokerConfig, log_level: str) -> None:
 @app.command("drain")
 def drain(
     broker_name: Annotated[str, typer.Argument(help="Name of the broker group.", show_default=False)],
-    undo: Annotated[bool, option("--undo", help="Send messages there again.")] = False,
+    undo: Annotated[bool, flag("--undo", help="Send messages there again.")] = False,
     timeout_s: Annotated[
         float | None,
         option("--timeout", min=0, metavar="S", help="Give up after so many seconds.", show_default="never"),

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from .options import Json, LogLevel, option
+from .options import Json, LogLevel, flag, option
 from .output import EXIT_ERROR
 
 RATE = 2000.0
@@ -37,7 +37,7 @@ def demo(
     json: Json = False,
     log_level: LogLevel = "info",
     pause_after_ready: Annotated[
-        bool, option("--pause-after-ready", help="Wait for a line on standard input before sending.", hidden=True)
+        bool, flag("--pause-after-ready", help="Wait for a line on standard input before sending.", hidden=True)
     ] = False,
 ) -> None:
     """See it work: order events through a whole cluster, and what became of them.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .message import message_fields, send_result
-from .options import DEFAULT_NAMESRV, Json, LogLevel, Namesrv, option
+from .options import DEFAULT_NAMESRV, Json, LogLevel, Namesrv, flag, option
 from .output import local_time, note, print_json
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ def resend(
         list[str] | None,
         option("--msg-id", "-i", help="Send this one, by any of its ids; may be repeated.", show_default=False),
     ] = None,
-    every: Annotated[bool, option("--all", "-a", help="Send all that were not sent again before.")] = False,
-    again: Annotated[bool, option("--again", help="With --all: also those that were.")] = False,
+    every: Annotated[bool, flag("--all", "-a", help="Send all that were not sent again before.")] = False,
+    again: Annotated[bool, flag("--again", help="With --all: also those that were.")] = False,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
     log_level: LogLevel = "error",

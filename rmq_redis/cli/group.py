@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .admin import with_admin
-from .options import DEFAULT_NAMESRV, Json, LogLevel, Namesrv, option
-from .output import print_json, print_table
+from .options import DEFAULT_NAMESRV, Json, LogLevel, Namesrv, flag, option
+from .output import note, print_json, print_table
 
 if TYPE_CHECKING:
     from ..client.admin import AsyncAdmin
@@ -37,7 +37,7 @@ _INTERNAL_PREFIXES = ("CID_RMQ_SYS_", "CID_ONSAPI_", "CID_ONS-HTTP-PROXY", "rmq-
 
 @app.command("list")
 def list_groups(
-    every: Annotated[bool, option("--all", "-a", help="Also groups of RocketMQ's and our own tools.")] = False,
+    every: Annotated[bool, flag("--all", "-a", help="Also groups of RocketMQ's and our own tools.")] = False,
     cluster: Cluster = None,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
@@ -56,6 +56,8 @@ def list_groups(
         print_json(names)
     else:
         sys.stdout.writelines(f"{name}\n" for name in names)
+        if not names:
+            note("no broker knows a consumer group yet")
 
 
 def _is_internal(group: str) -> bool:
@@ -77,8 +79,15 @@ def _fields(group: str, address: str, config: SubscriptionGroupConfig) -> dict[s
         "consume_broadcast_enable": config.consume_broadcast_enable,
         "retry_max_times": config.retry_max_times,
         "retry_queue_nums": config.retry_queue_nums,
-        "retry_delays_ms": [config.retry_delay_ms(times) for times in range(config.retry_max_times)],
+        "retry_delays_ms": _delays_ms(config),
     }
+
+
+def _delays_ms(config: SubscriptionGroupConfig) -> list[int] | None:
+    """ms until each further try; None: the broker's delay levels, of which the first try's is the third."""
+    delays_ms = [config.retry_delay_ms(times) for times in range(config.retry_max_times)]
+    known = [delay_ms for delay_ms in delays_ms if delay_ms is not None]
+    return known if len(known) == len(delays_ms) else None
 
 
 @app.command()
@@ -98,11 +107,15 @@ def show(
     _print(group, found, json)
 
 
-def _print(group: str, found: list[dict[str, Any]], json: bool) -> None:
+def _unknown(group: str) -> Exception:
     from ..errors import SubscriptionGroupNotExistError
 
+    return SubscriptionGroupNotExistError(f"no broker knows the consumer group {group!r}")
+
+
+def _print(group: str, found: list[dict[str, Any]], json: bool) -> None:
     if not found:
-        raise SubscriptionGroupNotExistError(f"no broker knows the consumer group {group!r}")
+        raise _unknown(group)
     if json:
         print_json(found)
         return
@@ -120,10 +133,10 @@ def _print(group: str, found: list[dict[str, Any]], json: bool) -> None:
     print_table(["<broker", "<consumes", "<broadcasts", "tries", "retry queues", "<retried after"], rows)
 
 
-def _delays(delays_ms: list[int | None]) -> str:
-    if not delays_ms or delays_ms[0] is None:
-        return "10 s, 30 s, 1 min, … 2 h" if delays_ms else "-"
-    shown = [f"{(delay_ms or 0) / 1000:g} s" for delay_ms in delays_ms]
+def _delays(delays_ms: list[int] | None) -> str:
+    if not delays_ms:
+        return "10 s, 30 s, 1 min, … 2 h" if delays_ms is None else "-"
+    shown = [f"{delay_ms / 1000:g} s" for delay_ms in delays_ms]
     return ", ".join(shown if len(shown) <= 5 else [*shown[:4], "…", shown[-1]])
 
 
@@ -162,11 +175,11 @@ def set_config(
     ] = None,
     consume: Annotated[
         bool | None,
-        option("--consume/--no-consume", help="Whether its members may read messages.", show_default=False),
+        flag("--consume/--no-consume", help="Whether its members may read messages.", show_default=False),
     ] = None,
     broadcast: Annotated[
         bool | None,
-        option("--broadcast/--no-broadcast", help="Whether its members may broadcast.", show_default=False),
+        flag("--broadcast/--no-broadcast", help="Whether its members may broadcast.", show_default=False),
     ] = None,
     cluster: Cluster = None,
     namesrv: Namesrv = DEFAULT_NAMESRV,
@@ -221,12 +234,18 @@ def _policy(text: str) -> GroupRetryPolicy:
 def delete(
     group: Group,
     cluster: Cluster = None,
-    yes: Annotated[bool, option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, flag("--yes", "-y", help="Do not ask.")] = False,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     log_level: LogLevel = "error",
 ) -> None:
     """Delete a group with its offsets. Its retry and dead-letter topics stay. Asks first, at a terminal."""
     if not yes and sys.stdin.isatty():
         typer.confirm(f"Delete consumer group {group} with its offsets?", abort=True)
-    with_admin(namesrv, log_level, lambda admin: admin.delete_group(group, cluster=cluster))
+
+    async def work(admin: AsyncAdmin) -> None:
+        if not any((await _configs(admin, group, cluster)).values()):
+            raise _unknown(group)
+        await admin.delete_group(group, cluster=cluster)
+
+    with_admin(namesrv, log_level, work)
     print(f"group {group}: deleted")

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import RemoteProtocolError, RemotingConnectError
 from .admin import with_admin
 from .message import message_fields
 from .options import DEFAULT_NAMESRV, TIME_HELP, Json, LogLevel, Namesrv, option, time_ms
-from .output import local_time, print_json
+from .output import EXIT_ERROR, local_time, note, print_json
 
 if TYPE_CHECKING:
     from ..client.admin import AsyncAdmin
@@ -38,7 +39,12 @@ def show(
     """Show the message with an id."""
 
     async def work(admin: AsyncAdmin) -> MessageExt:
-        return await admin.view_message(message_id, topic)
+        try:
+            return await admin.view_message(message_id, topic)
+        except (RemoteProtocolError, RemotingConnectError) as error:
+            if topic is None:  # the two kinds look alike, and send prints the producer's
+                error.add_note("for a producer's id (msg_id), which send prints, give the topic, too: -t TOPIC")
+            raise
 
     _print(with_admin(namesrv, log_level, work), json)
 
@@ -72,12 +78,13 @@ def query(
         return await admin.query_message(topic, key, max_num=most, **within)
 
     messages = with_admin(namesrv, log_level, work)
+    if not messages:
+        note(f"no message of topic {topic!r} has the key {key!r}{' in this time' if within else ''}")
+        raise typer.Exit(EXIT_ERROR)
     for position, message in enumerate(messages):
         if position and not json:
             print()
         _print(message, json)
-    if not messages:
-        raise typer.Exit(1)
 
 
 @app.command("at")

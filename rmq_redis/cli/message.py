@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +15,8 @@ import typer
 
 from ..errors import ClientError, RmqError
 from ..model import MAX_DELAY_LEVEL, SendStatus
-from .options import DEFAULT_NAMESRV, TIME_HELP, Json, LogLevel, Namesrv, option, time_ms
-from .output import EXIT_UNCONFIRMED, note, number, on_reader_gone, print_json
+from .options import DEFAULT_NAMESRV, TIME_HELP, Json, LogLevel, Namesrv, flag, option, time_ms
+from .output import EXIT_STOPPED, EXIT_UNCONFIRMED, note, number, on_reader_gone, print_json
 
 if TYPE_CHECKING:
     import asyncio
@@ -83,6 +83,7 @@ def send(
     """Send messages: one given here, or one a line from a file or standard input.
 
     Prints where each went once its broker has stored it; of more than one line, how many. Empty lines are left out.
+    Lines of a pipe are sent as they come.
     The exit code is 3 when all are stored and some not confirmed as their broker asks (SYNC_MASTER, SYNC_FLUSH).
     """
     from ..model import Message
@@ -91,7 +92,7 @@ def send(
     setup_logging(log_level)
     if body is not None and file is not None:
         raise typer.BadParameter("give the message or --file, not both")
-    if body is None and file is None and sys.stdin.isatty():
+    if body is None and file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise typer.BadParameter("give the message, or --file FILE, or lines on standard input")
     if delay_s is not None and delay_level is not None:
         raise typer.BadParameter("give --delay or --delay-level, not both")
@@ -105,19 +106,20 @@ def send(
             made.with_delay_level(delay_level)
         return made
 
+    stopped = False
     if body is not None:
         statuses = run(_send_one(message(body), key, load_balancer, namesrv, json))
     else:
-        with _lines(file or "-") as lines:
-            statuses = run(_send_lines(lines, message, key, load_balancer, namesrv, json))
+        with _opened(file or "-") as lines:
+            statuses, stopped = run(_send_lines(lines, message, key, load_balancer, namesrv, json))
     unconfirmed = [status for status in UNCONFIRMED if statuses[status]]
     for status in unconfirmed:
         note(
             f"{status}: {statuses[status]} of {statuses.total()} stored, but {UNCONFIRMED[status]}; "
             "what is sent again is there twice"
         )
-    if unconfirmed:
-        raise typer.Exit(EXIT_UNCONFIRMED)
+    if stopped or unconfirmed:
+        raise typer.Exit(EXIT_STOPPED if stopped else EXIT_UNCONFIRMED)
 
 
 def _pairs(properties: Iterable[str]) -> dict[str, str]:
@@ -131,12 +133,12 @@ def _pairs(properties: Iterable[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _lines(path: str) -> Iterator[Iterable[bytes]]:
+def _opened(path: str) -> Iterator[int]:
     if path == "-":
-        yield sys.stdin.buffer
+        yield sys.stdin.fileno()
         return
-    with open(path, "rb") as lines:
-        yield lines
+    with open(path, "rb", buffering=0) as lines:
+        yield lines.fileno()
 
 
 async def _send_one(
@@ -158,54 +160,86 @@ async def _send_one(
 
 
 async def _send_lines(
-    lines: Iterable[bytes],
+    file: int,
     message: Callable[[bytes], Message],
     key: str | None,
     load_balancer: str | None,
     namesrv: str,
     json: bool,
-) -> Counter[SendStatus]:
-    """Many in flight, printed in the order of the lines; with a sharding key one at a time, as their order counts."""
+) -> tuple[Counter[SendStatus], bool]:
+    """Sends the lines of an open file as they come, and prints the results in their order.
+
+    Many are in flight; with a sharding key one at a time, as their order counts. Ctrl-C: what is in flight is finished.
+
+    Returns:
+        How many got which status; whether it was stopped before the end.
+    """
     import asyncio
 
     from ..client.producer import AsyncProducer
+    from ..runtime import Stopped, stop_signals, unless_stopped
+    from .lines import read_lines
 
     in_flight: deque[tuple[int, asyncio.Task[SendResult]]] = deque()
-    sent = empty = 0
+    line_number = sent = empty = 0
     statuses: Counter[SendStatus] = Counter()
     began = time.monotonic()
 
     async def finish(most: int) -> None:
         nonlocal sent
         while len(in_flight) > most:
-            line_number, task = in_flight.popleft()
+            number_of_line, task = in_flight.popleft()
             try:
                 result = await task
             except RmqError as error:
                 for _, other in in_flight:
                     other.cancel()
-                error.add_note(f"line {line_number}; {sent} messages were sent before it")
+                error.add_note(f"line {number_of_line}; {sent} messages were sent before it")
                 raise
             sent += 1
             statuses[result.status] += 1
             if json:
                 print_json(send_result(result))
 
+    async def next_lines(chunks: AsyncIterator[list[bytes]]) -> list[bytes]:
+        """[] at the end. What was sent is told, and what failed raised, also while nothing comes."""
+        reading = asyncio.ensure_future(anext(chunks, []))
+        try:
+            while in_flight and not reading.done():
+                await asyncio.wait({reading, in_flight[0][1]}, return_when=asyncio.FIRST_COMPLETED)
+                while in_flight and in_flight[0][1].done():
+                    await finish(len(in_flight) - 1)
+            return await reading
+        finally:
+            reading.cancel()
+
     async with AsyncProducer(PRODUCER_GROUP, namesrv, load_balancer=load_balancer) as producer:
-        for line_number, line in enumerate(lines, 1):
-            text = line.rstrip(b"\r\n")
-            if not text:
-                empty += 1
-                continue
-            in_flight.append((line_number, asyncio.create_task(producer.send(message(text), key=key))))
-            await finish(0 if key is not None or sent == 0 else SENDS_IN_FLIGHT)  # the first shows whether it works
-        await finish(0)
+        with stop_signals() as stop:
+            chunks = read_lines(file)
+            try:
+                while lines := await unless_stopped(stop, next_lines(chunks)):
+                    for line in lines:
+                        line_number += 1
+                        text = line.rstrip(b"\r")
+                        if not text:
+                            empty += 1
+                            continue
+                        in_flight.append((line_number, asyncio.create_task(producer.send(message(text), key=key))))
+                        # The first shows whether it works.
+                        await finish(0 if key is not None or sent == 0 else SENDS_IN_FLIGHT)
+                        if stop.is_set():
+                            raise Stopped
+            except Stopped:
+                pass
+            await finish(0)
     seconds = time.monotonic() - began
     if not json:
         print(f"sent {sent:,} messages in {seconds:.2f} s ({number(sent / seconds)}/s)")
     if empty:
         note(f"left out {empty} empty lines")
-    return statuses
+    if stop.is_set():
+        note(f"stopped after line {line_number}: what follows was not sent")
+    return statuses, stop.is_set()
 
 
 def send_result(result: SendResult) -> dict[str, Any]:
@@ -282,9 +316,7 @@ def consume(
         ),
     ] = None,
     namesrv: Namesrv = DEFAULT_NAMESRV,
-    verbose: Annotated[
-        bool, option("--verbose", "-v", help="Queue, offset, tags and keys before each message.")
-    ] = False,
+    verbose: Annotated[bool, flag("--verbose", "-v", help="Queue, offset, tags and keys before each message.")] = False,
     json: Json = False,
     log_level: LogLevel = "error",
 ) -> None:

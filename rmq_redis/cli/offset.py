@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import RouteNotFoundError, SubscriptionGroupNotExistError
 from .admin import with_admin
-from .options import DEFAULT_NAMESRV, TIME_HELP, Json, LogLevel, Namesrv, option, time_ms
+from .options import DEFAULT_NAMESRV, TIME_HELP, Json, LogLevel, Namesrv, flag, option, time_ms
 from .output import local_time, note, print_json, print_table
 
 if TYPE_CHECKING:
@@ -31,7 +32,14 @@ def show(
     """Show a group's committed offset, the queue's end and what is left, for each queue."""
 
     async def work(admin: AsyncAdmin) -> dict[MessageQueue, ConsumeOffset]:
-        return await admin.consume_stats(group, topic)
+        try:
+            return await admin.consume_stats(group, topic)
+        except RouteNotFoundError:
+            if topic is not None:
+                raise
+            raise SubscriptionGroupNotExistError(
+                f"no group {group!r} has consumed anything; `rmq-redis group list` shows the groups"
+            ) from None
 
     stats = with_admin(namesrv, log_level, work)
     if json:
@@ -79,7 +87,7 @@ def reset(
         ),
     ],
     only_back: Annotated[
-        bool, option("--only-back", help="Leave the queues alone that it would move forwards: skip nothing.")
+        bool, flag("--only-back", help="Leave the queues alone that it would move forwards: skip nothing.")
     ] = False,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,

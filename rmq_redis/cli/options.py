@@ -28,6 +28,11 @@ def option(*flags: str, help: str, setting: str | None = None, **more: Any) -> A
     return typer.Option(*flags, help=help, envvar=env_name(name), show_envvar=name != flag_name, **more)
 
 
+def flag(*flags: str, help: str, **more: Any) -> Any:
+    """An ``option`` that is given or not: its help has no ``<bool>``, which would read as if a value followed."""
+    return option(*flags, help=help, metavar="", **more)
+
+
 def setting_help(config_type: Any, name: str) -> str:
     """The help text of one setting."""
     field = next(field for field in dataclasses.fields(config_type) if field.name == name)
@@ -47,7 +52,7 @@ Namesrv = Annotated[
 ]
 DEFAULT_NAMESRV = f"127.0.0.1:{DEFAULT_NAMESRV_PORT}"
 TIME_HELP = "a time: 2026-11-25T06:00[:00][+08:00], 20261125060000, or milliseconds since 1970"
-Json = Annotated[bool, option("--json", help="Print JSON.")]
+Json = Annotated[bool, flag("--json", help="Print JSON.")]
 LogLevel = Annotated[
     str, option("--log-level", help="debug, info, warning or error: what goes to stderr.", metavar="LEVEL")
 ]

@@ -28,6 +28,8 @@ from ..errors import (
 EXIT_ERROR = 1
 EXIT_UNCONFIRMED = 3
 """What was sent is stored, and not confirmed as its broker's mode asks."""
+EXIT_STOPPED = 130
+"""Ctrl-C before the work was done, as shells say it."""
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
@@ -113,7 +115,11 @@ def what_next(error: Exception) -> str:
     if isinstance(error, RemotingError) and "NameServer" in text:
         return "start a cluster with `rmq-redis up`, or say where one is: --namesrv host:port (RMQ_REDIS_NAMESRV_ADDR)"
     if isinstance(error, (RouteNotFoundError, TopicNotExistError)):
+        if "topic" not in text:  # it names the brokers or clusters that there are
+            return ""
         return "look at `rmq-redis topic list`, or make it with `rmq-redis topic create TOPIC`"
+    if isinstance(error, StoreError) and "does not take us" in text:
+        return "check user, password, certificates and database number of --store or --registry"
     if isinstance(error, StoreError):
         return "is that Redis running, version 7.0 or newer? check --store or --registry; its own log may say more"
     if isinstance(error, RemotingConnectError):

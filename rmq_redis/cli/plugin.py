@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import ConfigError
 from .options import Json, option
 from .output import print_json
 
@@ -15,7 +16,11 @@ app = typer.Typer(help="List plugins and their strategies, begin a new one.", no
 
 
 def take_plugin_options(arguments: list[str]) -> list[str]:
-    """The arguments without ``--plugin SPEC``, wherever it stands; they count here and in children."""
+    """The arguments without ``--plugin SPEC``, wherever it stands; they count here and in children.
+
+    Raises:
+        ConfigError: nothing is given.
+    """
     rest: list[str] = []
     specs: list[str] = []
     items = iter(arguments)
@@ -33,17 +38,28 @@ def take_plugin_options(arguments: list[str]) -> list[str]:
 
 
 def add_local(specs: list[str]) -> None:
-    """Has the plugins loaded when a client or server asks for plugins. Raises BadParameter for an empty one."""
+    """Has the plugins loaded when a client or server asks for plugins. Raises ConfigError for an empty one."""
     if "" in specs:
-        raise typer.BadParameter("give MODULE, MODULE:OBJECT or FILE.py", param_hint="--plugin")
+        raise ConfigError("--plugin needs MODULE, MODULE:OBJECT or FILE.py behind it")
     if specs:
         known = os.environ.get("RMQ_REDIS_PLUGIN", "")
         os.environ["RMQ_REDIS_PLUGIN"] = ";".join(filter(None, [known, *specs]))
 
 
+def load_plugins() -> None:
+    """Loads all plugins now. Whoever names one wants to know that it is not there, whatever command follows.
+
+    Raises:
+        ConfigError: one cannot be loaded.
+    """
+    from ..plugins import installed_plugins
+
+    installed_plugins.cache_clear()  # what was loaded before knew nothing of those named now
+    installed_plugins()
+
+
 def add_plugin_commands(root: typer.Typer) -> None:
     """Has plugins add their commands. Raises ConfigError with the name of one that fails."""
-    from ..errors import ConfigError
     from ..plugins import installed_plugins
 
     for implementation in installed_plugins().hook.register_commands.get_hookimpls():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from .options import Json, option
+from .options import Json, flag, option
 from .output import note, print_json, print_table
 
 _DEFAULT_LOAD_BALANCERS = ["ROUND_ROBIN", "LATENCY_FAULT_TOLERANT", "LATENCY_AWARE"]
@@ -47,7 +47,7 @@ def simulate(
     keys: Annotated[int | None, option("--keys", help="Sharding keys; 0: none.", show_default="0")] = None,
     zones: Annotated[int | None, option("--zones", help="Zones; 0: none.", show_default="2")] = None,
     quiet: Annotated[
-        bool, option("--quiet", help="Without the slow and the hanging group, and those who come and go.")
+        bool, flag("--quiet", help="Without the slow and the hanging group, and those who come and go.")
     ] = False,
 ) -> None:
     """Run load balancers and allocate strategies against a described cluster, offline: balance, movement, tail latency.

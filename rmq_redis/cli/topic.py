@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import DEFAULT_CLUSTER
+from ..errors import ClientError, RouteNotFoundError, TopicNotExistError
 from ..model import DEFAULT_QUEUE_NUMS, DLQ_PREFIX, RETRY_PREFIX, is_system_topic, reply_topic
 from .admin import with_admin
-from .options import DEFAULT_NAMESRV, Json, LogLevel, Namesrv, option
-from .output import local_time, print_json, print_table
+from .options import DEFAULT_NAMESRV, Json, LogLevel, Namesrv, flag, option
+from .output import local_time, note, print_json, print_table
 
 if TYPE_CHECKING:
     from ..client.admin import AsyncAdmin
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List, show, create, change and delete topics.", no_args_is_help=True)
 Topic = Annotated[str, typer.Argument(help="Name of the topic.", show_default=False)]
-Queues = Annotated[
-    int, option("--queues", "-q", help="Read and write queues in each broker group.", min=1, max=1024, metavar="N")
-]
 RetentionTime = Annotated[
     str | None,
     option(
@@ -46,8 +44,31 @@ RetentionCount = Annotated[
         metavar="N",
     ),
 ]
+Force = Annotated[
+    bool, flag("--force", help="Also when fewer queues leave messages in the others that nobody can read any more.")
+]
 PERMISSIONS = {"rw": 6, "r": 4, "w": 2, "none": 0}
 PERMISSION_NAMES = {number: name for name, number in PERMISSIONS.items()}
+
+
+async def _refuse_hiding(admin: AsyncAdmin, topic: str, queues: int, force: bool) -> None:
+    """With fewer queues than now, nobody reads what is in the others: that is to be meant.
+
+    Raises:
+        ClientError: there are messages in them.
+    """
+    if force:
+        return
+    try:
+        stats = await admin.topic_stats(topic)
+    except (RouteNotFoundError, TopicNotExistError):
+        return
+    hidden = sum(offset.max_offset - offset.min_offset for queue, offset in stats.items() if queue.queue_id >= queues)
+    if hidden:
+        raise ClientError(
+            f"with {queues} queues in each broker group nobody can read the {hidden:,} messages any more that topic "
+            f"{topic!r} has in the others; if that is meant, give --force"
+        )
 
 
 def _attributes(time: str | None, size: str | None, count: str | None) -> str | None:
@@ -72,7 +93,7 @@ def _is_internal(topic: str, own_names: set[str]) -> bool:
 @app.command("list")
 def list_topics(
     every: Annotated[
-        bool, option("--all", "-a", help="Also RocketMQ's own topics, and the groups' retry and dead-letter topics.")
+        bool, flag("--all", "-a", help="Also RocketMQ's own topics, and the groups' retry and dead-letter topics.")
     ] = False,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
@@ -98,6 +119,8 @@ def list_topics(
         print_json(topics)
     else:
         sys.stdout.writelines(f"{topic}\n" for topic in topics)
+        if not topics:
+            note("there is no topic yet: `rmq-redis topic create TOPIC` makes one, and so does the first send")
 
 
 @app.command()
@@ -201,9 +224,20 @@ def show_route(
 @app.command()
 def create(
     topic: Topic,
-    queues: Queues = DEFAULT_QUEUE_NUMS,
+    queues: Annotated[
+        int | None,
+        option(
+            "--queues",
+            "-q",
+            help="Read and write queues in each broker group.",
+            min=1,
+            max=1024,
+            metavar="N",
+            show_default=f"{DEFAULT_QUEUE_NUMS}, or as many as it has",
+        ),
+    ] = None,
     perm: Annotated[str, option("--perm", help="What clients may do: rw, r, w or none.")] = "rw",
-    order: Annotated[bool, option("--order", help="Mark it as a topic whose order counts.")] = False,
+    order: Annotated[bool, flag("--order", help="Mark it as a topic whose order counts.")] = False,
     cluster: Annotated[
         str | None,
         option("--cluster", help="Only in this cluster.", setting="cluster_name", show_default="in all"),
@@ -211,6 +245,7 @@ def create(
     retention_time: RetentionTime = None,
     retention_bytes: RetentionBytes = None,
     retention_count: RetentionCount = None,
+    force: Force = False,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
     log_level: LogLevel = "error",
@@ -219,18 +254,29 @@ def create(
     number = _permission(perm)
     attributes = _attributes(retention_time, retention_bytes, retention_count)
 
-    async def work(admin: AsyncAdmin) -> list[str]:
+    async def work(admin: AsyncAdmin) -> tuple[int, list[str]]:
+        queue_nums = queues or await _queues_of(admin, topic) or DEFAULT_QUEUE_NUMS
+        await _refuse_hiding(admin, topic, queue_nums, force)
         addresses = await admin.create_topic(
-            topic, queue_nums=queues, perm=number, order=order, attributes=attributes, cluster=cluster
+            topic, queue_nums=queue_nums, perm=number, order=order, attributes=attributes, cluster=cluster
         )
         await admin.wait_for_route(topic)
-        return addresses
+        return queue_nums, addresses
 
-    addresses = with_admin(namesrv, log_level, work)
+    queue_nums, addresses = with_admin(namesrv, log_level, work)
     if json:
-        print_json({"topic": topic, "queues": queues, "perm": perm, "brokers": addresses})
+        print_json({"topic": topic, "queues": queue_nums, "perm": perm, "brokers": addresses})
     else:
-        print(f"topic {topic}: {queues} queues in each of {', '.join(addresses)}")
+        print(f"topic {topic}: {queue_nums} queues in each of {', '.join(addresses)}")
+
+
+async def _queues_of(admin: AsyncAdmin, topic: str) -> int:
+    """The most that a broker group has of it; 0: none has it."""
+    try:
+        route = await admin.topic_route(topic)
+    except RouteNotFoundError:
+        return 0
+    return max((max(queue.read_queue_nums, queue.write_queue_nums) for queue in route.queue_datas), default=0)
 
 
 @app.command()
@@ -248,6 +294,7 @@ def update(
     retention_time: RetentionTime = None,
     retention_bytes: RetentionBytes = None,
     retention_count: RetentionCount = None,
+    force: Force = False,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
     log_level: LogLevel = "error",
@@ -257,6 +304,8 @@ def update(
     attributes = _attributes(retention_time, retention_bytes, retention_count)
 
     async def work(admin: AsyncAdmin) -> list[str]:
+        if queues is not None:
+            await _refuse_hiding(admin, topic, queues, force)
         return await admin.update_topic(topic, queue_nums=queues, perm=number, attributes=attributes, cluster=cluster)
 
     addresses = with_admin(namesrv, log_level, work)
@@ -273,7 +322,7 @@ def delete(
         str | None,
         option("--cluster", help="Only in this cluster.", setting="cluster_name", show_default="in all"),
     ] = None,
-    yes: Annotated[bool, option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, flag("--yes", "-y", help="Do not ask.")] = False,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     log_level: LogLevel = "error",
 ) -> None:

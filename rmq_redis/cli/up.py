@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ..config import DEFAULT_BROKER_PORT, DEFAULT_NAMESRV_PORT
-from .options import LogLevel, option
+from .options import LogLevel, flag, option
 
 if TYPE_CHECKING:
     from .cluster import ClusterSpec
@@ -88,7 +88,7 @@ def up(
         ),
     ] = "",
     log_level: LogLevel = "info",
-    verbose: Annotated[bool, option("--verbose", "-v", help="Print where the logs are.")] = False,
+    verbose: Annotated[bool, flag("--verbose", "-v", help="Print where the logs are.")] = False,
 ) -> None:
     """Run a whole cluster for development, until Ctrl-C.
 

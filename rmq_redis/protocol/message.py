@@ -120,7 +120,7 @@ def parse_offset_msg_id(message_id: str) -> tuple[str, int]:
     """(``ip:port`` of the broker, physical offset) of an offset message id.
 
     Raises:
-        RemoteProtocolError: not 32 or 56 hex digits.
+        RemoteProtocolError: not 32 or 56 hex digits, or the port in it cannot be one: a producer's id looks the same.
     """
     try:
         data = bytes.fromhex(message_id)
@@ -128,6 +128,8 @@ def parse_offset_msg_id(message_id: str) -> tuple[str, int]:
         data = b""
     if len(data) not in (16, 28) or len(message_id) not in (32, 56):
         raise RemoteProtocolError(f"{message_id[:80]!r} is not an offset message id (32 or 56 hex digits)")
+    if (port := int.from_bytes(data[-12:-8], "big")) > 65535:
+        raise RemoteProtocolError(f"{message_id!r} is not an offset message id (it would have the port {port})")
     return unpack_host(data[:-8]), int.from_bytes(data[-8:], "big", signed=True)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -67,14 +69,14 @@ class RemotingServer:
         Raises:
             ConfigError: the address cannot be listened on.
         """
+        if not 0 <= port <= 65535:
+            raise ConfigError(f"port {port} is not between 0 and 65535")
         raise_open_files_limit()
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(self._make_connection, host, port, backlog=4096)
         except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another port or stop what uses it"
-            ) from None
+            raise ConfigError(f"cannot listen on {host}:{port}: {_why_not(error)}") from None
         self.port = self._server.sockets[0].getsockname()[1]
         self._idle_task = loop.create_task(self._close_idle())
 
@@ -207,6 +209,15 @@ def error_response(command: RemotingCommand, error: Exception) -> RemotingComman
         return response(command, ResponseCode.SYSTEM_ERROR, remark=str(error))
     logger.error("request %d failed", command.code, exc_info=error)
     return response(command, ResponseCode.SYSTEM_ERROR, remark="internal error; the server's log has the details")
+
+
+def _why_not(error: OSError) -> str:
+    """Why an address cannot be listened on, and what to do. asyncio's own texts repeat the address."""
+    if error.errno == errno.EADDRINUSE:
+        return "it is in use; choose another port or stop what uses it"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no such address; 0.0.0.0 stands for all that it has"
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
 def raise_open_files_limit() -> None:

@@ -179,7 +179,10 @@ async def _connect(
                 _, connection = await loop.create_connection(
                     lambda: StoreConnection(on_lost), host, port, ssl=_tls(parameters)
                 )
-            await _greet(connection, parameters)
+            try:
+                await _greet(connection, parameters)
+            except StoreError as error:
+                raise StoreError(f"the store at {shown} does not take us: {error}") from None
     except (OSError, TimeoutError) as error:
         where = parameters.get("path") or f"{host}:{port}"
         raise StoreError(f"cannot reach the store at {shown} ({where}): {str(error) or 'no answer in time'}") from None

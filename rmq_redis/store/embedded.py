@@ -94,6 +94,8 @@ class EmbeddedServer:
         self._settings = {"appendonly": "yes", "appendfsync": "everysec", "save": ""} | (settings or {})
         self._binary = binary
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_path = self.data_dir / "server.log"
+        self._log_begins = 0
 
     @property
     def url(self) -> str:
@@ -113,6 +115,7 @@ class EmbeddedServer:
         """
         binary = self._binary or find_server_binary()
         self.data_dir.mkdir(parents=True, exist_ok=True)
+        self._log_begins = self._log_path.stat().st_size if self._log_path.exists() else 0
         attempts = 1 if self.port else 5  # a free port can be taken by somebody else before the server has it
         for attempt in range(attempts):
             port = self.port or free_port()
@@ -141,14 +144,17 @@ class EmbeddedServer:
 
     def _arguments(self, binary: Path, port: int) -> list[str]:
         arguments = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.data_dir)]
-        arguments += ["--daemonize", "no", "--logfile", str(self.data_dir / "server.log")]
+        arguments += ["--daemonize", "no", "--logfile", str(self._log_path)]
         for name, value in self._settings.items():
             arguments += [f"--{name}", value]
         return arguments
 
     def _log_tail(self) -> str:
         try:
-            return "\n".join((self.data_dir / "server.log").read_text(errors="replace").splitlines()[-8:])
+            with self._log_path.open("rb") as log:
+                log.seek(self._log_begins)  # what is before is of an earlier run
+                text = log.read().decode(errors="replace")
+            return "\n".join(text.splitlines()[-8:]) or "(it is empty)"
         except OSError as error:
             return f"(no log: {error})"
 

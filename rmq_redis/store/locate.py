@@ -90,7 +90,7 @@ def parse_store_url(url: str) -> Parameters:
         parameters = dict(parse_url(url))
     except ValueError as error:
         raise ConfigError(
-            f"store {redact(url)!r} is not a Redis URL: {error}, or redis+sentinel:// or redis+cluster://"
+            f"{redact(url)!r} is not a Redis URL: {error}, or redis+sentinel:// or redis+cluster://"
         ) from None
     parameters.pop("connection_class", None)
     if url.startswith("rediss://"):

@@ -136,7 +136,7 @@ class RouteStore:
             try:
                 given = parse_store_url(url)
             except ConfigError as error:
-                raise ConfigError(f"registry: {without_credentials(url)!r} is not a Redis URL: {error}") from None
+                raise ConfigError(f"registry: {error}") from None
             added = from_environment(given, REGISTRY_VARIABLES)
             redis = Redis.from_url(url, **settings, **{name: added[name] for name in added.keys() - given.keys()})
         return cls(redis, prefix=prefix, broker_expiry_s=broker_expiry_s, address=without_credentials(url))

@@ -74,7 +74,10 @@ def test_what_is_not_there_is_said(topic: str, env: dict[str, str]) -> None:
     for arguments, text in (
         (("show", other, "-t", topic), f"no message of '{topic}' has the id '{other}'"),
         (("show", "nonsense"), "message id"),
-        (("at", topic, sent["broker_name"], "0", "99"), "has no message at offset 99; it has 0 to 0"),
+        (
+            ("at", topic, sent["broker_name"], "0", "99"),
+            f"queue 0 of {topic} on {sent['broker_name']} has no message at offset 99; it has 0 to 0",
+        ),
         (("at", topic, "broker-x", "0", "0"), "is not on broker 'broker-x' but on broker-a, broker-b"),
     ):
         done = run_cli("message", *arguments, **env)
@@ -82,6 +85,13 @@ def test_what_is_not_there_is_said(topic: str, env: dict[str, str]) -> None:
         assert text in done.stderr
     nothing = run_cli("message", "query", topic, "--key", "none", **env)
     assert (nothing.returncode, nothing.stdout) == (1, "")
+    assert nothing.stderr == f"no message of topic {topic!r} has the key 'none'\n"
+
+
+def test_the_id_that_send_printed_needs_its_topic_and_the_error_says_so(topic: str, env: dict[str, str]) -> None:
+    done = run_cli("message", "show", send(topic, "x", env)["msg_id"], **env)
+    assert done.returncode == 1
+    assert "give the topic, too: -t TOPIC" in done.stderr
 
 
 def test_messages_with_a_key_within_a_time(topic: str, env: dict[str, str]) -> None:

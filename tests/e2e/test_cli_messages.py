@@ -125,6 +125,33 @@ def test_consume_begins_at_the_first_message_the_next_one_or_a_time(topic: str, 
     assert (wrong.returncode, "'yesterday' is not a time" in wrong.stderr) == (2, True)
 
 
+def test_queues_with_messages_are_not_taken_away_by_mistake(topic: str, env: dict[str, str]) -> None:
+    result_of("topic", "create", topic, "--queues", "6", **env)
+    assert json_of("topic", "create", topic, **env)["queues"] == 6
+    lines = "".join(f"{number}\n" for number in range(24))  # round robin: some in each queue
+    result_of("send", topic, stdin=lines, **env)
+    for command in ("create", "update"):
+        done = run_cli("topic", command, topic, "--queues", "2", **env)
+        assert (done.returncode, "give --force" in done.stderr) == (1, True)
+    assert json_of("topic", "show", topic, **env)["messages"] == 24
+    result_of("topic", "update", topic, "--queues", "2", "--force", **env)
+    assert json_of("topic", "show", topic, **env)["messages"] == 8
+
+
+def test_lines_of_a_pipe_are_sent_as_they_come_and_ctrl_c_ends_it(topic: str, env: dict[str, str]) -> None:
+    with CliProcess("send", topic, "--json", **env) as sender:
+        stdin = sender.process.stdin
+        assert stdin is not None
+        for number in range(1, 4):  # the pipe stays open: no line may wait for the next one
+            stdin.write(f"line {number}\n")
+            stdin.flush()
+            wait_until(lambda sent=number: len(sender.lines) == sent, f"line {number} is sent")
+        sender.signal(signal.SIGINT)
+        assert sender.wait() == 130
+        assert sender.error_lines == ["stopped after line 3: what follows was not sent"]
+    assert len(json_lines_of("consume", topic, "--max", "3", "--timeout", "30", **env)) == 3
+
+
 def test_consume_waits_for_a_topic_prints_as_messages_come_and_ends_with_ctrl_c(
     topic: str, env: dict[str, str]
 ) -> None:

@@ -153,9 +153,12 @@ def test_groups_are_listed_shown_changed_and_deleted(namesrv_addr: str) -> None:
         assert (item["consume_enable"], item["consume_broadcast_enable"], item["retry_queue_nums"]) == (False, False, 1)
     assert "0.5 s, 2 s, 7 s, 7 s, 7 s" in result_of("group", "show", "tried", *given)
     back = json_of("group", "set", "tried", "--retry-delays", "levels", "--consume", *given)
-    assert {(item["retry_delays_ms"][0], item["consume_enable"]) for item in back} == {(None, True)}
+    assert {(item["retry_delays_ms"], item["consume_enable"]) for item in back} == {(None, True)}
     assert "tried" in json_of("group", "list", *given)
     result_of("group", "delete", "tried", "--yes", *given)
+    again = run_cli("group", "delete", "tried", "--yes", *given)
+    assert (again.returncode, "no broker knows the consumer group 'tried'" in again.stderr) == (1, True)
+    assert "no group 'tried' has consumed anything" in run_cli("offset", "show", "tried", *given).stderr
     assert "tried" not in result_of("group", "list", "--all", *given).split()
 
 

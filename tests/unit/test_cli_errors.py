@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from rmq_redis.errors import (
     StoreError,
     SystemBusyError,
 )
+from rmq_redis.plugins import installed_plugins
 from rmq_redis.runtime import setup_logging
 from rmq_redis.store.embedded import free_port
 
@@ -82,8 +84,10 @@ def test_a_data_directory_that_cannot_be_made(failing: Run, tmp_path: Path, monk
         (ConfigError("x"), ""),
         (RemotingConnectError("no NameServer answers (...)"), "rmq-redis up"),
         (RemotingConnectError("cannot connect to 10.0.0.1:10911"), "is that server running"),
-        (RouteNotFoundError("x"), "rmq-redis topic create"),
+        (RouteNotFoundError("no NameServer knows a route of topic 'x'"), "rmq-redis topic create"),
+        (RouteNotFoundError("no broker 'x'; there are: broker-a"), ""),
         (StoreError("x"), "is that Redis running"),
+        (StoreError("the store at redis://h does not take us: WRONGPASS"), "check user, password"),
         (ServiceNotAvailableError("x"), "try again in a moment"),
         (SystemBusyError("x"), "trying again may help"),
     ],
@@ -99,6 +103,34 @@ def test_a_mistake_of_ours_is_one_line_too(capsys: pytest.CaptureFixture[str]) -
         fail(ZeroDivisionError("by\nzero"))
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: internal error: ZeroDivisionError: by zero (please report it")
+
+
+def test_a_plugin_named_on_the_line_must_be_there_whatever_the_command(
+    failing: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RMQ_REDIS_PLUGIN", "")
+    assert "--plugin needs MODULE" in failing("topic", "list", "--plugin")
+    assert "plugin no_such_module cannot be loaded" in failing("--plugin", "no_such_module", "topic", "list")
+    installed_plugins.cache_clear()
+
+
+def test_a_port_that_cannot_be_and_one_in_use(failing: Run) -> None:
+    registry = ["namesrv", "--registry", f"redis://127.0.0.1:{free_port()}/0", "--log-level", "error"]
+    assert "port 99999 is not between 0 and 65535" in failing(*registry, "--port", "99999")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        line = failing(*registry, "--host", "127.0.0.1", "--port", port)
+    assert line == f"error: cannot listen on 127.0.0.1:{port}: it is in use; choose another port or stop what uses it"
+    assert "this machine has no such address" in failing(*registry, "--host", "203.0.113.1", "--port", "0")
+    assert failing("namesrv", "--registry", "nowhere").startswith("error: registry: 'nowhere' is not a Redis URL: ")
+
+
+def test_flags_have_no_value_in_the_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["rmq-redis", "consume", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    for line in capsys.readouterr().out.splitlines():
+        assert not ("--json" in line or "--verbose" in line) or "bool" not in line.lower()
 
 
 def test_notes_are_in_the_line(capsys: pytest.CaptureFixture[str]) -> None:

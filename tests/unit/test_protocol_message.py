@@ -489,6 +489,8 @@ def test_golden_offset_msg_id() -> None:
     assert offset_msg_id("10.0.0.5:10911", 123456) == OFFSET_MSG_ID
     assert parse_offset_msg_id(OFFSET_MSG_ID) == ("10.0.0.5:10911", 123456)
     assert parse_offset_msg_id(OFFSET_MSG_ID.lower()) == ("10.0.0.5:10911", 123456)
+    with pytest.raises(RemoteProtocolError, match="the port 670849916"):  # a producer's id, which looks the same
+        parse_offset_msg_id("7F00000127FC5B7C40A47D7CE7E90001")
 
 
 @given(HOST, INT64)

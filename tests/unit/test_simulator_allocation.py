@@ -166,7 +166,7 @@ def taking(group: str, cid: str, mq_all: list[MessageQueue], cid_all: list[str])
         (failing, "raised ValueError: no idea (4 of 4 members)"),
         (everything, "is given 4 times"),
         (nothing, "nobody gets"),
-        (inventing, "'nowhere', queue_id=1) does not exist"),
+        (inventing, "on nowhere does not exist"),
         (lambda *_: 7, "raised TypeError"),
         (lambda *_: ["a"], "gets 'a', which is no queue"),
         (lambda *_: [[]], "gets [], which is no queue"),
