@@ -99,7 +99,8 @@ class PopReviveService:
         if source is None or group is None:
             return Revival(hidden, source, None, b"")
         found = await self._queue_store.read_one(source, hidden.queue_offset)
-        if found is None or found[0] != hidden.queue_offset:  # older than what is kept
+        is_deleted = hidden.topic not in self._topics.topics  # meanwhile: its retry topic must not come back
+        if is_deleted or found is None or found[0] != hidden.queue_offset:  # older than what is kept
             return Revival(hidden, source, None, b"")
         plain = bytes(deliver(source, [found[1]], [hidden.queue_offset]))
         message = decode_records(plain, decompress=False)[0]

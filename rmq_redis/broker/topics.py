@@ -29,6 +29,7 @@ from ..model import (
     topic_name_error,
 )
 from ..protocol.body import SubscriptionGroupConfig
+from ..protocol.pop import pop_retry_topic
 from ..store.config_store import ConfigStore, StoredTopic
 from ..store.offset_store import OffsetStore
 from ..store.queue_store import Queue, QueueStore
@@ -213,7 +214,7 @@ class TopicTable:
         )
 
     async def delete(self, topic: str) -> None:
-        """Deletes a topic, its messages and the offsets in it; an unknown one is no error.
+        """Deletes a topic, its messages and the offsets in it, and what POP retries of it; an unknown one is no error.
 
         Raises:
             InvalidParameterError: blank, or a system topic.
@@ -225,22 +226,47 @@ class TopicTable:
             if topic not in self.topics:
                 return
             # First from memory, so that nothing is written behind the removal and brings the keys back.
-            gone = self.topics.pop(topic)
-            offsets = {group: self._offsets.forget((group, topic)) for group in self._offsets.groups_of(topic)}
+            gone = {name: self.topics.pop(name) for name in (topic, *self._pop_retry_topics(topic))}
+            offsets = {
+                (group, name): self._offsets.forget((group, name))
+                for name in gone
+                for group in self._offsets.groups_of(name)
+            }
             await asyncio.sleep(0)  # appends of this turn of the loop go to Redis before the removal
             try:
-                await self._configs.remove_topic(topic, gone.queues, list(offsets))
+                queues = [queue for deleted in gone.values() for queue in deleted.queues]
+                await self._configs.remove_topics(list(gone), queues, list(offsets))
             except StoreError:
-                self.topics[topic] = gone
-                for group, by_queue in offsets.items():
+                self.topics |= gone
+                for (group, name), by_queue in offsets.items():
                     for queue_id, offset in by_queue.items():
-                        self._offsets.commit(group, topic, queue_id, offset)
+                        self._offsets.commit(group, name, queue_id, offset)
                 raise
-            for queue in self._queue_store.forget_queues(topic):
-                self._on_queue_gone(queue)
+            for name in gone:
+                for queue in self._queue_store.forget_queues(name):
+                    self._on_queue_gone(queue)
             self._version += 1
-            logger.info("topic %s: deleted", topic)
+            logger.info("topic %s: deleted", ", ".join(gone))
         await self._on_change()
+
+    def _pop_retry_topics(self, topic: str) -> list[str]:
+        """Topics by which POP retries a topic's messages, for the groups with offsets in it: nobody reads them without.
+
+        ``%RETRY%a_b_c`` may be that of group a and topic b_c, of a_b and c, or group a_b_c's own. One that another
+        existing group or topic may mean is left: its messages would be gone. Source: ``clearRetryTopicWhenDeleteTopic``
+        of RocketMQ 5.3, which does not look.
+        """
+        found = []
+        for group in self._offsets.groups_of(topic):
+            name = pop_retry_topic(group, topic)
+            meant = name.removeprefix(RETRY_PREFIX)
+            splits = [(meant[:i], meant[i + 1 :]) for i, character in enumerate(meant) if character == "_"]
+            is_shared = meant in self.groups or any(
+                other_group in self.groups and other in self.topics and other != topic for other_group, other in splits
+            )
+            if name in self.topics and not is_shared:
+                found.append(name)
+        return found
 
     async def create_on_send(self, topic: str, default_topic: str, queue_nums: int) -> Topic:
         """The topic, made as a client's first send makes it.

@@ -10,7 +10,9 @@ import msgspec
 from ..errors import RemoteProtocolError, StoreError
 from ..model import TopicConfig
 from ..protocol.body import SubscriptionGroupConfig, convert, loads, topic_config
+from .connection import Arg
 from .keys import GroupKeys
+from .offset_store import GroupTopic
 from .queue_store import MAX_QUEUE_NUMBER, Queue, QueueStore
 
 
@@ -121,20 +123,23 @@ class ConfigStore:
             self._store.report(error)
             raise
 
-    async def remove_topic(self, topic: str, queues: list[Queue], groups: list[str]) -> None:
-        """Removes a topic, its queues and the offsets that ``groups`` have in it. Raises StoreError."""
-        keys = [queue.key for queue in queues] + [self._keys.offsets(group, topic) for group in groups]
-        await self._remove(self._keys.topics, topic, keys, [f"{group}:{topic}" for group in groups])
+    async def remove_topics(self, topics: list[str], queues: list[Queue], offsets: list[GroupTopic]) -> None:
+        """Removes topics, their queues with what POP hid of them, and offsets in them. Raises StoreError."""
+        await self._remove(self._keys.topics, topics, queues, offsets)
 
     async def remove_group(self, group: str, topics: list[str]) -> None:
         """Removes a consumer group and the offsets that it has in ``topics``. Raises StoreError."""
-        keys = [self._keys.offsets(group, topic) for topic in topics]
-        await self._remove(self._keys.groups, group, keys, [f"{group}:{topic}" for topic in topics])
+        await self._remove(self._keys.groups, [group], [], [(group, topic) for topic in topics])
 
-    async def _remove(self, key: bytes, field: str, gone: list[bytes], members: list[str]) -> None:
-        keys = [self._keys.epoch, key, self._keys.version, self._keys.consumed, *gone]
+    async def _remove(self, key: bytes, fields: list[str], queues: list[Queue], offsets: list[GroupTopic]) -> None:
+        keys = [self._keys.epoch, key, self._keys.version, self._keys.consumed, self._keys.popped]
+        keys += [queue.key for queue in queues]
+        keys += [self._keys.offsets(group, topic) for group, topic in offsets]
+        args: list[Arg] = [b"%d" % self._store.epoch, len(fields), *fields, len(queues)]
+        args += [f"{queue.queue.topic}:{queue.queue.queue_id}" for queue in queues]
+        args += [f"{group}:{topic}" for group, topic in offsets]
         try:
-            await self._store.current().execute_function("remove", keys, [b"%d" % self._store.epoch, field, *members])
+            await self._store.current().execute_function("remove", keys, args)
         except StoreError as error:
             self._store.report(error)
             raise

@@ -194,6 +194,8 @@ async def _greet(connection: StoreConnection, parameters: dict[str, Any]) -> Non
         if parameters.get("password"):
             user = [parameters["username"]] if parameters.get("username") else []
             await connection.execute("AUTH", *user, parameters["password"])
+        else:  # of a password that is missing a server says NOAUTH; of a text as long as the library, nothing so clear
+            await connection.execute("PING")
         if parameters.get("db"):
             await connection.execute("SELECT", parameters["db"])
         if parameters.get("readonly"):

@@ -154,13 +154,37 @@ return #args - 2
 redis.call('HSET', keys[2], args[2], args[3])
 return redis.call('INCR', keys[3])
 """,
-    # keys: epoch, hash, version, consumed set, key to remove...; args: epoch, field, consumed members...
-    # Returns the new version.
+    # keys: epoch, hash, version, consumed set, waiting, stream..., other key to remove...
+    # args: epoch, number of fields, field..., number of streams, "<topic>:<queueId>" of each, consumed members...
+    # What POP has hidden of the streams goes with them. Returns the new version.
     "remove": _GUARD
     + """
-redis.call('HDEL', keys[2], args[2])
-for k = 5, #keys do redis.call('UNLINK', keys[k]) end
-for a = 3, #args do redis.call('SREM', keys[4], args[a]) end
+local function forget_hidden(stream, queue)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  if groups['err'] then return end
+  for _, info in ipairs(groups) do
+    local group
+    for i = 1, #info, 2 do
+      if info[i] == 'name' then group = info[i + 1] end
+    end
+    repeat
+      local pending = redis.call('XPENDING', stream, group, '-', '+', 500)
+      for _, entry in ipairs(pending) do
+        redis.call('ZREM', keys[5], group .. ':' .. queue .. ':' .. string.sub(entry[1], 3))
+        redis.call('XACK', stream, group, entry[1])
+      end
+    until #pending < 500
+  end
+end
+local a = 3
+for _ = 1, tonumber(args[2]) do
+  redis.call('HDEL', keys[2], args[a])
+  a = a + 1
+end
+local streams = tonumber(args[a])
+for k = 6, 5 + streams do forget_hidden(keys[k], args[a + k - 5]) end
+for k = 6, #keys do redis.call('UNLINK', keys[k]) end
+for i = a + streams + 1, #args do redis.call('SREM', keys[4], args[i]) end
 return redis.call('INCR', keys[3])
 """,
     # keys: epoch, due times, records, recallable; args: epoch, then (due ms, id, record, recall key or '').

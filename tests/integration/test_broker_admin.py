@@ -212,7 +212,7 @@ async def test_a_topic_whose_deletion_failed_is_still_there(
     await client.ok(put_topic("T", 1, 1))
     await client.send("T", "a", "b")
     await client.ok(commit("G", "T", 0, 1))
-    monkeypatch.setattr(broker._topics._configs, "remove_topic", fails)
+    monkeypatch.setattr(broker._topics._configs, "remove_topics", fails)
     assert (await client.ask(delete_topic("T"))).code == 14
     assert (await client.pull("T", 0)).bodies == ["a", "b"]
     assert (await client.get(RequestCode.GET_ALL_CONSUMER_OFFSET))["offsetTable"] == {"T@G": {0: 1}}

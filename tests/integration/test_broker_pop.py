@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import redis
-from helpers import BrokerClient, Connect, StartBroker, eventually, send_request
+from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_request, send_request
 
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode, ResponseCode
@@ -31,6 +31,7 @@ from rmq_redis.protocol.pop_header import (
     PopMessageResponseHeader,
 )
 from rmq_redis.store.embedded import EmbeddedServer
+from rmq_redis.store.queue_store import Queue
 
 LONG_MS = 60_000
 
@@ -348,6 +349,86 @@ async def test_what_was_hidden_of_a_deleted_topic_is_not_taken_for_a_message_of_
     assert (message.text(), message.reconsume_times) == ("new", 0)
     await client.ok(ack_request(handle))
     assert (await pop(client)).code == ResponseCode.POLLING_TIMEOUT
+
+
+async def retry(client: BrokerClient, group: str, topic: str) -> None:
+    """Has a group pop a topic's one message, not acknowledge it, and pop it again from its retry topic."""
+    assert (await pop(client, group=group, topic=topic, invisible_ms=1)).bodies == ["m"]
+    ((again, handle),) = await pop_until(client, 1, group=group, topic=topic)
+    assert (again.text(), handle.mark) == ("m", "1")
+
+
+async def test_a_deleted_topic_takes_along_what_pop_retries_of_it(
+    client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    groups = ["G0", "G1"]
+    for topic in ("T", "Other"):
+        await client.send(topic, "m")
+        for group in groups:
+            await retry(client, group, topic)
+    await client.ok(request(RequestCode.DELETE_TOPIC_IN_BROKER, TopicRequestHeader("T")))
+    base = f"{key_prefix}:{{broker-a}}:"
+    with redis.Redis.from_url(embedded_server.url, decode_responses=True) as store:
+        for group in groups:
+            gone, stays = f"%RETRY%{group}_T", f"%RETRY%{group}_Other"
+            assert await topic_code(client, gone) == ResponseCode.TOPIC_NOT_EXIST
+            assert await topic_code(client, stays) == ResponseCode.SUCCESS
+            assert not store.hexists(f"{base}topics", gone)
+            assert not store.exists(f"{base}queue:{gone}:0", f"{base}offsets:{group}:{gone}")
+            assert store.exists(f"{base}queue:{stays}:0", f"{base}offsets:{group}:{stays}") == 2
+            assert not {f"{group}:T", f"{group}:{gone}"} & store.smembers(f"{base}consumed")
+        hidden = {member.split(":")[1] for member in store.zrange(f"{base}popped", 0, -1)}
+        assert hidden == {f"%RETRY%{group}_Other" for group in groups}
+    await client.send("T", "new")
+    for group in groups:  # nothing of the old topic comes back
+        ((message, _),) = await pop_until(client, 1, group=group)
+        assert message.text() == "new"
+
+
+async def test_a_topic_deleted_while_pop_brings_a_message_back_gets_no_retry_topic(
+    broker: Broker,
+    client: BrokerClient,
+    embedded_server: EmbeddedServer,
+    key_prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read_one = broker._queue_store.read_one
+    deleted = asyncio.Event()
+
+    async def delete_after_read(queue: Queue, queue_offset: int) -> tuple[int, bytes] | None:
+        found = await read_one(queue, queue_offset)
+        await broker._topics.delete("T")
+        deleted.set()
+        return found
+
+    monkeypatch.setattr(broker._queue_store, "read_one", delete_after_read)
+    await client.send("T", "m")
+    await pop(client, invisible_ms=1)
+    await asyncio.wait_for(deleted.wait(), 30.0)
+    await client.send("Other", "m")
+    await pop(client, topic="Other", invisible_ms=1)  # what is brought back after it was looked at after it
+    monkeypatch.undo()
+    await pop_until(client, 1, topic="Other")
+    assert await topic_code(client, "%RETRY%G_T") == ResponseCode.TOPIC_NOT_EXIST
+    with redis.Redis.from_url(embedded_server.url) as store:
+        assert not store.exists(f"{key_prefix}:{{broker-a}}:queue:%RETRY%G_T:0")
+
+
+async def topic_code(client: BrokerClient, topic: str) -> int:
+    return (await client.ask(request(RequestCode.GET_TOPIC_CONFIG, TopicRequestHeader(topic)))).code
+
+
+async def test_a_retry_topic_that_may_be_anothers_is_left(client: BrokerClient) -> None:
+    """%RETRY%a_b_c: of group a and topic b_c, of a_b and c, or the retry topic of a group a_b_c."""
+    await client.send("b_c", "m")
+    await client.send("c", "m")
+    await retry(client, "a", "b_c")
+    assert (await pop(client, group="a_b", topic="c")).code == ResponseCode.SUCCESS
+    await client.ok(request(RequestCode.DELETE_TOPIC_IN_BROKER, TopicRequestHeader("c")))
+    assert await topic_code(client, "%RETRY%a_b_c") == ResponseCode.SUCCESS
+    await client.ok(heartbeat_request("client", "a_b_c", {"b_c": "*"}))
+    await client.ok(request(RequestCode.DELETE_TOPIC_IN_BROKER, TopicRequestHeader("b_c")))
+    assert await topic_code(client, "%RETRY%a_b_c") == ResponseCode.SUCCESS
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from rmq_redis.protocol.body import SubscriptionGroupConfig
 from rmq_redis.store.config_store import ConfigStore, StoredTopic
 from rmq_redis.store.keys import GroupKeys
 from rmq_redis.store.offset_store import OffsetStore
+from rmq_redis.store.pop_store import PopStore, Share
 from rmq_redis.store.queue_store import QueueStore
 
 
@@ -85,13 +86,40 @@ async def test_removing_a_topic_removes_its_queues_and_the_offsets_in_it(
         redis.xadd(queue_store.keys.queue(name, 1), {"m": "x"}, id="0-1")
         offsets.commit("G", name, 1, 1)
     await offsets.flush()
-    await configs.remove_topic("A", [queue_store.queues["A", i] for i in range(2)], ["G"])
+    await configs.remove_topics(["A"], [queue_store.queues["A", i] for i in range(2)], [("G", "A")])
     assert set(await configs.load_topics()) == {"B"}
     found: list[bytes] = list(redis.keys(f"{key_prefix}:*"))  # type: ignore[arg-type]
     left = {key.decode().removeprefix(f"{key_prefix}:{{broker-a}}:") for key in found}
     assert left == {"epoch", "topics", "version", "queue-numbers", "queue:B:1", "offsets:G:B", "consumed"}
     assert redis.smembers(queue_store.keys.consumed) == {b"G:B"}
     assert await configs.version() == 3
+    redis.close()
+
+
+async def test_what_is_removed_together_goes_with_what_pop_hid_of_it(
+    queue_store: QueueStore, redis: redis_py.Redis
+) -> None:
+    configs, pops = ConfigStore(queue_store), PopStore(queue_store)
+    messages = 600  # more than the function looks at in one go
+    for name in ("A", "R", "B"):
+        stored = await configs.put_topic(topic(name, 1, 1), ())
+        await queue_store.open_queues([(MessageQueue(name, "broker-a", 0), stored.queue_numbers[0])])
+        queue = queue_store.queues[name, 0]
+        for number in range(messages):
+            redis.xadd(queue.key, {"m": "x"}, id=f"0-{number + 1}")
+        for group in ("G", "H"):
+            hidden = await pops.pop(group, [Share(queue, range(messages), messages)], 1 << 50)
+            assert hidden == [list(range(messages))]
+    assert redis.zcard(queue_store.keys.popped) == 6 * messages
+    pairs = [("G", "A"), ("H", "A"), ("G", "R"), ("H", "R")]
+    await configs.remove_topics(["A", "R"], [queue_store.queues[name, 0] for name in ("A", "R")], pairs)
+    assert set(await configs.load_topics()) == {"B"}
+    left = {member.rpartition(b":")[0] for member in redis.zrange(queue_store.keys.popped, 0, -1)}
+    assert left == {b"G:B:0", b"H:B:0"}
+    assert redis.zcard(queue_store.keys.popped) == 2 * messages
+    assert redis.smembers(queue_store.keys.consumed) == {b"G:B", b"H:B"}
+    for name in ("A", "R"):
+        assert not redis.exists(queue_store.keys.queue(name, 0), queue_store.keys.offsets("G", name))
     redis.close()
 
 
@@ -120,7 +148,7 @@ async def test_a_fenced_master_changes_nothing(queue_store: QueueStore, store_ur
     with pytest.raises(StoreFencedError):
         await configs.put_group(SubscriptionGroupConfig(group_name="G"))
     with pytest.raises(StoreFencedError):
-        await configs.remove_topic("A", [], [])
+        await configs.remove_topics(["A"], [], [])
     assert set(await ConfigStore(newer).load_topics()) == {"A"}
     assert await configs.version() == 1
     await newer.close()
