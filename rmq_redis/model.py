@@ -297,6 +297,9 @@ class PullStatus(IntEnum):
     NO_MATCHED_MSG = ResponseCode.PULL_RETRY_IMMEDIATELY
     OFFSET_ILLEGAL = ResponseCode.PULL_OFFSET_MOVED
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class PullResult(msgspec.Struct, frozen=True):
     """Answer to one pull. ``next_begin_offset`` is where to go on, also when there is no message."""

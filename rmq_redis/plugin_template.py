@@ -28,6 +28,9 @@ test = ["pytest>=8"]
 
 [tool.hatch.build.targets.wheel]
 include = ["{module}.py"]
+
+[tool.pytest.ini_options]
+addopts = "-ra"
 """
 
 _MODULE = '''\

@@ -69,23 +69,34 @@ def add_plugin_commands(root: typer.Typer) -> None:
             raise ConfigError(f"plugin {implementation.plugin_name}: register_commands: {error}") from error
 
 
+PICKED_BY = {
+    "register_queue_selectors": "load_balancer",
+    "register_allocate_strategies": "allocate_strategy",
+    "register_read_selectors": "read_selector",
+    "register_interceptors": "plugin_interceptors",
+    "register_route_filters": "route_filter",
+    "register_broker_interceptors": "broker_interceptors",
+    "register_authorizers": "authorizer",
+    "register_metrics_sinks": "metrics_sink",
+}
+"""The setting that picks what a hook offers by name."""
+
+
 @app.command("list")
 def list_plugins(json: Json = False) -> None:
-    """List the plugins: where each comes from, its version, its hooks and what it offers by name."""
+    """List the plugins: origin, version, hooks, and what each offers, by the setting that picks it."""
     from ..config import BrokerConfig, ClientConfig, NameServerConfig
     from ..hookspecs import ClientContext
     from ..plugins import installed_plugins, offers
 
     manager = installed_plugins()
     context = ClientContext(ClientConfig(), lambda broker_name: "")
-    offered: dict[str, list[str]] = {}
+    offered: dict[str, dict[str, list[str]]] = {}
     hooks = sorted(name for name in vars(manager.hook) if name.startswith(("register_", "role_")))
-    for hook in hooks:
-        if hook in ("register_commands", "role_started", "role_stopping"):
-            continue
+    for hook, setting in PICKED_BY.items():
         config: Any = NameServerConfig() if hook == "register_route_filters" else BrokerConfig()
         for offer in offers(hook, manager, context=context, config=config, role="broker").values():
-            offered.setdefault(offer.plugin_name, []).append(offer.name)
+            offered.setdefault(offer.plugin_name, {}).setdefault(setting, []).append(offer.name)
     found: list[dict[str, Any]] = []
     for name, plugin in manager.list_name_plugin():
         if plugin is None:
@@ -98,7 +109,7 @@ def list_plugins(json: Json = False) -> None:
                 "origin": origin.source,
                 "version": origin.version,
                 "hooks": [hook for hook in hooks if hook in mine],
-                "offers": offered.get(name, []),
+                "offers": offered.get(name, {}),
             }
         )
     if json:
@@ -107,8 +118,8 @@ def list_plugins(json: Json = False) -> None:
     for item in found:
         print(f"{item['name']}  ({' '.join(filter(None, [item['origin'], item['version']]))})")
         print(f"    hooks: {', '.join(item['hooks'])}")
-        if item["offers"]:
-            print(f"    offers: {', '.join(item['offers'])}")
+        for setting, names in item["offers"].items():
+            print(f"    {setting}: {', '.join(names)}")
 
 
 @app.command("new")

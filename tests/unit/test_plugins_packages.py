@@ -7,13 +7,17 @@ import os
 import subprocess
 import sys
 import sysconfig
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from rmq_redis import hookspecs
 from rmq_redis.cli import app
+from rmq_redis.cli import plugin as plugin_command
 from rmq_redis.cli.plugin import take_plugin_options
+from rmq_redis.config import BrokerConfig, ClientConfig, NameServerConfig
 from rmq_redis.errors import ConfigError
 from rmq_redis.plugin_template import write_plugin
 
@@ -54,9 +58,18 @@ def test_there_are_three_packages() -> None:
 
 
 @pytest.mark.parametrize("package", [path.name for path in PACKAGES])
-def test_a_packages_own_tests_pass(python: Path, package: str, tmp_path: Path) -> None:
-    (tests,) = (ROOT / "plugins" / package).glob("test_*.py")
-    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tests, cwd=tmp_path)
+def test_a_packages_own_tests_pass_where_its_readme_runs_them(python: Path, package: str) -> None:
+    where = ROOT / "plugins" / package
+    assert "python -m pytest" in (where / "README.md").read_text()
+    out = run(python, "-m", "pytest", "-p", "no:cacheprovider", cwd=where, PYTHONDONTWRITEBYTECODE="1")
+    assert f"rootdir: {where}" in out  # not this repository, whose settings need more than the package's extra brings
+
+
+def test_every_hook_that_offers_names_is_listed_under_its_setting() -> None:
+    hooks = {name for name in vars(hookspecs) if name.startswith("register_")} - {"register_commands"}
+    settings = {field.name for kind in (NameServerConfig, BrokerConfig, ClientConfig) for field in fields(kind)}
+    assert set(plugin_command.PICKED_BY) == hooks
+    assert set(plugin_command.PICKED_BY.values()) <= settings
 
 
 def test_the_generated_skeletons_tests_pass(python: Path) -> None:
@@ -72,9 +85,9 @@ def test_installed_plugins_are_listed_with_origin_version_hooks_and_offers(pytho
         "origin": "package my-team-lb",
         "version": "0.1.0",
         "hooks": ["register_queue_selectors"],
-        "offers": ["MY_TEAM_LB"],
+        "offers": {"load_balancer": ["MY_TEAM_LB"]},
     }
-    assert found["zone-affinity"]["offers"] == ["ZONE_AFFINITY", "ZONE_AFFINITY"]
+    assert found["zone-affinity"]["offers"] == {"load_balancer": ["ZONE_AFFINITY"], "route_filter": ["ZONE_AFFINITY"]}
     assert found["canary"]["hooks"] == [
         "register_allocate_strategies",
         "register_interceptors",
@@ -82,7 +95,7 @@ def test_installed_plugins_are_listed_with_origin_version_hooks_and_offers(pytho
     ]
     text = run(python, "-m", "rmq_redis", "plugin", "list")
     assert "least-backlog  (package rmq-redis-least-backlog 0.1.0)" in text
-    assert "offers: ROUND_ROBIN" in text
+    assert "load_balancer: ROUND_ROBIN" in text
 
 
 def test_a_local_plugin_adds_commands_and_strategies(tmp_path: Path) -> None:
