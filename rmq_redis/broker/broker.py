@@ -181,7 +181,7 @@ class Broker:
         store_host = pack_host(self.address)
         self._schedule = schedule = ScheduleService(ScheduleStore(self._queue_store), self._topics)
         self._transactions = transactions = TransactionService(
-            config, HalfStore(self._queue_store), self._topics, self._clients, self.address
+            config, HalfStore(self._queue_store), self._topics, self._queue_store, self._clients, self.address
         )
         self._sends = SendProcessor(
             config,

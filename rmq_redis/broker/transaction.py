@@ -1,6 +1,6 @@
-"""Transactional messages: half messages, END_TRANSACTION (37), and the questions about undecided ones (39).
+"""Transactional messages: half messages, END_TRANSACTION (37), the questions about undecided ones (39, 323).
 
-Source: RocketMQ 5.3 ``EndTransactionProcessor``, ``TransactionalMessageServiceImpl``.
+Source: RocketMQ 5.3 ``EndTransactionProcessor``, ``TransactionalMessageServiceImpl``, ``AdminBrokerProcessor``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ from typing import Any
 
 from ..codes import MessageSysFlag, RequestCode
 from ..config import BrokerConfig
-from ..errors import LocalProtocolError, ResponseError, ServiceNotAvailableError, StoreError
+from ..errors import (
+    LocalProtocolError,
+    RemoteProtocolError,
+    ResponseError,
+    ServiceNotAvailableError,
+    StoreError,
+    StoreUnconfirmedError,
+)
 from ..hosts import offset_msg_id, pack_host
 from ..model import MessageExt
+from ..protocol.admin_header import ResumeCheckHalfMessageRequestHeader
 from ..protocol.command import RemotingCommand, request, response
 from ..protocol.header import CheckTransactionStateRequestHeader, EndTransactionRequestHeader
 from ..protocol.message import (
@@ -24,13 +32,15 @@ from ..protocol.message import (
     decode_records,
     encode_properties,
     encode_record,
+    parse_offset_msg_id,
     tags_code,
 )
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..store.half_store import HalfStore, Prepared, half_physical_offset
-from ..store.queue_store import Queue
+from ..store.queue_store import Queue, QueueStore
 from .client_manage import ClientManager
+from .offset_query import message_at
 from .topics import TopicTable
 
 logger = logging.getLogger(__name__)
@@ -40,6 +50,8 @@ MAX_IMMUNITY_S = 72 * 3600
 """What a producer may ask for at most: a longer time would leave a half message of a forgotten group for ever."""
 _TRANSACTION_BITS = int(MessageSysFlag.TRANSACTION_ROLLBACK)
 _COMMIT = int(MessageSysFlag.TRANSACTION_COMMIT)
+_PREPARED = {"TRAN_MSG": "true"}
+_REAL_TOPIC, _REAL_QUEUE_ID, _CHECK_TIMES = "REAL_TOPIC", "REAL_QID", "TRANSACTION_CHECK_TIMES"
 _LOOK_PERIOD_S = 0.5
 _CHECK_AT_ONCE = 100
 
@@ -48,18 +60,28 @@ class TransactionService:
     """Keeps half messages, decides them, and asks their producers. ``refuse`` as in ``SendProcessor``."""
 
     def __init__(
-        self, config: BrokerConfig, store: HalfStore, topics: TopicTable, clients: ClientManager, broker_addr: str
+        self,
+        config: BrokerConfig,
+        store: HalfStore,
+        topics: TopicTable,
+        queue_store: QueueStore,
+        clients: ClientManager,
+        broker_addr: str,
     ) -> None:
         self._config = config
         self._store = store
         self._topics = topics
+        self._queue_store = queue_store
         self._clients = clients
         self._broker_addr = broker_addr
         self._task: asyncio.Task[None] | None = None
         self.refuse: str | None = None
 
     def processors(self) -> dict[int, Processor]:
-        return {RequestCode.END_TRANSACTION: self._end_transaction}
+        return {
+            RequestCode.END_TRANSACTION: self._end_transaction,
+            RequestCode.RESUME_CHECK_HALF_MESSAGE: self._resume_check,
+        }
 
     def start(self) -> None:
         """Begins to ask about undecided transactions."""
@@ -112,30 +134,64 @@ class TransactionService:
         if topic is None:
             raise ResponseError(f"the topic {message.topic!r} of half message {number} does not exist any more")
         queue = topic.queues[min(message.queue_id, topic.queue_nums - 1)]
-        return await self._store.end(number, queue, self._record(message, message.topic, queue))
+        return await self._store.end(number, queue, self._visible(message, queue))
 
-    def _record(self, message: MessageExt, topic: str, queue: Queue, **more_properties: str) -> bytes:
-        """The half message as an ordinary one of its queue."""
-        properties = {name: value for name, value in message.properties.items() if name != "TRAN_MSG"}
-        properties |= more_properties
+    def _visible(self, message: MessageExt, queue: Queue, **more_properties: str) -> bytes:
+        """The half message as an ordinary one of a queue."""
+        properties = {name: value for name, value in message.properties.items() if name not in _PREPARED}
+        return self._record(message, queue.queue.topic, queue.queue.queue_id, properties | more_properties, _COMMIT)
+
+    def _record(
+        self, message: MessageExt, topic: str, queue_id: int, properties: dict[str, str], transaction_bits: int = 0
+    ) -> bytes:
         try:
             return encode_record(
                 topic=topic.encode(),
                 body=message.body,
                 properties=encode_properties(properties).encode(),
-                queue_id=queue.queue.queue_id,
+                queue_id=queue_id,
                 flag=message.flag,
-                sys_flag=message.sys_flag & ~_TRANSACTION_BITS | _COMMIT,
+                sys_flag=message.sys_flag & ~_TRANSACTION_BITS | transaction_bits,
                 born_timestamp_ms=message.born_timestamp_ms,
                 born_host=pack_host(message.born_host),
                 store_timestamp_ms=int(time.time() * 1000),
                 store_host=pack_host(self._broker_addr),
                 reconsume_times=message.reconsume_times,
-                prepared_transaction_offset=message.commit_log_offset,
+                prepared_transaction_offset=message.commit_log_offset if transaction_bits else 0,
                 queue_offset=tags_code(message.tags),
             )
         except LocalProtocolError as error:
-            raise ResponseError(f"the half message cannot be committed: {error}") from None
+            raise ResponseError(f"the half message cannot be stored: {error}") from None
+
+    async def _resume_check(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        """Has the producers asked again about what was given up: a half message like it is kept, with no question yet.
+
+        The one that was given up stays where it is, as in RocketMQ: asked for twice, there are two half messages.
+        """
+        header = command.header(ResumeCheckHalfMessageRequestHeader)
+        if self.refuse is not None:
+            raise ServiceNotAvailableError(self.refuse)
+        try:
+            _, physical_offset = parse_offset_msg_id(header.msg_id or "")
+        except RemoteProtocolError as error:
+            raise ResponseError(str(error)) from None
+        message = decode_records(await message_at(self._queue_store, physical_offset), decompress=False)[0]
+        name, queue_id = message.properties.get(_REAL_TOPIC), message.properties.get(_REAL_QUEUE_ID, "")
+        if message.topic != CHECK_MAX_TOPIC or name is None or not queue_id.isdecimal():
+            raise ResponseError(
+                f"message {header.msg_id} of topic {message.topic} is no half message that was given up: that is in "
+                f"{CHECK_MAX_TOPIC} with {_REAL_TOPIC} and {_REAL_QUEUE_ID}"
+            )
+        if name not in self._topics.topics:
+            raise ResponseError(f"the topic {name!r} of half message {header.msg_id} does not exist any more")
+        told = (_REAL_TOPIC, _REAL_QUEUE_ID, _CHECK_TIMES)
+        properties = {key: value for key, value in message.properties.items() if key not in told} | _PREPARED
+        record = self._record(message, name, int(queue_id), properties)
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._store.prepare(record, int(time.time() * 1000), _resolve, future)
+        number = await future
+        logger.info("transaction of %s to topic %s: asked about again, half message %d", message.msg_id, name, number)
+        return response(command)
 
     # --- questions -------------------------------------------------------------------------------------------------
 
@@ -198,14 +254,14 @@ class TransactionService:
         topic = await self._topics.ensure_system_topic(CHECK_MAX_TOPIC)
         queue = topic.queues[0]
         told = {
-            "REAL_TOPIC": message.topic,
-            "REAL_QID": str(message.queue_id),
-            "TRANSACTION_CHECK_TIMES": str(times),
+            _REAL_TOPIC: message.topic,
+            _REAL_QUEUE_ID: str(message.queue_id),
+            _CHECK_TIMES: str(times),
         }
         try:
-            record = self._record(message, CHECK_MAX_TOPIC, queue, **told)
+            record = self._visible(message, queue, **told)
         except ResponseError:  # its properties are as long as they may be: then the log has to do
-            record = self._record(message, CHECK_MAX_TOPIC, queue)
+            record = self._visible(message, queue)
         if await self._store.end(number, queue, record):
             logger.warning(
                 "transaction of %s to topic %s: undecided after %d questions, given up; the message is in %s",
@@ -218,6 +274,15 @@ class TransactionService:
     def _producer_of(self, group: str) -> Connection | None:
         connections = [c for c in self._clients.producer_groups.get(group, ()) if not c.closed]
         return random.choice(connections) if connections else None
+
+
+def _resolve(number: int, error: StoreError | None, future: asyncio.Future[int]) -> None:
+    if future.done():
+        return
+    if error is None or isinstance(error, StoreUnconfirmedError):  # stored; whoever asks again makes a second one
+        future.set_result(number)
+    else:
+        future.set_exception(error)
 
 
 def _not_there(number: int) -> ResponseError:

@@ -50,3 +50,10 @@ class QueryConsumeQueueRequestHeader(Header):
     index: Int64
     count: Int32
     consumer_group: str | None = None
+
+
+class ResumeCheckHalfMessageRequestHeader(Header):
+    """``msg_id``: the broker's id of a half message that was given up; ``topic`` is for a proxy's permissions."""
+
+    msg_id: str | None = None
+    topic: str | None = None

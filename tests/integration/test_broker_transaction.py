@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_request, send_request
 
+from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
 from rmq_redis.model import MessageExt
+from rmq_redis.protocol.admin_header import ResumeCheckHalfMessageRequestHeader
 from rmq_redis.protocol.command import RemotingCommand, request
 from rmq_redis.protocol.header import (
     CheckTransactionStateRequestHeader,
     EndTransactionRequestHeader,
     SendMessageResponseHeader,
+    TopicRequestHeader,
 )
 from rmq_redis.protocol.message import decode_records, parse_offset_msg_id
 from rmq_redis.remoting.connection import Connection
@@ -212,6 +215,90 @@ async def test_what_has_all_the_properties_it_may_have_is_given_up_too(
 
     (message,) = await eventually(given_up)
     assert len(message.properties["P"]) == padding
+
+
+def resume(msg_id: str | None) -> RemotingCommand:
+    return request(RequestCode.RESUME_CHECK_HALF_MESSAGE, ResumeCheckHalfMessageRequestHeader(msg_id, "T"))
+
+
+async def given_up_by(broker: Broker, client: BrokerClient, body: str = "half") -> MessageExt:
+    """Has a broker give a half message up; as it is in TRANS_CHECK_MAX_TIME_TOPIC."""
+    await prepare(client, body)
+
+    async def given_up() -> list[MessageExt]:
+        return (await client.pull("TRANS_CHECK_MAX_TIME_TOPIC", 0)).messages
+
+    return (await eventually(given_up))[-1]
+
+
+GIVE_UP_SOON = {"transaction_timeout_s": 0.05, "transaction_check_interval_s": 0.05, "transaction_check_max": 1}
+
+
+async def test_what_was_given_up_is_asked_about_again(start_broker: StartBroker, connect: Connect) -> None:
+    hasty = await start_broker(**GIVE_UP_SOON)
+    given_up = await given_up_by(hasty, connect(hasty))
+    await hasty.close()
+    broker = await start_broker()
+    producer = Producer(broker.address)
+    try:
+        await producer.ok(heartbeat_request("p1", producer_group="PG"))
+        await producer.ok(resume(given_up.offset_msg_id))
+        asked = (await eventually(lambda: producer.asked))[0]
+        header = asked.header(CheckTransactionStateRequestHeader)
+        assert (header.topic, header.msg_id, header.transaction_id) == ("T", "A1", "A1")
+        (half,) = decode_records(asked.body)
+        assert (half.text(), half.topic, half.queue_id, half.tags, half.sys_flag & 0xC) == ("half", "T", 1, "TagA", 0)
+        assert half.properties["TRAN_MSG"] == "true"
+        assert not {"REAL_TOPIC", "REAL_QID", "TRANSACTION_CHECK_TIMES"} & half.properties.keys()
+        assert half.born_timestamp_ms == given_up.born_timestamp_ms
+        decision = EndTransactionRequestHeader(
+            producer_group="PG",
+            tran_state_table_offset=header.tran_state_table_offset,
+            commit_log_offset=header.commit_log_offset,
+            commit_or_rollback=COMMIT,
+            from_transaction_check=True,
+        )
+        await producer.ok(request(RequestCode.END_TRANSACTION, decision))
+        assert await producer.pull_all("T", queue_id=1) == ["half"]
+        assert await producer.pull_all("TRANS_CHECK_MAX_TIME_TOPIC") == ["half"]  # as in RocketMQ, it stays there
+    finally:
+        await producer.close()
+
+
+async def test_what_is_asked_about_again_is_given_up_again(start_broker: StartBroker, connect: Connect) -> None:
+    broker = await start_broker(**GIVE_UP_SOON)
+    client = connect(broker)
+    first = await given_up_by(broker, client)
+    await client.ok(resume(first.offset_msg_id))
+
+    async def second() -> list[MessageExt]:
+        return (await client.pull("TRANS_CHECK_MAX_TIME_TOPIC", 1)).messages
+
+    (again,) = await eventually(second)
+    assert again.body == first.body
+    assert again.properties == first.properties  # TRANSACTION_CHECK_TIMES, too: it was counted anew
+    assert again.store_timestamp_ms >= first.store_timestamp_ms
+
+
+async def test_nothing_else_can_be_asked_about_again(start_broker: StartBroker, connect: Connect) -> None:
+    broker = await start_broker(**GIVE_UP_SOON)
+    client = connect(broker)
+    (plain,) = await client.send("T", "plain")
+    given_up = await given_up_by(broker, client)
+    nowhere = given_up.offset_msg_id[:-2] + "7F"
+    for msg_id, text in (
+        (plain.msg_id, "no half message that was given up"),
+        (nowhere, "no message at physical offset"),
+        ("A1", "not an offset message id"),
+        (None, "not an offset message id"),
+    ):
+        answer = await client.ask(resume(msg_id))
+        assert (answer.code, text in (answer.remark or "")) == (1, True), answer.remark
+    await client.ok(request(RequestCode.DELETE_TOPIC_IN_BROKER, TopicRequestHeader("T")))
+    answer = await client.ask(resume(given_up.offset_msg_id))
+    assert (answer.code, "'T'" in (answer.remark or "")) == (1, True)
+    slave = connect(await start_broker(broker_id=1, failover=False))
+    assert (await slave.ask(resume(given_up.offset_msg_id))).code == 14
 
 
 async def test_half_messages_survive_the_broker(start_broker: StartBroker, connect: Connect) -> None:
