@@ -375,6 +375,8 @@ class Broker:
                     await self._registration.register_now(_REGISTER_WAIT_S)
             except StoreError as error:
                 logger.debug("broker %s: topics: %s", self.config.broker_name, error)
+            except Exception:  # a mistake of ours must not end the task
+                logger.exception("broker %s: following the topics failed", self.config.broker_name)
 
     async def _follow_queues(self) -> None:
         while True:
@@ -383,6 +385,8 @@ class Broker:
                 await self._pulls.poll_for_held()
             except StoreError as error:
                 logger.debug("broker %s: queues: %s", self.config.broker_name, error)
+            except Exception:  # a mistake of ours must not end the task
+                logger.exception("broker %s: following the queues failed", self.config.broker_name)
 
     async def close(self) -> None:
         """Refuses new sends, answers what it accepted, answers the pulls that wait, unregisters, closes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -12,6 +13,8 @@ from ..protocol.header import PullMessageRequestHeader
 from ..remoting.connection import Connection
 from ..store.queue_store import Queue
 from .subscription import MessageFilter
+
+logger = logging.getLogger(__name__)
 
 _SCAN_PERIOD_S = 0.5
 
@@ -125,8 +128,12 @@ class PullHold:
                 if expired:
                     self._release(queue, [p for p in queue.held if p.deadline_s > now and not p.connection.closed])
                     for pull in expired:
-                        if not pull.connection.closed:
+                        if pull.connection.closed:
+                            continue
+                        try:
                             self._execute(pull)
+                        except Exception:  # a mistake of ours must not end the task
+                            logger.exception("%s: a pull that waited long enough is not answered", queue.queue)
 
     def close(self) -> None:
         if self._task is not None:

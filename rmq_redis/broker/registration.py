@@ -102,6 +102,13 @@ class Registration:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _RETRY_MOST_S)
                 continue
+            except Exception:  # a mistake of ours must not end the task: without it the broker falls out of the routes
+                logger.exception("broker %s: NameServer %s: registration failed", self._config.broker_name, address)
+                is_registered = False
+                self._unreachable.add(address)
+                self._progress.set()
+                await asyncio.sleep(_RETRY_MOST_S)
+                continue
             if not is_registered:
                 logger.info("broker %s: registered at NameServer %s", self._config.broker_name, address)
             is_registered, pause_s = True, _RETRY_FIRST_S

@@ -10,7 +10,7 @@ import msgspec
 from ..codes import MessageSysFlag, RequestCode, ResponseCode
 from ..errors import QueryNotFoundError, RemoteProtocolError, response_error
 from ..model import MessageExt, MessageQueue, PullResult, PullStatus
-from ..protocol.body import HeartbeatData, SubscriptionData, decode_queue_set, object_body
+from ..protocol.body import HeartbeatData, SubscriptionData, convert, decode_queue_set, object_body
 from ..protocol.command import RemotingCommand, request
 from ..protocol.header import (
     ConsumerGroupRequestHeader,
@@ -70,8 +70,8 @@ class BrokerApi:
         """The client ids of a group's members that this broker knows; empty when it knows none."""
         command = request(RequestCode.GET_CONSUMER_LIST_BY_GROUP, ConsumerGroupRequestHeader(group))
         answer = await self.call(address, command)
-        ids = object_body(answer.body).get("consumerIdList") or []
-        return [str(client_id) for client_id in ids]
+        ids: list[str] = convert(object_body(answer.body).get("consumerIdList") or [], list[str])
+        return ids
 
     async def lock(self, address: str, group: str, client_id: str, queues: Iterable[MessageQueue]) -> set[MessageQueue]:
         """Those of the queues that this client has the lock of now."""

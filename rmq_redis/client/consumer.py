@@ -369,7 +369,7 @@ class AsyncPushConsumer(AsyncLifecycle):
             for process_queue in held:
                 process_queue.drop()
             if self._locks is not None and all_ended:  # else a thread may still be at work: the locks expire
-                await self._locks.unlock(process_queue.queue for process_queue in held)
+                await self._locks.unlock(list(self._locks.asked))
         await self._instance.close()
 
     # --- queues come and go --------------------------------------------------------------------------------------
@@ -401,6 +401,8 @@ class AsyncPushConsumer(AsyncLifecycle):
             settled &= len(locked) == len(startable)
             startable = [queue for queue in startable if queue in locked]
         started = await asyncio.gather(*(self._start_queue(queue, locked_until) for queue in startable))
+        if self._locks is not None:
+            await self._locks.unlock([queue for queue in startable if queue not in self._process_queues])
         if any(started):
             await self.offsets.persist()
             logger.info("group %s: takes %d queues of topic %s", self.group, sum(started), topic)
@@ -519,13 +521,20 @@ class AsyncPushConsumer(AsyncLifecycle):
                     logger.info("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
                 except RmqError as error:
                     logger.debug("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
+                except Exception:  # a mistake of ours must not end the task
+                    logger.exception("group %s: offset of %s not committed", self.group, process_queue.queue)
             await self.offsets.persist()
 
     async def _renew_locks(self) -> None:
         assert self._locks is not None
         while True:
             await asyncio.sleep(LOCK_RENEW_INTERVAL_S)
-            for process_queue in await self._locks.renew([*self.process_queues, *self._finishing]):
+            try:
+                lost = await self._locks.renew([*self.process_queues, *self._finishing])
+            except Exception:  # a mistake of ours must not end the task
+                logger.exception("group %s: locks not renewed", self.group)
+                continue
+            for process_queue in lost:
                 logger.warning("group %s: lost the lock of %s", self.group, process_queue.queue)
                 if self._process_queues.get(process_queue.queue) is process_queue:
                     self._release(process_queue.queue, commit=False)

@@ -266,7 +266,12 @@ class MQClientInstance:
         failures = 0
         while True:
             self._heartbeat_due.clear()
-            failures = 0 if await self.heartbeat() else failures + 1
+            try:
+                all_answered = await self.heartbeat()
+            except Exception:  # a mistake of ours must not end the task
+                logger.exception("%s: heartbeat failed", self.client_id)
+                all_answered = False
+            failures = 0 if all_answered else failures + 1
             await asyncio.sleep(MIN_HEARTBEAT_INTERVAL_S)
             interval = self.config.heartbeat_broker_interval_s
             if failures:
@@ -286,7 +291,10 @@ class MQClientInstance:
     async def _poll_routes(self) -> None:
         while True:
             await asyncio.sleep(self.config.poll_name_server_interval_s)
-            await self.routes.refresh_all()
+            try:
+                await self.routes.refresh_all()
+            except Exception:  # a mistake of ours must not end the task
+                logger.exception("%s: refreshing the routes failed", self.client_id)
 
     # --- requests of brokers -------------------------------------------------------------------------------------
 

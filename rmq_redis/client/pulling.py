@@ -149,6 +149,10 @@ class Puller:
                 self._instance.routes.refresh_soon(queue.topic)
                 await asyncio.sleep(RETRY_AFTER_ERROR_S)
                 continue
+            except Exception:  # a mistake of ours must not end the only task that pulls the queue
+                logger.exception("%s: pull failed, again in %g s", queue, RETRY_AFTER_ERROR_S)
+                await asyncio.sleep(RETRY_AFTER_ERROR_S)
+                continue
             retry_s = 0.0
             if process_queue.dropped:
                 return

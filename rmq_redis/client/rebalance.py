@@ -87,6 +87,9 @@ class Rebalancer:
             except RmqError as error:
                 logger.warning("group %s: rebalance of topic %s failed: %s", self._group, topic, error)
                 settled = False
+            except Exception:  # a mistake of ours must not end the only task that finds queues
+                logger.exception("group %s: rebalance of topic %s failed", self._group, topic)
+                settled = False
         return settled
 
     async def assigned(self, topic: str) -> list[MessageQueue] | None:
@@ -149,12 +152,16 @@ class QueueLocks:
 
     A broker that does not know locks is believed once and not asked again; then only the rebalance keeps two
     consumers from one queue.
+
+    Attributes:
+        asked: queues of which this client may have the lock: granted, or the answer is not there (yet).
     """
 
     def __init__(self, instance: MQClientInstance, group: str) -> None:
         self._instance = instance
         self._group = group
         self._without_locks: set[str] = set()
+        self.asked: set[MessageQueue] = set()
 
     def is_locked(self, process_queue: ProcessQueue) -> bool:
         """Whether messages of the queue may be handled now."""
@@ -176,8 +183,11 @@ class QueueLocks:
         address = self._instance.routes.master_address(broker_name)
         if address is None:
             raise RouteNotFoundError(f"the route shows no master of {broker_name}: its queues cannot be locked")
+        self.asked.update(queues)
         try:
-            return await self._instance.broker.lock(address, self._group, self._instance.client_id, queues)
+            locked = await self._instance.broker.lock(address, self._group, self._instance.client_id, queues)
+            self.asked -= set(queues) - locked
+            return locked
         except RequestCodeNotSupportedError:
             logger.warning("broker %s knows no queue locks: group %s goes on without", broker_name, self._group)
             self._without_locks.add(broker_name)
@@ -192,6 +202,7 @@ class QueueLocks:
             address = self._instance.routes.master_address(broker_name)
             if address is None or broker_name in self._without_locks:
                 continue
+            self.asked.difference_update(held)
             try:
                 await self._instance.broker.unlock(address, self._group, self._instance.client_id, held)
             except (RemotingError, ResponseError) as error:

@@ -308,6 +308,10 @@ class Store:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _RETRY_MOST_S)
                 continue
+            except Exception:  # a mistake of ours must not end the only task that reconnects
+                logger.exception("%s: reconnecting failed", self._name)
+                await asyncio.sleep(_RETRY_MOST_S)
+                continue
             if self.connection is not None:  # somebody else was faster
                 connection.close()
                 return

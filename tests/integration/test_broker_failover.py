@@ -8,6 +8,7 @@ from helpers import BrokerClient, Connect, FakeNameServer, StartBroker, eventual
 
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
+from rmq_redis.protocol.body import TopicConfigTable
 from rmq_redis.protocol.command import request
 from rmq_redis.protocol.header import (
     CreateTopicRequestHeader,
@@ -79,7 +80,7 @@ async def test_a_master_that_comes_back_is_a_slave_and_can_take_over_again(
     second = await start_broker(broker_id=1, lease_s=SHORT_S)
     await connect(first).send("T", "a")
     await dies(first)
-    await eventually(lambda: second.broker_id == 0, timeout_s=30)
+    await eventually(lambda: second.broker_id == 0 and not second._queue_store.reads_only, timeout_s=30)
     back = await start_broker(lease_s=SHORT_S)
     assert back.broker_id == 1, "the id that the new master left"
     client = connect(back)
@@ -186,3 +187,24 @@ async def test_a_slave_answers_as_one_until_it_has_read_all_that_a_master_knows(
         go_on.set()
     await eventually(lambda: takes_messages(new), timeout_s=30)
     assert (await new.ok(query)).header(OffsetResponseHeader).offset == 3
+
+
+async def test_a_mistake_of_ours_does_not_end_the_registration(
+    start_broker: StartBroker, fake_namesrv: FakeNameServer
+) -> None:
+    """Without it the broker falls out of the routes."""
+    broker = await start_broker(register_period_s=0.05)
+    registration, failed = broker._registration, [0]
+    assert registration is not None
+    topics = registration._topics
+
+    def wrong() -> TopicConfigTable:
+        failed[0] += 1
+        if failed[0] == 1:
+            raise ValueError("a mistake")
+        return topics()
+
+    registration._topics = wrong
+    await eventually(lambda: failed[0])
+    before = len(fake_namesrv.registrations)
+    await eventually(lambda: len(fake_namesrv.registrations) > before)

@@ -19,6 +19,7 @@ from helpers import (
 )
 
 from rmq_redis.broker.broker import Broker
+from rmq_redis.broker.pull_hold import HeldPull
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import RequestTimeoutError
 from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps
@@ -596,3 +597,22 @@ async def test_a_pull_that_nobody_waits_for_any_more_harms_nobody(broker: Broker
     await eventually(lambda: waiting(broker) == 1)
     await client.send("T", "a")
     assert (await client.pull("T", 0)).bodies == ["a"]
+
+
+async def test_a_pull_that_cannot_be_answered_does_not_keep_the_others_waiting(
+    broker: Broker, client: BrokerClient
+) -> None:
+    await client.send("T", "a")
+    execute, failed = broker._pulls.hold._execute, [0]
+
+    def wrong(pull: HeldPull) -> None:
+        failed[0] += 1
+        if failed[0] == 1:
+            raise ValueError("a mistake")
+        execute(pull)
+
+    broker._pulls.hold._execute = wrong
+    lost = asyncio.create_task(client.pull("T", 1, suspend_ms=1))
+    await eventually(lambda: failed[0])
+    assert (await client.pull("T", 1, suspend_ms=1)).outcome == (19, 1)
+    lost.cancel()

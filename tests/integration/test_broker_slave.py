@@ -253,3 +253,31 @@ async def test_a_slave_serves_reads_although_the_primary_is_away(
     assert (await slave.ask(send_request("T"))).code == 14
     with pytest.raises(StoreError, match="cannot"):
         await start_broker(store=away, store_replica=embedded_server.url)
+
+
+async def test_a_mistake_of_ours_does_not_end_the_following(
+    client: BrokerClient, slave: BrokerClient, slave_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slave that follows no more knows no new topic and wakes no pull, without a word."""
+    failed: set[str] = set()
+
+    def once_wrong(target: object, name: str) -> None:
+        right = getattr(target, name)
+
+        async def wrong(*args: object) -> object:
+            if name in failed:
+                return await right(*args)
+            failed.add(name)
+            raise KeyError("a mistake")
+
+        monkeypatch.setattr(target, name, wrong)
+
+    once_wrong(slave_broker._topics, "reload")
+    once_wrong(slave_broker._pulls, "poll_for_held")
+    await eventually(lambda: failed == {"reload", "poll_for_held"})
+    await client.send("New", "a")
+    await eventually(lambda: "New" in slave_broker._topics.topics)
+    waiting = slave.pull_later("New", 1)
+    await eventually(lambda: slave_broker._pulls.hold.count == 1)
+    await client.send("New", "b")
+    assert (await waiting).bodies == ["b"]

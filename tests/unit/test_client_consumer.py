@@ -559,6 +559,73 @@ async def test_an_empty_member_list_changes_nothing() -> None:
         assert len(consumer.assignment) == 3
 
 
+async def test_an_answer_that_makes_no_sense_does_not_end_the_rebalancing() -> None:
+    async with cluster() as fake:
+        nonsense = [lambda _connection, command: response(command, body=b'{"consumerIdList":5}')]
+        fake.broker.answers[RequestCode.GET_CONSUMER_LIST_BY_GROUP] = nonsense * 2
+        async with consumer_of(fake, Collector(), rebalance_interval_s=0.05) as consumer:
+            await until(lambda: len(consumer.assignment) == 3)
+
+
+@pytest.mark.parametrize("broken", ["assigned", "_apply"])
+async def test_a_mistake_of_ours_does_not_end_the_rebalancing(broken: str) -> None:
+    """It is the only task that finds queues."""
+    async with cluster() as fake, consumer_of(fake, Collector(), rebalance_interval_s=0.05) as consumer:
+        right = getattr(consumer._rebalancer, broken)
+        failed: list[int] = []
+
+        async def wrong(*_: Any) -> Any:
+            failed.append(1)
+            setattr(consumer._rebalancer, broken, right)
+            raise ValueError("a mistake")
+
+        setattr(consumer._rebalancer, broken, wrong)
+        fake.name_server.topics["U"] = {"broker-a": 1}
+        consumer.subscribe("U", "*", Collector())
+        await until(lambda: failed)
+        await until(lambda: fake.queue(0, topic="U") in consumer.assignment)
+
+
+def wrong_once(monkeypatch: pytest.MonkeyPatch, target: Any, name: str) -> list[int]:
+    """Has one call of a method fail as only a mistake of ours can; filled when it has."""
+    right, failed = getattr(target, name), [0]
+
+    def wrong(*args: Any, **options: Any) -> Any:
+        failed[0] += 1
+        if failed[0] == 1:
+            raise ValueError("a mistake")
+        return right(*args, **options)
+
+    monkeypatch.setattr(target, name, wrong)
+    return failed
+
+
+async def test_a_mistake_of_ours_does_not_end_the_pulling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rmq_redis.client.pulling.RETRY_AFTER_ERROR_S", 0.02)
+    collector = Collector()
+    async with cluster() as fake, consumer_of(fake, collector) as consumer:
+        failed = wrong_once(monkeypatch, consumer._instance.broker, "pull")
+        fake.broker.put("T", 0, b"a")
+        fake.broker.put("T", 1, b"a")
+        await until(lambda: failed[0])
+        fake.broker.put("T", 0, b"b")
+        fake.broker.put("T", 1, b"b")
+        await until(lambda: sorted(collector.bodies) == ["a", "a", "b", "b"])
+
+
+async def test_a_mistake_of_ours_ends_neither_commits_nor_heartbeats_nor_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rmq_redis.client.consumer.LOCK_RENEW_INTERVAL_S", 0.02)
+    options: dict[str, Any] = {"persist_consumer_offset_interval_s": 0.02, "heartbeat_broker_interval_s": 0.02}
+    async with cluster() as fake, consumer_of(fake, Collector(), orderly=True, **options) as consumer:
+        assert consumer._locks is not None
+        calls = [
+            wrong_once(monkeypatch, consumer.offsets, "commit"),
+            wrong_once(monkeypatch, consumer, "consumer_data"),
+            wrong_once(monkeypatch, consumer._locks, "renew"),
+        ]
+        await until(lambda: all(count > 2 for [count] in calls))
+
+
 async def test_a_broker_that_forgot_us_is_told_again() -> None:
     async with cluster() as fake, consumer_of(fake, Collector()) as consumer:
         fake.broker.members["G"] = {"somebody else": fake.broker.members["G"][consumer.client_id]}

@@ -12,6 +12,8 @@ from test_client_fakes import FakeCluster, cluster, until
 from rmq_redis.client.consumer import AsyncPushConsumer
 from rmq_redis.codes import RequestCode
 from rmq_redis.model import MessageExt
+from rmq_redis.protocol.command import RemotingCommand
+from rmq_redis.remoting.connection import Connection
 
 
 class Member:
@@ -136,3 +138,38 @@ async def test_locks_are_renewed_while_close_waits_for_handlers(monkeypatch: pyt
                 member.go_on.set()
             await closing
         assert not member.holds(fake, 0)
+
+
+async def test_locks_of_queues_that_could_not_be_taken_are_given_back() -> None:
+    """They would keep the queue from everybody until they expire."""
+    async with cluster() as fake:
+        fake.broker.answers[RequestCode.QUERY_CONSUMER_OFFSET] = [1] * 100
+        member = Member(fake, "a", True)
+        async with member.consumer:
+            await until(lambda: len(fake.broker.answers[RequestCode.QUERY_CONSUMER_OFFSET]) < 90)
+            assert not member.consumer.assignment
+            await until(lambda: not fake.broker.locks)
+            fake.broker.answers[RequestCode.QUERY_CONSUMER_OFFSET].clear()
+            await until(lambda: len(member.consumer.assignment) == 3)
+        assert not fake.broker.locks
+
+
+async def test_locks_that_were_on_their_way_when_it_closed_are_given_back() -> None:
+    async with cluster() as fake:
+        reached, go_on = asyncio.Event(), asyncio.Event()
+
+        async def late(connection: Connection, command: RemotingCommand) -> RemotingCommand:
+            reached.set()
+            await go_on.wait()
+            return fake.broker._query_offset(connection, command)
+
+        member = Member(fake, "a", True)
+        fake.broker.answers[RequestCode.QUERY_CONSUMER_OFFSET] = [late] * 3
+        starting = asyncio.create_task(member.consumer.start())
+        await reached.wait()
+        starting.cancel()
+        await asyncio.wait([starting])
+        assert fake.broker.locks
+        await member.consumer.close()
+        go_on.set()
+        assert not fake.broker.locks

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import eventually
 
 from rmq_redis.errors import StoreError
 from rmq_redis.store import connection as store_connection
@@ -138,3 +139,19 @@ async def test_a_server_that_does_not_speak_redis_is_a_store_error() -> None:
     with pytest.raises(StoreError):
         await open_connection(f"redis://127.0.0.1:{port}/0")
     server.close()
+
+
+async def test_a_mistake_of_ours_does_not_end_the_reconnecting(embedded_server: EmbeddedServer) -> None:
+    opened: list[StoreConnection] = []
+
+    def on_open(connection: StoreConnection) -> Any:
+        opened.append(connection)
+        if len(opened) == 2:
+            raise KeyError("a mistake")
+        return asyncio.sleep(0)
+
+    store = Store(embedded_server.url, "test", on_open)
+    await store.start()
+    store.reconnect()
+    await eventually(lambda: len(opened) == 3 and store.connection is opened[2])
+    await store.close()
