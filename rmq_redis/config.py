@@ -7,9 +7,11 @@ end the names (``_s`` seconds, ``_bytes``).
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, TypeVar, get_type_hints
 
 from .errors import ConfigError
@@ -20,6 +22,7 @@ DEFAULT_BROKER_PORT = 10911
 DEFAULT_CLUSTER = "DefaultCluster"
 
 C = TypeVar("C")
+E = TypeVar("E", bound=StrEnum)
 
 
 def setting(default: Any, help: str) -> Any:
@@ -143,6 +146,33 @@ class ClientConfig:
 def env_name(name: str) -> str:
     """The environment variable of a setting."""
     return ENV_PREFIX + name.upper()
+
+
+def check_settings(config_type: type, given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a setting that ``config_type`` does not have, or a value of another type than its own."""
+    hints = get_type_hints(config_type)
+    for name, value in given.items():
+        kind = hints.get(name)
+        if kind is None:
+            nearest = difflib.get_close_matches(name, hints, 1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise ConfigError(f"{config_type.__name__} has no setting {name!r}{hint}")
+        allowed = (int, float) if kind is float else kind
+        if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+            raise ConfigError(f"{name}={value!r:.80} is {_article(type(value))}, not {_article(kind)}")
+
+
+def _article(kind: type) -> str:
+    return f"a{'n' if kind.__name__[0] in 'aeiou' else ''} {kind.__name__}"
+
+
+def choice(kind: type[E], setting: str, value: str) -> E:
+    """The member of an enumeration that a setting names. Raises ConfigError, with those there are."""
+    try:
+        return kind(value)
+    except ValueError:
+        known = ", ".join(kind)
+        raise ConfigError(f"{setting}={value!r} is unknown; there are: {known}") from None
 
 
 def from_env(config_type: type[C], environ: Mapping[str, str] | None = None, **given: Any) -> C:

@@ -204,10 +204,12 @@ class MessageExt(msgspec.Struct, frozen=True):
 
     @property
     def tags(self) -> str:
+        """Its one tag (the plural is RocketMQ's); "" for none."""
         return self.properties.get(PROPERTY_TAGS, "")
 
     @property
     def keys(self) -> str:
+        """Its business keys, joined by blanks; "" for none."""
         return self.properties.get(PROPERTY_KEYS, "")
 
     @property
@@ -227,6 +229,7 @@ class MessageExt(msgspec.Struct, frozen=True):
 
     @property
     def queue(self) -> MessageQueue:
+        """Where it is."""
         return MessageQueue(self.topic, self.broker_name, self.queue_id)
 
     def text(self) -> str:
@@ -292,6 +295,8 @@ class TransactionSendResult(SendResult, frozen=True):
 
 
 class PullStatus(IntEnum):
+    """What a pull found; its numbers are the codes of the answer."""
+
     FOUND = ResponseCode.SUCCESS
     NO_NEW_MSG = ResponseCode.PULL_NOT_FOUND
     NO_MATCHED_MSG = ResponseCode.PULL_RETRY_IMMEDIATELY
@@ -313,6 +318,8 @@ class PullResult(msgspec.Struct, frozen=True):
 
 
 class MessageModel(StrEnum):
+    """Whether the members of a group share the messages of a topic, or each gets all of them."""
+
     BROADCASTING = "BROADCASTING"
     CLUSTERING = "CLUSTERING"
 

@@ -73,6 +73,19 @@ def is_success(outcome: Any) -> bool:
     return outcome is None or outcome is True or outcome == ConsumeResult.SUCCESS
 
 
+def takes_one(handler: Callable[..., Any]) -> bool:
+    """Whether it can be called with a message, as far as its signature says."""
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):  # some that are written in C have none
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True
+
+
 def _failure(error: BaseException) -> BaseException:
     """What a handler raised, as its outcome; raises it again when it is this task that is being cancelled."""
     task = asyncio.current_task()

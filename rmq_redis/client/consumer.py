@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pluggy
 
-from ..config import ClientConfig
+from ..config import ClientConfig, choice
 from ..errors import ClientError, ConfigError, RemotingError, ResponseError, RmqError
 from ..hookspecs import ClientContext
 from ..interceptors import HANDLE_METHODS
@@ -28,7 +28,7 @@ from ..plugins import allocate_strategy as named_strategy
 from ..plugins import installed_plugins, named_objects, notify_roles, read_selector
 from ..protocol.body import ConsumerData, SubscriptionData
 from ..protocol.command import RemotingCommand
-from .consume import ConcurrentService, ConsumeService, Handler, MessageHandler, OrderlyService
+from .consume import ConcurrentService, ConsumeService, Handler, MessageHandler, OrderlyService, takes_one
 from .consumer_requests import answer_broker
 from .give_back import RetrySender
 from .instance import MQClientInstance, check_group, client_config
@@ -119,11 +119,8 @@ class AsyncPushConsumer(AsyncLifecycle):
             raise ConfigError(f"concurrency={concurrency}: there must be at least one handler at a time")
         if not consume_timeout_s > 0:
             raise ConfigError(f"consume_timeout_s={consume_timeout_s} is not above 0")
-        try:
-            self.consume_from_where = ConsumeFromWhere(consume_from_where)
-            self.message_model = MessageModel(message_model)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        self.consume_from_where = choice(ConsumeFromWhere, "consume_from_where", consume_from_where)
+        self.message_model = choice(MessageModel, "message_model", message_model)
         self.group = group
         self.orderly = orderly
         self.config = client_config(namesrv_addr, config, settings)
@@ -221,6 +218,10 @@ class AsyncPushConsumer(AsyncLifecycle):
             raise ClientError(problem)
         if not callable(handler):
             raise ClientError(f"subscription of topic {topic!r}: a handler is needed, not {handler!r}")
+        if not takes_one(handler):
+            raise ClientError(
+                f"subscription of topic {topic!r}: the handler {handler!r} cannot be called with a message"
+            )
         self._subscriptions[topic] = make_subscription(topic, expression, expression_type)
         entry = Handler(handler)
         if self._interceptors:
@@ -280,6 +281,7 @@ class AsyncPushConsumer(AsyncLifecycle):
 
     @property
     def process_queues(self) -> list[ProcessQueue]:
+        """What was pulled and is not finished yet, of each queue that it has."""
         return list(self._process_queues.values())
 
     @property

@@ -15,7 +15,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
 
 from ..codes import RequestCode, ResponseCode
-from ..config import ClientConfig, from_env, parse_addresses
+from ..config import ClientConfig, check_settings, from_env, parse_addresses
 from ..errors import ClientError, ConfigError, RemotingError, ResponseError, RouteNotFoundError
 from ..hosts import pack_host
 from ..model import group_name_error
@@ -87,7 +87,7 @@ class MQClientInstance:
             ConfigError: no NameServer address that can be used.
         """
         if self._started:
-            raise ClientError("started twice")
+            raise ClientError("started twice: a client is started once, and a closed one is not started again")
         self._started = True
         if not self.client_ip:
             self.client_ip = await _local_ip(self._addresses[0])
@@ -326,17 +326,15 @@ def client_config(namesrv_addr: str | None, config: ClientConfig | None, changes
     """The configuration of a client: ``config`` or what the environment says, with single settings on top.
 
     Raises:
-        ConfigError: unknown setting, or an environment variable that cannot be parsed.
+        ConfigError: unknown setting, a value of another type, or an environment variable that cannot be parsed.
     """
     given = {name: value for name, value in changes.items() if value is not None}
     if namesrv_addr:
         given["namesrv_addr"] = namesrv_addr
+    check_settings(ClientConfig, given)
     if config is None:
         return from_env(ClientConfig, **given)
-    try:
-        return dataclasses.replace(config, **given)
-    except TypeError as error:
-        raise ConfigError(f"ClientConfig: {error}") from None
+    return dataclasses.replace(config, **given)
 
 
 async def _local_ip(address: str) -> str:

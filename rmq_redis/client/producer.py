@@ -406,6 +406,8 @@ class AsyncProducer(AsyncLifecycle, ValueSender):
         selector: QueueSelector | None,
     ) -> QueueTarget:
         if queue is None:
+            if key is not None and not isinstance(key, str):
+                raise MessageIllegalLocallyError(f"the sharding key must be str, not {key!r:.80}")
             if selector is not None:
                 queue = selector(topic.queues, message, key)
             else:

@@ -11,6 +11,7 @@ import msgspec
 
 from ..codes import PullSysFlag
 from ..errors import (
+    ClientError,
     ConnectionClosedError,
     FlowControlError,
     GoAwayError,
@@ -46,8 +47,17 @@ _NO_ANSWER = (
 )
 
 
+EXPRESSION_TYPES = ("TAG", "SQL92")
+
+
 def make_subscription(topic: str, expression: str = "*", expression_type: str = "TAG") -> SubscriptionData:
-    """A subscription as heartbeats and pulls carry it: ``*``, ``TagA || TagB``, or an SQL92 expression."""
+    """A subscription as heartbeats and pulls carry it: ``*``, ``TagA || TagB``, or an SQL92 expression.
+
+    Raises:
+        ClientError: no such type of expression.
+    """
+    if expression_type not in EXPRESSION_TYPES:
+        raise ClientError(f"expression_type={expression_type!r} is unknown; there are: {', '.join(EXPRESSION_TYPES)}")
     expression = expression.strip() or "*"
     tags: list[str] = []
     if expression_type == "TAG" and expression != "*":

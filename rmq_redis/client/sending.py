@@ -120,11 +120,14 @@ def property_text(message: Message, key: str | None, unique_key: str) -> tuple[s
     properties.setdefault(PROPERTY_UNIQ_KEY, unique_key)
     properties.setdefault(PROPERTY_WAIT, "true")
     try:
+        "".join(properties.values())  # raises TypeError for one that is no str; the next line would write anything
         text = encode_properties(properties)
     except LocalProtocolError as error:
         raise MessageIllegalLocallyError(str(error)) from None
     except TypeError:
-        raise MessageIllegalLocallyError("properties, tags and keys must be str") from None
+        name, value = next((name, value) for name, value in properties.items() if not isinstance(value, str))
+        shown = "tags (one tag)" if name == "TAGS" else f"property {name!r}"
+        raise MessageIllegalLocallyError(f"{shown} must be str, not {value!r:.80}") from None
     if len(text) > _MAX_CHARACTERS_OF_PROPERTIES or not text.isascii():
         try:
             size = len(text.encode())

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ..codes import RequestCode, ResponseCode
-from ..config import ClientConfig
+from ..config import ClientConfig, choice
 from ..errors import ClientError, RemoteProtocolError, RmqError, RouteNotFoundError, response_error
 from ..model import (
     PROPERTY_POP_CK,
@@ -83,7 +83,8 @@ class AsyncSimpleConsumer(AsyncLifecycle):
         check_group(group, "consumer")
         self.group = group
         self.config = client_config(namesrv_addr, config, settings)
-        self._from_last = ConsumeFromWhere(consume_from_where) == ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET
+        where = choice(ConsumeFromWhere, "consume_from_where", consume_from_where)
+        self._from_last = where == ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET
         self._instance = MQClientInstance(self.config)
         self._subscriptions: dict[str, SubscriptionData] = {}
         self._asking: dict[Target, asyncio.Task[bool]] = {}

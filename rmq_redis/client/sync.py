@@ -145,6 +145,7 @@ class Producer(_Facade):
 
     @property
     def client_id(self) -> str:
+        """As ``AsyncProducer.client_id``."""
         return self._async.client_id
 
     def send(
@@ -233,6 +234,7 @@ class PushConsumer(_Facade):
 
     @property
     def client_id(self) -> str:
+        """As ``AsyncPushConsumer.client_id``."""
         return self._async.client_id
 
     @property

@@ -130,6 +130,13 @@ async def test_a_key_always_has_the_same_queue() -> None:
         assert keys == {"TagA", "标签", "polygenelubricants", None}
 
 
+async def test_a_key_that_is_no_text_is_refused() -> None:
+    async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
+        with pytest.raises(MessageIllegalLocallyError, match="sharding key must be str, not 7"):
+            await producer.send(Message("T", b"x"), key=7)  # type: ignore[arg-type]
+        assert sends(fake.broker) == []
+
+
 async def test_queue_and_selector_choose() -> None:
     async with cluster("broker-a", "broker-b") as fake, AsyncProducer("PG", config=fake.config()) as producer:
         wanted = fake.queue(1, broker=1)

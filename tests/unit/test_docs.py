@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+import rmq_redis
 from rmq_redis import hookspecs
 from rmq_redis.config import BrokerConfig, ClientConfig, NameServerConfig, env_name
 
@@ -35,6 +37,23 @@ def test_every_hook_is_documented() -> None:
     hooks = [name for name in vars(hookspecs) if name.startswith(("register_", "role_"))]
     assert hooks
     assert [name for name in hooks if name not in text] == []
+
+
+def test_everything_public_says_what_it_is() -> None:
+    silent: list[str] = []
+    for name in rmq_redis.__all__:
+        value = getattr(rmq_redis, name)
+        if inspect.isclass(value):
+            members = {f"{name}.{member}": of for member, of in vars(value).items() if not member.startswith("_")}
+            silent += [name] if not vars(value).get("__doc__") else []
+            silent += [
+                member
+                for member, of in members.items()
+                if (inspect.isfunction(of) or isinstance(of, property)) and not inspect.getdoc(of)
+            ]
+        elif callable(value) and not inspect.getdoc(value):
+            silent.append(name)
+    assert silent == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
