@@ -56,12 +56,16 @@ PROPERTY_MESSAGE_TTL = "TTL"
 
 _NAME = re.compile(r"[%|a-zA-Z0-9_-]+\Z")
 
+TRANS_CHECK_MAX_TIME_TOPIC = "TRANS_CHECK_MAX_TIME_TOPIC"
+"""Half messages that were given up."""
+PROPERTY_REAL_TOPIC = "REAL_TOPIC"
+
 SYSTEM_TOPICS_NOT_WRITABLE = frozenset(
     {
         "SCHEDULE_TOPIC_XXXX",
         "RMQ_SYS_TRANS_HALF_TOPIC",
         "RMQ_SYS_TRANS_OP_HALF_TOPIC",
-        "TRANS_CHECK_MAX_TIME_TOPIC",
+        TRANS_CHECK_MAX_TIME_TOPIC,
         "SELF_TEST_TOPIC",
         "OFFSET_MOVED_EVENT",
     }

@@ -22,7 +22,7 @@ from ..errors import (
     StoreUnconfirmedError,
 )
 from ..hosts import offset_msg_id, pack_host
-from ..model import MessageExt
+from ..model import PROPERTY_REAL_TOPIC, TRANS_CHECK_MAX_TIME_TOPIC, MessageExt
 from ..protocol.admin_header import ResumeCheckHalfMessageRequestHeader
 from ..protocol.command import RemotingCommand, request, response
 from ..protocol.header import CheckTransactionStateRequestHeader, EndTransactionRequestHeader
@@ -45,13 +45,12 @@ from .topics import TopicTable
 
 logger = logging.getLogger(__name__)
 
-CHECK_MAX_TOPIC = "TRANS_CHECK_MAX_TIME_TOPIC"
 MAX_IMMUNITY_S = 72 * 3600
 """What a producer may ask for at most: a longer time would leave a half message of a forgotten group for ever."""
 _TRANSACTION_BITS = int(MessageSysFlag.TRANSACTION_ROLLBACK)
 _COMMIT = int(MessageSysFlag.TRANSACTION_COMMIT)
 _PREPARED = {"TRAN_MSG": "true"}
-_REAL_TOPIC, _REAL_QUEUE_ID, _CHECK_TIMES = "REAL_TOPIC", "REAL_QID", "TRANSACTION_CHECK_TIMES"
+_REAL_QUEUE_ID, _CHECK_TIMES = "REAL_QID", "TRANSACTION_CHECK_TIMES"
 _LOOK_PERIOD_S = 0.5
 _CHECK_AT_ONCE = 100
 
@@ -176,15 +175,15 @@ class TransactionService:
         except RemoteProtocolError as error:
             raise ResponseError(str(error)) from None
         message = decode_records(await message_at(self._queue_store, physical_offset), decompress=False)[0]
-        name, queue_id = message.properties.get(_REAL_TOPIC), message.properties.get(_REAL_QUEUE_ID, "")
-        if message.topic != CHECK_MAX_TOPIC or name is None or not queue_id.isdecimal():
+        name, queue_id = message.properties.get(PROPERTY_REAL_TOPIC), message.properties.get(_REAL_QUEUE_ID, "")
+        if message.topic != TRANS_CHECK_MAX_TIME_TOPIC or name is None or not queue_id.isdecimal():
             raise ResponseError(
                 f"message {header.msg_id} of topic {message.topic} is no half message that was given up: that is in "
-                f"{CHECK_MAX_TOPIC} with {_REAL_TOPIC} and {_REAL_QUEUE_ID}"
+                f"{TRANS_CHECK_MAX_TIME_TOPIC} with {PROPERTY_REAL_TOPIC} and {_REAL_QUEUE_ID}"
             )
         if name not in self._topics.topics:
             raise ResponseError(f"the topic {name!r} of half message {header.msg_id} does not exist any more")
-        told = (_REAL_TOPIC, _REAL_QUEUE_ID, _CHECK_TIMES)
+        told = (PROPERTY_REAL_TOPIC, _REAL_QUEUE_ID, _CHECK_TIMES)
         properties = {key: value for key, value in message.properties.items() if key not in told} | _PREPARED
         record = self._record(message, name, int(queue_id), properties)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -251,10 +250,10 @@ class TransactionService:
 
     async def _give_up(self, number: int, message: MessageExt, times: int) -> None:
         """Puts a half message where an operator finds it, after ``times`` questions."""
-        topic = await self._topics.ensure_system_topic(CHECK_MAX_TOPIC)
+        topic = await self._topics.ensure_system_topic(TRANS_CHECK_MAX_TIME_TOPIC)
         queue = topic.queues[0]
         told = {
-            _REAL_TOPIC: message.topic,
+            PROPERTY_REAL_TOPIC: message.topic,
             _REAL_QUEUE_ID: str(message.queue_id),
             _CHECK_TIMES: str(times),
         }
@@ -268,7 +267,7 @@ class TransactionService:
                 message.msg_id,
                 message.topic,
                 times,
-                CHECK_MAX_TOPIC,
+                TRANS_CHECK_MAX_TIME_TOPIC,
             )
 
     def _producer_of(self, group: str) -> Connection | None:

@@ -1,4 +1,4 @@
-"""``rmq-redis message``: single messages, by id, by key, by place."""
+"""``rmq-redis message``: single messages, by id, by key, by place; transactions that were given up."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import RemoteProtocolError, RemotingConnectError
+from ..model import PROPERTY_REAL_TOPIC
 from .admin import with_admin
 from .message import message_fields
 from .options import DEFAULT_NAMESRV, TIME_HELP, Json, LogLevel, Namesrv, option, time_ms
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from ..client.admin import AsyncAdmin
     from ..model import MessageExt
 
-app = typer.Typer(help="Find single messages: by id, by key, by queue and offset.", no_args_is_help=True)
+app = typer.Typer(
+    help="Find single messages: by id, by key, by queue and offset; ask about a transaction again.",
+    no_args_is_help=True,
+)
 Topic = Annotated[str, typer.Argument(help="Topic to look in.", show_default=False)]
 _HEX_BYTES = 256
 
@@ -104,6 +108,32 @@ def show_at(
         return await admin.message_at(MessageQueue(topic, broker_name, queue_id), offset)
 
     _print(with_admin(namesrv, log_level, work), json)
+
+
+@app.command("resume-check")
+def resume_check(
+    offset_msg_id: Annotated[
+        str,
+        typer.Argument(
+            help="offset_msg_id of the message in TRANS_CHECK_MAX_TIME_TOPIC, as `consume --json` shows it.",
+            show_default=False,
+        ),
+    ],
+    namesrv: Namesrv = DEFAULT_NAMESRV,
+    json: Json = False,
+    log_level: LogLevel = "error",
+) -> None:
+    """Have the producers asked again about a transaction that was given up."""
+
+    async def work(admin: AsyncAdmin) -> MessageExt:
+        return await admin.resume_check_half_message(offset_msg_id)
+
+    message = with_admin(namesrv, log_level, work)
+    topic = message.properties.get(PROPERTY_REAL_TOPIC, "")
+    if json:
+        print_json({"topic": topic, "msg_id": message.msg_id, "offset_msg_id": offset_msg_id})
+    else:
+        print(f"{message.msg_id}  its producers are asked again about {topic}")
 
 
 def _print(message: MessageExt, json: bool) -> None:

@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 
 from ..codes import PullSysFlag, RequestCode
 from ..errors import QueryNotFoundError, RemoteProtocolError, ResponseError
-from ..model import MessageExt, MessageQueue, PullStatus
+from ..model import PROPERTY_REAL_TOPIC, TRANS_CHECK_MAX_TIME_TOPIC, MessageExt, MessageQueue, PullStatus
+from ..protocol.admin_header import ResumeCheckHalfMessageRequestHeader
 from ..protocol.command import request
 from ..protocol.header import PullMessageRequestHeader, QueryMessageRequestHeader
 from ..protocol.message import decode_records, parse_offset_msg_id
@@ -57,6 +58,32 @@ class MessageQueries(ABC):
             if message := await self._view_if_it_is(address, physical_offset, message_id):
                 return message
         raise QueryNotFoundError(f"no message of {topic!r} has the id {message_id!r}")
+
+    async def resume_check_half_message(self, offset_msg_id: str) -> MessageExt:
+        """Has the producers of a transaction that was given up asked again about it.
+
+        Args:
+            offset_msg_id: the broker's id of the message in ``TRANS_CHECK_MAX_TIME_TOPIC``.
+
+        Returns:
+            That message; it stays where it is.
+
+        Raises:
+            RemoteProtocolError: not a broker's id.
+            QueryNotFoundError: there is no such message.
+            ResponseError: its topic is gone, for example.
+        """
+        _, physical_offset = parse_offset_msg_id(offset_msg_id)
+        for address in (await self._brokers_of(TRANS_CHECK_MAX_TIME_TOPIC)).values():
+            message = await self._view_if_it_is(address, physical_offset, offset_msg_id)
+            if message is not None and message.topic == TRANS_CHECK_MAX_TIME_TOPIC:
+                topic = message.properties.get(PROPERTY_REAL_TOPIC, "")
+                header = ResumeCheckHalfMessageRequestHeader(offset_msg_id, topic)
+                broker = self._instance.broker
+                command = request(RequestCode.RESUME_CHECK_HALF_MESSAGE, header)
+                await broker.remoting.call(address, command, broker.timeout_s)
+                return message
+        raise QueryNotFoundError(f"no message of {TRANS_CHECK_MAX_TIME_TOPIC!r} has the id {offset_msg_id!r}")
 
     async def _view_if_it_is(self, address: str, physical_offset: int, offset_msg_id: str) -> MessageExt | None:
         try:

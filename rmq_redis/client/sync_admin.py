@@ -130,6 +130,10 @@ class Admin(_Facade):
         """As ``AsyncAdmin.view_message``."""
         return self._run(self._async.view_message(message_id, topic))
 
+    def resume_check_half_message(self, offset_msg_id: str) -> MessageExt:
+        """As ``AsyncAdmin.resume_check_half_message``."""
+        return self._run(self._async.resume_check_half_message(offset_msg_id))
+
     def query_message(self, topic: str, key: str, **options: Any) -> list[MessageExt]:
         """As ``AsyncAdmin.query_message``."""
         return self._run(self._async.query_message(topic, key, **options))

@@ -18,7 +18,7 @@ import redis
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from cli_support import environment
+from cli_support import environment, json_lines_of, result_of, run_cli
 from helpers import eventually
 from processes import RoleProcess, broker, namesrv
 
@@ -57,9 +57,9 @@ class Cluster:
     def kill_broker(self) -> None:
         self.master.kill()
 
-    def restart_broker(self) -> None:
+    def restart_broker(self, *options: str) -> None:
         given = (self.store.url, self.names.address, self._log_dir)
-        self.master = broker(*given, "--port", self.master.port, *SOON).wait_until_serving()
+        self.master = broker(*given, "--port", self.master.port, *SOON, *options).wait_until_serving()
 
     def undecided(self) -> int:
         with redis.Redis.from_url(self.store.url) as client:
@@ -106,6 +106,33 @@ class Listener:
     def check_local_transaction(self, message: MessageExt) -> LocalTransactionState:
         self.asked.append((message.transaction_id, message.text()))
         return COMMIT
+
+
+async def test_what_was_given_up_is_asked_about_again_at_the_terminal(cluster: Cluster) -> None:
+    """The producer cannot say when the broker asks; another can later, and somebody has it asked again."""
+    cluster.kill_broker()
+    cluster.restart_broker("--transaction-check-max", "1")
+    listener = Listener(cluster.namesrv_addr)
+    listener.check_local_transaction = lambda message: UNKNOW  # type: ignore[method-assign]
+    async with AsyncTransactionProducer("PG", listener, cluster.namesrv_addr) as producer:
+        await producer.send_message_in_transaction(Message(TOPIC, "later", tags="A"))
+        await eventually(lambda: cluster.undecided() == 0, "it is given up", DEADLINE_S)
+    cluster.kill_broker()
+    cluster.restart_broker()
+    env = {"RMQ_REDIS_NAMESRV_ADDR": cluster.namesrv_addr}
+    (given_up,) = await asyncio.to_thread(
+        json_lines_of, "consume", "TRANS_CHECK_MAX_TIME_TOPIC", "--max", "1", "--timeout", "60", **env
+    )
+    listener = Listener(cluster.namesrv_addr)
+    async with AsyncTransactionProducer("PG", listener, cluster.namesrv_addr, topics=[TOPIC]):
+        resume = "message", "resume-check", given_up["offset_msg_id"]
+        printed = await asyncio.to_thread(result_of, *resume, **env)
+        assert printed == f"{given_up['msg_id']}  its producers are asked again about {TOPIC}\n"
+        await eventually(lambda: cluster.undecided() == 0, "the listener commits it", DEADLINE_S)
+    assert listener.asked[0] == (given_up["msg_id"], "later")
+    assert await stored(cluster.namesrv_addr) == ["later"]
+    wrong = await asyncio.to_thread(run_cli, "message", "resume-check", given_up["offset_msg_id"][:-2] + "7F", **env)
+    assert (wrong.returncode, "no message of" in wrong.stderr) == (1, True), wrong.stderr
 
 
 async def test_committed_rolled_back_and_asked_about(cluster: Cluster) -> None:
