@@ -145,7 +145,8 @@ class ConsumeService(ABC):
                 logger.warning("%s: %d handlers did not end within %g s", self._name, len(late), timeout_s)
                 await asyncio.wait(late, timeout=1.0)
         if self._pool is not None:
-            self._pool.shutdown(wait=not late, cancel_futures=True)
+            # Not waited for: that would stop the event loop, and a thread that a broker asked for may need it.
+            self._pool.shutdown(wait=False, cancel_futures=True)
         return not late
 
     @abstractmethod

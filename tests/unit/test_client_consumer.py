@@ -818,6 +818,33 @@ async def test_close_gives_a_stuck_handler_up() -> None:
         assert fake.broker.offsets.get(("G", "T", 0), 0) == 0
 
 
+async def test_close_does_not_block_the_loop_for_a_thread_that_a_broker_asked_for() -> None:
+    """What that thread waits for may need the loop: a ``Producer`` in a handler of a ``PushConsumer`` shares it."""
+    began, go_on = threading.Event(), threading.Event()
+    in_time: list[bool] = []
+
+    def handle(message: MessageExt) -> None:
+        began.set()
+        in_time.append(go_on.wait(5))
+
+    async with cluster() as fake:
+        consumer = consumer_of(fake, handle)
+        async with consumer:
+            record = fake.broker._record("T", 0, b"x", 0)
+            command = request(RequestCode.CONSUME_MESSAGE_DIRECTLY, body=record)
+            command.fields = {"consumerGroup": "G", "brokerName": "broker-a"}
+            asked = asyncio.create_task(fake.broker.ask(consumer.client_id, "G", command))
+            await until(began.is_set)
+            closing = asyncio.create_task(consumer.close())
+            await until(lambda: consumer.service._stopping)
+            await until(lambda: consumer.service._pool is None or consumer.service._pool._shutdown)
+            go_on.set()
+            await closing
+            await asyncio.gather(asked, return_exceptions=True)
+    await until(lambda: in_time)
+    assert in_time == [True]
+
+
 async def test_close_twice_and_never_started() -> None:
     async with cluster() as fake:
         consumer = consumer_of(fake, Collector())
