@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from ..config import BrokerConfig
 from ..errors import StoreError, StoreFencedError
@@ -13,6 +14,8 @@ from ..store.lease_store import LeaseStore
 from ..store.queue_store import QueueStore
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _LOOKS_PER_LEASE = 5
 _SLOWEST_LOOK_S = 1.0
@@ -134,11 +137,11 @@ class Leadership:
             logger.info("%s: the lease cannot be looked after: %s", self._name, text)
         self._complaint = text
 
-    async def _answered(self, call: Awaitable[object]) -> None:
-        """Waits for a call; a store that does not answer for a whole lease is one to connect to again."""
+    async def _answered(self, call: Awaitable[T]) -> T:
+        """The result of a call; a store that does not answer for a whole lease is one to connect to again."""
         try:
             async with asyncio.timeout(self._config.lease_s):
-                await call
+                return await call
         except TimeoutError:
             self._queue_store.reconnect()
             raise StoreError(f"the store did not answer for {self._config.lease_s:g} s") from None
@@ -199,7 +202,7 @@ class Leadership:
         return self._config.failover and self._loop.time() >= self._may_take_at
 
     async def _take(self) -> bool:
-        epoch = await self._lease.take()
+        epoch = await self._answered(self._lease.take())
         if epoch is None:
             return False
         slave_id, self.broker_id = self.broker_id, MASTER_ID
@@ -214,7 +217,7 @@ class Leadership:
         if error is None:
             return True
         try:
-            await self._lease.release()
+            await self._answered(self._lease.release())
         except StoreError as failure:
             logger.debug("%s: the lease is not given back: %s", self._name, failure)
         self._queue_store.end_writing()
@@ -222,7 +225,8 @@ class Leadership:
         raise error
 
     async def _renew_quietly(self) -> None:
+        """Keeps the lease; when the store does not answer, what waits for it fails, too."""
         try:
-            await self._lease.renew()
+            await self._answered(self._lease.renew())
         except StoreError as error:
             logger.debug("%s: %s", self._name, error)

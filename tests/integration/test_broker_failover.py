@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
-from helpers import BrokerClient, Connect, FakeNameServer, StartBroker, eventually, heartbeat_request, send_request
+import pytest
+from helpers import (
+    BrokerClient,
+    Connect,
+    FakeNameServer,
+    StartBroker,
+    drop_all_packets,
+    eventually,
+    heartbeat_request,
+    send_request,
+)
 
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
@@ -208,3 +219,50 @@ async def test_a_mistake_of_ours_does_not_end_the_registration(
     await eventually(lambda: failed[0])
     before = len(fake_namesrv.registrations)
     await eventually(lambda: len(fake_namesrv.registrations) > before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can throw away one connection's packets")
+@pytest.mark.parametrize("step", ["take", "renew", "load"])
+async def test_a_store_that_falls_silent_while_a_slave_takes_over_is_connected_to_anew(
+    start_broker: StartBroker, connect: Connect, step: str
+) -> None:
+    """The answer never comes, though what was asked for may have been done."""
+    first = await start_broker(lease_s=SHORT_S)
+    await connect(first).send("T", "a")
+    second = await start_broker(broker_id=1, lease_s=SHORT_S)
+    assert second._leadership is not None
+    store, lease = second._queue_store, second._leadership._lease
+    silenced: list[str] = []
+
+    def silence(owner: object, name: str, only_as_master: bool) -> None:
+        right = getattr(owner, name)
+
+        async def silent(*args: object) -> object:
+            if not silenced and (second.broker_id == 0 or not only_as_master):
+                silenced.append(name)
+                for connection in (store.current(), store.current_read()):
+                    assert connection._transport is not None
+                    drop_all_packets(connection._transport.get_extra_info("socket"))
+            return await right(*args)
+
+        setattr(owner, name, silent)
+
+    if step == "take":
+        silence(lease, "take", False)
+    elif step == "renew":
+        silence(lease, "renew", True)
+        load_ends = store.load_ends
+
+        async def slow() -> None:  # so long that the lease has to be renewed meanwhile
+            if not silenced:
+                await eventually(lambda: silenced, timeout_s=30)
+            await load_ends()
+
+        store.load_ends = slow  # type: ignore[method-assign]
+    else:
+        silence(second._offsets, "load", True)
+    await dies(first)
+    new = connect(second)
+    await eventually(lambda: takes_messages(new), timeout_s=30)
+    assert silenced
+    assert await new.pull_all("T") == ["a"]

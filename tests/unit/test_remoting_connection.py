@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import socket
-import struct
 import sys
 from collections.abc import AsyncIterator
 
 import pytest
-from helpers import RawPeer, eventually
+from helpers import RawPeer, drop_all_packets, eventually
 
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import (
@@ -26,9 +23,6 @@ from rmq_redis.protocol.frame import CommandDecoder, encode_command
 from rmq_redis.remoting.client import RemotingClient
 from rmq_redis.remoting.connection import Connection
 from rmq_redis.remoting.server import RemotingServer
-
-SO_ATTACH_FILTER = 26
-"""Of Linux; Python does not have it."""
 
 
 class Script:
@@ -379,9 +373,3 @@ async def test_a_peer_that_is_cut_off_without_a_word_is_connected_to_anew(
     await eventually(lambda: len(script.received) == 2)
     script.send(response(script.received[1], body=b"x"))
     assert (await again).body == b"x"
-
-
-def drop_all_packets(receiver: socket.socket) -> None:
-    """What comes for this socket is thrown away unseen, by a filter program of one instruction (return 0)."""
-    program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
-    receiver.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
