@@ -23,6 +23,7 @@ from ..store.half_store import HalfStore
 from ..store.keys import GroupKeys
 from ..store.lock_store import LockStore
 from ..store.offset_store import OffsetStore
+from ..store.pop_order_store import PopOrderStore
 from ..store.pop_store import PopStore
 from ..store.queue_store import Queue, QueueStore
 from ..store.schedule_store import ScheduleStore
@@ -35,6 +36,8 @@ from .leadership import Leadership
 from .offset_query import OffsetProcessor
 from .pop import PopProcessor
 from .pop_ack import PopAckProcessor
+from .pop_hold import PopHold
+from .pop_order import PopOrder
 from .pop_revive import PopReviveService
 from .pull import PullProcessor
 from .query import QueryProcessor
@@ -128,6 +131,7 @@ class Broker:
             busy_s=config.store_busy_timeout_s,
         )
         self._offsets = OffsetStore(self._queue_store, config.offset_flush_period_s)
+        self._batches = PopOrderStore(self._queue_store, self._offsets)
         self._configs = configs = ConfigStore(self._queue_store)
         self._topics = TopicTable(
             config,
@@ -197,10 +201,16 @@ class Broker:
         replies = ReplyProcessor(config, self._topics, self._queue_store, self._clients, self.address)
         pop_store = PopStore(self._queue_store)
         revive = PopReviveService(pop_store, self._topics, self._queue_store, store_host)
-        self._pops = PopProcessor(config, self._topics, self._queue_store, self._offsets, pop_store, revive)
-        acks = PopAckProcessor(self._topics, pop_store, revive)
+        pop_hold = PopHold(config.max_held_pulls)
+        order = PopOrder(
+            config, self._topics, self._queue_store, self._batches, pop_hold, store_host, revive.hidden_until
+        )
+        self._pops = PopProcessor(
+            config, self._topics, self._queue_store, self._offsets, pop_store, revive, order, pop_hold
+        )
+        acks = PopAckProcessor(self._topics, pop_store, revive, order)
         assignments = AssignmentProcessor(self._topics, self._configs, self._clients, self._topic_route)
-        self._master_services = (schedule, transactions, revive, self._retention)
+        self._master_services = (schedule, transactions, revive, order, self._retention)
         self._writers = (
             self._sends,
             self._send_backs,
@@ -283,6 +293,7 @@ class Broker:
             await self._topics.start()
             await self._queue_store.load_ends()
             await self._offsets.load()
+            await self._batches.load()
             await self._locks.load()
             self._queue_store.lead()
         except StoreError:
@@ -349,6 +360,7 @@ class Broker:
             self._pops.hold.wake_all()
 
     def _queue_gone(self, queue: Queue) -> None:
+        self._batches.forget_queue(queue)
         self._pulls.hold.wake(queue)  # answered now; the next pull hears that the topic is gone
 
     def _fence(self, error: StoreFencedError) -> None:

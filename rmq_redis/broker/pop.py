@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from ..codes import Perm, RequestCode, ResponseCode
 from ..config import BrokerConfig
@@ -18,7 +17,6 @@ from ..errors import (
     InvalidParameterError,
     LocalProtocolError,
     NoPermissionError,
-    RequestCodeNotSupportedError,
     ServiceNotAvailableError,
     StoreError,
     TopicNotExistError,
@@ -46,49 +44,24 @@ from ..protocol.pop_header import (
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..store.offset_store import OffsetStore
+from ..store.pop_order_store import attempt_of
 from ..store.pop_store import PopStore, Share
 from ..store.queue_store import Queue, QueueStore, deliver
 from .pop_hold import PopHold, Waiter
+from .pop_order import PopOrder
 from .pop_revive import PopReviveService
-from .subscription import MessageFilter, message_filter
+from .pop_take import PopRequest, Room, Screen, Taken, next_after
+from .subscription import message_filter
 from .topics import TopicTable
 
 MAX_POP_NUMS = 32
 """Messages of one POP. Source: ``PopMessageProcessor.processRequest``."""
 MAX_INVISIBLE_MS = 3 * 24 * 3600 * 1000
 _LATE_MS = 500
-_MAX_SCAN_NUMS = 800
 _RETRY_FIRST_EVERY = 5
 """Each fifth POP looks at the retry topic first, so that neither starves. Source: ``popFromRetryProbability`` 20."""
 _REVIVE_QID = 0
 _MOST_POLL_S = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What was taken from one queue, as it goes to the client."""
-
-    queue: Queue
-    offsets: list[int]
-    records: list[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class PopRequest:
-    """What a POP asks for.
-
-    Attributes:
-        topics: the topic, and the group's retry topic for it.
-    """
-
-    connection: Connection
-    group: str
-    topics: tuple[str, ...]
-    queue_id: int
-    max_nums: int
-    invisible_ms: int
-    from_max: bool
-    filter: MessageFilter | None
 
 
 class PopProcessor:
@@ -102,6 +75,8 @@ class PopProcessor:
         offsets: OffsetStore,
         store: PopStore,
         revive: PopReviveService,
+        order: PopOrder,
+        hold: PopHold,
     ) -> None:
         self._config = config
         self._topics = topics
@@ -109,13 +84,14 @@ class PopProcessor:
         self._offsets = offsets
         self._store = store
         self._revive = revive
+        self._order = order
+        self._batches = order.batches
         self._loop = asyncio.get_running_loop()
         self._busy: set[tuple[str, Queue]] = set()
         self._turn = 0
-        self.hold = PopHold(config.max_held_pulls)
+        self.hold = hold
         self.stopping = False
-        self.screen: Callable[[Queue, str, Sequence[int], Sequence[bytes]], set[int]] | None = None
-        """Says which offsets a group does not get, though they pass its filter; they count as consumed."""
+        self.screen: Screen | None = None
         self.get_total = 0
         """Messages handed out since start."""
         self.refuse: str | None = None
@@ -132,10 +108,6 @@ class PopProcessor:
 
     async def _pop(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(PopMessageRequestHeader)
-        if header.order:
-            raise RequestCodeNotSupportedError(
-                "ordered POP is not supported: consume in order with PULL and queue locks (an orderly push consumer)"
-            )
         if not 0 < header.max_msg_nums <= MAX_POP_NUMS:
             raise InvalidParameterError(f"maxMsgNums is {header.max_msg_nums}, expected 1 to {MAX_POP_NUMS}")
         if not 0 < header.invisible_time <= MAX_INVISIBLE_MS:
@@ -145,15 +117,18 @@ class PopProcessor:
         if self._too_late(header.born_time, header.poll_time):
             return response(command, ResponseCode.POLLING_TIMEOUT, remark="the request came too late")
         topics = await self._check(header.consumer_group, header.topic, header.queue_id)
+        order = bool(header.order)
         request = PopRequest(
             connection,
             header.consumer_group,
-            topics,
+            topics[:1] if order else topics,
             header.queue_id,
             header.max_msg_nums,
             header.invisible_time,
             header.init_mode == 1,
             message_filter(header.exp, header.exp_type),
+            order,
+            attempt_of(header.attempt_id),
         )
         deadline = self._deadline(header.poll_time)
         while not connection.closed:
@@ -163,7 +138,7 @@ class PopProcessor:
                 return self._answer(command, request, taken, pop_ms)
             if taken is not None and self._backlog(request):
                 continue  # all that it looked at was filtered out
-            code = await self._wait(Waiter(connection, request.group, topics, request.queue_id), deadline)
+            code = await self._wait(Waiter(connection, request.group, request.topics, request.queue_id), deadline)
             if code is not None:
                 return response(command, code, remark=code.name)
         self._pass_on(request)  # what it may have been woken for
@@ -172,7 +147,7 @@ class PopProcessor:
     def _pass_on(self, request: PopRequest) -> None:
         """Wakes the next of the group for what there is."""
         for queue in self._queues(request.topics, request.queue_id):
-            if self._position(request.group, queue, request.from_max) < queue.max_offset:
+            if self._has(request, queue):
                 self.hold.wake(request.group, queue)
 
     @staticmethod
@@ -244,10 +219,15 @@ class PopProcessor:
                 self._offsets.commit(group, topic, queue_id, offset)
         return min(max(offset, queue.min_offset), queue.max_offset)
 
+    def _has(self, request: PopRequest, queue: Queue) -> bool:
+        """Whether a queue has something for a request."""
+        if self._batches and (request.group, queue) in self._batches:
+            return self._order.ready(request, queue)
+        return self._position(request.group, queue, request.from_max) < queue.max_offset
+
     def _backlog(self, request: PopRequest) -> bool:
         return any(
-            (request.group, queue) not in self._busy
-            and self._position(request.group, queue, request.from_max) < queue.max_offset
+            (request.group, queue) not in self._busy and self._has(request, queue)
             for queue in self._queues(request.topics, request.queue_id)
         )
 
@@ -259,11 +239,17 @@ class PopProcessor:
         """
         group, room = request.group, request.max_nums
         chosen: list[tuple[Queue, int]] = []
-        for queue in self._queues(request.topics, request.queue_id):
+        queues = self._queues(request.topics, request.queue_id)
+        if self._batches:
+            await self._order.settle(request, [queue for queue in queues if (group, queue) not in self._busy])
+        for queue in queues:
             if (group, queue) in self._busy:
                 continue
             position = self._position(group, queue, request.from_max)
-            if position >= queue.max_offset:
+            if self._batches and (group, queue) in self._batches:
+                if not (request.order and self._order.may_take(request, queue)):
+                    continue
+            elif position >= queue.max_offset:
                 continue
             chosen.append((queue, position))
             if request.filter is None:
@@ -274,32 +260,25 @@ class PopProcessor:
             return None
         self._busy.update((group, queue) for queue, _ in chosen)
         try:
+            if request.order:
+                return await self._order.take(request, chosen, self.screen)
             return await self._take_from(request, chosen, pop_ms)
         finally:
             for queue, _ in chosen:
                 self._busy.discard((group, queue))
-                if self._position(group, queue, request.from_max) < queue.max_offset:
+                if self._has(request, queue):
                     self.hold.wake(group, queue)
 
     async def _take_from(self, request: PopRequest, chosen: list[tuple[Queue, int]], pop_ms: int) -> list[Taken] | None:
         reads = await asyncio.gather(
-            *(self._queue_store.read_records(queue, position, self._scan(request, queue)) for queue, position in chosen)
+            *(self._queue_store.read_records(queue, position, request.scan_nums(queue)) for queue, position in chosen)
         )
-        room, room_bytes = request.max_nums, self._config.max_pull_bytes
+        room = Room(request.max_nums, self._config.max_pull_bytes)
         shares: list[Share] = []
         found: list[dict[int, bytes]] = []
         for (queue, position), (offsets, records) in zip(chosen, reads, strict=True):
-            wanted: dict[int, bytes] = {}
-            withheld = self.screen(queue, request.group, offsets, records) if self.screen is not None else ()
-            next_offset = position if offsets else queue.min_offset  # nothing there: removed meanwhile
-            for offset, record in zip(offsets, records, strict=True):
-                if offset not in withheld and (request.filter is None or request.filter.matches(record)):
-                    if room <= 0 or (room_bytes < len(record) and room < request.max_nums):
-                        break
-                    wanted[offset] = record
-                    room -= 1
-                    room_bytes -= len(record)
-                next_offset = offset + 1
+            wanted, looked_at = room.choose(request, queue, offsets, records, self.screen)
+            next_offset = next_after(queue, position, offsets, looked_at)
             if next_offset > position:
                 shares.append(Share(queue, list(wanted), next_offset))
                 found.append(wanted)
@@ -314,11 +293,6 @@ class PopProcessor:
         if taken:
             self._revive.hidden_until(pop_ms + request.invisible_ms)
         return taken
-
-    @staticmethod
-    def _scan(request: PopRequest, queue: Queue) -> int:
-        wanted = request.max_nums if request.filter is None else _MAX_SCAN_NUMS
-        return queue.read_nums(wanted, 8 * 1024 * 1024)
 
     async def _claim(self, request: PopRequest, shares: list[Share], visible_ms: int) -> list[list[int]]:
         before = [self._offset_of(request.group, share.queue) for share in shares]
@@ -340,9 +314,20 @@ class PopProcessor:
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
+    def _rest(self, request: PopRequest) -> int:
+        """How much there is left; where a batch is out in order, nothing."""
+        return sum(
+            max(queue.max_offset - self._position(request.group, queue, request.from_max), 0)
+            for queue in self._queues(request.topics, request.queue_id)
+            if not self._batches or (request.group, queue) not in self._batches
+        )
+
     def _answer(
         self, command: RemotingCommand, request: PopRequest, taken: list[Taken], pop_ms: int
     ) -> RemotingCommand:
+        if request.order:
+            self.get_total += sum(len(item.records) for item in taken)
+            return self._order.answer(command, request, taken, self._rest(request))
         starts: list[tuple[str, int, Sequence[int]]] = []
         found: list[tuple[str, int, Sequence[int]]] = []
         body = bytearray()
@@ -357,12 +342,8 @@ class PopProcessor:
             else:
                 body += deliver(item.queue, item.records, item.offsets)
             self.get_total += len(item.records)
-        rest = sum(
-            max(queue.max_offset - self._position(request.group, queue, request.from_max), 0)
-            for queue in self._queues(request.topics, request.queue_id)
-        )
         header = PopMessageResponseHeader(
-            pop_ms, request.invisible_ms, _REVIVE_QID, rest, offset_info(starts), offset_info(found)
+            pop_ms, request.invisible_ms, _REVIVE_QID, self._rest(request), offset_info(starts), offset_info(found)
         )
         return response(command, ResponseCode.SUCCESS, header, bytes(body), remark="FOUND")
 
@@ -429,7 +410,10 @@ class PopProcessor:
         """Whether there is something to pop; waits for it ``pollTime`` at most."""
         header = command.header(NotificationRequestHeader)
         topics = await self._check(header.consumer_group, header.topic, header.queue_id)
-        request = PopRequest(connection, header.consumer_group, topics, header.queue_id, 1, 1, False, None)
+        order, group = bool(header.order), header.consumer_group
+        topics = topics[:1] if order else topics
+        attempt = attempt_of(header.attempt_id)
+        request = PopRequest(connection, group, topics, header.queue_id, 1, 1, False, None, order, attempt)
         deadline = self._deadline(header.poll_time)
         while not self._backlog(request):
             code = await self._wait(Waiter(connection, request.group, topics, request.queue_id), deadline)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 
 from ..codes import RequestCode
 from ..errors import MessageIllegalError, NoMessageError, ServiceNotAvailableError, TopicNotExistError
 from ..protocol.command import RemotingCommand, response
-from ..protocol.pop import decode_batch_acks, parse_handle, real_topic
+from ..protocol.pop import ORDER_REVIVE_QID, decode_batch_acks, parse_handle, real_topic
 from ..protocol.pop_header import (
     AckMessageRequestHeader,
     ChangeInvisibleTimeRequestHeader,
@@ -22,6 +23,7 @@ from ..remoting.server import Processor
 from ..store.pop_store import Hidden, PopStore
 from ..store.queue_store import Queue
 from .pop import MAX_INVISIBLE_MS
+from .pop_order import PopOrder
 from .pop_revive import PopReviveService
 from .topics import TopicTable
 
@@ -33,10 +35,11 @@ class PopAckProcessor:
     answer may repeat its request. One that came too late changes nothing: the message is delivered again.
     """
 
-    def __init__(self, topics: TopicTable, store: PopStore, revive: PopReviveService) -> None:
+    def __init__(self, topics: TopicTable, store: PopStore, revive: PopReviveService, order: PopOrder) -> None:
         self._topics = topics
         self._store = store
         self._revive = revive
+        self._order = order
         self.refuse: str | None = None
 
     def processors(self) -> dict[int, Processor]:
@@ -73,6 +76,9 @@ class PopAckProcessor:
         header = command.header(AckMessageRequestHeader)
         handle = parse_handle(header.extra_info)
         queue = self._queue(header.topic, header.queue_id, header.offset)
+        if handle.order:
+            await self._order.ack(header.consumer_group, queue, handle.pop_time_ms, [header.offset])
+            return response(command)
         await self._store.ack(
             Hidden(header.consumer_group, header.topic, header.queue_id, header.offset, handle.visible_ms), queue
         )
@@ -81,16 +87,22 @@ class PopAckProcessor:
     async def _ack_batch(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         """Acknowledges what is there; the others of the batch are gone anyhow."""
         self._check_role()
-        answers: list[asyncio.Future[bool]] = []
+        answers: list[Awaitable[object]] = []
         for ack in decode_batch_acks(command.body):
             topic = real_topic(ack.group, ack.topic, ack.mark)
+            in_order: list[int] = []
             for offset in ack.offsets:
                 try:
                     queue = self._queue(topic, ack.queue_id, offset)
                 except NoMessageError:
                     continue
+                if ack.revive_qid == ORDER_REVIVE_QID:
+                    in_order.append(offset)
+                    continue
                 hidden = Hidden(ack.group, topic, ack.queue_id, offset, ack.pop_time_ms + ack.invisible_time_ms)
                 answers.append(self._store.ack(hidden, queue))
+            if in_order:
+                answers.append(self._order.ack(ack.group, queue, ack.pop_time_ms, in_order))
         await asyncio.gather(*answers)
         return response(command)
 
@@ -100,14 +112,23 @@ class PopAckProcessor:
         if not 0 <= header.invisible_time <= MAX_INVISIBLE_MS:
             raise MessageIllegalError(f"invisibleTime is {header.invisible_time} ms, expected 0 to {MAX_INVISIBLE_MS}")
         handle = parse_handle(header.extra_info)
-        self._queue(header.topic, header.queue_id, header.offset)
-        hidden = Hidden(header.consumer_group, header.topic, header.queue_id, header.offset, handle.visible_ms)
+        queue = self._queue(header.topic, header.queue_id, header.offset)
         pop_ms = int(time.time() * 1000)
-        if not await self._store.change(hidden, pop_ms + header.invisible_time):
+        visible_ms = pop_ms + header.invisible_time
+        if handle.order:
+            changed = await self._order.change(
+                header.consumer_group, queue, handle.pop_time_ms, header.offset, visible_ms
+            )
+            pop_ms = handle.pop_time_ms  # by it the batch is known, so the time grows that is added to it
+        else:
+            hidden = Hidden(header.consumer_group, header.topic, header.queue_id, header.offset, handle.visible_ms)
+            changed = await self._store.change(hidden, visible_ms)
+            if changed:
+                self._revive.hidden_until(visible_ms)
+        if not changed:
             raise NoMessageError(
                 f"offset {header.offset} of {header.topic!r} queue {header.queue_id} is not hidden from group "
                 f"{header.consumer_group!r} until {handle.visible_ms}: it was acknowledged, or its time was over"
             )
-        self._revive.hidden_until(pop_ms + header.invisible_time)
-        answer = ChangeInvisibleTimeResponseHeader(pop_ms, header.invisible_time, handle.revive_qid)
+        answer = ChangeInvisibleTimeResponseHeader(pop_ms, visible_ms - pop_ms, handle.revive_qid)
         return response(command, header=answer)

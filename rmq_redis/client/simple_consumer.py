@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import msgspec
 
 from ..codes import RequestCode, ResponseCode
 from ..config import ClientConfig, choice
-from ..errors import ClientError, RemoteProtocolError, RmqError, RouteNotFoundError, response_error
+from ..errors import ClientError, RemoteProtocolError, RemotingError, RmqError, RouteNotFoundError, response_error
 from ..model import (
     PROPERTY_POP_CK,
     RETRY_PREFIX,
@@ -26,7 +27,16 @@ from ..model import (
 from ..protocol.body import ConsumerData, SubscriptionData
 from ..protocol.command import RemotingCommand, request, response
 from ..protocol.message import decode_records
-from ..protocol.pop import NORMAL, RETRY, RETRY_V2, PopHandle, parse_handle, parse_offset_info, real_topic
+from ..protocol.pop import (
+    NORMAL,
+    RETRY,
+    RETRY_V2,
+    PopHandle,
+    parse_handle,
+    parse_offset_info,
+    parse_order_count_info,
+    real_topic,
+)
 from ..protocol.pop_header import (
     AckMessageRequestHeader,
     ChangeInvisibleTimeRequestHeader,
@@ -57,14 +67,17 @@ class AsyncSimpleConsumer(AsyncLifecycle):
     """Receives messages that are hidden from the rest of the group until they are acknowledged or their time is over.
 
     No queue belongs to a member, so any number of members share even one queue, and a slow message holds nobody up.
-    Order is not kept. Needs POP: rmq-redis, or Apache RocketMQ 5. An async context manager, or call ``start`` and
-    ``close``.
+    Order is not kept, unless ``fifo``. Needs POP: rmq-redis, or Apache RocketMQ 5. An async context manager, or call
+    ``start`` and ``close``.
 
     Args:
         group: consumer group.
         namesrv_addr: NameServers, ``host:port;host:port``.
         config: all settings; ``namesrv_addr`` and ``settings`` come on top of it.
         consume_from_where: where the group begins in a queue that is new to it: first or last offset.
+        fifo: in order: of a queue the group has no more than what one ``receive`` gave, until all of it is acknowledged
+            or its time is over; then what is not acknowledged comes again from the same queue. All members of a group
+            ask for the same.
         settings: single fields of ``ClientConfig``.
 
     Raises:
@@ -78,6 +91,7 @@ class AsyncSimpleConsumer(AsyncLifecycle):
         *,
         config: ClientConfig | None = None,
         consume_from_where: ConsumeFromWhere | str = ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET,
+        fifo: bool = False,
         **settings: Any,
     ) -> None:
         check_group(group, "consumer")
@@ -85,6 +99,8 @@ class AsyncSimpleConsumer(AsyncLifecycle):
         self.config = client_config(namesrv_addr, config, settings)
         where = choice(ConsumeFromWhere, "consume_from_where", consume_from_where)
         self._from_last = where == ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET
+        self.fifo = fifo
+        self._unanswered: dict[Target, str] = {}
         self._instance = MQClientInstance(self.config)
         self._subscriptions: dict[str, SubscriptionData] = {}
         self._asking: dict[Target, asyncio.Task[bool]] = {}
@@ -231,11 +247,19 @@ class AsyncSimpleConsumer(AsyncLifecycle):
             1 if self._from_last else 0,
             subscription.expression_type,
             subscription.sub_string,
-            False,
+            self.fifo,
         )
+        if self.fifo:
+            # What a request took whose answer is lost would hold its queue up: it is asked for again, by the same id.
+            header.attempt_id = self._unanswered.pop(target, None) or os.urandom(8).hex()
         command = request(RequestCode.POP_MESSAGE, header)
         address = await self._address(topic, broker_name)
-        answer = await self._instance.remoting.invoke(address, command, wait_s + _ANSWER_TIMEOUT_S)
+        try:
+            answer = await self._instance.remoting.invoke(address, command, wait_s + _ANSWER_TIMEOUT_S)
+        except RemotingError:
+            if header.attempt_id is not None:
+                self._unanswered[target] = header.attempt_id
+            raise
         if answer.code in _NOTHING:
             return []
         if answer.code != ResponseCode.SUCCESS:
@@ -271,7 +295,7 @@ class AsyncSimpleConsumer(AsyncLifecycle):
         """Whether it is time to look again: the broker has something, or cannot say."""
         topic, broker_name = target
         now_ms = int(time.time() * 1000)
-        header = NotificationRequestHeader(self.group, topic, -1, int(_ASK_FOR_S * 1000), now_ms, order=False)
+        header = NotificationRequestHeader(self.group, topic, -1, int(_ASK_FOR_S * 1000), now_ms, order=self.fifo)
         try:
             command = request(RequestCode.NOTIFICATION, header)
             address = await self._address(topic, broker_name)
@@ -308,6 +332,7 @@ class AsyncSimpleConsumer(AsyncLifecycle):
         """Acknowledges messages: they do not come again.
 
         Too late, when the invisible time is over, it changes nothing and is no error: the message comes again.
+        In order, it is too late when the message was given out again.
 
         Raises:
             ClientError: a message that was not received by a simple consumer.
@@ -331,6 +356,8 @@ class AsyncSimpleConsumer(AsyncLifecycle):
 
     async def change_invisible_duration(self, message: MessageExt, invisible_duration_s: float) -> None:
         """Hides a message for ``invisible_duration_s`` seconds from now on; 0 gives it back at once.
+
+        In order, that holds its queue for so long; what else was received from the queue holds it, too.
 
         The message keeps what is needed to acknowledge it afterwards.
 
@@ -393,8 +420,10 @@ def received(answer: RemotingCommand, topic: str, broker_name: str) -> list[Mess
     """
     header = answer.header(PopMessageResponseHeader)
     starts = parse_offset_info(header.start_offset_info)
+    counts = parse_order_count_info(header.order_count_info)
     messages: list[MessageExt] = []
     for message in decode_records(answer.body):
+        times = message.reconsume_times
         if PROPERTY_POP_CK not in message.properties:
             mark = _mark_of(message.topic)
             start = starts.get((mark, message.queue_id)) or [message.queue_offset]
@@ -408,7 +437,10 @@ def received(answer: RemotingCommand, topic: str, broker_name: str) -> list[Mess
                 message.queue_id,
                 message.queue_offset,
             ).text()
-        messages.append(msgspec.structs.replace(message, topic=topic, broker_name=broker_name))
+            if counts:
+                of_queue = counts.get((mark, message.queue_id, None), 0)
+                times = counts.get((mark, message.queue_id, message.queue_offset), of_queue) or times
+        messages.append(msgspec.structs.replace(message, topic=topic, broker_name=broker_name, reconsume_times=times))
     return messages
 
 

@@ -19,6 +19,8 @@ from .body import dumps, loads
 
 NORMAL, RETRY, RETRY_V2 = "0", "1", "2"
 """Marks of the topic that a message was taken from."""
+ORDER_REVIVE_QID = 999
+"""reviveQid of what was given out in order. Source: ``KeyBuilder.POP_ORDER_REVIVE_QUEUE``."""
 MAX_BATCH_ACKS = 4096
 _MAX_BITS_BYTES = 1024
 
@@ -60,6 +62,11 @@ class PopHandle:
     def visible_ms(self) -> int:
         """When the message can be taken again (ms since 1970)."""
         return self.pop_time_ms + self.invisible_time_ms
+
+    @property
+    def order(self) -> bool:
+        """Whether it was given out in order."""
+        return self.revive_qid == ORDER_REVIVE_QID
 
     def text(self) -> str:
         return (
@@ -113,6 +120,33 @@ def parse_offset_info(text: str | None) -> OffsetInfo:
         except ValueError:
             raise RemoteProtocolError(f"POP offsets {item[:80]!r} are not 'mark queueId o1,o2'") from None
     return found
+
+
+OrderCounts = dict[tuple[str, int, int | None], int]
+"""(mark, queue id, offset or None for all others of the queue) -> how often a message was given out before"""
+
+
+def order_count_info(counts: OrderCounts) -> str:
+    """orderCountInfo: ``mark qo<queueId>%<offset> count;mark queueId count;...``."""
+    return ";".join(
+        f"{mark} {queue_id if offset is None else f'qo{queue_id}%{offset}'} {count}"
+        for (mark, queue_id, offset), count in counts.items()
+    )
+
+
+def parse_order_count_info(text: str | None) -> OrderCounts:
+    """Counts of an orderCountInfo. Raises RemoteProtocolError."""
+    counts: OrderCounts = {}
+    for item in (text or "").split(";"):
+        if not item:
+            continue
+        try:
+            mark, place, count = item.split(" ")
+            queue_id, _, offset = place.removeprefix("qo").partition("%")
+            counts[mark, int(queue_id), int(offset) if offset else None] = int(count)
+        except ValueError:
+            raise RemoteProtocolError(f"POP counts {item[:80]!r} are not 'mark queue count'") from None
+    return counts
 
 
 class BatchAck(msgspec.Struct, frozen=True):

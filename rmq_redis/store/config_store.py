@@ -132,7 +132,8 @@ class ConfigStore:
         await self._remove(self._keys.groups, [group], [], [(group, topic) for topic in topics])
 
     async def _remove(self, key: bytes, fields: list[str], queues: list[Queue], offsets: list[GroupTopic]) -> None:
-        keys = [self._keys.epoch, key, self._keys.version, self._keys.consumed, self._keys.popped]
+        keys = [self._keys.epoch, key, self._keys.version, self._keys.consumed]
+        keys += [self._keys.popped, self._keys.ordered]
         keys += [queue.key for queue in queues]
         keys += [self._keys.offsets(group, topic) for group, topic in offsets]
         args: list[Arg] = [b"%d" % self._store.epoch, len(fields), *fields, len(queues)]

@@ -21,6 +21,7 @@ group names cannot contain ``:``, which keeps the names unambiguous.
 | ``<prefix>:{<brokerName>}:half-counts`` | hash | number -> how often its producers were asked |
 | ``<prefix>:{<brokerName>}:half-numbers`` | string | how many numbers were given out |
 | ``<prefix>:{<brokerName>}:popped`` | sorted set | ``<group>:<topic>:<queueId>:<n>`` by when entry 0-n is visible |
+| ``<prefix>:{<brokerName>}:ordered`` | hash | ``<group>:<topic>:<queueId>`` -> what POPs in order have given out |
 | ``<prefix>:{<brokerName>}:request-modes`` | hash | ``<group>:<topic>`` -> PULL or POP (JSON) |
 | ``<prefix>:{<brokerName>}:locks`` | hash | ``<group>:<topic>:<queueId>`` -> ``<ms when granted>:<client id>`` |
 | ``<prefix>:{<brokerName>}:epoch`` | string | grows with every master that takes over; older ones are fenced off |
@@ -51,6 +52,7 @@ class GroupKeys:
         self.half_counts = self.base + b"half-counts"
         self.half_numbers = self.base + b"half-numbers"
         self.popped = self.base + b"popped"
+        self.ordered = self.base + b"ordered"
         self.request_modes = self.base + b"request-modes"
         self.locks = self.base + b"locks"
         self.epoch = self.base + b"epoch"

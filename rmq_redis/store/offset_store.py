@@ -134,6 +134,10 @@ class OffsetStore:
             if not dirty:
                 del self._dirty[pair]
 
+    def is_written(self, group: str, topic: str, queue_id: int) -> bool:
+        """Whether the store has what was committed here last, or soon will."""
+        return queue_id not in self._dirty.get((group, topic), ())
+
     def topics_of(self, group: str) -> list[str]:
         """Topics in which a group has offsets."""
         return [topic for name, topic in self._offsets if name == group]

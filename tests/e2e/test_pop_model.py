@@ -206,6 +206,9 @@ class Run:
             self.model.out[body] = Delivery(handle, handle.visible_ms, message.reconsume_times)
         return len(messages)
 
+    def _pop_lost(self) -> None:
+        """A POP got no answer: what it took comes again when its time is over."""
+
     def _acknowledged(self, bodies: Sequence[str], *, answered: bool) -> None:
         """After an answer, or none. It was in time if the message could not be visible yet when the answer was here."""
         now = now_ms()
@@ -303,6 +306,8 @@ class Run:
             if isinstance(answer, RemotingCommand):
                 # What this very burst sent may be in it, and what it acknowledged too late.
                 self._delivered(answer)
+            else:
+                self._pop_lost()
         await self._come_back()
 
     async def restart(self, *_: object) -> None:

@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from helpers import eventually
 from processes import RoleProcess, broker, namesrv
 
-from rmq_redis import AsyncProducer, AsyncSimpleConsumer, Message, MessageExt, Producer, SimpleConsumer
+from rmq_redis import AsyncProducer, AsyncSimpleConsumer, Message, MessageExt, MessageQueue, Producer, SimpleConsumer
 from rmq_redis.errors import ClientError, RmqError
 from rmq_redis.store.embedded import EmbeddedServer
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "simple_consumer.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 class Cluster:
@@ -49,6 +49,11 @@ class Cluster:
         """How much is handed out and not acknowledged, in both groups."""
         with redis.Redis.from_url(self.store.url) as client:
             return sum(int(client.zcard(f"rmq:{{{name}}}:popped")) for name in self.brokers)
+
+    def ordered(self) -> int:
+        """Of how many queues something is out in order, in both groups."""
+        with redis.Redis.from_url(self.store.url) as client:
+            return sum(int(client.hlen(f"rmq:{{{name}}}:ordered")) for name in self.brokers)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +144,78 @@ async def test_kill_9_of_the_broker_between_receiving_and_acknowledging(cluster:
         assert {message.reconsume_times for message in again} == {1}
         await consumer.ack(again)
         assert await consumer.receive(await_duration_s=0.2) == []
+
+
+async def test_fifo_members_take_turns_in_order_while_brokers_die(cluster: Cluster) -> None:
+    """No answer that is lost with a broker holds a queue up for the 600 s that its messages are hidden."""
+    numbers = 12
+    seen: dict[MessageQueue, list[int]] = {}
+    held: dict[MessageQueue, int] = {}
+    async with AsyncProducer("simple-producer", cluster.namesrv_addr) as producer:
+        await send_everywhere(producer, "fifo", [])
+        queues = await producer.publish_queues("fifo")
+        for number in range(numbers):
+            for queue in queues:
+                await producer.send(Message("fifo", f"{number}"), queue=queue)
+    total = numbers * len(queues)
+
+    def count() -> int:
+        return sum(map(len, seen.values()))
+
+    async def work(member: int) -> None:
+        settings = {"poll_name_server_interval_s": 0.5}
+        async with AsyncSimpleConsumer("fifo-group", cluster.namesrv_addr, fifo=True, **settings) as consumer:
+            consumer.subscribe("fifo")
+            while count() < total:
+                try:
+                    messages = await consumer.receive(3, invisible_duration_s=600, await_duration_s=0.5)
+                except RmqError:
+                    await asyncio.sleep(0.05)
+                    continue
+                for message in messages:
+                    assert held.setdefault(message.queue, member) == member, "a queue is with two"
+                    assert message.reconsume_times == 0
+                    seen.setdefault(message.queue, []).append(int(message.text()))
+                await asyncio.sleep(0.01)  # the work
+                for message in messages:
+                    held.pop(message.queue, None)
+                await eventually(lambda messages=messages: succeeds(consumer.ack(messages)), timeout_s=60)
+
+    async def die() -> None:
+        for name, some in (("broker-a", total // 4), ("broker-b", total // 2)):
+            await eventually(lambda some=some: count() >= some, timeout_s=60)
+            await asyncio.to_thread(cluster.kill, name)
+            await asyncio.to_thread(cluster.restart, name)
+
+    await asyncio.gather(die(), *(work(member) for member in range(3)))
+    assert seen == {queue: list(range(numbers)) for queue in queues}
+    assert cluster.ordered() == 0
+
+
+async def test_fifo_what_is_not_acknowledged_comes_again_before_the_rest(cluster: Cluster) -> None:
+    async with (
+        AsyncProducer("simple-producer", cluster.namesrv_addr) as producer,
+        AsyncSimpleConsumer("fifo-again", cluster.namesrv_addr, fifo=True) as consumer,
+        AsyncSimpleConsumer("fifo-again", cluster.namesrv_addr, fifo=True) as other,
+    ):
+        await send_everywhere(producer, "fifo-again", [])
+        queue = (await producer.publish_queues("fifo-again"))[0]
+        for text in "abcd":
+            await producer.send(Message("fifo-again", text), queue=queue)
+        consumer.subscribe("fifo-again")
+        other.subscribe("fifo-again")
+        a, b, c = await consumer.receive(3, invisible_duration_s=60, await_duration_s=30)
+        waiting = asyncio.create_task(other.receive(await_duration_s=50))
+        await consumer.ack(b)
+        await consumer.change_invisible_duration(a, 90)
+        await consumer.change_invisible_duration(c, 0)
+        await consumer.change_invisible_duration(a, 0)
+        again = await waiting
+        assert [(message.text(), message.reconsume_times) for message in again] == [("a", 1), ("c", 1)]
+        await other.ack(again)
+        (d,) = await consumer.receive(await_duration_s=50)
+        assert (d.text(), d.reconsume_times) == ("d", 0)
+        await consumer.ack(d)
 
 
 async def both_registered(producer: AsyncProducer, topic: str) -> bool:
@@ -266,8 +343,18 @@ def test_wrong_use_is_a_clear_error(cluster: Cluster) -> None:
         consumer.receive()
 
 
-def test_the_example_does_every_job_once(cluster: Cluster) -> None:
-    command = [sys.executable, EXAMPLE, cluster.namesrv_addr]
+def run_example(name: str, cluster: Cluster) -> list[str]:
+    command = [sys.executable, EXAMPLES / name, cluster.namesrv_addr]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RMQ_REDIS_")}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environ)
-    assert Counter(done.stdout.splitlines()) == {f"job {number} done": 1 for number in range(3)}
+    return done.stdout.splitlines()
+
+
+def test_the_example_does_every_job_once(cluster: Cluster) -> None:
+    assert Counter(run_example("simple_consumer.py", cluster)) == {f"job {number} done": 1 for number in range(3)}
+
+
+def test_the_fifo_example_keeps_the_order_of_each_key(cluster: Cluster) -> None:
+    lines = [line.split(" ") for line in run_example("fifo_consumer.py", cluster)]
+    for order in ("order-1", "order-2"):
+        assert [step for key, step in lines if key == order] == ["created", "paid", "shipped"]

@@ -442,7 +442,6 @@ async def test_a_retry_topic_that_may_be_anothers_is_left(client: BrokerClient) 
         ({"group": "bad group"}, ResponseCode.INVALID_PARAMETER),
         ({"group": "g" * 120}, ResponseCode.INVALID_PARAMETER),
         ({"exp": "||", "exp_type": "TAG"}, ResponseCode.SUBSCRIPTION_PARSE_FAILED),
-        ({"order": True}, ResponseCode.REQUEST_CODE_NOT_SUPPORTED),
         ({"born_time": 1}, ResponseCode.POLLING_TIMEOUT),
     ],
 )

@@ -564,12 +564,12 @@ async def test_pull_consumer(producer: AsyncProducer, topic: str, namesrv: str) 
         assert await consumer.committed(queue) == 7
 
 
-async def received(consumer: AsyncSimpleConsumer, count: int, invisible_s: float) -> list[MessageExt]:
+async def received(consumer: AsyncSimpleConsumer, count: int, invisible_s: float, nums: int = 4) -> list[MessageExt]:
     """``count`` messages, from as many calls as it takes; none of them is acknowledged."""
     messages: list[MessageExt] = []
     async with asyncio.timeout(90):  # Apache's broker looks for what has become visible every few seconds
         while len(messages) < count:
-            messages += await consumer.receive(4, invisible_s, 5.0)
+            messages += await consumer.receive(nums, invisible_s, 5.0)
     return messages
 
 
@@ -597,6 +597,39 @@ async def test_simple_consumers_acknowledge_one_by_one(producer: AsyncProducer, 
         (last,) = await received(first, 1, 300.0)
         assert last.text() == "last"
         await first.ack(last)
+
+
+async def test_fifo_consumers_get_one_batch_of_a_queue_at_a_time(
+    producer: AsyncProducer, topic: str, namesrv: str
+) -> None:
+    group = unique("group")
+    first, second = (AsyncSimpleConsumer(group, namesrv, fifo=True) for _ in range(2))
+    for consumer in (first, second):
+        consumer.subscribe(topic)
+    async with first, second:
+        queue = (await producer.publish_queues(topic))[0]
+        for text in "abcd":
+            await producer.send(Message(topic, text), queue=queue)
+        batch: list[MessageExt] = []
+        async with asyncio.timeout(30):
+            while not batch:
+                batch = await first.receive(3, 300.0, 5.0)
+        assert [(message.text(), message.reconsume_times) for message in batch] == [("a", 0), ("b", 0), ("c", 0)]
+        assert await second.receive(4, 300.0, 0.2) == []
+        a, b, c = batch
+        await first.ack(a)
+        await first.change_invisible_duration(c, 1.0)
+        assert await second.receive(4, 300.0, 1.5) == []  # b holds the queue
+        await first.change_invisible_duration(b, 1.0)
+        again = await received(second, 2, 300.0, nums=2)
+        assert [(message.text(), message.reconsume_times) for message in again] == [("b", 1), ("c", 1)]
+        assert [message.msg_id for message in again] == [b.msg_id, c.msg_id]
+        await first.ack(c)  # of the first try: changes nothing
+        assert await first.receive(4, 300.0, 0.2) == []
+        await second.ack(again)
+        (d,) = await received(first, 1, 300.0)
+        assert (d.text(), d.reconsume_times) == ("d", 0)
+        await first.ack(d)
 
 
 async def test_admin(admin: AsyncAdmin, producer: AsyncProducer, namesrv: str) -> None:

@@ -14,8 +14,10 @@ from rmq_redis.protocol.pop import (
     decode_batch_acks,
     encode_batch_acks,
     offset_info,
+    order_count_info,
     parse_handle,
     parse_offset_info,
+    parse_order_count_info,
     pop_retry_topic,
     real_topic,
 )
@@ -36,6 +38,22 @@ def test_the_offsets_of_an_answer() -> None:
     assert parse_offset_info(text) == found
     assert offset_info([(mark, queue_id, offsets) for (mark, queue_id), offsets in found.items()]) == text
     assert parse_offset_info(None) == parse_offset_info("") == {}
+
+
+def test_the_counts_of_an_answer_in_order() -> None:
+    text = "0 qo3%100 2;0 qo3%101 1;0 3 0;1 0 4"
+    counts = {("0", 3, 100): 2, ("0", 3, 101): 1, ("0", 3, None): 0, ("1", 0, None): 4}
+    assert parse_order_count_info(text) == counts
+    assert order_count_info(counts) == text
+    assert parse_order_count_info(None) == parse_order_count_info("") == {}
+    assert PopHandle(0, 1, 2, 999, "0", "b", 0, 0).order
+    assert not HANDLE.order
+
+
+@pytest.mark.parametrize("text", ["0 1", "0 x 1", "0 qo1%x 1", "0 1 a", "0 qo%1 1"])
+def test_counts_that_are_none(text: str) -> None:
+    with pytest.raises(RemoteProtocolError):
+        parse_order_count_info(text)
 
 
 def test_a_batch_as_java_writes_it() -> None:
