@@ -241,5 +241,25 @@ def test_a_push_consumer_pops_where_the_broker_says_so(java_driver: Driver, clus
         assert (len(handle), handle[4]) == (8, str(message["reconsumeTimes"]))  # 0: the topic, 1: its retry topic
 
 
+def test_a_client_pops_in_order(java_driver: Driver, cluster: Cluster) -> None:
+    """By RocketMQ's own encoding and decoding, without a push consumer: that never asks for order."""
+    topic, group = create_topic(cluster), unique_name("group")
+    java_driver.run(cluster, "create-group", group=group)
+    sent = java_driver.produce(cluster, topic, 16)
+    fails = {"message-5", "message-6"}
+    options = {"topic": topic, "group": group, "count": len(sent), "fail_bodies": ",".join(sorted(fails))}
+    events = java_driver.run(cluster, "pop-in-order", **options)
+    given: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    for message in (event for event in events if event["event"] == "message"):
+        handle = message["properties"]["POP_CK"].split(" ")
+        assert (handle[3:5], message["topic"]) == (["999", "0"], topic)  # in order, and of the topic itself
+        given.setdefault((handle[5], message["queueId"]), []).append((message["body"], message["reconsumeTimes"]))
+    wanted: dict[int, list[tuple[str, int]]] = {}
+    for event in sent:
+        tries = range(1 + (event["body"] in fails))
+        wanted.setdefault(event["queueId"], []).extend((event["body"], times) for times in tries)
+    assert sorted(given.values()) == sorted(wanted.values())
+
+
 def _pops_any_queue(consumer: DriverProcess) -> bool:
     return bool(consumer.queues()) and all(queue.endswith(":-1") for queue in consumer.queues())

@@ -13,13 +13,20 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.TreeSet;
+import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
+import org.apache.rocketmq.client.consumer.AckCallback;
+import org.apache.rocketmq.client.consumer.AckResult;
+import org.apache.rocketmq.client.consumer.AckStatus;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.MessageSelector;
+import org.apache.rocketmq.client.consumer.PopCallback;
+import org.apache.rocketmq.client.consumer.PopResult;
+import org.apache.rocketmq.client.consumer.PopStatus;
 import org.apache.rocketmq.client.consumer.PullResult;
 import org.apache.rocketmq.client.consumer.PullStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
@@ -27,7 +34,9 @@ import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
 import org.apache.rocketmq.client.consumer.store.ReadOffsetType;
+import org.apache.rocketmq.client.impl.MQClientAPIImpl;
 import org.apache.rocketmq.client.impl.consumer.RebalanceImpl;
+import org.apache.rocketmq.client.impl.factory.MQClientInstance;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.LocalTransactionState;
 import org.apache.rocketmq.client.producer.RequestCallback;
@@ -37,6 +46,7 @@ import org.apache.rocketmq.client.producer.TransactionListener;
 import org.apache.rocketmq.client.producer.TransactionMQProducer;
 import org.apache.rocketmq.client.utils.MessageUtil;
 import org.apache.rocketmq.common.TopicConfig;
+import org.apache.rocketmq.common.constant.ConsumeInitMode;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.filter.ExpressionType;
 import org.apache.rocketmq.common.message.Message;
@@ -49,6 +59,10 @@ import org.apache.rocketmq.filter.FilterFactory;
 import org.apache.rocketmq.filter.expression.EvaluationContext;
 import org.apache.rocketmq.filter.expression.Expression;
 import org.apache.rocketmq.remoting.protocol.body.ClusterInfo;
+import org.apache.rocketmq.remoting.protocol.header.AckMessageRequestHeader;
+import org.apache.rocketmq.remoting.protocol.header.ChangeInvisibleTimeRequestHeader;
+import org.apache.rocketmq.remoting.protocol.header.ExtraInfoUtil;
+import org.apache.rocketmq.remoting.protocol.header.PopMessageRequestHeader;
 import org.apache.rocketmq.remoting.protocol.heartbeat.MessageModel;
 import org.apache.rocketmq.remoting.protocol.route.BrokerData;
 import org.apache.rocketmq.remoting.protocol.route.QueueData;
@@ -118,6 +132,9 @@ public final class Driver {
                 break;
             case "lite-pull":
                 litePull();
+                break;
+            case "pop-in-order":
+                popInOrder();
                 break;
             default:
                 throw new IllegalArgumentException("unknown action " + action);
@@ -663,6 +680,97 @@ public final class Driver {
             print(end);
         }
         consumer.shutdown();
+        print(event("stopped"));
+    }
+
+    /** POPs in order with the client's own calls, as RocketMQ's proxy does, until `count` messages are acknowledged. */
+    private void popInOrder() throws Exception {
+        String topic = option("topic");
+        String group = option("group");
+        int left = Integer.parseInt(option("count"));
+        Set<String> failing = new HashSet<>(List.of(options.getOrDefault("fail-bodies", "").split(",")));
+        DefaultMQProducer client = new DefaultMQProducer(group);
+        client.setNamesrvAddr(namesrvAddr);
+        client.start();
+        Set<String> brokers = new TreeSet<>();
+        client.fetchPublishMessageQueues(topic).forEach(queue -> brokers.add(queue.getBrokerName()));
+        MQClientInstance instance = client.getDefaultMQProducerImpl().getMqClientFactory();
+        instance.updateTopicRouteInfoFromNameServer(topic); // where its brokers are
+        MQClientAPIImpl api = instance.getMQClientAPIImpl();
+        while (left > 0) {
+            for (String broker : brokers) {
+                String address = instance.findBrokerAddressInPublish(broker);
+                PopMessageRequestHeader header = new PopMessageRequestHeader();
+                header.setConsumerGroup(group);
+                header.setTopic(topic);
+                header.setQueueId(-1);
+                header.setMaxMsgNums(1);
+                header.setInvisibleTime(60_000);
+                header.setPollTime(1000);
+                header.setBornTime(System.currentTimeMillis());
+                header.setInitMode(ConsumeInitMode.MIN);
+                header.setExpType(ExpressionType.TAG);
+                header.setExp("*");
+                header.setOrder(true);
+                header.setAttemptId(UUID.randomUUID().toString());
+                CompletableFuture<PopResult> popped = new CompletableFuture<>();
+                api.popMessageAsync(broker, address, header, 10_000, new PopCallback() {
+                    @Override
+                    public void onSuccess(PopResult result) {
+                        popped.complete(result);
+                    }
+
+                    @Override
+                    public void onException(Throwable error) {
+                        popped.completeExceptionally(error);
+                    }
+                });
+                PopResult result = popped.get();
+                if (result.getPopStatus() != PopStatus.FOUND) {
+                    continue;
+                }
+                for (MessageExt message : result.getMsgFoundList()) {
+                    print(message("message", message));
+                    String handle = message.getProperty(MessageConst.PROPERTY_POP_CK);
+                    String[] parts = ExtraInfoUtil.split(handle);
+                    CompletableFuture<AckResult> answer = new CompletableFuture<>();
+                    AckCallback callback = new AckCallback() {
+                        @Override
+                        public void onSuccess(AckResult result) {
+                            answer.complete(result);
+                        }
+
+                        @Override
+                        public void onException(Throwable error) {
+                            answer.completeExceptionally(error);
+                        }
+                    };
+                    if (failing.remove(new String(message.getBody(), StandardCharsets.UTF_8))) {
+                        ChangeInvisibleTimeRequestHeader change = new ChangeInvisibleTimeRequestHeader();
+                        change.setConsumerGroup(group);
+                        change.setTopic(ExtraInfoUtil.getRealTopic(parts, topic, group));
+                        change.setQueueId(ExtraInfoUtil.getQueueId(parts));
+                        change.setExtraInfo(handle);
+                        change.setOffset(ExtraInfoUtil.getQueueOffset(parts));
+                        change.setInvisibleTime(100L);
+                        api.changeInvisibleTimeAsync(broker, address, change, 10_000, callback);
+                    } else {
+                        AckMessageRequestHeader ack = new AckMessageRequestHeader();
+                        ack.setConsumerGroup(group);
+                        ack.setTopic(ExtraInfoUtil.getRealTopic(parts, topic, group));
+                        ack.setQueueId(ExtraInfoUtil.getQueueId(parts));
+                        ack.setExtraInfo(handle);
+                        ack.setOffset(ExtraInfoUtil.getQueueOffset(parts));
+                        api.ackMessageAsync(address, 10_000, callback, ack);
+                        left--;
+                    }
+                    if (answer.get().getStatus() != AckStatus.OK) {
+                        throw new IllegalStateException("not acknowledged: " + handle);
+                    }
+                }
+            }
+        }
+        client.shutdown();
         print(event("stopped"));
     }
 
