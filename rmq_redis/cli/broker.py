@@ -31,7 +31,7 @@ ALIASES = {
 }
 
 
-@app.callback()
+@app.callback(epilog="A terminal of 100 columns shows all names in full; docs/configuration.md explains every setting.")
 @config_options(BrokerConfig, ALIASES, is_group=True)
 def broker(config: BrokerConfig, log_level: str) -> None:
     """Run a broker until Ctrl-C or SIGTERM.

@@ -20,6 +20,7 @@ Group = Annotated[str, typer.Argument(help="Name of the consumer group.", show_d
 Cluster = Annotated[
     str | None, option("--cluster", help="Only in this cluster.", setting="cluster_name", show_default="in all")
 ]
+MAX_QUEUES = 1024
 _INTERNAL = frozenset(
     {
         "CLIENT_INNER_PRODUCER",
@@ -168,7 +169,6 @@ def set_config(
             "--retry-queues",
             help="Queues of the retry topic, when it is made; 0: what fails is dropped.",
             min=0,
-            max=1024,
             metavar="N",
             show_default=False,
         ),
@@ -194,6 +194,8 @@ def set_config(
 
     from ..protocol.group_config import SubscriptionGroupConfig
 
+    if retry_queues is not None and retry_queues > MAX_QUEUES:  # as a range in the help it would leave no room there
+        raise typer.BadParameter(f"{retry_queues} is more than {MAX_QUEUES}", param_hint="--retry-queues")
     changes: dict[str, Any] = {
         "retry_max_times": retry_max_times,
         "retry_queue_nums": retry_queues,

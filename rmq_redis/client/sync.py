@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import inspect
 import os
+import re
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -33,6 +36,9 @@ from .values import NO_VALUE, typed_handler
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+_AS = re.compile(r"As ``(Async\w+)\.(\w+)``")
 
 
 class BackgroundLoop:
@@ -102,7 +108,14 @@ def background_loop() -> BackgroundLoop:
 
 
 class _Facade:
-    """What the four have in common."""
+    """What they have in common. ``help`` shows beside "As ``AsyncX.y``" what that one says."""
+
+    def __init_subclass__(cls) -> None:
+        names = vars(sys.modules[cls.__module__])
+        for method in vars(cls).values():
+            found = _AS.match(getattr(method, "__doc__", None) or "")
+            if found is not None:
+                method.__doc__ += "\n\n" + (inspect.getdoc(getattr(names[found[1]], found[2])) or "")
 
     def __init__(self, twin: Any) -> None:
         self._twin = twin

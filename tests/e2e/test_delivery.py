@@ -151,6 +151,8 @@ def test_groups_are_listed_shown_changed_and_deleted(namesrv_addr: str) -> None:
     for item in json_of("group", "set", "tried", "--retry-max-times", "5", "--no-consume", *given):
         assert item["retry_delays_ms"] == [500, 2000, 7000, 7000, 7000]  # what was not given stays
         assert (item["consume_enable"], item["consume_broadcast_enable"], item["retry_queue_nums"]) == (False, False, 1)
+    too_many = run_cli("group", "set", "tried", "--retry-queues", "2000", *given)
+    assert (too_many.returncode, "2000 is more than 1024" in too_many.stderr) == (2, True)
     assert "0.5 s, 2 s, 7 s, 7 s, 7 s" in result_of("group", "show", "tried", *given)
     back = json_of("group", "set", "tried", "--retry-delays", "levels", "--consume", *given)
     assert {(item["retry_delays_ms"], item["consume_enable"]) for item in back} == {(None, True)}

@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from rmq_redis import __version__
+from rmq_redis import __version__, cli
 from rmq_redis.cli import app
 from rmq_redis.cli.broker import ALIASES as BROKER_ALIASES
 from rmq_redis.cli.nameserver import ALIASES as NAMESRV_ALIASES
@@ -159,6 +159,19 @@ def test_wrong_usage_ends_with_2_and_says_what_was_wrong(arguments: list[str]) -
 def test_version_and_completion() -> None:
     assert runner.invoke(app, ["--version"]).output == f"rmq-redis {__version__}\n"
     assert "--install-completion" in runner.invoke(app, ["--help"]).output
+
+
+def test_no_name_is_cut_off_in_a_help_of_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in (["consume"], ["group", "set"], ["topic", "create"], ["namesrv"], ["dlq", "resend"], ["up"]):
+        monkeypatch.setattr(sys, "argv", ["rmq-redis", *command, "--help"])
+        with pytest.raises(SystemExit):
+            cli.main()
+        text = capsys.readouterr().out.replace("S,S,…", "")
+        assert "--help" in text
+        assert "…" not in text, command
 
 
 def test_help_loads_nothing_that_it_does_not_need() -> None:

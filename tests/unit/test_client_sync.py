@@ -167,3 +167,10 @@ def test_importing_loads_nothing_that_is_not_needed() -> None:
         "rmq_redis.Producer; assert 'redis' not in sys.modules and 'rmq_redis.store' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+def test_help_says_what_the_asynchronous_twin_says() -> None:
+    for method in (Producer.send, Admin.create_topic, PullConsumer.pull, rmq_redis.SimpleConsumer.receive):
+        first, _, rest = (method.__doc__ or "").partition("\n\n")
+        assert first.startswith("As ``Async")
+        assert "Raises:" in rest or "Returns:" in rest or "Args:" in rest
