@@ -110,8 +110,13 @@ def create_plugin_manager(
 def _check_pending(manager: Plugins) -> None:
     try:
         manager.check_pending()
-    except Exception as error:
-        raise ConfigError(f"a plugin cannot be used: {error}") from error
+    except pluggy.PluginValidationError as error:
+        name = manager.get_name(error.plugin)
+        text = str(error).partition(" in plugin ")[0]
+        known = [hook for hook, caller in vars(manager.hook).items() if getattr(caller, "spec", None) is not None]
+        nearest = difflib.get_close_matches(text.removeprefix("unknown hook ").strip("'"), known, 1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise ConfigError(f"plugin {name} cannot be used: {text}{hint}") from error
 
 
 def _loaded(name: str, load: Callable[[], object]) -> object:

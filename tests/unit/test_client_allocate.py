@@ -130,5 +130,7 @@ def test_two_plugins_with_one_name_are_an_error() -> None:
 
 
 def test_a_misspelt_hook_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="register_alocate_strategies"):
+    with pytest.raises(
+        ConfigError, match=r"'register_alocate_strategies'; did you mean register_allocate_strategies\?"
+    ):
         create_plugin_manager(plugins=(plugin(register_alocate_strategies=offer_mine),))
