@@ -133,8 +133,17 @@ class RouteTable:
         if broker_id == MASTER_ID:
             self._take_topics(group, topics, version_differs)
         group.members[broker_id] = Member(broker, now_s, source)
-        if holder is None or not same:
+        if holder is None:
             logger.info("broker %s:%d registered at %s", key.broker_name, broker_id, broker.broker_addr)
+            self._bodies.clear()
+        elif not same:
+            logger.warning(
+                "broker %s:%d registered at %s in the place of %s: a takeover, or two stores have one broker name",
+                key.broker_name,
+                broker_id,
+                broker.broker_addr,
+                holder.broker.broker_addr,
+            )
             self._bodies.clear()
         if version_differs or holder is None or _content(holder.broker) != _content(broker):
             changes = self._changes_of(key)

@@ -63,6 +63,16 @@ def test_topics_come_from_the_master_only(table):
     assert table.route("T").broker_datas[0].broker_addrs == {0: "10.0.0.1:10911", 1: "10.0.0.2:10911"}
 
 
+def test_an_id_that_goes_to_another_address_is_a_warning(table, caplog):
+    register(table, broker(0, "10.0.0.1:10911"), ["T"])
+    register(table, broker(0, "10.0.0.1:10911", counter=2), ["T"])
+    assert caplog.records == []
+    register(table, broker(0, "10.0.0.2:10911"), ["T"])
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "registered at 10.0.0.2:10911 in the place of 10.0.0.1:10911" in record.getMessage()
+
+
 def test_the_same_address_under_another_id_is_removed(table):
     register(table, broker(1, "10.0.0.2:10911"))
     register(table, broker(0, "10.0.0.2:10911"), ["T"])
