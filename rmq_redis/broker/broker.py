@@ -88,10 +88,9 @@ class Broker:
                 f"broker name {config.broker_name!r} and cluster name {config.cluster_name!r} may only have letters, "
                 "digits and the characters _ - % |"
             )
-        if not 0 < config.max_message_bytes <= MAX_FRAME_BYTES // 2:
-            raise ConfigError(
-                f"max_message_bytes is {config.max_message_bytes}; 1 to {MAX_FRAME_BYTES // 2} fit into a frame"
-            )
+        for name in ("max_message_bytes", "max_pull_bytes"):
+            if not 0 < getattr(config, name) <= MAX_FRAME_BYTES // 2:
+                raise ConfigError(f"{name} is {getattr(config, name)}; 1 to {MAX_FRAME_BYTES // 2} fit into a frame")
         if config.broker_role not in ("ASYNC_MASTER", "SYNC_MASTER"):
             raise ConfigError(f"broker_role is {config.broker_role!r}, expected ASYNC_MASTER or SYNC_MASTER")
         if config.flush_disk_type not in ("ASYNC_FLUSH", "SYNC_FLUSH"):

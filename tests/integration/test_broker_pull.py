@@ -21,7 +21,7 @@ from helpers import (
 from rmq_redis.broker.broker import Broker
 from rmq_redis.broker.pull_hold import HeldPull
 from rmq_redis.codes import RequestCode
-from rmq_redis.errors import RequestTimeoutError
+from rmq_redis.errors import ConfigError, RequestTimeoutError
 from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps
 from rmq_redis.protocol.command import SerializeType, request
 from rmq_redis.protocol.header import (
@@ -616,3 +616,17 @@ async def test_a_pull_that_cannot_be_answered_does_not_keep_the_others_waiting(
     await eventually(lambda: failed[0])
     assert (await client.pull("T", 1, suspend_ms=1)).outcome == (19, 1)
     lost.cancel()
+
+
+async def test_a_pulls_answer_fits_into_a_frame(start_broker: StartBroker, connect: Connect) -> None:
+    """Otherwise the client could not take it, and would come again for the same messages."""
+    with pytest.raises(ConfigError, match="max_pull_bytes is 8388609; 1 to 8388608"):
+        await start_broker(max_pull_bytes=8 * 1024 * 1024 + 1)
+    client = connect(await start_broker(max_pull_bytes=8 * 1024 * 1024))
+    for _ in range(5):
+        await client.ok(send_request("T", b"x" * 4_000_000))
+    offset = 0
+    while offset < 5:
+        pulled = await client.pull("T", offset)
+        assert pulled.code == 0
+        offset = pulled.header.next_begin_offset
