@@ -19,6 +19,7 @@ from ..remoting.connection import Connection
 from ..remoting.server import RemotingServer, processors_of
 from ..server_plugins import ServerPlugins
 from ..store.config_store import ConfigStore
+from ..store.connection import StoreConnection
 from ..store.half_store import HalfStore
 from ..store.keys import GroupKeys
 from ..store.lock_store import LockStore
@@ -353,7 +354,12 @@ class Broker:
         if self._pops is not None:
             self._pops.hold.connection_closed(connection)
 
-    def _store_reloaded(self) -> None:
+    async def _store_reloaded(self, connection: StoreConnection) -> None:
+        try:
+            if not self._queue_store.reads_only:
+                await self._topics.put_again(connection)
+        except StoreFencedError as error:
+            logger.debug("broker %s: topics are not written again: %s", self.config.broker_name, error)
         self._pulls.wake_behind()
         if self._pops is not None:
             self._pops.hold.wake_all()

@@ -31,6 +31,7 @@ from ..model import (
 from ..protocol.body import SubscriptionGroupConfig
 from ..protocol.pop import pop_retry_topic
 from ..store.config_store import ConfigStore, StoredTopic
+from ..store.connection import StoreConnection
 from ..store.offset_store import OffsetStore
 from ..store.queue_store import Queue, QueueStore
 
@@ -159,6 +160,14 @@ class TopicTable:
     def _topic(self, stored: StoredTopic) -> Topic:
         name = stored.config.topic_name
         return Topic(stored, [self._queue_store.queues[name, i] for i in range(len(stored.queue_numbers))])
+
+    async def put_again(self, connection: StoreConnection) -> None:
+        """Writes topics and groups that a store, replaced by one that is behind, has lost. Raises StoreError."""
+        topics = [StoredTopic(topic.config, topic.queue_numbers) for topic in self.topics.values()]
+        version = await self._configs.put_again(connection, self._version, topics, self.groups.values())
+        if version > self._version:
+            logger.warning("the store had lost topics or groups: they are written again")
+            self._version = version
 
     @property
     def data_version(self) -> DataVersion:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from ..errors import RemoteProtocolError, StoreError
 from ..model import TopicConfig
 from ..protocol.body import SubscriptionGroupConfig, convert, loads, topic_config
-from .connection import Arg
+from .connection import Arg, StoreConnection
 from .keys import GroupKeys
 from .offset_store import GroupTopic
 from .queue_store import MAX_QUEUE_NUMBER, Queue, QueueStore
@@ -90,13 +91,41 @@ class ConfigStore:
             if top > MAX_QUEUE_NUMBER - 1:  # the last two stand for messages that wait for something
                 raise StoreError(f"all {MAX_QUEUE_NUMBER - 1} queue numbers of this broker group are used up")
             queue_numbers += tuple(range(top - missing, top))
-        data = msgspec.to_builtins(config) | {"queueNumbers": queue_numbers}
-        await self._put(self._keys.topics, config.topic_name, data)
-        return StoredTopic(config, queue_numbers)
+        stored = StoredTopic(config, queue_numbers)
+        await self._put(self._keys.topics, config.topic_name, _topic_text(stored))
+        return stored
 
     async def put_group(self, config: SubscriptionGroupConfig) -> None:
         """Stores a consumer group. Raises StoreError."""
-        await self._put(self._keys.groups, config.group_name, msgspec.to_builtins(config))
+        await self._put(self._keys.groups, config.group_name, _text(msgspec.to_builtins(config)))
+
+    async def put_again(
+        self,
+        connection: StoreConnection,
+        version: int,
+        topics: Collection[StoredTopic],
+        groups: Iterable[SubscriptionGroupConfig],
+    ) -> int:
+        """Writes what the store lacks of these, after it was replaced by a server that had not all of it.
+
+        Returns:
+            The version of the store: a later one than ``version`` if there was anything to write.
+
+        Raises:
+            StoreError: the store is away, or this master is fenced off.
+        """
+        pairs = [(topic.config.topic_name, _topic_text(topic)) for topic in topics]
+        numbers = [number for topic in topics for number in topic.queue_numbers]
+        args: list[Arg] = [b"%d" % self._store.epoch, version, max(numbers, default=-1) + 1, len(pairs)]
+        pairs += [(group.group_name, _text(msgspec.to_builtins(group))) for group in groups]
+        for pair in pairs:
+            args += pair
+        keys = self._keys
+        return int(
+            await connection.execute_function(
+                "put_again", [keys.epoch, keys.version, keys.queue_numbers, keys.topics, keys.groups], args
+            )
+        )
 
     async def request_mode(self, group: str, topic: str) -> RequestMode:
         """How a group gets a topic's messages; PULL unless somebody said otherwise. Raises StoreError."""
@@ -111,10 +140,9 @@ class ConfigStore:
 
     async def put_request_mode(self, group: str, topic: str, mode: RequestMode) -> None:
         """Stores it. Raises StoreError."""
-        await self._put(self._keys.request_modes, f"{group}:{topic}", msgspec.to_builtins(mode))
+        await self._put(self._keys.request_modes, f"{group}:{topic}", _text(msgspec.to_builtins(mode)))
 
-    async def _put(self, key: bytes, field: str, data: dict[str, Any]) -> None:
-        text = json.dumps(data, separators=(",", ":"), sort_keys=True)
+    async def _put(self, key: bytes, field: str, text: str) -> None:
         try:
             await self._store.current().execute_function(
                 "put", [self._keys.epoch, key, self._keys.version], [b"%d" % self._store.epoch, field, text]
@@ -144,6 +172,14 @@ class ConfigStore:
         except StoreError as error:
             self._store.report(error)
             raise
+
+
+def _text(data: dict[str, Any]) -> str:
+    return json.dumps(data, separators=(",", ":"), sort_keys=True)
+
+
+def _topic_text(topic: StoredTopic) -> str:
+    return _text(msgspec.to_builtins(topic.config) | {"queueNumbers": topic.queue_numbers})
 
 
 def _damaged(key: bytes, field: str, error: RemoteProtocolError) -> StoreError:

@@ -154,6 +154,30 @@ return #args - 2
 redis.call('HSET', keys[2], args[2], args[3])
 return redis.call('INCR', keys[3])
 """,
+    # keys: epoch, version, count of queue numbers, topics hash, groups hash
+    # args: epoch, least version, least count, n, n * (topic, value), then (group, value)...
+    # Writes what is missing or different. Returns the version: a new one if that was anything.
+    "put_again": _GUARD
+    + """
+local function least(key, value)
+  if tonumber(redis.call('GET', key) or 0) < tonumber(value) then redis.call('SET', key, value) end
+end
+least(keys[3], args[3])
+local changed, groups_from = false, 5 + 2 * tonumber(args[4])
+for a = 5, #args, 2 do
+  local key = keys[4]
+  if a >= groups_from then key = keys[5] end
+  if redis.call('HGET', key, args[a]) ~= args[a + 1] then
+    redis.call('HSET', key, args[a], args[a + 1])
+    changed = true
+  end
+end
+if changed then
+  least(keys[2], args[2])
+  redis.call('INCR', keys[2])
+end
+return tonumber(redis.call('GET', keys[2]) or 0)
+""",
     # keys: epoch, hash, version, consumed set, waiting, ordered hash, stream..., other key to remove...
     # args: epoch, number of fields, field..., number of streams, "<topic>:<queueId>" of each, consumed members...
     # What POP has hidden of the streams, or given out in order, goes with them. Returns the new version.

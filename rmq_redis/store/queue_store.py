@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ..errors import StoreError, StoreFencedError, StoreFullError
@@ -152,7 +152,7 @@ class QueueStore:
         *,
         on_new_records: NewRecords,
         on_fenced: Callable[[StoreFencedError], None],
-        on_reloaded: Callable[[], None] = lambda: None,
+        on_reloaded: Callable[[StoreConnection], Awaitable[None]] | None = None,
         reads_only: bool = False,
         replica_url: str = "",
         replicas: int = 0,
@@ -169,7 +169,8 @@ class QueueStore:
             replica_url: where a slave reads; "": a replica that ``url`` knows of, or the primary.
             replicas, flush, confirm_timeout_s: what an append waits for, see ``Confirmation``.
             max_wait_s, busy_s: how long a slow store may keep appends waiting, see ``AppendWindow``.
-            on_reloaded: called after a lost connection, when it was read again how far the queues reach.
+            on_reloaded: awaited after a lost connection with the new one, when it was read again how far the queues
+                reach, and before anything else is written. May raise StoreError to have all of it tried again.
         """
         self.keys = keys
         self._on_new_records = on_new_records
@@ -309,7 +310,8 @@ class QueueStore:
         # What was in flight when the last connection broke may have been stored or not: ask.
         if self.queues and not self._fenced:
             await self._load_ends(connection)
-            self._on_reloaded()
+            if self._on_reloaded is not None:
+                await self._on_reloaded(connection)
 
     async def load_ends(self) -> None:
         """Reads how far all queues reach, for a master that begins to write. Raises StoreError."""

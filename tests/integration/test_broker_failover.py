@@ -266,3 +266,31 @@ async def test_a_store_that_falls_silent_while_a_slave_takes_over_is_connected_t
     await eventually(lambda: takes_messages(new), timeout_s=30)
     assert silenced
     assert await new.pull_all("T") == ["a"]
+
+
+async def test_topics_and_groups_that_a_failover_lost_are_written_again(
+    start_broker: StartBroker, connect: Connect
+) -> None:
+    """A new primary that lacks them takes the topic's messages all the same, and its queues' numbers stay theirs."""
+    first = await start_broker(lease_s=SHORT_S)
+    client = connect(first)
+    store, keys = first._queue_store, first._queue_store.keys
+    connection = store.current()
+    before = {key: await connection.execute("GET", key) for key in (keys.version, keys.queue_numbers)}
+    await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T", 2, 2, 6)))
+    await client.ok(heartbeat_request("id", "G", {"T": "*"}))
+    for key, value in before.items():
+        await connection.execute("SET", key, value)
+    await connection.execute("HDEL", keys.topics, "T", "%RETRY%G")
+    await connection.execute("HDEL", keys.groups, "G")
+    store.reconnect()
+    await eventually(lambda: store.available and store.current() is not connection)
+    await client.send("T", "a", queue_id=1)
+    await client.send("Other", "b")
+    numbers = [number for topic in first._topics.topics.values() for number in topic.queue_numbers]
+    assert len(numbers) == len(set(numbers))
+    await first.close()
+    second = await start_broker()
+    assert "G" in second._topics.groups
+    pulled = await connect(second).pull("T", 0, queue_id=1)
+    assert pulled.bodies == ["a"]
