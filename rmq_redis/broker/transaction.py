@@ -114,6 +114,11 @@ class TransactionService:
             raise ResponseError(f"commitLogOffset {header.commit_log_offset} is not that of half message {number}")
         if message.properties.get("PGROUP") != header.producer_group:
             raise ResponseError(f"half message {number} is not of producer group {header.producer_group!r}")
+        told = [text for text in (header.msg_id, header.transaction_id) if text]
+        if (
+            told and message.msg_id not in told
+        ):  # a failover lost the one that is meant, and its number was given out again
+            raise ResponseError(f"half message {number} is {message.msg_id}, not {told[0]}")
         if header.commit_or_rollback & _TRANSACTION_BITS == _COMMIT:
             ended = await self._commit(number, message)
         else:

@@ -83,6 +83,22 @@ async def test_a_decision_that_does_not_fit_is_refused(client: BrokerClient, cha
     await client.ok(end(sent, COMMIT))
 
 
+async def test_a_decision_about_a_half_message_that_the_store_lost_decides_no_other(
+    broker: Broker, client: BrokerClient
+) -> None:
+    """A failover may lose the newest half messages and the count of their numbers, which are then given out again."""
+    lost = await prepare(client)
+    store, keys = broker._queue_store, broker._queue_store.keys
+    await store.current().execute("DEL", keys.half, keys.half_checks, keys.half_numbers)
+    sent = await prepare(client, "undecided", HALF.replace("A1", "B2"))
+    assert sent.queue_offset == lost.queue_offset
+    for ids in ({}, {"transaction_id": "A1"}, {"msg_id": None, "transaction_id": "A1"}):
+        assert (await client.ask(end(lost, COMMIT, **ids))).code == 1
+    assert await client.pull_all("T", queue_id=1) == []
+    await client.ok(end(sent, COMMIT, msg_id=None, transaction_id="B2"))
+    assert await client.pull_all("T", queue_id=1) == ["undecided"]
+
+
 async def test_half_messages_that_come_at_once_keep_apart(client: BrokerClient) -> None:
     sent = await asyncio.gather(*(prepare(client, f"half {index}") for index in range(50)))
     assert len({answer.queue_offset for answer in sent}) == len({answer.msg_id for answer in sent}) == 50
