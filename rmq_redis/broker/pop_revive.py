@@ -93,16 +93,21 @@ class PopReviveService:
             await self._store.revive(revivals)
 
     async def _revival(self, hidden: Hidden) -> Revival:
-        """Where a message goes now: nowhere when it, its topic or its group is gone. Raises RmqError."""
+        """Where a message goes now: nowhere when it, its topic or its group is gone.
+
+        Raises:
+            StoreError: the store is away, or the server to read from lacks what it should have.
+            ResponseError: it cannot go where it should.
+        """
         source = self._queue_store.queues.get((hidden.topic, hidden.queue_id))
         group = self._topics.group(hidden.group)
         if source is None or group is None:
             return Revival(hidden, source, None, b"")
-        found = await self._queue_store.read_one(source, hidden.queue_offset)
+        offsets, records = await self._queue_store.read_records(source, hidden.queue_offset, 1)
         is_deleted = hidden.topic not in self._topics.topics  # meanwhile: its retry topic must not come back
-        if is_deleted or found is None or found[0] != hidden.queue_offset:  # older than what is kept
+        if is_deleted or not offsets or offsets[0] != hidden.queue_offset:  # older than what is kept
             return Revival(hidden, source, None, b"")
-        plain = bytes(deliver(source, [found[1]], [hidden.queue_offset]))
+        plain = bytes(deliver(source, records, offsets))
         message = decode_records(plain, decompress=False)[0]
         dead = message.reconsume_times >= group.retry_max_times
         target = await self._target(hidden, dead)

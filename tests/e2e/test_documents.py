@@ -68,6 +68,12 @@ AROUND = {
         prints="COMMIT_MESSAGE",
     ),
     "def price_of": Around(before="lookup = '3.50 for {}'.format", prints="3.50 for tea"),
+    "fifo=True)": Around(
+        before=PRODUCER + "producer.send(Message('steps', 'created'), key='order-1')",
+        prints="created 0",
+        goes_on=True,
+        killed=True,
+    ),
     "SimpleConsumer(": Around(
         before=PRODUCER + "producer.send(Message('jobs', 'job', tags='urgent'))",
         prints="job 0",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,7 +39,8 @@ from rmq_redis.protocol.pop_header import (
     PopMessageRequestHeader,
     PopMessageResponseHeader,
 )
-from rmq_redis.store.connection import StoreConnection
+from rmq_redis.store.connection import Store as Reads
+from rmq_redis.store.connection import StoreConnection, open_connection
 from rmq_redis.store.embedded import EmbeddedServer
 
 LONG_MS = 60_000
@@ -610,6 +612,37 @@ async def test_what_somebody_else_did_to_the_batch_is_found_out(
     store.redis.hset(f"{store.base}offsets:G:T", "0", 1)
     assert tried(await pop_some(client)) == [("b", 1), ("c", 1)]
     assert await committed(client) == 1
+
+
+async def test_a_server_that_is_behind_makes_nothing_disappear(
+    client: BrokerClient, broker: Broker, store: Store, embedded_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    """After a failover the writes may be at the new primary while the reads are still at the old one."""
+    with EmbeddedServer(tmp_path / "behind", settings={"appendonly": "no"}) as behind:
+        old = await open_connection(behind.url)
+        await old.execute("REPLICAOF", "127.0.0.1", embedded_server.port)
+        await eventually(lambda: old.execute("EXISTS", f"{store.base}epoch"), "the other server has what there is")
+        await old.execute("REPLICAOF", "NO", "ONE")
+        await client.send("T", "a", "b")
+        await pop(client, invisible_ms=200)
+        await pop(client, consumer_group="H", order=False, invisible_ms=200)
+        right, broker._queue_store._reads = broker._queue_store._reads, Reads(behind.url, "reads")
+        try:
+            await broker._queue_store._reads.start()
+            start_ms = time.time() * 1000
+            await eventually(lambda: time.time() * 1000 > start_ms + 400)
+            answer = await client.ask(pop_request())
+            assert (answer.code, "is behind" in (answer.remark or "")) == (ResponseCode.SERVICE_NOT_AVAILABLE, True)
+            assert store.hidden() == 2
+        finally:
+            await broker._queue_store._reads.close()
+            broker._queue_store._reads = right
+            old.close()
+    assert tried(await pop_some(client)) == [("a", 1), ("b", 1)]
+    again: list[MessageExt] = []
+    while len(again) < 2:
+        again += await pop_some(client, consumer_group="H", order=False)
+    assert sorted(tried(again)) == [("a", 1), ("b", 1)]
 
 
 @pytest.mark.parametrize(
