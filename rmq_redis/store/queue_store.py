@@ -467,16 +467,16 @@ class QueueStore:
             self.report(error)
         for index, (queue, records, waiting) in enumerate(batch):
             self.pending_bytes -= sum(map(len, records))
-            if error is not None:
-                for _, done, arg in waiting:
-                    done(queue, -1, error, arg)
-                continue
-            first = int(answer[index][2:]) - len(records)
-            offset = first
+            first = offset = -1 if error is not None else int(answer[index][2:]) - len(records)
             for count, done, arg in waiting:
-                done(queue, offset, late, arg)
-                offset += count
-            self.arrived(queue, first, records)
+                try:
+                    done(queue, offset, error or late, arg)
+                except Exception:  # one caller's mistake must not cost the others their answers
+                    logger.exception("%s: the handler of an append's answer failed", queue.queue)
+                if error is None:
+                    offset += count
+            if error is None:
+                self.arrived(queue, first, records)
 
     def arrived(self, queue: Queue, first_offset: int, records: list[bytes]) -> None:
         """Notes that Redis has new records of a queue, consecutive from ``first_offset`` on, and wakes who waits."""
@@ -486,7 +486,10 @@ class QueueStore:
             queue.size_hint = largest
         queue.largest = largest if first_offset == 0 else max(queue.largest, largest)
         self.put_total += len(records)
-        self._on_new_records(queue, first_offset, records)
+        try:
+            self._on_new_records(queue, first_offset, records)
+        except Exception:  # whoever waits for messages must not cost their senders the answers
+            logger.exception("%s: waking those who wait for messages failed", queue.queue)
 
     def report(self, error: StoreError) -> None:
         """Tells the broker, once per epoch, that it is fenced off; every time, that the store is full."""

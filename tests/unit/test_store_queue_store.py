@@ -171,6 +171,26 @@ async def test_appends_of_one_turn_of_the_loop_go_in_one_call(open_store: OpenSt
     assert queues[0].max_offset + queues[1].max_offset == 4 * COMMIT_RECORDS - 1
 
 
+async def test_a_mistake_of_one_caller_costs_the_others_of_its_commit_no_answer(open_store: OpenStore) -> None:
+    s = await open_store()
+    queues = await s.queues("0", "1")
+    told = s.store._on_new_records
+
+    def wrong_once(queue: Queue, first_offset: int, records: list[bytes]) -> None:
+        told(queue, first_offset, records)
+        if queue is queues[0]:
+            raise ValueError("a mistake")
+
+    def wrong(queue: Queue, offset: int, error: StoreError | None, arg: Any) -> None:
+        raise ValueError("a mistake")
+
+    s.store._on_new_records = wrong_once
+    s.store.append(queues[0], [record("x")], len(record("x")), wrong, None)
+    assert await asyncio.gather(s.append(queues[0], "a"), s.append(queues[1], "b")) == [1, 0]
+    assert s.store.pending_bytes == 0
+    assert [queue.max_offset for queue in queues] == [2, 1]
+
+
 async def test_new_records_are_told_once_per_queue_with_their_first_offset(open_store: OpenStore) -> None:
     s = await open_store()
     a, b = await s.queues("0", "1")
