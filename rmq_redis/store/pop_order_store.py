@@ -294,6 +294,8 @@ class PopOrderStore:
                 self._store.report(error)
             else:
                 text, offset = answer
+                if offset and self.holds(key) is not None:  # were the same one to be written again, it is too old now
+                    self._offsets.written(group, queue.queue.topic, queue.queue.queue_id, int(offset))
                 self._learn(key, text)
                 self._take_over_offset(key, offset)
             if future.done():

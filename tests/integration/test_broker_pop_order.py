@@ -408,6 +408,20 @@ async def test_an_offset_that_is_set_ends_the_batch(client: BrokerClient, store:
     assert (await committed(client), store.pending(), store.ordered()) == (4, 0, {})
 
 
+async def test_the_same_offset_set_again_ends_nothing(client: BrokerClient, store: Store) -> None:
+    await client.send("T", *"abc")
+    a, b = await pop(client, nums=2)
+    other, same = (UpdateConsumerOffsetRequestHeader("G", "T", 0, offset) for offset in (2, 0))
+    await asyncio.gather(
+        *(client.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, header)) for header in (other, same)),
+        ack(client, a),
+    )
+    assert (await committed(client), await pop(client)) == (1, [])
+    await ack(client, b)
+    assert tried(await pop(client)) == [("c", 0)]
+    await eventually(lambda: store.offset() == 2)
+
+
 async def test_unordered_pops_leave_a_batch_alone_until_it_is_over(client: BrokerClient, store: Store) -> None:
     await client.send("T", *"abc")
     a, _ = await pop(client, nums=2, invisible_ms=1500)

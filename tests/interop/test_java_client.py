@@ -261,5 +261,21 @@ def test_a_client_pops_in_order(java_driver: Driver, cluster: Cluster) -> None:
     assert sorted(given.values()) == sorted(wanted.values())
 
 
+def test_an_orderly_push_consumer_pulls_in_a_group_that_is_set_to_pop(java_driver: Driver, cluster: Cluster) -> None:
+    topic, group = create_topic(cluster), unique_name("group")
+    java_driver.run(cluster, "create-group", group=group)
+    java_driver.run(cluster, "set-request-mode", topic=topic, group=group, mode="POP")
+    sent = java_driver.produce(cluster, topic, 12)
+    with pops(java_driver, cluster, topic, group, orderly="true") as consumer:
+        consumer.wait_for(lambda: len(consumer.messages()) >= len(sent), "all messages", 90)
+        assert not _pops_any_queue(consumer)
+        consumer.stop()
+        messages = consumer.messages()
+    assert not [message for message in messages if "POP_CK" in message["properties"]]
+    for queue_id in {event["queueId"] for event in sent}:
+        bodies = [event["body"] for event in sent if event["queueId"] == queue_id]
+        assert [message["body"] for message in messages if message["queueId"] == queue_id] == bodies
+
+
 def _pops_any_queue(consumer: DriverProcess) -> bool:
     return bool(consumer.queues()) and all(queue.endswith(":-1") for queue in consumer.queues())
