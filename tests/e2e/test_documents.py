@@ -1,4 +1,7 @@
-"""Every program of the README and of the docs runs as it stands there, against a cluster."""
+"""Every program of the README and of the docs runs as it stands there, against a cluster.
+
+One that goes on from another page's, or from a name that the reader has, gets that in ``AROUND``.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,8 @@ AROUND = {
         goes_on=True,
         killed=True,
     ),
-    "SimpleConsumer(": Around(
+    "fifo=True": Around(before="from rmq_redis import SimpleConsumer"),
+    "consumer.change_invisible_duration(message, 300)": Around(
         before=PRODUCER + "producer.send(Message('jobs', 'job', tags='urgent'))",
         prints="job 0",
         goes_on=True,
