@@ -245,7 +245,7 @@ class PopOrderStore:
                 self._batches[key] = step.batch
                 self.on_batch(key, step.batch)
             if done and rest and dead_letters is not None:
-                self._store.arrived(dead_letters, int(rest[0][2:]) - 1, list(step.dead))
+                self._store.arrived(dead_letters, int(rest[0][2:]) - len(step.dead), list(step.dead))
         return [bool(done) for done, *_ in answer]
 
     def _set_here(self, key: Key) -> int | None:

@@ -342,6 +342,25 @@ async def test_after_the_last_try_it_goes_to_the_dead_letters_and_the_queue_goes
     assert (await committed(client), store.pending()) == (1, 1)
 
 
+async def test_several_go_to_the_dead_letters_at_once(client: BrokerClient, store: Store) -> None:
+    config = json.dumps({"groupName": "G", "retryMaxTimes": 0}).encode()
+    await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=config))
+    for queue_id in range(2):
+        await client.send("T", *(f"{text}{queue_id}" for text in "abc"), queue_id=queue_id)
+    assert len(await pop(client, invisible_ms=1)) == 6
+    notification = NotificationRequestHeader("G", "T", -1, 20_000, order=True)
+    assert (await client.ok(request(RequestCode.NOTIFICATION, notification))).header(NotificationResponseHeader).has_msg
+    assert await eventually(lambda: all_dead(client)) == ["a0", "a1", "b0", "b1", "c0", "c1"]
+    assert (store.ordered(), store.pending(), await committed(client)) == ({}, 0, 3)
+    assert (await client.pull("%DLQ%G", 6)).code == ResponseCode.PULL_NOT_FOUND
+
+
+async def all_dead(client: BrokerClient) -> list[str]:
+    await pop(client)
+    found = sorted(await client.pull_all("%DLQ%G")) if (await client.pull("%DLQ%G", 0)).code == 0 else []
+    return found if len(found) == 6 else []
+
+
 async def test_where_dead_letters_may_not_go_a_message_is_tried_on(client: BrokerClient) -> None:
     config = json.dumps({"groupName": "G", "retryMaxTimes": 0}).encode()
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=config))
@@ -411,11 +430,10 @@ async def test_an_offset_that_is_set_ends_the_batch(client: BrokerClient, store:
 async def test_the_same_offset_set_again_ends_nothing(client: BrokerClient, store: Store) -> None:
     await client.send("T", *"abc")
     a, b = await pop(client, nums=2)
-    other, same = (UpdateConsumerOffsetRequestHeader("G", "T", 0, offset) for offset in (2, 0))
-    await asyncio.gather(
-        *(client.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, header)) for header in (other, same)),
-        ack(client, a),
-    )
+    for offset in (2, 0):
+        header = UpdateConsumerOffsetRequestHeader("G", "T", 0, offset)
+        await client.oneway(request(RequestCode.UPDATE_CONSUMER_OFFSET, header))
+    await ack(client, a)
     assert (await committed(client), await pop(client)) == (1, [])
     await ack(client, b)
     assert tried(await pop(client)) == [("c", 0)]
