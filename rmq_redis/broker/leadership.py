@@ -10,6 +10,7 @@ from typing import TypeVar
 from ..config import BrokerConfig
 from ..errors import StoreError, StoreFencedError
 from ..model import MASTER_ID
+from ..store.connection import StoreConnection
 from ..store.lease_store import LeaseStore
 from ..store.queue_store import QueueStore
 
@@ -26,6 +27,7 @@ class Leadership:
 
     The broker configured with id 0 takes a free lease at once. A slave does (if ``failover``) when it saw a master
     before, or saw none for two leases: in a group that is just being started, the configured master comes first.
+    After a connection to the store broke, neither takes a lease that is gone before its holder had one to come back.
 
     Attributes:
         broker_id: the id now; 0 is the master.
@@ -58,6 +60,9 @@ class Leadership:
         self._tasks: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
         self._may_take_at = self._loop.time() + 2 * config.lease_s
+        self._holder_until = 0.0
+        self._master = ""
+        self._looked_over: StoreConnection | None = None
         self._complaint = ""
         self.broker_id = max(config.broker_id, 1)
         """Until the lease is ours."""
@@ -174,9 +179,17 @@ class Leadership:
 
     async def _claim(self) -> str:
         """Keeps an id as a slave; returns the master's address, "" when there is none."""
+        connection = self._queue_store.current()
         broker_id, master = await self._lease.claim_slave_id()
         if broker_id:
             self.broker_id = broker_id
+        if connection is not self._looked_over:
+            # It may lead to another server, or one that restarted, to which the lease's last renewals did not come, nor
+            # the last messages. Its holder, if it lives, knows how far the queues reached, and we do not: it is first.
+            if self._master:
+                self._holder_until = self._loop.time() + self._config.lease_s
+            self._looked_over = connection
+        self._master = master if master != self._lease.address else ""
         return master
 
     async def _look_as_slave(self) -> None:
@@ -197,6 +210,8 @@ class Leadership:
             await self._moved()
 
     def _may_take(self) -> bool:
+        if self._loop.time() < self._holder_until:
+            return False
         if self._config.broker_id == MASTER_ID:
             return True
         return self._config.failover and self._loop.time() >= self._may_take_at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Awaitable, Callable
 
 import pytest
 from helpers import (
@@ -29,6 +30,7 @@ from rmq_redis.protocol.header import (
     RegisterBrokerRequestHeader,
     UpdateConsumerOffsetRequestHeader,
 )
+from rmq_redis.store.connection import StoreConnection
 from rmq_redis.store.embedded import EmbeddedServer
 
 SHORT_S = 1.0
@@ -294,3 +296,64 @@ async def test_topics_and_groups_that_a_failover_lost_are_written_again(
     assert "G" in second._topics.groups
     pulled = await connect(second).pull("T", 0, queue_id=1)
     assert pulled.bodies == ["a"]
+
+
+async def test_a_master_that_lives_comes_before_others_when_redis_lost_its_lease(
+    start_broker: StartBroker, connect: Connect
+) -> None:
+    """The new primary lacks the lease and the last message, whose offset only the master knows to be used."""
+    first = await start_broker(lease_s=LONG_S)
+    second = await start_broker(broker_id=1, lease_s=LONG_S)
+    client = connect(first)
+    await client.send("T", "a")
+    store, looks = first._queue_store, 0
+    connection = store.current()
+    key = store.keys.queue("T", 0)
+    behind = await connection.execute("DUMP", key)
+    await client.send("T", "lost")
+    assert second._leadership is not None
+    lease, gate = second._leadership._lease, asyncio.Event()
+    claim = lease.claim_slave_id
+
+    async def counted() -> tuple[int, str]:
+        nonlocal looks
+        result = await claim()
+        looks += 1
+        return result
+
+    lease.claim_slave_id = counted  # type: ignore[method-assign]
+    await eventually(lambda: looks, "the slave sees that there is a master", timeout_s=30)
+    for side in (store._writes, store._reads):
+
+        async def held(right: Callable[[], Awaitable[StoreConnection]] = side._open) -> StoreConnection:
+            await gate.wait()
+            return await right()
+
+        side._open = held  # type: ignore[method-assign]
+    await connection.execute("RESTORE", key, 0, behind, "REPLACE")
+    await connection.execute("DEL", store.keys.lease)
+    store.reconnect()
+    second._queue_store.reconnect()
+    looks = 0
+    await eventually(lambda: looks >= 3, "the slave sees that there is none", timeout_s=30)
+    assert second.broker_id == 1
+    gate.set()
+    await eventually(lambda: store.available, timeout_s=30)
+    assert (await client.send("T", "b"))[0].queue_offset == 2
+    assert await client.pull_all("T") == ["a", "b"]
+    assert (first.broker_id, second.broker_id) == (0, 1)
+
+
+async def test_a_slave_whose_connection_broke_takes_over_from_a_master_that_does_not_come_back(
+    start_broker: StartBroker, connect: Connect
+) -> None:
+    first = await start_broker(lease_s=SHORT_S)
+    second = await start_broker(broker_id=1, lease_s=SHORT_S)
+    await connect(first).send("T", "a")
+    assert second._leadership is not None
+    await eventually(lambda: second._leadership._master, "the slave sees that there is a master", timeout_s=30)
+    await dies(first)
+    second._queue_store.reconnect()
+    new = connect(second)
+    await eventually(lambda: takes_messages(new), timeout_s=30)
+    assert await new.pull_all("T") == ["a"]
