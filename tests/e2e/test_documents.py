@@ -77,7 +77,6 @@ AROUND = {
         goes_on=True,
         killed=True,
     ),
-    "fifo=True": Around(before="from rmq_redis import SimpleConsumer"),
     "consumer.change_invisible_duration(message, 300)": Around(
         before=PRODUCER + "producer.send(Message('jobs', 'job', tags='urgent'))",
         prints="job 0",
