@@ -391,17 +391,25 @@ class PopProcessor:
         header = command.header(PeekMessageRequestHeader)
         topics = await self._check(header.consumer_group, header.topic, header.queue_id)
         room = max(1, min(header.max_msg_nums, MAX_POP_NUMS))
+        room_bytes = self._config.max_pull_bytes
         body = bytearray()
         rest = 0
         for queue in self._queues(topics, header.queue_id):
             position = self._position(header.consumer_group, queue, False)
             rest += queue.max_offset - position
             if room > 0 and position < queue.max_offset:
-                count = queue.read_nums(room, self._config.max_pull_bytes)
+                count = queue.read_nums(room, room_bytes)
                 offsets, records = await self._queue_store.read_records(queue, position, count)
-                body += deliver(queue, records, offsets)
-                room -= len(records)
-                rest -= len(records)
+                fitting = 0
+                for record in records:
+                    if len(record) > room_bytes and (body or fitting):
+                        room = 0  # the answer is full
+                        break
+                    fitting += 1
+                    room_bytes -= len(record)
+                body += deliver(queue, records[:fitting], offsets[:fitting])
+                room -= fitting
+                rest -= fitting
         code = ResponseCode.SUCCESS if body else ResponseCode.PULL_NOT_FOUND
         answer = PopMessageResponseHeader(int(time.time() * 1000), 0, _REVIVE_QID, rest)
         return response(command, code, answer, bytes(body))

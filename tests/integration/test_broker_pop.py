@@ -275,6 +275,18 @@ async def test_filters_pass_over_what_is_not_wanted(
     assert (await waiting).bodies == ["y"]
 
 
+async def test_a_peek_at_many_large_messages_fits_into_a_frame(client: BrokerClient) -> None:
+    """A message is at most 4 MiB, a frame 16 MiB."""
+    large = b"x" * 4_000_000
+    for queue_id in range(4):
+        for _ in range(2):
+            await client.ok(send_request("T", large, queue_id=queue_id))
+    answer = await client.ok(request(RequestCode.PEEK_MESSAGE, PeekMessageRequestHeader("G", "T", -1, 32)))
+    peeked = decode_records(answer.body)
+    assert peeked
+    assert answer.header(PopMessageResponseHeader).rest_num == 8 - len(peeked)
+
+
 async def test_peek_and_notification_take_nothing(client: BrokerClient) -> None:
     notification = request(RequestCode.NOTIFICATION, NotificationRequestHeader("G", "T", -1, 20_000))
     await client.send("T", "m")
