@@ -21,7 +21,7 @@ from rmq_redis.protocol.message import (
     encode_record,
     pack_host,
 )
-from rmq_redis.store.queue_store import Queue, deliver
+from rmq_redis.store.queue import Queue, deliver
 
 HOST = pack_host("127.0.0.1:10911")
 BODY = b"x" * 256

@@ -26,7 +26,8 @@ from ..store.lock_store import LockStore
 from ..store.offset_store import OffsetStore
 from ..store.pop_order_store import PopOrderStore
 from ..store.pop_store import PopStore
-from ..store.queue_store import Queue, QueueStore
+from ..store.queue import Queue
+from ..store.queue_store import QueueStore
 from ..store.schedule_store import ScheduleStore
 from .admin import AdminProcessor
 from .assignment import AssignmentProcessor

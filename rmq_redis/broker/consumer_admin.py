@@ -33,7 +33,8 @@ from ..protocol.message import QUEUE_OFFSET_POSITION, parse_offset_msg_id
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..store.offset_store import OffsetStore
-from ..store.queue_store import Queue, QueueStore
+from ..store.queue import Queue
+from ..store.queue_store import QueueStore
 from .client_manage import ClientManager, Member
 from .offset_query import message_at
 from .pull import PullProcessor

@@ -15,7 +15,7 @@ from ..protocol.header import PullMessageRequestHeader
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..server_plugins import request_of
-from ..store.queue_store import Queue
+from ..store.queue import Queue
 from .pull_hold import HeldPull
 
 logger = logging.getLogger(__name__)

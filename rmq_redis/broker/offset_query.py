@@ -22,7 +22,8 @@ from ..protocol.header import (
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..store.offset_store import OffsetStore
-from ..store.queue_store import Queue, QueueStore, deliver, split_physical_offset
+from ..store.queue import Queue, deliver, split_physical_offset
+from ..store.queue_store import QueueStore
 from .topics import TopicTable
 
 _MEMORY_SHARE = 0.4

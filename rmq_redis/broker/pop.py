@@ -46,7 +46,8 @@ from ..remoting.server import Processor
 from ..store.offset_store import OffsetStore
 from ..store.pop_order_store import attempt_of
 from ..store.pop_store import PopStore, Share
-from ..store.queue_store import Queue, QueueStore, deliver
+from ..store.queue import Queue, deliver
+from ..store.queue_store import QueueStore
 from .pop_hold import PopHold, Waiter
 from .pop_order import PopOrder
 from .pop_revive import PopReviveService

@@ -21,7 +21,7 @@ from ..protocol.pop_header import (
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..store.pop_store import Hidden, PopStore
-from ..store.queue_store import Queue
+from ..store.queue import Queue
 from .pop import MAX_INVISIBLE_MS
 from .pop_order import PopOrder
 from .pop_revive import PopReviveService

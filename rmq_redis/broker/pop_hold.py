@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from ..remoting.connection import Connection
-from ..store.queue_store import Queue
+from ..store.queue import Queue
 
 
 class Waiter:

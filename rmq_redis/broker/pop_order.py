@@ -23,7 +23,8 @@ from ..protocol.message import decode_records
 from ..protocol.pop import NORMAL, ORDER_REVIVE_QID, RETRY, OrderCounts, offset_info, order_count_info
 from ..protocol.pop_header import PopMessageResponseHeader
 from ..store.pop_order_store import NO_ATTEMPT, Batch, Given, Key, PopOrderStore, Step
-from ..store.queue_store import Queue, QueueStore, deliver
+from ..store.queue import Queue, deliver
+from ..store.queue_store import QueueStore
 from .pop_hold import PopHold
 from .pop_take import PopRequest, Room, Screen, Taken, next_after
 from .redelivery import again

@@ -14,7 +14,8 @@ from ..model import RETRY_PREFIX, TopicConfig
 from ..protocol.message import decode_records
 from ..protocol.pop import pop_retry_topic
 from ..store.pop_store import Hidden, PopStore, Revival
-from ..store.queue_store import Queue, QueueStore, deliver
+from ..store.queue import Queue, deliver
+from ..store.queue_store import QueueStore
 from .redelivery import again
 from .topics import TopicTable
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..remoting.connection import Connection
 from ..store.pop_order_store import NO_ATTEMPT, Batch
-from ..store.queue_store import Queue
+from ..store.queue import Queue
 from .subscription import MessageFilter
 
 MAX_SCAN_NUMS = 800

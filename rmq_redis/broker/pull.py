@@ -24,7 +24,8 @@ from ..protocol.header import PullMessageRequestHeader, PullMessageResponseHeade
 from ..remoting.connection import Connection
 from ..remoting.server import Processor, error_response
 from ..store.offset_store import OffsetStore
-from ..store.queue_store import Queue, QueueStore, deliver
+from ..store.queue import Queue, deliver
+from ..store.queue_store import QueueStore
 from .client_manage import ClientManager
 from .pull_hold import HeldPull, PullHold
 from .subscription import MessageFilter, message_filter

@@ -11,7 +11,7 @@ import msgspec
 from ..protocol.command import RemotingCommand
 from ..protocol.header import PullMessageRequestHeader
 from ..remoting.connection import Connection
-from ..store.queue_store import Queue
+from ..store.queue import Queue
 from .subscription import MessageFilter
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ from ..protocol.header import QueryMessageRequestHeader, QueryMessageResponseHea
 from ..protocol.message import find_property, record_properties_start, store_timestamp_position, unique_key_time_ms
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
-from ..store.queue_store import Queue, QueueStore, deliver
+from ..store.queue import Queue, deliver
+from ..store.queue_store import QueueStore
 from .topics import TopicTable
 
 MAX_NUMS_BY_UNIQUE_KEY = 32

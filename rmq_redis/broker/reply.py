@@ -36,7 +36,8 @@ from ..protocol.header import (
 from ..protocol.message import encode_record, find_property, tags_code
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
-from ..store.queue_store import Queue, QueueStore
+from ..store.queue import Queue
+from ..store.queue_store import QueueStore
 from .client_manage import ClientManager
 from .send import REGION
 from .topics import Topic, TopicTable

@@ -19,7 +19,8 @@ import msgspec
 from ..config import BrokerConfig
 from ..errors import ConfigError, InvalidParameterError, StoreError
 from ..model import DLQ_PREFIX, RETRY_PREFIX
-from ..store.queue_store import NO_LIMIT, Queue, QueueStore
+from ..store.queue import Queue
+from ..store.queue_store import NO_LIMIT, QueueStore
 from ..store.retention_store import RetentionStore, StoreMemory
 from .topics import Topic, TopicTable
 

@@ -51,7 +51,8 @@ from ..protocol.recall_handle import RecallHandle, encode_recall_handle
 from ..remoting.connection import Connection
 from ..remoting.server import Processor, error_response, finish, send_answer
 from ..store.half_store import half_physical_offset
-from ..store.queue_store import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue, QueueStore
+from ..store.queue import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue
+from ..store.queue_store import QueueStore
 from .schedule import ScheduleService, recall_key, take_due_ms
 from .topics import Topic, TopicTable, max_reconsume_times
 from .transaction import TransactionService

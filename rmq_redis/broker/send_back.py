@@ -26,7 +26,8 @@ from ..protocol.header import ConsumerSendMsgBackRequestHeader
 from ..protocol.message import decode_records
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
-from ..store.queue_store import Queue, QueueStore, deliver, split_physical_offset
+from ..store.queue import Queue, deliver, split_physical_offset
+from ..store.queue_store import QueueStore
 from .redelivery import again
 from .schedule import ScheduleService, delay_of_level
 from .topics import TopicTable, max_reconsume_times, retry_topic

@@ -33,7 +33,8 @@ from ..protocol.pop import pop_retry_topic
 from ..store.config_store import ConfigStore, StoredTopic
 from ..store.connection import StoreConnection
 from ..store.offset_store import OffsetStore
-from ..store.queue_store import Queue, QueueStore
+from ..store.queue import Queue
+from ..store.queue_store import QueueStore
 
 logger = logging.getLogger(__name__)
 

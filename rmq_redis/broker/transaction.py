@@ -38,7 +38,8 @@ from ..protocol.message import (
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..store.half_store import HalfStore, Prepared, half_physical_offset
-from ..store.queue_store import Queue, QueueStore
+from ..store.queue import Queue
+from ..store.queue_store import QueueStore
 from .client_manage import ClientManager
 from .offset_query import message_at
 from .topics import TopicTable

@@ -14,7 +14,8 @@ from ..protocol.body import SubscriptionGroupConfig, convert, loads, topic_confi
 from .connection import Arg, StoreConnection
 from .keys import GroupKeys
 from .offset_store import GroupTopic
-from .queue_store import MAX_QUEUE_NUMBER, Queue, QueueStore
+from .queue import MAX_QUEUE_NUMBER, Queue
+from .queue_store import QueueStore
 
 
 class StoredTopic(msgspec.Struct, frozen=True):

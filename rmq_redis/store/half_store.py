@@ -12,7 +12,8 @@ from typing import Any
 
 from ..errors import StoreError
 from .connection import Arg
-from .queue_store import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue, QueueStore
+from .queue import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue
+from .queue_store import QueueStore
 
 HALF_QUEUE_NUMBER = MAX_QUEUE_NUMBER - 1
 """Stands for the half topic in physical offsets."""

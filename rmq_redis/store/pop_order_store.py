@@ -20,7 +20,8 @@ from typing import Any
 from ..errors import StoreError
 from .connection import Arg
 from .offset_store import OffsetStore
-from .queue_store import Queue, QueueStore
+from .queue import Queue
+from .queue_store import QueueStore
 
 NO_ATTEMPT = "-"
 

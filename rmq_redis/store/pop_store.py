@@ -15,7 +15,8 @@ from typing import Any
 
 from ..errors import StoreError
 from .connection import Arg
-from .queue_store import Queue, QueueStore
+from .queue import Queue
+from .queue_store import QueueStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ import msgspec
 
 from ..errors import StoreError
 from ..protocol.message import store_timestamp_position
-from .queue_store import Queue, QueueStore
+from .queue import Queue
+from .queue_store import QueueStore
 
 _SAMPLES = 32
 _QUEUES_AT_ONCE = 100

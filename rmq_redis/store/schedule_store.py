@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from ..errors import StoreError
 from ..protocol.message import store_timestamp_position
 from .connection import Arg
-from .queue_store import Queue, QueueStore
+from .queue import Queue
+from .queue_store import QueueStore
 
 Scheduled = Callable[["StoreError | None", Any], None]
 """Called once per message with (error, the caller's argument)."""

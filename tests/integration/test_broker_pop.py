@@ -31,7 +31,7 @@ from rmq_redis.protocol.pop_header import (
     PopMessageResponseHeader,
 )
 from rmq_redis.store.embedded import EmbeddedServer
-from rmq_redis.store.queue_store import Queue
+from rmq_redis.store.queue import Queue
 
 LONG_MS = 60_000
 

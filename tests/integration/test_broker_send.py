@@ -25,7 +25,7 @@ from rmq_redis.protocol.header import (
 )
 from rmq_redis.protocol.message import encode_batch_item, parse_offset_msg_id
 from rmq_redis.store.embedded import EmbeddedServer
-from rmq_redis.store.queue_store import split_physical_offset
+from rmq_redis.store.queue import split_physical_offset
 
 SEND_CODES = [RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE]
 

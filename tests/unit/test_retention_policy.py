@@ -17,7 +17,7 @@ from rmq_redis.config import BrokerConfig
 from rmq_redis.errors import ConfigError, InvalidParameterError
 from rmq_redis.model import MessageQueue, TopicConfig
 from rmq_redis.store.config_store import StoredTopic
-from rmq_redis.store.queue_store import Queue
+from rmq_redis.store.queue import Queue
 
 DEFAULT = RetentionPolicy(72 * 3_600_000, 1000, 7)
 

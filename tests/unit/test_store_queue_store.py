@@ -19,16 +19,8 @@ from rmq_redis.model import MessageQueue
 from rmq_redis.protocol.message import decode_records, encode_record
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.keys import GroupKeys
-from rmq_redis.store.queue_store import (
-    COMMIT_RECORDS,
-    MAX_QUEUE_NUMBER,
-    Queue,
-    QueueStore,
-    deliver,
-    entry_id,
-    queue_offset_of,
-    split_physical_offset,
-)
+from rmq_redis.store.queue import MAX_QUEUE_NUMBER, Queue, deliver, entry_id, queue_offset_of, split_physical_offset
+from rmq_redis.store.queue_store import COMMIT_RECORDS, QueueStore
 
 NUMBERS = count(1)
 

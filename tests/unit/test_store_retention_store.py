@@ -9,7 +9,8 @@ from rmq_redis.errors import StoreFencedError
 from rmq_redis.model import MessageQueue
 from rmq_redis.protocol.message import encode_record
 from rmq_redis.store.keys import GroupKeys
-from rmq_redis.store.queue_store import Queue, QueueStore
+from rmq_redis.store.queue import Queue
+from rmq_redis.store.queue_store import QueueStore
 from rmq_redis.store.retention_store import RetentionStore
 
 

@@ -17,7 +17,8 @@ from rmq_redis.protocol.message import decode_records, encode_record
 from rmq_redis.store import schedule_store
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.keys import GroupKeys
-from rmq_redis.store.queue_store import Queue, QueueStore, deliver
+from rmq_redis.store.queue import Queue, deliver
+from rmq_redis.store.queue_store import QueueStore
 from rmq_redis.store.schedule_store import Due, Move, ScheduleStore
 
 
