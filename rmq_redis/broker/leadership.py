@@ -91,10 +91,11 @@ class Leadership:
 
     async def stop(self) -> None:
         """Stops looking; the role stays as it is."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        pending = set(self._tasks)
+        while pending:  # a question about the primary that fails while it is cancelled takes the cancellation with it
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.1)
 
     async def release(self) -> None:
         """A master gives the lease back: its successor need not wait until it expires."""

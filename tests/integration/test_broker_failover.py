@@ -20,6 +20,7 @@ from helpers import (
 
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
+from rmq_redis.errors import StoreError
 from rmq_redis.protocol.body import TopicConfigTable
 from rmq_redis.protocol.command import request
 from rmq_redis.protocol.header import (
@@ -357,3 +358,22 @@ async def test_a_slave_whose_connection_broke_takes_over_from_a_master_that_does
     new = connect(second)
     await eventually(lambda: takes_messages(new), timeout_s=30)
     assert await new.pull_all("T") == ["a"]
+
+
+async def test_a_broker_ends_though_a_question_about_the_primary_takes_the_cancellation_with_it(
+    start_broker: StartBroker,
+) -> None:
+    """redis-py closes the connection of a command that is cancelled, and an error of that replaces the cancellation."""
+    broker = await start_broker()
+    asked = asyncio.Event()
+
+    async def failing() -> None:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise StoreError("the connection broke while it was closed") from None
+
+    broker._queue_store.follow_primary = failing  # type: ignore[method-assign]
+    await asked.wait()
+    await broker.close()
