@@ -194,6 +194,8 @@ class Leadership:
         return master
 
     async def _look_as_slave(self) -> None:
+        if self._looked_over is None and self._config.broker_id == MASTER_ID and await self._take():
+            return  # the first look; without an id as a slave, which would be taken from one that starts meanwhile
         before, master = self.broker_id, ""
 
         async def look() -> None:

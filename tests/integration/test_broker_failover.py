@@ -33,6 +33,7 @@ from rmq_redis.protocol.header import (
 )
 from rmq_redis.store.connection import StoreConnection
 from rmq_redis.store.embedded import EmbeddedServer
+from rmq_redis.store.lease_store import LeaseStore
 
 SHORT_S = 1.0
 LONG_S = 600.0
@@ -297,6 +298,24 @@ async def test_topics_and_groups_that_a_failover_lost_are_written_again(
     assert "G" in second._topics.groups
     pulled = await connect(second).pull("T", 0, queue_id=1)
     assert pulled.bodies == ["a"]
+
+
+async def test_a_configured_master_takes_no_slaves_id_when_it_starts(
+    start_broker: StartBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed: list[str] = []
+    claim = LeaseStore.claim_slave_id
+
+    async def noted(lease: LeaseStore) -> tuple[int, str]:
+        claimed.append(lease.address)
+        return await claim(lease)
+
+    monkeypatch.setattr(LeaseStore, "claim_slave_id", noted)
+    first = await start_broker()
+    assert claimed == []
+    second = await start_broker()
+    assert (first.broker_id, second.broker_id) == (0, 1)
+    assert set(claimed) == {second.address}
 
 
 async def test_a_master_that_lives_comes_before_others_when_redis_lost_its_lease(
