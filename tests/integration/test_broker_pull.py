@@ -310,13 +310,21 @@ async def test_no_subscription_anywhere_is_24(client: BrokerClient) -> None:
     assert (await client.pull("T", 0, subscription=None)).code == 24
 
 
-async def test_a_pull_newer_than_the_heartbeat_is_25(client: BrokerClient) -> None:
-    await client.send("T", "a")
-    await client.ok(heartbeat_request("id", "G", {"T": "*"}, sub_version=5))
-    assert (await client.pull("T", 0, subscription=None, sub_version=6)).code == 25
-    assert (await client.pull("T", 0, subscription=None, sub_version=5)).code == FOUND
+async def test_pull_newer_than_heartbeat_is_delivered_unfiltered(client: BrokerClient) -> None:
+    await client.send("T", "a", tags="TagA")
+    await client.ok(heartbeat_request("id", "G", {"T": "TagZ"}, sub_version=5))
+    assert (await client.pull("T", 0, subscription=None, sub_version=5)).code == NO_MATCH
+    assert (await client.pull("T", 0, subscription=None, sub_version=6)).bodies == ["a"]
     await client.ok(heartbeat_request("id", "G", {"T": "TagZ"}, sub_version=6))
     assert (await client.pull("T", 0, subscription=None, sub_version=6)).code == NO_MATCH
+
+
+async def test_sql_pull_newer_than_heartbeat_is_25(client: BrokerClient) -> None:
+    """Clients do not check SQL92 conditions again, so only the heartbeat's condition will do."""
+    await client.send("T", "a", tags="TagA")
+    await client.ok(heartbeat_request("id", "G", {"T": "TagA"}, sub_version=5))
+    pulled = await client.pull("T", 0, subscription=None, sub_version=6, expression_type="SQL92")
+    assert pulled.code == 25
 
 
 async def test_an_older_heartbeat_does_not_replace_a_newer_subscription(client: BrokerClient) -> None:
