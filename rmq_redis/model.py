@@ -30,6 +30,8 @@ MAX_DELAY_LEVEL = 18
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 PROPERTY_KEYS = "KEYS"
+KEY_SEPARATOR = " "
+"""Between the keys of one message. Source: ``MessageConst.KEY_SEPARATOR``."""
 PROPERTY_TAGS = "TAGS"
 PROPERTY_UNIQ_KEY = "UNIQ_KEY"
 PROPERTY_WAIT = "WAIT"
@@ -123,6 +125,11 @@ class MessageQueue(msgspec.Struct, frozen=True, order=True, rename="camel"):
         return f"queue {self.queue_id} of {self.topic} on {self.broker_name}"
 
 
+def split_keys(text: str) -> list[str]:
+    """The business keys in a ``KEYS`` property. Only U+0020 separates them: a tab or U+00A0 is part of a key."""
+    return [key for key in text.split(KEY_SEPARATOR) if key]
+
+
 class Message(msgspec.Struct, kw_only=False):
     """A message to be sent.
 
@@ -146,7 +153,7 @@ class Message(msgspec.Struct, kw_only=False):
         if isinstance(self.body, str):
             self.body = self.body.encode()
         if not isinstance(self.keys, str):
-            self.keys = " ".join(self.keys)
+            self.keys = KEY_SEPARATOR.join(self.keys)
 
     def with_delay_level(self, level: int) -> Self:
         """Has the message delivered after the time of a delay level, 1 to 18 (1 s to 2 h); returns the message.

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 
 from ..codes import RequestCode
 from ..errors import QueryNotFoundError, StoreError
+from ..model import split_keys
 from ..protocol.command import RemotingCommand, response
 from ..protocol.header import QueryMessageRequestHeader, QueryMessageResponseHeader
 from ..protocol.message import find_property, record_properties_start, store_timestamp_position, unique_key_time_ms
@@ -81,7 +82,7 @@ class QueryProcessor:
                 continue
             text = record[record_properties_start(record) :].decode()
             value = find_property(text, "UNIQ_KEY" if is_unique else "KEYS")
-            if value is not None and (value == key if is_unique else key in value.split(" ")):
+            if value is not None and (value == key if is_unique else key in split_keys(value)):
                 position = store_timestamp_position(record)
                 matches.append((int.from_bytes(record[position : position + 8], "big"), queue, offset, record))
         return matches

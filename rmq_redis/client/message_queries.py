@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 
 from ..codes import PullSysFlag, RequestCode
 from ..errors import QueryNotFoundError, RemoteProtocolError, ResponseError
-from ..model import PROPERTY_REAL_TOPIC, TRANS_CHECK_MAX_TIME_TOPIC, MessageExt, MessageQueue, PullStatus
+from ..model import PROPERTY_REAL_TOPIC, TRANS_CHECK_MAX_TIME_TOPIC, MessageExt, MessageQueue, PullStatus, split_keys
 from ..protocol.admin_header import ResumeCheckHalfMessageRequestHeader
 from ..protocol.command import request
 from ..protocol.header import PullMessageRequestHeader, QueryMessageRequestHeader
@@ -105,7 +105,7 @@ class MessageQueries(ABC):
             begin_ms, end_ms: stored within this time, ms since 1970.
         """
         found = await self._query(QueryMessageRequestHeader(topic, key, max_num, begin_ms, end_ms, "false"))
-        return [message for message in found if key in message.keys.split()][-max_num:]
+        return [message for message in found if key in split_keys(message.keys)][-max_num:]
 
     async def query_by_unique_key(
         self, topic: str, unique_key: str, *, begin_ms: int = 0, end_ms: int = ANY_TIME_MS

@@ -31,11 +31,35 @@ group names cannot contain ``:``, which keeps the names unambiguous.
 
 from __future__ import annotations
 
+from ..errors import ConfigError
+
+
+def check_key_prefix(prefix: str) -> None:
+    """Refuses a prefix that would break the key names.
+
+    Braces are Redis Cluster's hash tag: with a pair in the prefix, the keys of a group would not share the slot that
+    ``{brokerName}`` gives them, or all groups would share one.
+
+    Raises:
+        ConfigError: the prefix has a brace, a space or a control character.
+    """
+    for character in prefix:
+        if character in "{}" or character.isspace() or not character.isprintable():
+            raise ConfigError(
+                f"key_prefix={prefix!r}: {character!r} is not allowed; leave out braces (Redis Cluster takes its hash tag from "
+                "them), spaces and control characters"
+            )
+
 
 class GroupKeys:
-    """Key names of one broker group, as bytes."""
+    """Key names of one broker group, as bytes.
+
+    Raises:
+        ConfigError: a prefix that ``check_key_prefix`` refuses.
+    """
 
     def __init__(self, prefix: str, broker_name: str) -> None:
+        check_key_prefix(prefix)
         self.tag = broker_name
         self.base = f"{prefix}:{{{broker_name}}}:".encode()
         self.topics = self.base + b"topics"

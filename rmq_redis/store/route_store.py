@@ -28,6 +28,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, WatchError
 
 from ..errors import ConfigError, StoreError
+from .keys import check_key_prefix
 from .locate import REGISTRY_VARIABLES, Parameters, from_environment, parse_store_url, sentinels
 from .route_entries import (
     REVISION_FIELD,
@@ -103,6 +104,7 @@ class RouteStore:
     """
 
     def __init__(self, redis: Redis, *, prefix: str = "rmq", broker_expiry_s: float = 120.0, address: str = "") -> None:
+        check_key_prefix(prefix)
         self._redis = redis
         self._prefix = prefix
         self._revisions = 0
