@@ -46,8 +46,8 @@ def check_key_prefix(prefix: str) -> None:
     for character in prefix:
         if character in "{}" or character.isspace() or not character.isprintable():
             raise ConfigError(
-                f"key_prefix={prefix!r}: {character!r} is not allowed; leave out braces (Redis Cluster takes its hash tag from "
-                "them), spaces and control characters"
+                f"key_prefix={prefix!r}: {character!r} is not allowed; leave out braces (the hash tag of "
+                "Redis Cluster), spaces and control characters"
             )
 
 
