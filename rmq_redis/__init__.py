@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         SendStatus,
         TransactionSendResult,
     )
+    from .runtime import stop_signals
 
 __all__ = [
     "Admin",
@@ -100,6 +101,7 @@ __all__ = [
     "decode_value",
     "hookimpl",
     "reply_to",
+    "stop_signals",
     "value_message",
 ]
 
@@ -133,6 +135,7 @@ _MODULES = {
         "SendStatus",
         "TransactionSendResult",
     ),
+    ".runtime": ("stop_signals",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import queue
 import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -17,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+FORCED_EXIT_CODE = 130
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -60,9 +63,23 @@ def setup_logging(level: str) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
+_SIGNAL_POLL_S = 0.2
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
 @contextmanager
 def stop_signals(on_second: Callable[[], None] | None = None) -> Iterator[asyncio.Event]:
-    """An event that SIGTERM or SIGINT sets. ``on_second`` is called when they come again: somebody is in a hurry."""
+    """In an event loop: an event that SIGTERM or Ctrl-C sets. Only the main thread sees signals.
+
+    ::
+
+        with stop_signals() as stop:
+            while not stop.is_set():
+                for message in await consumer.receive(): ...
+
+    Args:
+        on_second: called when a signal comes again: somebody is in a hurry.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -71,14 +88,67 @@ def stop_signals(on_second: Callable[[], None] | None = None) -> Iterator[asynci
             on_second()
         stop.set()
 
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for number in signals:
-        loop.add_signal_handler(number, received)
+    added: list[signal.Signals] = []
+    try:
+        for number in _STOP_SIGNALS:
+            loop.add_signal_handler(number, received)
+            added.append(number)
+    except (NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
+        with on_stop_signals(lambda: loop.call_soon_threadsafe(received), replaces_own=True):
+            yield stop
+        return
     try:
         yield stop
     finally:
-        for number in signals:
+        for number in added:
             loop.remove_signal_handler(number)
+
+
+@contextmanager
+def on_stop_signals(received: Callable[[], object], *, replaces_own: bool = False) -> Iterator[None]:
+    """Without an event loop: SIGTERM and Ctrl-C call ``received``, in the main thread, between any two instructions.
+
+    In another thread, and for a signal that the program handles itself (unless ``replaces_own``), this does nothing.
+    """
+    replaced: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in _STOP_SIGNALS:
+            before = signal.getsignal(number)
+            if replaces_own or before in (signal.SIG_DFL, signal.default_int_handler):
+                replaced[number] = before
+                signal.signal(number, lambda _number, _frame: received())
+    try:
+        yield
+    finally:
+        for number, before in replaced.items():
+            signal.signal(number, before)
+
+
+def wait_for_item(items: queue.SimpleQueue[T]) -> T:
+    """``items.get()`` that signals interrupt on every system."""
+    while os.name == "nt":  # there a signal does not end a wait
+        try:
+            return items.get(timeout=_SIGNAL_POLL_S)
+        except queue.Empty:
+            continue
+    return items.get()
+
+
+def force_exit() -> None:
+    """Ends the process at once, with exit code 130: what asks for it is a second signal."""
+    logger.warning("asked to stop a second time: ending at once, unfinished messages are delivered again")
+    logging.shutdown()
+    os._exit(FORCED_EXIT_CODE)  # not sys.exit: nobody is waited for
+
+
+async def first_of(*events: asyncio.Event) -> None:
+    """Waits until one of the events is set."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import inspect
 import logging
-import os
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -14,7 +13,9 @@ import pluggy
 
 from ..config import ClientConfig
 from ..errors import ClientError, ConfigError
-from ..runtime import run, stop_signals
+from ..runtime import first_of, force_exit, run, stop_signals
+from .closing import Closing
+from .consume import ConsumeService
 from .consumer import AsyncPushConsumer
 from .instance import check_group, client_config
 from .lifecycle import AsyncLifecycle
@@ -25,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
-
-FORCED_EXIT_CODE = 130
 
 
 @dataclasses.dataclass
@@ -84,8 +83,10 @@ class App(AsyncLifecycle):
         self._shutdown: list[Callable[[], Any]] = []
         self._producer: AsyncProducer | None = None
         self._consumers: list[AsyncPushConsumer] = []
+        self._services: list[ConsumeService] = []
         self._shutdown_due = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing = Closing(f"app {name}", self._close)
 
     # --- what it is made of ----------------------------------------------------------------------------------------
 
@@ -217,14 +218,21 @@ class App(AsyncLifecycle):
                     expression_type=subscription.expression_type,
                 )
             self._consumers.append(consumer)
+            self._services.append(consumer.service)
             await consumer.start()
         logger.info("app %s: runs, %d consumer groups", self.name, len(self._consumers))
 
     async def close(self) -> None:
         """Consumers stop to pull, wait for running handlers, commit, leave; then the shutdown functions, the producer.
 
-        A shutdown function that raises is logged. A second call does nothing.
+        A shutdown function that raises is logged. Called in a handler it returns at once, and the app closes when that
+        handler has ended. A second call waits for the first.
         """
+        for consumer in self._consumers:
+            consumer.stop_handing_out()
+        await self._closing.close(self._services)
+
+    async def _close(self) -> None:
         consumers, self._consumers = self._consumers, []
         for outcome in await asyncio.gather(*(consumer.close() for consumer in consumers), return_exceptions=True):
             if isinstance(outcome, BaseException):
@@ -242,27 +250,21 @@ class App(AsyncLifecycle):
             logger.info("app %s: stopped", self.name)
 
     async def serve(self, ready: Callable[[], None] | None = None) -> None:
-        """Runs until SIGTERM or Ctrl-C, then closes in order; a second signal ends the process at once.
+        """Runs until SIGTERM, Ctrl-C or ``close``, then closes in order; a second signal ends the process at once.
 
         Args:
             ready: called when everything runs.
         """
-        with stop_signals(on_second=_force_exit) as stop:
+        with stop_signals(on_second=force_exit) as stop:
             async with self:
                 if ready is not None:
                     ready()
-                await stop.wait()
+                await first_of(stop, self._closing.begun)
                 logger.info("app %s: stopping, running handlers are waited for", self.name)
 
     def run(self) -> None:
         """As ``serve``, for a program without an event loop: ``if __name__ == "__main__": app.run()``."""
         run(self.serve())
-
-
-def _force_exit() -> None:
-    logger.warning("asked to stop a second time: ending at once, unfinished messages are delivered again")
-    logging.shutdown()
-    os._exit(FORCED_EXIT_CODE)  # not sys.exit: a plain handler in a thread would be waited for
 
 
 async def _call(function: Callable[[], Any]) -> None:

@@ -14,13 +14,14 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 
 from ..model import ConsumeResult, MessageExt
+from .closing import Worker
 from .process_queue import ProcessQueue
+from .threads import DaemonThreadExecutor
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +52,20 @@ class Handler:
         """How many messages to take to a thread at once: about 2 ms of work, so that slow handlers run side by side."""
         return max(1, min(_MAX_CHUNK, int(_CHUNK_TARGET_S / max(self.average_s, 1e-6))))
 
-    def run_in_thread(self, messages: Sequence[MessageExt], stop_at_failure: bool) -> list[Any]:
-        """Handles messages one after the other; a result or exception of each, up to the first failure if wanted."""
+    def run_in_thread(
+        self, messages: Sequence[MessageExt], stop_at_failure: bool, service: ConsumeService
+    ) -> list[Any]:
+        """Handles messages one after the other, until the service stops or, if wanted, up to the first failure.
+
+        Returns:
+            A result or exception of each message that was handled, at least of the first.
+        """
         outcomes: list[Any] = []
         began = time.perf_counter()
         function = self.function
         for message in messages:
+            if outcomes and service.stopping:
+                break
             try:
                 outcome = function(message)
             except Exception as error:
@@ -119,8 +128,9 @@ class ConsumeService(ABC):
         self._give_back = give_back
         self._workers: list[asyncio.Task[None]] = []
         self._idle: list[asyncio.Future[None]] = []
-        self._pool: ThreadPoolExecutor | None = None
-        self._stopping = False
+        self._pool: DaemonThreadExecutor | None = None
+        self.stopping = False
+        """No more messages are handed out; set by ``close``."""
         self.cut_off = False
         """Handlers did not end in time and were cancelled: those in threads may still be at work."""
 
@@ -131,7 +141,7 @@ class ConsumeService(ABC):
 
     async def stop(self, timeout_s: float) -> bool:
         """Hands out no more messages and waits for the handlers that run; False when some had to be cancelled."""
-        self._stopping = True
+        self.stopping = True
         for waiter in self._idle:
             if not waiter.done():
                 waiter.set_result(None)
@@ -179,9 +189,10 @@ class ConsumeService(ABC):
 
     async def _in_thread(self, handler: Handler, messages: Sequence[MessageExt], stop_at_failure: bool) -> list[Any]:
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix=f"rmq-{self._name}")
+            mark = Worker(self, busy=True).enter  # these threads run nothing but handlers
+            self._pool = DaemonThreadExecutor(self._concurrency, f"rmq-{self._name}", mark)
         outcomes = await asyncio.get_running_loop().run_in_executor(
-            self._pool, handler.run_in_thread, messages, stop_at_failure
+            self._pool, handler.run_in_thread, messages, stop_at_failure, self
         )
         for index, outcome in enumerate(outcomes):
             if not is_success(outcome) and inspect.isawaitable(outcome):  # a plain function that returned a coroutine
@@ -191,10 +202,17 @@ class ConsumeService(ABC):
                     outcomes[index] = _failure(error)
         return outcomes
 
-    async def _wait_for_work(self) -> None:
+    async def _wait_for_work(self, worker: Worker) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._idle.append(waiter)
+        worker.busy = False
         await waiter
+        worker.busy = True
+
+    def _new_worker(self) -> Worker:
+        worker = Worker(self, busy=True)
+        worker.enter()
+        return worker
 
     def _wake_one(self) -> None:
         idle = self._idle
@@ -298,10 +316,11 @@ class ConcurrentService(ConsumeService):
 
     async def _work(self) -> None:
         ready, handler_of = self._ready, self._handler_of
+        worker = self._new_worker()
         turn = 0
-        while not self._stopping:
+        while not self.stopping:
             if not ready:
-                await self._wait_for_work()
+                await self._wait_for_work(worker)
                 continue
             process_queue, message = ready.popleft()
             if ready and self._idle:
@@ -338,7 +357,7 @@ class ConcurrentService(ConsumeService):
                 queues.append(process_queue)
                 messages.append(message)
         outcomes = await self._in_thread(handler, messages, False)
-        for process_queue, message, outcome in zip(queues, messages, outcomes, strict=True):
+        for process_queue, message, outcome in zip(queues, messages, outcomes, strict=False):  # fewer: it was closed
             if is_success(outcome):
                 process_queue.done(message)
             else:
@@ -357,7 +376,7 @@ class ConcurrentService(ConsumeService):
             asyncio.get_running_loop().call_later(LOCAL_RETRY_S, self._again, process_queue, again)
 
     def _again(self, process_queue: ProcessQueue, message: MessageExt) -> None:
-        if not self._stopping and not process_queue.dropped and message.queue_offset in process_queue.pending:
+        if not self.stopping and not process_queue.dropped and message.queue_offset in process_queue.pending:
             self.submit(process_queue, [message])
 
 
@@ -401,9 +420,10 @@ class OrderlyService(ConsumeService):
 
     async def _work(self) -> None:
         ready = self._ready
-        while not self._stopping:
+        worker = self._new_worker()
+        while not self.stopping:
             if not ready:
-                await self._wait_for_work()
+                await self._wait_for_work(worker)
                 continue
             process_queue = ready.popleft()
             if ready and self._idle:
@@ -426,7 +446,7 @@ class OrderlyService(ConsumeService):
         """Handles messages of one queue for a while; returns the seconds until it wants to go on."""
         waiting = process_queue.waiting
         for _ in range(_MESSAGES_PER_TURN):
-            if not waiting or process_queue.dropped or self._stopping:
+            if not waiting or process_queue.dropped or self.stopping:
                 return 0.0
             if not self._is_locked(process_queue):
                 return self._suspend_s
@@ -446,7 +466,7 @@ class OrderlyService(ConsumeService):
                         break
                     chunk.append(following)
                 outcomes = await self._in_thread(handler, chunk, True)
-            for message, outcome in zip(chunk, outcomes, strict=False):  # a failure ends the outcomes
+            for message, outcome in zip(chunk, outcomes, strict=False):  # a failure or close ends the outcomes
                 if process_queue.dropped:  # meanwhile: what was handled is not to be handled by the next owner
                     if not is_success(outcome):
                         self._log_failure(message, outcome)

@@ -28,6 +28,8 @@ from ..plugins import allocate_strategy as named_strategy
 from ..plugins import installed_plugins, named_objects, notify_roles, read_selector
 from ..protocol.body import ConsumerData, SubscriptionData
 from ..protocol.command import RemotingCommand
+from ..runtime import first_of, force_exit, stop_signals
+from .closing import Closing
 from .consume import ConcurrentService, ConsumeService, Handler, MessageHandler, OrderlyService, takes_one
 from .consumer_requests import answer_broker
 from .give_back import RetrySender
@@ -155,6 +157,7 @@ class AsyncPushConsumer(AsyncLifecycle):
         self._renewal: asyncio.Task[None] | None = None
         self._committing = asyncio.Lock()
         self._running = False
+        self._closing = Closing(f"consumer {group}", self._close)
         self.offsets = OffsetStore(
             self._instance,
             group,
@@ -330,6 +333,8 @@ class AsyncPushConsumer(AsyncLifecycle):
         self._instance.register_consumer(self.group, self)
         await self._instance.heartbeat()
         await self._rebalancer.once()
+        if self._closing.begun.is_set():  # by the handler of a first message
+            return
         routes.on_topic_change.append(self._topic_changed)
         self._tasks = [
             self._instance.spawn(self._rebalancer.run()),
@@ -343,11 +348,37 @@ class AsyncPushConsumer(AsyncLifecycle):
             await self.close()
             raise
 
+    async def run_forever(self) -> None:
+        """Starts unless started, consumes until SIGTERM, Ctrl-C or ``close``, then closes.
+
+        A second signal ends the process at once (exit code 130). Signals are seen in the main thread only.
+
+        Raises:
+            As ``start``.
+        """
+        with stop_signals(on_second=force_exit) as stop:
+            if not self.started_at_ms:
+                await self.start()
+            try:
+                await first_of(stop, self._closing.begun)
+            finally:
+                await self.close()
+
     async def close(self) -> None:
         """Stops pulling, waits for running handlers (``await_termination_s``), commits, leaves the group.
 
-        A second call does nothing.
+        Called in a handler of this consumer it returns at once, and the consumer closes when that handler has ended.
+        A second call waits for the first.
         """
+        self.stop_handing_out()
+        await self._closing.close([self.service])
+
+    def stop_handing_out(self) -> None:
+        """The first step of ``close``: no handler is called any more, not even the one that calls this."""
+        if self._running:
+            self.service.stopping = True
+
+    async def _close(self) -> None:
         if self._running:
             try:
                 notify_roles("role_stopping", "consumer", self.group, self.config, self._plugins)

@@ -86,7 +86,7 @@ class MQClientInstance:
         Raises:
             ConfigError: no NameServer address that can be used.
         """
-        if self._started:
+        if self._started or self._closed:
             raise ClientError("started twice: a client is started once, and a closed one is not started again")
         self._started = True
         if not self.client_ip:
@@ -138,10 +138,14 @@ class MQClientInstance:
         for group in list(self._producers):
             await self.unregister_producer(group)
         self.routes.close()
-        for background in list(self._background):
+        caller = asyncio.current_task()  # a transaction's listener may close its producer
+        ending = [task for task in self._background if task is not caller]
+        for background in ending:
             background.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        await self.remoting.close()
+        try:
+            await asyncio.gather(*ending, return_exceptions=True)
+        finally:
+            await self.remoting.close()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that ends with the instance at the latest; a failure is logged."""

@@ -224,14 +224,14 @@ class AsyncPullConsumer(AsyncLifecycle):
         """Messages of the assigned queues, in order within each; empty when none came within ``timeout_s``.
 
         Raises:
-            As ``pull``; and ClientError when no queue is assigned.
+            As ``pull``; and ClientError when no queue is assigned, or the consumer is closed meanwhile.
         """
-        self._check_running()
-        if not self._expressions:
-            raise ClientError("no queue is assigned: call assign first")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while True:
+            self._check_running()
+            if not self._expressions:
+                raise ClientError("no queue is assigned: call assign first")
             for queue in self._expressions:
                 if queue not in self._polls:
                     self._polls[queue] = loop.create_task(self._poll_one(queue, max_nums))
@@ -266,10 +266,21 @@ class AsyncPullConsumer(AsyncLifecycle):
             task.cancel()
 
     async def __aiter__(self) -> AsyncIterator[MessageExt]:
-        """Messages of the assigned queues for ever."""
+        """Messages of the assigned queues until ``close``."""
         while self._running:
-            for message in await self.poll(timeout_s=5.0):
+            try:
+                messages = await self.poll(timeout_s=5.0)
+            except ClientError:
+                if self._running:
+                    raise
+                return
+            for message in messages:
                 yield message
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is started and not closed."""
+        return self._running
 
     async def commit(self) -> None:
         """Commits the position of every assigned queue: all that ``poll`` returned counts as consumed."""

@@ -167,7 +167,7 @@ class AsyncSimpleConsumer(AsyncLifecycle):
             max_message_num: 1 to 32.
 
         Raises:
-            ClientError: not started, nothing subscribed, or an argument out of range.
+            ClientError: not started, nothing subscribed, an argument out of range, or closed meanwhile.
             RouteNotFoundError: no NameServer knows a broker for any of the topics.
             RemotingError, ResponseError: no broker gave an answer that can be used.
         """
@@ -228,6 +228,7 @@ class AsyncSimpleConsumer(AsyncLifecycle):
             if messages:
                 return messages
         if failure is not None and not answered:
+            self._check_running()  # closed meanwhile: that is why
             raise failure
         return []
 
@@ -284,6 +285,7 @@ class AsyncSimpleConsumer(AsyncLifecycle):
                     self._asking[target] = loop.create_task(self._ask(target))
             asking = [self._asking[target] for target in targets]
             await asyncio.wait(asking, timeout=max(deadline - loop.time(), 0.0), return_when=asyncio.FIRST_COMPLETED)
+            self._check_running()
             found = False
             for target in targets:
                 if self._asking[target].done():

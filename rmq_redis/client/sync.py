@@ -11,6 +11,7 @@ import atexit
 import concurrent.futures
 import inspect
 import os
+import queue
 import re
 import sys
 import threading
@@ -28,6 +29,7 @@ from ..model import (
     PullResult,
     SendResult,
 )
+from ..runtime import force_exit, on_stop_signals, wait_for_item
 from .consume import MessageHandler
 from .consumer import AsyncPushConsumer
 from .producer import AsyncProducer
@@ -60,6 +62,10 @@ class BackgroundLoop:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=1.0)
 
+    def is_current(self) -> bool:
+        """Whether the caller runs in the loop."""
+        return threading.current_thread() is self._thread
+
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Runs a coroutine on the loop; does not wait for it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -74,7 +80,7 @@ class BackgroundLoop:
         Raises:
             ClientError: called on the loop itself (in a coroutine handler), which would wait for itself for ever.
         """
-        if threading.current_thread() is self._thread:
+        if self.is_current():
             coroutine.close()
             raise ClientError("a blocking call inside the event loop: use the Async class there")
         future = self.submit(coroutine)
@@ -242,7 +248,7 @@ class PushConsumer(_Facade):
     ) -> None:
         self._async = AsyncPushConsumer(group, namesrv_addr, config=config, **options)
         self._started = False
-        self._closed = threading.Event()
+        self._end: queue.SimpleQueue[None] = queue.SimpleQueue()  # a signal's handler may put into it at any point
         super().__init__(self._async)
 
     @property
@@ -309,19 +315,38 @@ class PushConsumer(_Facade):
 
     def close(self) -> None:
         """As ``AsyncPushConsumer.close``; ends ``run_forever``."""
-        super().close()
-        self._closed.set()
+        loop = background_loop()
+        if loop.is_current():  # a coroutine handler
+            self._async.stop_handing_out()
+            loop.submit(self._async.close())
+        else:
+            super().close()
+        self._end.put(None)
 
     def run_forever(self) -> None:
-        """Starts if need be, and consumes until Ctrl-C or until another thread calls ``close``; then closes."""
-        try:
-            if not self._started:
-                self.start()
-            self._closed.wait()
-        except KeyboardInterrupt:
-            pass
-        finally:
-            self.close()
+        """Starts unless started, consumes until SIGTERM, Ctrl-C or ``close``, then closes.
+
+        A second signal ends the process at once (exit code 130). Signals are seen in the main thread only, and a signal
+        that the program handles itself is left to it.
+        """
+        asked = False
+
+        def stop() -> None:
+            nonlocal asked
+            if asked:
+                force_exit()
+            asked = True
+            self._end.put(None)
+
+        with on_stop_signals(stop):
+            try:
+                if not self._started:
+                    self.start()
+                wait_for_item(self._end)
+            except KeyboardInterrupt:  # the program handles signals itself
+                pass
+            finally:
+                self.close()
 
 
 class PullConsumer(_Facade):
@@ -408,6 +433,12 @@ class PullConsumer(_Facade):
         self._run(self._async.commit())
 
     def __iter__(self) -> Iterator[MessageExt]:
-        """Messages of the assigned queues for ever."""
-        while True:
-            yield from self.poll(timeout_s=5.0)
+        """Messages of the assigned queues until another thread calls ``close``."""
+        while self._async.is_running:
+            try:
+                messages = self.poll(timeout_s=5.0)
+            except ClientError:
+                if self._async.is_running:
+                    raise
+                return
+            yield from messages

@@ -13,7 +13,6 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import msgspec
@@ -42,6 +41,7 @@ from .attempt import Send
 from .intercept import SendChain
 from .producer import AsyncProducer
 from .sending import check_body, compress_large, encode_json, property_text
+from .threads import DaemonThreadExecutor
 from .values import Serializer
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class AsyncTransactionProducer(AsyncProducer):
         self._transaction_topics = tuple(topics)
         self._checks = 0
         self._checking = asyncio.Semaphore(CHECKS_AT_ONCE)
-        self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix=f"rmq-{group}")
+        self._pool = DaemonThreadExecutor(MAX_THREADS, f"rmq-{group}")
         self._instance.processors[RequestCode.CHECK_TRANSACTION_STATE] = self._check_requested
 
     def _intercept(self, interceptors: Sequence[object]) -> None:

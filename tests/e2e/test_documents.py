@@ -51,14 +51,10 @@ class Around:
 
 
 AROUND = {
-    "consumer.run_forever()": Around(prints='paid {"id": 7}', goes_on=True),
+    "\nconsumer.run_forever()": Around(prints='paid {"id": 7}', goes_on=True),
     "async def main():\n    async with AsyncProducer": Around(prints="SEND_OK "),
-    "if not ready(message.text())": Around(
-        before=PAID + "ready = lambda text: print('got', text, flush=True) or True",
-        prints="got ",
-        goes_on=True,
-        killed=True,
-    ),
+    "    await consumer.run_forever()": Around(before=PAID, prints="got ", goes_on=True),
+    "with stop_signals()": Around(before=PAID, prints="got ", goes_on=True),
     "consumer.fetch_subscribe_message_queues": Around(before=PAID, prints="queue 0 of orders"),
     "with Admin(": Around(prints="TopicRouteData("),
     "recall_handle)  # returns": Around(

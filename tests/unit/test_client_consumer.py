@@ -836,7 +836,7 @@ async def test_close_does_not_block_the_loop_for_a_thread_that_a_broker_asked_fo
             asked = asyncio.create_task(fake.broker.ask(consumer.client_id, "G", command))
             await until(began.is_set)
             closing = asyncio.create_task(consumer.close())
-            await until(lambda: consumer.service._stopping)
+            await until(lambda: consumer.service.stopping)
             await until(lambda: consumer.service._pool is None or consumer.service._pool._shutdown)
             go_on.set()
             await closing

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
@@ -84,6 +85,8 @@ class FakeBroker:
             RequestCode.RECALL_MESSAGE: lambda _connection, command: response(command),
             RequestCode.END_TRANSACTION: lambda _connection, _command: None,
             RequestCode.SEND_REPLY_MESSAGE_V2: lambda _connection, command: response(command),
+            RequestCode.POP_MESSAGE: lambda _connection, command: response(command, ResponseCode.POLLING_TIMEOUT),
+            RequestCode.NOTIFICATION: lambda _connection, _command: None,  # held for ever
             RequestCode.LOCK_BATCH_MQ: self._lock,
             RequestCode.UNLOCK_BATCH_MQ: self._unlock,
             RequestCode.UPDATE_AND_CREATE_TOPIC: lambda _connection, command: response(command),
@@ -392,6 +395,29 @@ async def cluster(*names: str) -> AsyncIterator[FakeCluster]:
         await fake.name_server.stop()
         for broker in fake.brokers:
             await broker.stop()
+
+
+@contextmanager
+def threaded_cluster() -> Iterator[FakeCluster]:
+    """A running ``FakeCluster`` on an event loop of its own thread, for tests without one."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, loop).result(10)
+
+    fake = FakeCluster()
+    run(fake.broker.start())
+    run(fake.name_server.start())
+    try:
+        yield fake
+    finally:
+        run(fake.name_server.stop())
+        run(fake.broker.stop())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def backs(broker: FakeBroker) -> list[ConsumerSendMsgBackRequestHeader]:

@@ -130,7 +130,7 @@ async def test_locks_are_renewed_while_close_waits_for_handlers(monkeypatch: pyt
             fake.broker.put("T", 0, b"x")
             await until(lambda: member.began == ["x"])
             closing = asyncio.create_task(member.consumer.close())
-            await until(lambda: member.consumer.service._stopping)
+            await until(lambda: member.consumer.service.stopping)
             locks = len(fake.broker.of(RequestCode.LOCK_BATCH_MQ))
             try:
                 await until(lambda: len(fake.broker.of(RequestCode.LOCK_BATCH_MQ)) > locks + 3)

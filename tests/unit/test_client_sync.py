@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
-from test_client_fakes import FakeCluster
+from test_client_fakes import FakeCluster, threaded_cluster
 
 import rmq_redis
 from rmq_redis import Admin, Message, MessageExt, Producer, PullConsumer, PushConsumer
@@ -21,27 +20,8 @@ FIRST = "CONSUME_FROM_FIRST_OFFSET"
 
 @pytest.fixture
 def fake() -> Iterator[FakeCluster]:
-    """A fake cluster on an event loop of its own thread."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-
-    async def start() -> FakeCluster:
-        started = FakeCluster()
-        await started.broker.start()
-        await started.name_server.start()
-        return started
-
-    async def stop(running: FakeCluster) -> None:
-        await running.name_server.stop()
-        await running.broker.stop()
-
-    running = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
-    yield running
-    asyncio.run_coroutine_threadsafe(stop(running), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    with threaded_cluster() as running:
+        yield running
 
 
 def test_produce_and_consume(fake: FakeCluster) -> None:
