@@ -92,6 +92,10 @@ class BrokerConfig:
     transaction_check_max_interval_s: float = setting(240.0, "seconds between two questions at most")
     transaction_check_max: int = setting(15, "questions after which it goes to TRANS_CHECK_MAX_TIME_TOPIC")
     reject_transaction_message: bool = setting(False, "refuse transactional messages (code 16)")
+    recall_absent_succeeds: bool = setting(False, "recalling an absent message succeeds, as with Apache's broker")
+    pop_order_redeliver_acknowledged: bool = setting(
+        False, "POP in order redelivers all from the first unacknowledged message on, as Apache's broker does"
+    )
     store_reply_message_enable: bool = setting(False, "keep replies (request-reply) in the reply topic, too")
     file_reserved_time_h: float = setting(72.0, "hours after which messages are removed; 0: never")
     topic_max_msg_nums: int = setting(0, "messages that a topic keeps in this broker group; 0: no limit")

@@ -198,7 +198,7 @@ class Broker:
             transactions,
         )
         self._send_backs = SendBackProcessor(self._topics, self._queue_store, schedule, store_host)
-        self._recalls = RecallProcessor(config.broker_name, self._topics, schedule)
+        self._recalls = RecallProcessor(config, self._topics, schedule)
         replies = ReplyProcessor(config, self._topics, self._queue_store, self._clients, self.address)
         pop_store = PopStore(self._queue_store)
         revive = PopReviveService(pop_store, self._topics, self._queue_store, store_host)

@@ -1,8 +1,9 @@
 """POPs in order: of a queue a group has at most one batch out, until all of it is acknowledged or its time is over.
 
 Source: RocketMQ 5.3 ``ConsumerOrderInfoManager``, ``PopMessageProcessor``, ``AckMessageProcessor.ackOrderly``,
-``ChangeInvisibleTimeProcessor``. There what was acknowledged behind the first that was not comes again, too, and new
-messages with it; here only what was not acknowledged. There nothing counts the tries but a proxy; here after the
+``ChangeInvisibleTimeProcessor``. There a redelivery begins at the first message that was not acknowledged and includes
+the acknowledged ones behind it, and new messages; here only those that were not acknowledged, unless
+``pop_order_redeliver_acknowledged`` asks for Apache's way. There nothing counts the tries but a proxy; here after the
 group's ``retryMaxTimes`` a message goes to the dead letters, as other popped ones do.
 """
 
@@ -157,7 +158,7 @@ class PopOrder:
         reads = await asyncio.gather(
             *(
                 self._queue_store.read_records(queue, position, request.scan_nums(queue))
-                if batch is None
+                if batch is None or self._config.pop_order_redeliver_acknowledged
                 else self._read(queue, batch.messages[: request.max_nums])
                 for (queue, position), batch in zip(chosen, batches, strict=True)
             )
@@ -174,16 +175,24 @@ class PopOrder:
                     steps.append(_first_step(request, queue, wanted, end, pop_ms))
                     found.append(wanted)
                 continue
-            dead = self._dead(request.group, batch.messages[: request.max_nums])
+            dead = self._dead(request.group, batch.messages[: request.max_nums]).intersection(offsets)
             if dead:
                 dead_letters = dead_letters or await self._dead_letters(request.group)
                 if dead_letters is None:
                     dead = set()  # tried once more
             alive = [(o, r) for o, r in zip(offsets, records, strict=True) if o not in dead]
             wanted, looked_at = room.choose(request, queue, [o for o, _ in alive], [r for _, r in alive], screen)
-            left = {offset for offset, _ in alive[looked_at:]}
-            letters = {offset: record for offset, record in zip(offsets, records, strict=True) if offset in dead}
-            step = self._next_step(request, queue, batch, pop_ms, wanted, left, letters)
+            left = [offset for offset, _ in alive[looked_at:]]
+            letters = [
+                self._letter(request.group, queue, offset, record, batch)
+                for offset, record in zip(offsets, records, strict=True)
+                if offset in dead
+            ]
+            if self._config.pop_order_redeliver_acknowledged:
+                end = left[0] if left else offsets[-1] + 1 if offsets else max(queue.min_offset, position)
+                step = _step_from_first(request, queue, batch, pop_ms, wanted, end, letters)
+            else:
+                step = _next_step(request, queue, batch, pop_ms, wanted, set(left), letters)
             if step.given or step.ended:  # else other queues have filled the answer
                 steps.append(step)
                 found.append(wanted)
@@ -213,37 +222,9 @@ class PopOrder:
             logger.error("group %s: messages cannot go to the dead letters now: %s", group, error)
             return None
 
-    def _next_step(
-        self,
-        request: PopRequest,
-        queue: Queue,
-        batch: Batch,
-        pop_ms: int,
-        wanted: dict[int, bytes],
-        left: set[int],
-        dead: dict[int, bytes],
-    ) -> Step:
-        """A batch whose time is over: some of it is given out once more, the rest waits or has ended."""
-        asked = {message.queue_offset for message in batch.messages[: request.max_nums]}
-        messages: list[Given] = []
-        ended: list[int] = []
-        letters: list[bytes] = []
-        for message in batch.messages:
-            offset = message.queue_offset
-            if offset in wanted:
-                messages.append(Given(offset, pop_ms + request.invisible_ms, message.times + 1))
-            elif offset in left or offset not in asked:
-                messages.append(Given(offset, 0, message.times))
-            else:  # removed by retention, not wanted by its filter any more, or dead
-                ended.append(offset)
-                if offset in dead:
-                    letters.append(self._letter(request.group, queue, offset, dead[offset], message.times))
-        new = Batch(batch.next_offset, pop_ms, request.attempt, tuple(messages)) if messages else None
-        first = batch.next_offset if new is None else new.first_offset
-        return Step(queue, batch, new, first, batch.next_offset, list(wanted), ended, letters)
-
-    def _letter(self, group: str, queue: Queue, offset: int, record: bytes, times: int) -> bytes:
+    def _letter(self, group: str, queue: Queue, offset: int, record: bytes, batch: Batch) -> bytes:
         """The record of a dead letter; its reconsumeTimes count the tries, as of every dead letter."""
+        times = next(message.times for message in batch.messages if message.queue_offset == offset)
         message = decode_records(bytes(deliver(queue, [record], [offset])), decompress=False)[0]
         topic = f"{DLQ_PREFIX}{group}"
         tried = msgspec.structs.replace(message, reconsume_times=times - 1)
@@ -358,3 +339,54 @@ def _first_step(request: PopRequest, queue: Queue, wanted: dict[int, bytes], end
     messages = tuple(Given(offset, pop_ms + request.invisible_ms, 1) for offset in wanted)
     batch = Batch(end, pop_ms, request.attempt, messages)
     return Step(queue, None, batch, batch.first_offset, end, list(wanted))
+
+
+def _next_step(
+    request: PopRequest,
+    queue: Queue,
+    batch: Batch,
+    pop_ms: int,
+    wanted: dict[int, bytes],
+    left: set[int],
+    letters: Sequence[bytes],
+) -> Step:
+    """A batch whose time is over: some of it is given out once more, the rest waits or has ended."""
+    asked = {message.queue_offset for message in batch.messages[: request.max_nums]}
+    messages: list[Given] = []
+    ended: list[int] = []
+    for message in batch.messages:
+        offset = message.queue_offset
+        if offset in wanted:
+            messages.append(Given(offset, pop_ms + request.invisible_ms, message.times + 1))
+        elif offset in left or offset not in asked:
+            messages.append(Given(offset, 0, message.times))
+        else:  # removed by retention, rejected by a new filter, or dead
+            ended.append(offset)
+    new = Batch(batch.next_offset, pop_ms, request.attempt, tuple(messages)) if messages else None
+    first = batch.next_offset if new is None else new.first_offset
+    return Step(queue, batch, new, first, batch.next_offset, list(wanted), ended, letters)
+
+
+def _step_from_first(
+    request: PopRequest,
+    queue: Queue,
+    batch: Batch,
+    pop_ms: int,
+    wanted: dict[int, bytes],
+    end: int,
+    letters: Sequence[bytes],
+) -> Step:
+    """A batch whose time is over, Apache's way: everything from its first message on is given out once more.
+
+    Args:
+        wanted: messages from the batch's first offset on: those of the batch, acknowledged ones among them, new ones.
+        end: where the group goes on behind them. What the batch has behind it is read from there later.
+    """
+    if not wanted and not letters and end == batch.first_offset:  # other queues have filled the answer
+        return Step(queue, batch, batch, batch.first_offset, batch.next_offset)
+    times = dict.fromkeys(range(batch.first_offset, batch.next_offset), 1)  # an acknowledged one was given out once
+    times |= {message.queue_offset: message.times for message in batch.messages}
+    messages = tuple(Given(offset, pop_ms + request.invisible_ms, times.get(offset, 0) + 1) for offset in wanted)
+    new = Batch(end, pop_ms, request.attempt, messages) if messages else None
+    ended = [message.queue_offset for message in batch.messages if message.queue_offset not in wanted]
+    return Step(queue, batch, new, end if new is None else new.first_offset, end, list(wanted), ended, letters)

@@ -1,7 +1,8 @@
 """RECALL_MESSAGE (370): takes a message that waits for its time away before it is due.
 
 Source: RocketMQ 5.3 ``RecallMessageProcessor``. There a recall is a mark that takes effect when the message is due, and
-always succeeds; here the message is taken away at once, so an answer of SUCCESS means that nobody will get it.
+always succeeds; here the message is taken away at once, so an answer of SUCCESS means that nobody will get it. With
+``recall_absent_succeeds`` a message that is absent is answered with SUCCESS, too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 
 from ..codes import RequestCode, ResponseCode
+from ..config import BrokerConfig
 from ..errors import RemoteProtocolError, ResponseError, ServiceNotAvailableError, TopicNotExistError
 from ..protocol.command import RemotingCommand, response
 from ..protocol.header import RecallMessageRequestHeader, RecallMessageResponseHeader
@@ -22,8 +24,9 @@ from .topics import TopicTable
 class RecallProcessor:
     """Recalls messages. ``refuse`` as in ``SendProcessor``."""
 
-    def __init__(self, broker_name: str, topics: TopicTable, schedule: ScheduleService) -> None:
-        self._broker_name = broker_name
+    def __init__(self, config: BrokerConfig, topics: TopicTable, schedule: ScheduleService) -> None:
+        self._broker_name = config.broker_name
+        self._absent_succeeds = config.recall_absent_succeeds
         self._topics = topics
         self._schedule = schedule
         self.refuse: str | None = None
@@ -51,7 +54,8 @@ class RecallProcessor:
         now_ms = int(time.time() * 1000)
         if handle.deliver_ms <= now_ms:
             raise _illegal(f"recall failed, timestamp invalid: due since {now_ms - handle.deliver_ms} ms")
-        if not await self._schedule.recall(handle.topic, handle.unique_key):
+        recalled = await self._schedule.recall(handle.topic, handle.unique_key)
+        if not recalled and not self._absent_succeeds:
             raise _illegal(
                 f"recall failed, no message {handle.unique_key} of topic {handle.topic!r} waits: it was recalled before"
             )

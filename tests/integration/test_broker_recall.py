@@ -122,3 +122,16 @@ async def test_a_recall_that_no_replica_confirms_says_so(start_broker: StartBrok
     handle = answer.header(SendMessageResponseHeader).recall_handle or ""
     assert (await client.ask(recall("T", handle))).code == 11
     assert (await client.ask(recall("T", handle))).code == 604
+
+
+async def test_absent_message_is_recalled_with_success_where_that_is_set(
+    start_broker: StartBroker, connect: Connect
+) -> None:
+    client = connect(await start_broker(recall_absent_succeeds=True))
+    handle = await schedule(client, "T", "UNIQ_KEY\x01A1\x02DELAY\x0118\x02")
+    for _ in range(2):
+        answer = await client.ok(recall("T", handle))
+        assert answer.header(RecallMessageResponseHeader).msg_id == "A1"
+    due_ms = int(time.time() * 1000) + HOUR_MS
+    await client.ok(recall("T", handle_of("T", "broker-a", due_ms, "never-sent")))
+    assert (await client.ask(recall("T", handle_of("T", "broker-a", 5, "never-sent")))).code == 604
