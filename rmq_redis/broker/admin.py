@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import functools
 import time
@@ -11,14 +10,13 @@ from typing import Any
 
 import msgspec
 
-from ..codes import CURRENT_VERSION, RequestCode, ResponseCode
+from ..codes import RequestCode, ResponseCode
 from ..config import BrokerConfig
 from ..errors import (
     ConsumerNotOnlineError,
     InvalidParameterError,
     NoPermissionError,
     ResponseError,
-    StoreError,
     SubscriptionGroupNotExistError,
     TopicNotExistError,
 )
@@ -48,12 +46,9 @@ from ..store.offset_store import OffsetStore
 from ..store.queue_store import QueueStore
 from .client_manage import ClientManager, Member
 from .consumer_admin import language_name
-from .pull import PullProcessor
-from .rates import Rates, RateSampler
 from .retention import RetentionPolicy, RetentionService, retention_policy
+from .statistics import BrokerStatistics
 from .topics import Topic, TopicTable
-
-_STORE_ANSWER_S = 0.5
 
 
 class AdminProcessor:
@@ -67,8 +62,8 @@ class AdminProcessor:
         queue_store: QueueStore,
         offsets: OffsetStore,
         clients: ClientManager,
-        pulls: PullProcessor,
         retention: RetentionService,
+        statistics: BrokerStatistics,
     ) -> None:
         self._config = config
         self._broker_addr = broker_addr
@@ -76,12 +71,8 @@ class AdminProcessor:
         self._queue_store = queue_store
         self._offsets = offsets
         self._clients = clients
-        self._pulls = pulls
         self._retention = retention
-        self._boot_ms = int(time.time() * 1000)
-        self._puts = Rates(lambda: queue_store.put_total)
-        self._gets = Rates(lambda: pulls.get_total)
-        self.sampler = RateSampler(self._puts, self._gets)
+        self._statistics = statistics
 
     def processors(self) -> dict[int, Processor]:
         return {
@@ -105,7 +96,6 @@ class AdminProcessor:
             RequestCode.QUERY_TOPICS_BY_CONSUMER: self._topics_of_group,
             RequestCode.GET_SYSTEM_TOPIC_LIST_FROM_BROKER: self._system_topics,
             RequestCode.GET_ALL_CONSUMER_OFFSET: self._all_offsets,
-            RequestCode.GET_BROKER_RUNTIME_INFO: self._runtime_info,
             RequestCode.DELETE_EXPIRED_COMMITLOG: self._remove_expired,
             RequestCode.CLEAN_EXPIRED_CONSUMEQUEUE: self._remove_expired,
             RequestCode.GET_BROKER_CONFIG: self._get_config,
@@ -152,6 +142,7 @@ class AdminProcessor:
         topic = command.header(TopicRequestHeader).topic
         if not self._queue_store.reads_only:  # tools ask the slaves too; these follow their master
             await self._topics.delete(topic)
+            self._statistics.forget_topic(topic)
         return response(command)
 
     def _all_topics(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
@@ -187,6 +178,7 @@ class AdminProcessor:
         self._must_write()
         header = command.header(DeleteSubscriptionGroupRequestHeader)
         await self._topics.delete_group(header.group_name, clean_offsets=header.clean_offset)
+        self._statistics.forget_group(header.group_name)
         return response(command)
 
     def _all_groups(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
@@ -354,64 +346,6 @@ class AdminProcessor:
         table = {f"{topic}@{group}": queues for (group, topic), queues in self._offsets.table().items()}
         version = msgspec.to_builtins(self._topics.data_version)
         return response(command, body=dumps({"dataVersion": version, "offsetTable": table}))
-
-    async def _runtime_info(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        """What mqadmin shows, and some things of our own: among them what waits outside of the queues."""
-        keys = self._queue_store.keys
-        try:
-            async with asyncio.timeout(_STORE_ANSWER_S):  # a store that hangs is when somebody asks how we are
-                read = self._queue_store.current_read()
-                scheduled, half = await asyncio.gather(
-                    read.execute("ZCARD", keys.scheduled), read.execute("HLEN", keys.half)
-                )
-        except (StoreError, TimeoutError):
-            scheduled = half = -1
-        now_ms = int(time.time() * 1000)
-        zero = (
-            "sendThreadPoolQueueSize pullThreadPoolQueueSize ackThreadPoolQueueSize "
-            "sendThreadPoolQueueHeadWaitTimeMills "
-            "pullThreadPoolQueueHeadWaitTimeMills ackThreadPoolQueueHeadWaitTimeMills pageCacheLockTimeMills "
-            "earliestMessageTimeStamp timerReadBehind timerOffsetBehind timerCongestNum "
-            "dispatchBehindBytes remainHowManyDataToFlush commitLogMinOffset"
-        )
-        table = dict.fromkeys(zero.split(), "0") | {
-            "brokerVersionDesc": "V5_3_3",
-            "brokerVersion": str(CURRENT_VERSION),
-            "brokerActive": "false" if self._pulls.stopping else "true",
-            "bootTimestamp": str(self._boot_ms),
-            "runtime": f"[ {(now_ms - self._boot_ms) // 1000} seconds ]",
-            "putTps": " ".join(f"{average:.2f}" for average in self._puts.averages()),
-            "getTransferredTps": " ".join(f"{average:.2f}" for average in self._gets.averages()),
-            "timerEnqueueTps": "0.0",
-            "timerDequeueTps": "0.0",
-            "commitLogDiskRatio": "0.0",
-            "consumeQueueDiskRatio": "0.0",
-            "startAcceptSendRequestTimeStamp": str(self._boot_ms),
-            "msgPutTotalYesterdayMorning": str(self._puts.yesterday_morning),
-            "msgPutTotalTodayMorning": str(self._puts.today_morning),
-            "msgGetTotalYesterdayMorning": str(self._gets.yesterday_morning),
-            "msgGetTotalTodayMorning": str(self._gets.today_morning),
-            "msgPutTotalTodayNow": str(self._queue_store.put_total),
-            "msgGetTotalTodayNow": str(self._pulls.get_total),
-            "heldPulls": str(self._pulls.hold.count),
-            "pendingAppendBytes": str(self._queue_store.pending_bytes),
-            "sendThreadPoolQueueSize": str(self._queue_store.window.held),
-            "sendThreadPoolQueueHeadWaitTimeMills": str(self._queue_store.window.head_wait_ms),
-            "epoch": str(self._queue_store.epoch),
-            "scheduledMessages": str(scheduled),
-            "undecidedTransactions": str(half),
-        }
-        memory = self._retention.memory
-        if memory is not None:  # a slave does not look
-            max_bytes = self._retention.max_bytes
-            table |= {
-                "commitLogDiskRatio": f"{memory.used_bytes / max_bytes:.4f}" if max_bytes else "0.0",
-                "storeUsedBytes": str(memory.used_bytes),
-                "storeMaxBytes": str(max_bytes),
-                "storeFull": "true" if self._queue_store.full else "false",
-                "earliestMessageTimeStamp": str(self._retention.oldest_ms()),
-            }
-        return response(command, body=dumps({"table": table}))
 
     def _remove_expired(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         self._retention.look_now()  # at a slave nobody looks: it follows its master

@@ -48,9 +48,12 @@ from .recall import RecallProcessor
 from .registration import Registration
 from .reply import ReplyProcessor
 from .retention import RetentionService, check_settings
+from .runtime_info import RuntimeInfoProcessor
 from .schedule import ScheduleService
 from .send import SendProcessor
 from .send_back import SendBackProcessor
+from .statistics import BrokerStatistics
+from .statistics_admin import StatisticsProcessor
 from .topics import TopicTable
 from .transaction import TransactionService
 
@@ -144,7 +147,10 @@ class Broker:
         )
         self._locks = LockStore(self._queue_store, config.lock_expiry_s)
         self._clients = ClientManager(config, self._topics, self._locks)
-        self._pulls = PullProcessor(config, self._topics, self._queue_store, self._offsets, self._clients)
+        self._statistics = BrokerStatistics(config.cluster_name, self._topics, self._queue_store)
+        self._pulls = PullProcessor(
+            config, self._topics, self._queue_store, self._offsets, self._clients, self._statistics
+        )
         self._server: RemotingServer | None = None
         self._leadership: Leadership | None = None
         self._master_services: tuple[MasterService, ...] = ()
@@ -197,7 +203,7 @@ class Broker:
             schedule,
             transactions,
         )
-        self._send_backs = SendBackProcessor(self._topics, self._queue_store, schedule, store_host)
+        self._send_backs = SendBackProcessor(self._topics, self._queue_store, schedule, store_host, self._statistics)
         self._recalls = RecallProcessor(config, self._topics, schedule)
         replies = ReplyProcessor(config, self._topics, self._queue_store, self._clients, self.address)
         pop_store = PopStore(self._queue_store)
@@ -207,9 +213,9 @@ class Broker:
             config, self._topics, self._queue_store, self._batches, pop_hold, store_host, revive.hidden_until
         )
         self._pops = PopProcessor(
-            config, self._topics, self._queue_store, self._offsets, pop_store, revive, order, pop_hold
+            config, self._topics, self._queue_store, self._offsets, pop_store, revive, order, pop_hold, self._statistics
         )
-        acks = PopAckProcessor(self._topics, pop_store, revive, order)
+        acks = PopAckProcessor(self._topics, pop_store, revive, order, self._statistics)
         assignments = AssignmentProcessor(self._topics, self._configs, self._clients, self._topic_route)
         self._master_services = (schedule, transactions, revive, order, self._retention)
         self._writers = (
@@ -230,8 +236,11 @@ class Broker:
             self._queue_store,
             self._offsets,
             self._clients,
-            self._pulls,
             self._retention,
+            self._statistics,
+        )
+        runtime_info = RuntimeInfoProcessor(
+            config, self._topics, self._queue_store, self._pulls, self._retention, self._statistics
         )
         processors = processors_of(
             self._sends,
@@ -248,8 +257,10 @@ class Broker:
             OffsetProcessor(config, self._topics, self._queue_store, self._offsets),
             ConsumerAdminProcessor(config, self._topics, self._queue_store, self._offsets, self._clients, self._pulls),
             admin,
+            runtime_info,
+            StatisticsProcessor(self._queue_store, self._statistics),
         )
-        self._sampler = admin.sampler
+        self._sampler = runtime_info.sampler
         self._sampler.start()
         self._pulls.hold.start()
         self._clients.start()
@@ -274,7 +285,7 @@ class Broker:
         self._registration.start()
         await self._registration.register_now(_REGISTER_WAIT_S)  # who sees the broker start may ask for routes at once
         self._plugins.start(
-            lambda: {"connections": len(server.connections), "messages_delivered_total": self._pulls.get_total}
+            lambda: {"connections": len(server.connections), "messages_delivered_total": self._statistics.gets.nums}
         )
         logger.info(
             "broker %s id %d: serving at %s, epoch %d",

@@ -52,6 +52,7 @@ from .pop_hold import PopHold, Waiter
 from .pop_order import PopOrder
 from .pop_revive import PopReviveService
 from .pop_take import PopRequest, Room, Screen, Taken, next_after
+from .statistics import BrokerStatistics
 from .subscription import message_filter
 from .topics import TopicTable
 
@@ -78,6 +79,7 @@ class PopProcessor:
         revive: PopReviveService,
         order: PopOrder,
         hold: PopHold,
+        statistics: BrokerStatistics,
     ) -> None:
         self._config = config
         self._topics = topics
@@ -86,6 +88,7 @@ class PopProcessor:
         self._store = store
         self._revive = revive
         self._order = order
+        self._statistics = statistics
         self._batches = order.batches
         self._loop = asyncio.get_running_loop()
         self._busy: set[tuple[str, Queue]] = set()
@@ -93,8 +96,6 @@ class PopProcessor:
         self.hold = hold
         self.stopping = False
         self.screen: Screen | None = None
-        self.get_total = 0
-        """Messages handed out since start."""
         self.refuse: str | None = None
 
     def processors(self) -> dict[int, Processor]:
@@ -141,6 +142,7 @@ class PopProcessor:
                 continue  # all that it looked at was filtered out
             code = await self._wait(Waiter(connection, request.group, request.topics, request.queue_id), deadline)
             if code is not None:
+                self._statistics.miss_total += 1
                 return response(command, code, remark=code.name)
         self._pass_on(request)  # what it may have been woken for
         return response(command, ResponseCode.POLLING_TIMEOUT)
@@ -326,8 +328,10 @@ class PopProcessor:
     def _answer(
         self, command: RemotingCommand, request: PopRequest, taken: list[Taken], pop_ms: int
     ) -> RemotingCommand:
+        for item in taken:
+            size = sum(map(len, item.records))
+            self._statistics.popped(request.group, item.queue, len(item.records), size)
         if request.order:
-            self.get_total += sum(len(item.records) for item in taken)
             return self._order.answer(command, request, taken, self._rest(request))
         starts: list[tuple[str, int, Sequence[int]]] = []
         found: list[tuple[str, int, Sequence[int]]] = []
@@ -342,7 +346,6 @@ class PopProcessor:
                     body += self._renamed(request, item, offset, record, pop_ms)
             else:
                 body += deliver(item.queue, item.records, item.offsets)
-            self.get_total += len(item.records)
         header = PopMessageResponseHeader(
             pop_ms, request.invisible_ms, _REVIVE_QID, self._rest(request), offset_info(starts), offset_info(found)
         )

@@ -25,6 +25,7 @@ from ..store.queue import Queue
 from .pop import MAX_INVISIBLE_MS
 from .pop_order import PopOrder
 from .pop_revive import PopReviveService
+from .statistics import BrokerStatistics
 from .topics import TopicTable
 
 
@@ -35,11 +36,19 @@ class PopAckProcessor:
     answer may repeat its request. One that came too late changes nothing: the message is delivered again.
     """
 
-    def __init__(self, topics: TopicTable, store: PopStore, revive: PopReviveService, order: PopOrder) -> None:
+    def __init__(
+        self,
+        topics: TopicTable,
+        store: PopStore,
+        revive: PopReviveService,
+        order: PopOrder,
+        statistics: BrokerStatistics,
+    ) -> None:
         self._topics = topics
         self._store = store
         self._revive = revive
         self._order = order
+        self._statistics = statistics
         self.refuse: str | None = None
 
     def processors(self) -> dict[int, Processor]:
@@ -78,24 +87,28 @@ class PopAckProcessor:
         queue = self._queue(header.topic, header.queue_id, header.offset)
         if handle.order:
             await self._order.ack(header.consumer_group, queue, handle.pop_time_ms, [header.offset])
-            return response(command)
-        await self._store.ack(
-            Hidden(header.consumer_group, header.topic, header.queue_id, header.offset, handle.visible_ms), queue
-        )
+        else:
+            await self._store.ack(
+                Hidden(header.consumer_group, header.topic, header.queue_id, header.offset, handle.visible_ms), queue
+            )
+        self._statistics.acknowledged(header.consumer_group, header.topic, 1)
         return response(command)
 
     async def _ack_batch(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         """Acknowledges what is there; the others of the batch are gone anyhow."""
         self._check_role()
         answers: list[Awaitable[object]] = []
+        counts: list[tuple[str, str, int]] = []
         for ack in decode_batch_acks(command.body):
             topic = real_topic(ack.group, ack.topic, ack.mark)
             in_order: list[int] = []
+            there = 0
             for offset in ack.offsets:
                 try:
                     queue = self._queue(topic, ack.queue_id, offset)
                 except NoMessageError:
                     continue
+                there += 1
                 if ack.revive_qid == ORDER_REVIVE_QID:
                     in_order.append(offset)
                     continue
@@ -103,7 +116,10 @@ class PopAckProcessor:
                 answers.append(self._store.ack(hidden, queue))
             if in_order:
                 answers.append(self._order.ack(ack.group, queue, ack.pop_time_ms, in_order))
+            counts.append((ack.group, topic, there))
         await asyncio.gather(*answers)
+        for group, topic, nums in counts:
+            self._statistics.acknowledged(group, topic, nums)
         return response(command)
 
     async def _change(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:

@@ -28,6 +28,7 @@ from ..store.queue import Queue, deliver
 from ..store.queue_store import QueueStore
 from .client_manage import ClientManager
 from .pull_hold import HeldPull, PullHold
+from .statistics import BrokerStatistics
 from .subscription import TAG, MessageFilter, message_filter
 from .topics import TopicTable
 
@@ -60,19 +61,19 @@ class PullProcessor:
         queue_store: QueueStore,
         offsets: OffsetStore,
         clients: ClientManager,
+        statistics: BrokerStatistics,
     ) -> None:
         self._config = config
         self._topics = topics
         self._queue_store = queue_store
         self._offsets = offsets
         self._clients = clients
+        self._statistics = statistics
         self._loop = asyncio.get_running_loop()
         self._reset_answers: dict[tuple[tuple[str, str], int], int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.hold = PullHold(self._execute_held, config.max_held_pulls)
         self.stopping = False
-        self.get_total = 0
-        """Messages delivered since start."""
 
     def processors(self) -> dict[int, Processor]:
         return {RequestCode.PULL_MESSAGE: self._pull, RequestCode.LITE_PULL_MESSAGE: self._pull}
@@ -129,6 +130,7 @@ class PullProcessor:
             max_bytes,
             wanted,
             deadline_s,
+            header.consumer_group,
         )
         if self._queue_store.reads_only:
             self._start_on_slave(pull)
@@ -201,6 +203,7 @@ class PullProcessor:
         wanted = pull.max_msg_nums if pull.filter is None else max(pull.max_msg_nums, _MAX_SCAN_NUMS)
         count = queue.read_nums(wanted, pull.max_bytes)
         end = queue.max_offset
+        began_s = self._loop.time()
 
         def read(offsets: Sequence[int], records: list[bytes], error: StoreError | None) -> None:
             if pull.connection.closed:
@@ -210,7 +213,7 @@ class PullProcessor:
             elif not records:  # all of them were removed meanwhile; what came since then is behind them
                 self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, end)
             else:
-                self._deliver(pull, offsets, records)
+                self._deliver(pull, offsets, records, int((self._loop.time() - began_s) * 1000))
 
         self._queue_store.read(queue, pull.queue_offset, count, read)
 
@@ -225,8 +228,8 @@ class PullProcessor:
                 pull.deadline_s = 0.0
                 self._execute(pull)
 
-    def _deliver(self, pull: HeldPull, offsets: Sequence[int], records: list[bytes]) -> None:
-        """Sends the records that pass the filter, up to the pull's limits; at least one of them."""
+    def _deliver(self, pull: HeldPull, offsets: Sequence[int], records: list[bytes], ms: int = 0) -> None:
+        """Sends the records that pass the filter, up to the pull's limits; at least one. Reading them took ``ms``."""
         queue = pull.queue
         if pull.filter is not None:
             offsets, records, next_offset = self._filter(pull, offsets, records)
@@ -245,7 +248,7 @@ class PullProcessor:
                 offsets, records = offsets[:nums], records[:nums]
             next_offset = offsets[-1] + 1
         body = deliver(queue, records, offsets)
-        self.get_total += len(records)
+        self._statistics.delivered(pull.consumer_group, queue, len(records), len(body), ms)
         command = pull.command
         if command.serialize_type == 0 and not self._config.slave_read_enable:
             header = _FOUND % (queue.max_offset, queue.min_offset, next_offset, command.opaque)
@@ -271,6 +274,8 @@ class PullProcessor:
         return passed_offsets, passed, offsets[-1] + 1
 
     def _answer(self, pull: HeldPull, code: ResponseCode, next_offset: int, body: bytes = b"") -> None:
+        if code != ResponseCode.SUCCESS:
+            self._statistics.miss_total += 1
         broker_id = self._suggested(pull, next_offset, len(body)) if self._config.slave_read_enable else MASTER_ID
         header = PullMessageResponseHeader(broker_id, next_offset, pull.queue.min_offset, pull.queue.max_offset)
         pull.connection.write_command(response(pull.command, code, header, body, remark=_REMARKS[code]))

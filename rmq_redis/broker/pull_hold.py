@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from ..protocol.command import RemotingCommand
-from ..protocol.header import PullMessageRequestHeader
 from ..remoting.connection import Connection
 from ..store.queue import Queue
 from .subscription import MessageFilter
@@ -34,6 +33,7 @@ class HeldPull(msgspec.Struct, eq=False):
     max_bytes: int
     filter: MessageFilter | None
     deadline_s: float
+    consumer_group: str
 
 
 class PullHold:
@@ -100,8 +100,7 @@ class PullHold:
         taken: list[HeldPull] = []
         keep: list[HeldPull] = []
         for pull in queue.held:
-            is_of_group = pull.command.header(PullMessageRequestHeader).consumer_group == group
-            (taken if is_of_group else keep).append(pull)
+            (taken if pull.consumer_group == group else keep).append(pull)
         self._release(queue, keep)
         return [pull for pull in taken if not pull.connection.closed]
 

@@ -44,6 +44,10 @@ class Rates:
         ten, sixty, six_hundred = (self._average(now, total, window_s) for window_s in _WINDOWS_S)
         return ten, sixty, six_hundred
 
+    def text(self) -> str:
+        """The averages as tools read them: ``10.00 9.50 8.25``."""
+        return " ".join(f"{average:.2f}" for average in self.averages())
+
     def _average(self, now: float, total: int, window_s: float) -> float:
         began, before = self._samples[0]
         for at, value in self._samples:
@@ -54,10 +58,11 @@ class Rates:
 
 
 class RateSampler:
-    """Samples some rates on a timer of the event loop."""
+    """Samples some rates on a timer of the event loop, and calls ``also`` with every sample."""
 
-    def __init__(self, *rates: Rates) -> None:
+    def __init__(self, *rates: Rates, also: Callable[[], None]) -> None:
         self._rates = rates
+        self._also = also
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -66,6 +71,7 @@ class RateSampler:
     def _sample(self) -> None:
         for rates in self._rates:
             rates.sample()
+        self._also()
         self.start()
 
     def close(self) -> None:

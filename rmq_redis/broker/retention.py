@@ -289,6 +289,10 @@ class RetentionService:
         """Bytes of memory that each queue takes. Raises StoreError."""
         return await self._store.usage(queues)
 
+    async def learn_oldest(self, queue: Queue) -> None:
+        """Reads when the first message of a queue was stored, if nobody has yet. Raises StoreError."""
+        await self._store.oldest_ms(queue)
+
     def oldest_ms(self) -> int:
         """Store time of the oldest message of all that the last look saw; 0 when there is none."""
         times = [

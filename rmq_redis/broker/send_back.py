@@ -17,9 +17,7 @@ from ..errors import (
     StoreError,
     SubscriptionGroupNotExistError,
 )
-from ..model import (
-    MessageExt,
-)
+from ..model import PROPERTY_RETRY_TOPIC, MessageExt
 from ..protocol.body import SubscriptionGroupConfig
 from ..protocol.command import RemotingCommand, response
 from ..protocol.header import ConsumerSendMsgBackRequestHeader
@@ -30,6 +28,7 @@ from ..store.queue import Queue, deliver, split_physical_offset
 from ..store.queue_store import QueueStore
 from .redelivery import again
 from .schedule import ScheduleService, delay_of_level
+from .statistics import BrokerStatistics
 from .topics import TopicTable, max_reconsume_times, retry_topic
 
 _FIRST_RETRY_LEVEL = 3
@@ -39,12 +38,18 @@ class SendBackProcessor:
     """Takes back what consumers could not handle. ``refuse`` as in ``SendProcessor``."""
 
     def __init__(
-        self, topics: TopicTable, queue_store: QueueStore, schedule: ScheduleService, store_host: bytes
+        self,
+        topics: TopicTable,
+        queue_store: QueueStore,
+        schedule: ScheduleService,
+        store_host: bytes,
+        statistics: BrokerStatistics,
     ) -> None:
         self._topics = topics
         self._queue_store = queue_store
         self._schedule = schedule
         self._store_host = store_host
+        self._statistics = statistics
         self.refuse: str | None = None
 
     def processors(self) -> dict[int, Processor]:
@@ -68,6 +73,7 @@ class SendBackProcessor:
             if delay_ms is None:
                 delay_ms = delay_of_level(header.delay_level or _FIRST_RETRY_LEVEL + message.reconsume_times)
             await self._retry(group, message, int(time.time() * 1000) + delay_ms)
+        self._statistics.sent_back(header.group, message.properties.get(PROPERTY_RETRY_TOPIC) or message.topic)
         return response(command)
 
     async def _find(self, physical_offset: int) -> MessageExt:

@@ -44,6 +44,13 @@ class BrokerConsumeStatsRequestHeader(Header):
     is_order: bool = False
 
 
+class ViewBrokerStatsDataRequestHeader(Header):
+    """VIEW_BROKER_STATS_DATA: a statistic of RocketMQ's ``BrokerStatsManager`` and its key, such as ``topic@group``."""
+
+    stats_name: str
+    stats_key: str
+
+
 class QueryConsumeQueueRequestHeader(Header):
     topic: str
     queue_id: Int32

@@ -9,6 +9,7 @@ from ..errors import StoreError
 from ..model import MessageQueue
 from ..protocol.frame import MAX_FRAME_BYTES
 from ..protocol.message import OFFSETS, QUEUE_OFFSET_POSITION
+from .counters import Counter
 
 QUEUE_NUMBER_SHIFT = 40
 """physical offset = queue number << 40 | queue offset: an address that leads back to the message without an index."""
@@ -36,6 +37,7 @@ class Queue:
         size_hint: bytes of a large record of late; a read asks for what should fit.
         largest: bytes of the largest record there may be; a read never asks for more than ``MAX_READ_BYTES`` by it.
         held: pulls that wait for a message, kept by ``broker.pull_hold``.
+        puts: what was stored in it since this process knows it; None: nothing.
     """
 
     __slots__ = (
@@ -46,6 +48,7 @@ class Queue:
         "min_offset",
         "number",
         "oldest_ms",
+        "puts",
         "queue",
         "records",
         "size_hint",
@@ -64,6 +67,7 @@ class Queue:
         self.records: list[bytes] = []
         self.waiting: list[tuple[int, Appended, Any]] = []
         self.held: list[Any] = []
+        self.puts: Counter | None = None
 
     def read_nums(self, wanted: int, max_bytes: int) -> int:
         """How many of ``wanted`` records one read should ask for, to bring about ``max_bytes``; at least 1."""

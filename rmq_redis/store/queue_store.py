@@ -19,6 +19,7 @@ from ..protocol.message import store_timestamp_position
 from .append_window import AppendWindow
 from .confirm import Confirmation, ConfirmedReply
 from .connection import Arg, Store, StoreConnection
+from .counters import AppendTimes, Counter
 from .keys import GroupKeys
 from .locate import Locator, locator
 from .queue import Appended, Queue, entry_id, queue_offset_of
@@ -34,7 +35,8 @@ NO_LIMIT = 1 << 62
 NewRecords = Callable[["Queue", int, list[bytes]], None]
 ReadDone = Callable[[list[int], list[bytes], "StoreError | None"], None]
 _Batch = list[tuple["Queue", list[bytes], list[tuple[int, Appended, Any]]]]
-_Commit = tuple[_Batch, list[bytes], list[Arg]]
+_Commit = tuple[_Batch, list[bytes], list[Arg], float]
+"""(what is appended, keys, arguments, event-loop time at which it was handed over)"""
 
 
 def _nothing() -> None:
@@ -119,8 +121,9 @@ class QueueStore:
         """``put_bytes`` at which ``on_alarm`` is called, once."""
         self.on_alarm: Callable[[], None] = _nothing
         """Called when ``put_alarm`` is reached, or Redis says that it is out of memory."""
-        self.put_total = 0
-        """Records appended since start."""
+        self.puts = Counter()
+        """All records appended since start."""
+        self.append_times = AppendTimes()
         self.reads_only = reads_only
         """Whether this process does not know by itself how far queues and offsets reach: it is a slave, or not yet done
         with taking over. ``lead`` ends that."""
@@ -129,6 +132,11 @@ class QueueStore:
     def role(self) -> tuple[bytes, bool]:
         """Changes with every step from slave to master and back: what was asked for before it does not count after."""
         return self._epoch, self.reads_only
+
+    @property
+    def put_total(self) -> int:
+        """Records appended since start."""
+        return self.puts.nums
 
     @property
     def epoch(self) -> int:
@@ -342,14 +350,14 @@ class QueueStore:
             batch.append((queue, records, waiting))
         for _, records, _ in batch:
             args += records
-        self.window.offer((batch, keys, args))
+        self.window.offer((batch, keys, args, self._loop.time()))
 
     def _send(self, commit: _Commit) -> None:
-        batch, keys, args = commit
+        batch, keys, args, began_s = commit
 
         def committed(answer: Any, late: StoreError | None = None) -> None:
             self.window.answered()
-            self._committed(batch, answer, late)
+            self._committed(batch, answer, late, began_s)
 
         connection = self._writes.connection
         if connection is None or self._fenced:
@@ -358,7 +366,7 @@ class QueueStore:
         self.call_confirmed(connection, committed, "append", keys, args)
 
     def _refuse(self, commit: _Commit, error: StoreError) -> None:
-        self._committed(commit[0], error)
+        self._committed(commit[0], error, None, commit[3])
 
     def call_confirmed(
         self, connection: StoreConnection, reply: ConfirmedReply, name: str, keys: list[bytes], args: list[Arg]
@@ -374,9 +382,14 @@ class QueueStore:
         if self._confirmation is not None:
             await self._confirmation.wait()
 
-    def _committed(self, batch: _Batch, answer: Any, late: StoreError | None = None) -> None:
+    def _committed(self, batch: _Batch, answer: Any, late: StoreError | None, began_s: float) -> None:
         error = answer if isinstance(answer, StoreError) else None
-        if error is not None:
+        ms = int((self._loop.time() - began_s) * 1000)
+        times = sum(len(waiting) for _, _, waiting in batch)
+        if error is None:
+            self.append_times.add(ms, times)
+        else:
+            self.append_times.failed += times
             self.report(error)
         for index, (queue, records, waiting) in enumerate(batch):
             self.pending_bytes -= sum(map(len, records))
@@ -389,20 +402,31 @@ class QueueStore:
                 if error is None:
                     offset += count
             if error is None:
-                self.arrived(queue, first, records)
+                self.arrived(queue, first, records, ms, len(waiting))
 
-    def arrived(self, queue: Queue, first_offset: int, records: list[bytes]) -> None:
-        """Notes that Redis has new records of a queue, consecutive from ``first_offset`` on, and wakes who waits."""
+    def arrived(self, queue: Queue, first_offset: int, records: list[bytes], ms: int = 0, times: int = 1) -> None:
+        """Notes that Redis has new records of a queue, consecutive from ``first_offset`` on, and wakes who waits.
+
+        Args:
+            ms, times: for the statistics: how long it took, and how many appends it was.
+        """
         queue.max_offset = max(queue.max_offset, first_offset + len(records))
         largest = max(map(len, records))
         if largest > queue.size_hint or first_offset == 0:  # the queue's first: nothing in it is larger
             queue.size_hint = largest
         queue.largest = largest if first_offset == 0 else max(queue.largest, largest)
-        self.put_total += len(records)
+        self._count(queue, records, ms, times)
         try:
             self._on_new_records(queue, first_offset, records)
         except Exception:  # whoever waits for messages must not cost their senders the answers
             logger.exception("%s: waking those who wait for messages failed", queue.queue)
+
+    def _count(self, queue: Queue, records: list[bytes], ms: int, times: int) -> None:
+        size = sum(map(len, records))
+        if queue.puts is None:
+            queue.puts = Counter()
+        queue.puts.add(len(records), size, ms * times, times)
+        self.puts.add(len(records), size, ms * times, times)
 
     def report(self, error: StoreError) -> None:
         """Tells the broker, once per epoch, that it is fenced off; every time, that the store is full."""

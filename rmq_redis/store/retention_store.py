@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -10,10 +10,11 @@ from ..errors import StoreError
 from ..protocol.message import store_timestamp_position
 from .queue import Queue
 from .queue_store import QueueStore
+from .server_info import server_info
 
 _SAMPLES = 32
 _QUEUES_AT_ONCE = 100
-_NOT_COUNTED = b"mem_not_counted_for_evict"
+_NOT_COUNTED = "mem_not_counted_for_evict"
 
 
 class StoreMemory(msgspec.Struct, frozen=True):
@@ -23,11 +24,20 @@ class StoreMemory(msgspec.Struct, frozen=True):
         used_bytes: what counts against its ``maxmemory``.
         data_bytes: that without the buffers of its connections, which come and go.
         max_bytes: its ``maxmemory``; 0: none.
+        system_bytes: memory of its machine.
     """
 
     used_bytes: int
     data_bytes: int
     max_bytes: int
+    system_bytes: int = 0
+
+
+def memory_of(info: Mapping[str, str]) -> StoreMemory:
+    """The memory that INFO memory shows."""
+    used = int(info.get("used_memory", 0)) - int(info.get(_NOT_COUNTED, 0))
+    data = used - int(info.get("mem_clients_normal", 0))
+    return StoreMemory(used, data, int(info.get("maxmemory", 0)), int(info.get("total_system_memory", 0)))
 
 
 class RetentionStore:
@@ -81,7 +91,4 @@ class RetentionStore:
 
     async def memory(self) -> StoreMemory:
         """The server's memory now."""
-        answer = await self._store.current().execute("INFO", "memory")
-        fields = dict(line.split(b":", 1) for line in answer.splitlines() if b":" in line)
-        used = int(fields.get(b"used_memory", 0)) - int(fields.get(_NOT_COUNTED, 0))
-        return StoreMemory(used, used - int(fields.get(b"mem_clients_normal", 0)), int(fields.get(b"maxmemory", 0)))
+        return memory_of(await server_info(self._store.current(), "memory"))

@@ -1,0 +1,196 @@
+"""What this broker stored and delivered, per topic, queue and consumer group: the one place that counts it.
+
+Stored messages are counted at their queue (``Queue.puts``), deliveries here. Code 28, code 315 and metrics sinks read
+the same counters. Names and keys are those of RocketMQ 5.3 ``BrokerStatsManager``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from ..store.counters import Counter, Window, add_up
+from ..store.queue import Queue
+from ..store.queue_store import QueueStore
+from .topics import TopicTable
+
+GroupTopic = tuple[str, str]
+
+
+class Windows(NamedTuple):
+    """What a name and key of code 315 stand for, by field of ``Total``."""
+
+    field: str
+    windows: tuple[Window, Window, Window]
+
+
+class BrokerStatistics:
+    """Counters of one broker process; they start at 0 with it.
+
+    Attributes:
+        gets: all messages delivered, by pull and by POP; ``times`` are the requests that got at least one.
+        miss_total: requests that were answered without a message.
+        longest_get_ms: the longest read of a delivery.
+    """
+
+    def __init__(self, cluster_name: str, topics: TopicTable, queue_store: QueueStore) -> None:
+        self._cluster_name = cluster_name
+        self._topics = topics
+        self._queue_store = queue_store
+        self.gets = Counter()
+        self.miss_total = 0
+        self.longest_get_ms = 0
+        self._gets: dict[GroupTopic, dict[int, Counter]] = {}
+        self._acks: dict[GroupTopic, Counter] = {}
+        self._checkpoints: dict[GroupTopic, Counter] = {}
+        self._send_backs: dict[GroupTopic, Counter] = {}
+        self._readers = self._make_readers()
+
+    # --- counting ------------------------------------------------------------------------------------------------
+
+    def delivered(self, group: str, queue: Queue, nums: int, size: int, ms: int) -> None:
+        """A group got ``nums`` messages of ``size`` bytes from a queue, which took ``ms`` milliseconds to read."""
+        pair = (group, queue.queue.topic)
+        queues = self._gets.get(pair)
+        if queues is None:
+            queues = self._gets[pair] = {}
+        counter = queues.get(queue.queue.queue_id)
+        if counter is None:
+            counter = queues[queue.queue.queue_id] = Counter()
+        counter.add(nums, size, ms)
+        self.gets.add(nums, size, ms)
+        self.longest_get_ms = max(self.longest_get_ms, ms)
+
+    def popped(self, group: str, queue: Queue, nums: int, size: int) -> None:
+        """As ``delivered``, by POP."""
+        self.delivered(group, queue, nums, size, 0)
+        _count(self._checkpoints, (group, queue.queue.topic), 1)
+
+    def acknowledged(self, group: str, topic: str, nums: int) -> None:
+        """A group acknowledged popped messages."""
+        _count(self._acks, (group, topic), nums)
+
+    def sent_back(self, group: str, topic: str) -> None:
+        """A group gave back a message of a topic (CONSUMER_SEND_MSG_BACK)."""
+        _count(self._send_backs, (group, topic), 1)
+
+    def forget_topic(self, topic: str) -> None:
+        """Drops what was counted for a deleted topic; its queues go with it."""
+        self._forget(lambda pair: pair[1] == topic)
+
+    def forget_group(self, group: str) -> None:
+        """Drops what was counted for a deleted group."""
+        self._forget(lambda pair: pair[0] == group)
+
+    def _forget(self, is_gone: Callable[[GroupTopic], bool]) -> None:
+        for table in (self._gets, self._acks, self._checkpoints, self._send_backs):
+            for pair in [pair for pair in table if is_gone(pair)]:
+                del table[pair]
+
+    def forget_idle(self) -> None:
+        """Drops what was not counted for a day: groups come and go."""
+        for pair, queues in list(self._gets.items()):
+            if all(counter.is_idle() for counter in queues.values()):
+                del self._gets[pair]
+        for table in (self._acks, self._checkpoints, self._send_backs):
+            for pair, counter in list(table.items()):
+                if counter.is_idle():
+                    del table[pair]
+
+    # --- reading (code 315) --------------------------------------------------------------------------------------
+
+    def windows(self, name: str, key: str) -> Windows | None:
+        """The last minute, hour and day of a statistic; None for an unknown name, or one that was never counted."""
+        reader = self._readers.get(name)
+        if reader is None:
+            return None
+        field, find = reader
+        found = [counter.windows() for counter in find(key)]
+        if not found:
+            return None
+        minute, hour, day = (add_up(windows) for windows in zip(*found, strict=True))
+        return Windows(field, (minute, hour, day))
+
+    def _make_readers(self) -> dict[str, tuple[str, Callable[[str], Iterable[Counter]]]]:
+        return {
+            "TOPIC_PUT_NUMS": ("nums", self._topic_puts),
+            "TOPIC_PUT_SIZE": ("size", self._topic_puts),
+            "QUEUE_PUT_NUMS": ("nums", self._queue_puts),
+            "QUEUE_PUT_SIZE": ("size", self._queue_puts),
+            "TOPIC_PUT_LATENCY": ("ms", self._latency_puts),
+            "GROUP_GET_NUMS": ("nums", self._group_gets),
+            "GROUP_GET_SIZE": ("size", self._group_gets),
+            "QUEUE_GET_NUMS": ("nums", self._queue_gets),
+            "QUEUE_GET_SIZE": ("size", self._queue_gets),
+            "GROUP_GET_LATENCY": ("ms", self._latency_gets),
+            "GROUP_ACK_NUMS": ("nums", lambda key: _of_pair(self._acks, key)),
+            "GROUP_CK_NUMS": ("nums", lambda key: _of_pair(self._checkpoints, key)),
+            "SNDBCK_PUT_NUMS": ("nums", lambda key: _of_pair(self._send_backs, key)),
+            "BROKER_PUT_NUMS": ("nums", lambda key: self._of_broker(key, [self._queue_store.puts])),
+            "BROKER_GET_NUMS": ("nums", lambda key: self._of_broker(key, [self.gets])),
+            "BROKER_ACK_NUMS": ("nums", lambda key: self._of_broker(key, self._acks.values())),
+            "BROKER_CK_NUMS": ("nums", lambda key: self._of_broker(key, self._checkpoints.values())),
+            "BROKER_PUT_NUMS_WITHOUT_SYSTEM_TOPIC": ("nums", lambda key: self._of_broker(key, self._user_puts())),
+            "BROKER_GET_NUMS_WITHOUT_SYSTEM_TOPIC": ("nums", lambda key: self._of_broker(key, self._user_gets())),
+        }
+
+    def _of_broker(self, key: str, counters: Iterable[Counter]) -> Iterable[Counter]:
+        return counters if key == self._cluster_name else ()
+
+    def _topic_puts(self, key: str) -> Iterator[Counter]:
+        topic = self._topics.topics.get(key)
+        return (queue.puts for queue in (topic.queues if topic is not None else ()) if queue.puts is not None)
+
+    def _queue_puts(self, key: str) -> list[Counter]:
+        """``topic@queueId``"""
+        topic, _, queue_id = key.rpartition("@")
+        queue = self._queue_store.queues.get((topic, int(queue_id))) if queue_id.isdecimal() else None
+        return [queue.puts] if queue is not None and queue.puts is not None else []
+
+    def _latency_puts(self, key: str) -> list[Counter]:
+        """``queueId@topic``"""
+        queue_id, _, topic = key.partition("@")
+        return self._queue_puts(f"{topic}@{queue_id}")
+
+    def _group_gets(self, key: str) -> Iterable[Counter]:
+        """``topic@group``"""
+        topic, _, group = key.partition("@")
+        return self._gets.get((group, topic), {}).values()
+
+    def _queue_gets(self, key: str) -> list[Counter]:
+        """``topic@queueId@group``"""
+        topic, _, rest = key.partition("@")
+        queue_id, _, group = rest.partition("@")
+        counter = self._gets.get((group, topic), {}).get(int(queue_id)) if queue_id.isdecimal() else None
+        return [] if counter is None else [counter]
+
+    def _latency_gets(self, key: str) -> Iterable[Counter]:
+        """``queueId@topic@group``, or ``topic@group`` for all its queues"""
+        if key.count("@") < 2:
+            return self._group_gets(key)
+        queue_id, topic, group = key.split("@", 2)
+        return self._queue_gets(f"{topic}@{queue_id}@{group}")
+
+    def _user_puts(self) -> Iterator[Counter]:
+        for topic in self._topics.topics.values():
+            if not self._topics.is_system(topic.config.topic_name):
+                yield from (queue.puts for queue in topic.queues if queue.puts is not None)
+
+    def _user_gets(self) -> Iterator[Counter]:
+        for (_, topic), queues in self._gets.items():
+            if not self._topics.is_system(topic):
+                yield from queues.values()
+
+
+def _count(table: dict[GroupTopic, Counter], pair: GroupTopic, nums: int) -> None:
+    counter = table.get(pair)
+    if counter is None:
+        counter = table[pair] = Counter()
+    counter.add(nums, 0)
+
+
+def _of_pair(table: dict[GroupTopic, Counter], key: str) -> list[Counter]:
+    """``topic@group``"""
+    topic, _, group = key.partition("@")
+    counter = table.get((group, topic))
+    return [] if counter is None else [counter]
