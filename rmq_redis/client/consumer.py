@@ -209,6 +209,8 @@ class AsyncPushConsumer(AsyncLifecycle):
     ) -> None:
         """Has messages of a topic handed to ``handler``. A second call for a topic replaces the first.
 
+        While the consumer runs, a new expression counts from the next message that was not pulled yet.
+
         Args:
             expression: ``*`` or tags, ``TagA || TagB``; with ``expression_type="SQL92"`` a condition on properties,
                 which ``start`` has the brokers check.
@@ -230,6 +232,9 @@ class AsyncPushConsumer(AsyncLifecycle):
         if self._interceptors:
             entry = Handler(intercepted_handler(self._interceptors, functools.partial(self.service.call, entry)))
         self._handlers[topic] = entry
+        for process_queue in self._process_queues.values():
+            if process_queue.queue.topic == topic:
+                process_queue.pull_again()
         self._subscriptions_changed()
 
     def handler(

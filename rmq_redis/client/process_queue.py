@@ -64,6 +64,7 @@ class ProcessQueue:
         pending: pulled and not finished, by offset.
         waiting: in an orderly consumer, pulled and not finished, in the queue's order.
         dropped: this consumer does not have the queue any more; what is still handled does not count.
+        pulling: a pull is under way. outdated: it was made with a subscription that has been replaced.
         locked_until: orderly: event-loop time until which the broker's lock is ours.
     """
 
@@ -80,7 +81,9 @@ class ProcessQueue:
         "last_pull_s",
         "locked_until",
         "next_offset",
+        "outdated",
         "pending",
+        "pulling",
         "queue",
         "read_from",
         "running",
@@ -111,6 +114,8 @@ class ProcessQueue:
         self.waiting: deque[MessageExt] = deque()
         self.bytes = 0
         self.dropped = False
+        self.pulling = False
+        self.outdated = False
         self.running = False
         self.scheduled = False
         self.locked_until = 0.0
@@ -178,6 +183,12 @@ class ProcessQueue:
             self._room_waiter.set_result(None)
 
     # --- handling ------------------------------------------------------------------------------------------------
+
+    def pull_again(self) -> None:
+        """Ends the pull that is under way, if any: its subscription has been replaced."""
+        if self.pulling and self.task is not None:
+            self.outdated = True
+            self.task.cancel()
 
     def drop(self) -> None:
         """This consumer gives the queue up: no more pulls, and nothing more is handed to the handler."""

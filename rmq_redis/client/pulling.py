@@ -50,6 +50,16 @@ _NO_ANSWER = (
 EXPRESSION_TYPES = ("TAG", "SQL92")
 
 
+_last_version = 0
+
+
+def _next_version() -> int:
+    """Time in ms, as every client does it, but growing: brokers ignore a subscription that is not newer."""
+    global _last_version
+    _last_version = max(_last_version + 1, int(time.time() * 1000))
+    return _last_version
+
+
 def make_subscription(topic: str, expression: str = "*", expression_type: str = "TAG") -> SubscriptionData:
     """A subscription as heartbeats and pulls carry it: ``*``, ``TagA || TagB``, or an SQL92 expression.
 
@@ -69,7 +79,7 @@ def make_subscription(topic: str, expression: str = "*", expression_type: str = 
         sub_string=expression,
         tags_set=tags,
         code_set=[tags_code(tag) for tag in tags],
-        sub_version=int(time.time() * 1000),
+        sub_version=_next_version(),
         expression_type=expression_type,
     )
 
@@ -139,12 +149,15 @@ class Puller:
                 await asyncio.sleep(_LOCK_CHECK_S)
                 continue
             subscription = self._subscription_of(queue.topic)
-            if subscription is None:
-                return
+            if subscription is None:  # until the next rebalance drops the queue, or it is subscribed once more
+                await asyncio.sleep(_LOCK_CHECK_S)
+                continue
             began = loop.time()
             offset = process_queue.next_offset
             try:
-                result = await self._pull(process_queue, subscription)
+                result = await self._pull_current(process_queue, subscription)
+                if result is None:
+                    continue
             except FlowControlError:
                 await asyncio.sleep(_FLOW_CONTROL_S)
                 continue
@@ -185,6 +198,23 @@ class Puller:
         if messages:
             process_queue.put(messages)
             self._submit(process_queue, messages)
+
+    async def _pull_current(self, process_queue: ProcessQueue, subscription: SubscriptionData) -> PullResult | None:
+        """One pull; None if its subscription was replaced meanwhile.
+
+        What such a pull stepped over may match the new subscription, so its result must not move the offset.
+        """
+        process_queue.pulling = True
+        try:
+            result = await self._pull(process_queue, subscription)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not process_queue.outdated or process_queue.dropped or task is None or task.uncancel() > 0:
+                raise
+            return None
+        finally:
+            process_queue.pulling = process_queue.outdated = False
+        return result if self._subscription_of(process_queue.queue.topic) is subscription else None
 
     async def _pull(self, process_queue: ProcessQueue, subscription: SubscriptionData) -> PullResult:
         queue = process_queue.queue
