@@ -146,7 +146,7 @@ class Broker:
             self._queue_gone,
         )
         self._locks = LockStore(self._queue_store, config.lock_expiry_s)
-        self._clients = ClientManager(config, self._topics, self._locks)
+        self._clients = ClientManager(config, self._topics, self._locks, self._expression_changed)
         self._statistics = BrokerStatistics(config.cluster_name, self._topics, self._queue_store)
         self._pulls = PullProcessor(
             config, self._topics, self._queue_store, self._offsets, self._clients, self._statistics
@@ -360,6 +360,9 @@ class Broker:
         self._pulls.on_new_records(queue, first_offset, records)
         if self._pops is not None:
             self._pops.hold.on_new_records(queue)
+
+    def _expression_changed(self, group: str, topic: str) -> None:
+        self._pulls.expression_changed(group, topic)
 
     def _connection_closed(self, connection: Connection) -> None:
         self._clients.connection_closed(connection)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -70,12 +70,23 @@ class ConsumerGroup:
 class ClientManager:
     """Producers and consumers by group, as their heartbeats tell; a closed connection leaves its groups at once."""
 
-    def __init__(self, config: BrokerConfig, topics: TopicTable, locks: LockStore) -> None:
+    def __init__(
+        self,
+        config: BrokerConfig,
+        topics: TopicTable,
+        locks: LockStore,
+        on_expression_changed: Callable[[str, str], None] = lambda group, topic: None,
+    ) -> None:
+        """
+        Args:
+            on_expression_changed: called with (group, topic) when a heartbeat replaced a subscription's expression.
+        """
         self._config = config
         self._topics = topics
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._locks = locks
+        self._on_expression_changed = on_expression_changed
         self.consumer_groups: dict[str, ConsumerGroup] = {}
         self.producer_groups: dict[str, dict[Connection, dict[str, Member]]] = {}
         self._producers: dict[str, Connection] = {}
@@ -179,8 +190,7 @@ class ClientManager:
         if changed and consumer.message_model != "BROADCASTING":
             self._notify(group)
 
-    @staticmethod
-    def _subscribe(group: ConsumerGroup, consumer: ConsumerData) -> bool:
+    def _subscribe(self, group: ConsumerGroup, consumer: ConsumerData) -> bool:
         """Takes over the subscriptions of a heartbeat; an older version does not replace a newer one."""
         changed = False
         topics = set()
@@ -192,6 +202,8 @@ class ClientManager:
                 group.subscriptions[subscription.topic] = subscription
             elif subscription.sub_version > known.sub_version:
                 group.subscriptions[subscription.topic] = subscription
+                if _expression(subscription) != _expression(known):
+                    self._on_expression_changed(group.name, subscription.topic)
         for gone in group.subscriptions.keys() - topics:
             changed = True
             del group.subscriptions[gone]
@@ -306,6 +318,10 @@ class ClientManager:
                 f"broker {self._config.broker_name} is a slave; ask the master for queue locks"
             )
         return client_id, queues
+
+
+def _expression(subscription: SubscriptionData) -> tuple[str, str]:
+    return subscription.expression_type or TAG, subscription.sub_string
 
 
 def _remove(members: dict[Connection, dict[str, Member]], connection: Connection, client_id: str) -> bool:

@@ -327,6 +327,20 @@ class PullProcessor:
                 if not self._moved_by_reset(pull, header):
                     self._execute(pull)
 
+    # --- subscriptions -----------------------------------------------------------------------------------------------
+
+    def expression_changed(self, group: str, topic: str) -> None:
+        """Sends the held pulls back that wait with the filter of a group's earlier heartbeat, at their own offset.
+
+        They were made for the old expression, and would step over what matches the new one.
+        """
+        known = self._topics.topics.get(topic)
+        for queue in known.queues if known is not None else ():
+            for pull in self.hold.take_of_group(queue, group):
+                own = pull.command.header(PullMessageRequestHeader).sys_flag & PullSysFlag.SUBSCRIPTION
+                if not (own and self.hold.hold(pull)):
+                    self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, pull.queue_offset)
+
     # --- slaves ------------------------------------------------------------------------------------------------------
 
     async def poll_for_held(self) -> None:

@@ -319,6 +319,30 @@ async def test_pull_newer_than_heartbeat_is_delivered_unfiltered(client: BrokerC
     assert (await client.pull("T", 0, subscription=None, sub_version=6)).code == NO_MATCH
 
 
+async def test_changed_expression_ends_held_pulls_where_they_began(
+    broker: Broker, client: BrokerClient, connect: Connect
+) -> None:
+    await client.send("T", "a0", tags="TagA")
+    await client.ok(heartbeat_request("id", "G", {"T": "TagA"}, sub_version=5))
+    await client.ok(heartbeat_request("other", "H", {"T": "TagA"}, sub_version=5))
+    old = asyncio.create_task(client.pull("T", 1, subscription=None, sub_version=5, suspend_ms=60_000))
+    own = asyncio.create_task(connect(broker).pull("T", 1, subscription="TagA", suspend_ms=60_000))
+    foreign = asyncio.create_task(
+        connect(broker).pull("T", 1, group="H", subscription=None, sub_version=5, suspend_ms=60_000)
+    )
+    await held(broker, old, own, foreign)
+    member = connect(broker)
+    await member.ok(heartbeat_request("id", "G", {"T": "TagA"}, sub_version=6))  # a new version of the same expression
+    await held(broker, old, own, foreign)
+    await member.ok(heartbeat_request("id", "G", {"T": "TagC"}, sub_version=7))
+    assert (await old).outcome == (NO_MATCH, 1)
+    await held(broker, own, foreign)
+    await member.send("T", "c", tags="TagC")
+    await member.send("T", "a1", tags="TagA")
+    assert (await member.pull("T", 1, subscription=None, sub_version=7)).bodies == ["c"]
+    assert (await own).bodies == (await foreign).bodies == ["a1"]
+
+
 async def test_sql_pull_newer_than_heartbeat_is_25(client: BrokerClient) -> None:
     """Clients do not check SQL92 conditions again, so only the heartbeat's condition will do."""
     await client.send("T", "a", tags="TagA")
