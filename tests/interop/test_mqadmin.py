@@ -67,6 +67,24 @@ def test_the_cluster(mqadmin: MqAdmin, cluster: Cluster) -> None:
         assert int(found["msgPutTotalTodayNow"]) >= 0
 
 
+def test_statistics_and_state(mqadmin: MqAdmin, cluster: Cluster) -> None:
+    topic = create_topic(cluster)
+    send(cluster, topic, 5)
+    reader = Reader(cluster, topic)
+    with reader.consumer:
+        reader.wait_for(5)
+        (row,) = rows(mqadmin("statsAll", "-t", topic), topic)
+    assert row[1] == reader.group
+    assert [float(text) > 0 for text in row[3:5]] == [True, True]
+    assert row[5:7] == ["5", "5"]
+    address = master_addresses(cluster)["broker-a"]
+    assert re.search(r"^#MasterAddr\s+" + re.escape(address), mqadmin("haStatus", "-b", address), re.MULTILINE)
+    (broker,) = [row for row in rows(mqadmin("clusterList"), "DefaultCluster") if address in row]
+    hours = [float(text) for text in broker if re.fullmatch(r"\d+\.\d\d", text)]
+    assert all(hour < 24 for hour in hours)
+    assert "success" in mqadmin("cleanUnusedTopic", "-b", address)
+
+
 def test_a_topic_from_creation_to_deletion(mqadmin: MqAdmin, cluster: Cluster) -> None:
     topic = unique_name("topic")
     assert "success" in mqadmin("updateTopic", "-c", "DefaultCluster", "-t", topic, "-r", "3", "-w", "3")
