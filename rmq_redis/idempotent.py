@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from .client import forking
 from .errors import ConfigError
 from .model import ConsumeResult, MessageExt
 
@@ -171,6 +172,11 @@ class _Marks:
         self._client: Any = None
         self._client_pid = 0
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
+        forking.track(self)
+
+    def forked(self) -> None:
+        """In a forked child: another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
 
     def call(self, script: str, key: str, *arguments: str | int) -> Any:
         with self._lock:
@@ -211,7 +217,7 @@ class _Marks:
 
     def renew_in_background(self, key: str, token: str) -> Callable[[], None]:
         """As ``renew``, for a handler that has no event loop; returns what ends it."""
-        from .client.sync import background_loop
+        from .client.background import background_loop
 
         loop, ended = background_loop(), asyncio.Event()
 

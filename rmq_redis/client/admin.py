@@ -48,7 +48,7 @@ from ..protocol.header import (
 )
 from .broker_queries import BrokerQueries
 from .instance import MQClientInstance, client_config
-from .lifecycle import AsyncLifecycle
+from .lifecycle import AsyncClient
 from .message_queries import MessageQueries
 
 DEFAULT_QUEUE_NUMS = 8
@@ -102,7 +102,7 @@ class ConsumerConnections(msgspec.Struct, frozen=True):
     consume_from_where: str
 
 
-class AsyncAdmin(BrokerQueries, MessageQueries, AsyncLifecycle):
+class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
     """Administration. Use it as an async context manager, or call ``start`` and ``close``.
 
     Every method raises RemotingError when a server does not answer and the ResponseError of a code that is no success.

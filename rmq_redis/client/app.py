@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import inspect
 import logging
+import os
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -86,6 +87,7 @@ class App(AsyncLifecycle):
         self._services: list[ConsumeService] = []
         self._shutdown_due = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._process_id = 0
         self._closing = Closing(f"app {name}", self._close)
 
     # --- what it is made of ----------------------------------------------------------------------------------------
@@ -194,6 +196,7 @@ class App(AsyncLifecycle):
         if self._loop is not None:
             raise ClientError(f"app {self.name!r} was started before")
         self._loop = asyncio.get_running_loop()
+        self._process_id = os.getpid()
         producer = AsyncProducer(
             self.name,
             config=self.config,
@@ -226,8 +229,10 @@ class App(AsyncLifecycle):
         """Consumers stop to pull, wait for running handlers, commit, leave; then the shutdown functions, the producer.
 
         A shutdown function that raises is logged. Called in a handler it returns at once, and the app closes when that
-        handler has ended. A second call waits for the first.
+        handler has ended. A second call waits for the first. In a forked child this does nothing.
         """
+        if self._process_id not in (0, os.getpid()):
+            return
         for consumer in self._consumers:
             consumer.stop_handing_out()
         await self._closing.close(self._services)

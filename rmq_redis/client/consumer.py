@@ -35,7 +35,7 @@ from .consumer_requests import answer_broker
 from .give_back import RetrySender
 from .instance import MQClientInstance, check_group, client_config
 from .intercept import check_interceptors, intercepted_handler
-from .lifecycle import AsyncLifecycle
+from .lifecycle import AsyncClient
 from .offsets import OffsetStore
 from .process_queue import ProcessQueue, PullThresholds
 from .pulling import Puller, make_subscription
@@ -51,7 +51,7 @@ _RELEASE_TIMEOUT_S = 30.0
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class AsyncPushConsumer(AsyncLifecycle):
+class AsyncPushConsumer(AsyncClient):
     """Consumes topics as a member of a group. Use it as an async context manager, or call ``start`` and ``close``.
 
     A handler gets one ``MessageExt``. It is a coroutine function, or a plain function, which runs in a thread. None,
@@ -218,6 +218,7 @@ class AsyncPushConsumer(AsyncLifecycle):
         Raises:
             ClientError: no handler, or the topic name is illegal.
         """
+        self.check_process()
         problem = topic_name_error(topic)
         if problem is not None:
             raise ClientError(problem)
@@ -268,6 +269,7 @@ class AsyncPushConsumer(AsyncLifecycle):
 
     def unsubscribe(self, topic: str) -> None:
         """No more messages of a topic; those at a handler are finished."""
+        self.check_process()
         self._handlers.pop(topic, None)
         if self._subscriptions.pop(topic, None) is not None:
             self._subscriptions_changed()
@@ -361,6 +363,7 @@ class AsyncPushConsumer(AsyncLifecycle):
         Raises:
             As ``start``.
         """
+        self.check_process()
         with stop_signals(on_second=force_exit) as stop:
             if not self.started_at_ms:
                 await self.start()
@@ -373,8 +376,10 @@ class AsyncPushConsumer(AsyncLifecycle):
         """Stops pulling, waits for running handlers (``await_termination_s``), commits, leaves the group.
 
         Called in a handler of this consumer it returns at once, and the consumer closes when that handler has ended.
-        A second call waits for the first.
+        A second call waits for the first. In a forked child this does nothing.
         """
+        if self.is_inherited:
+            return
         self.stop_handing_out()
         await self._closing.close([self.service])
 

@@ -26,6 +26,7 @@ from ..protocol.message import UniqKeyGenerator
 from ..remoting.client import RemotingClient
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
+from . import forking
 from .broker_api import BrokerApi
 from .route import NameServers, RouteTable
 
@@ -56,6 +57,7 @@ class MQClientInstance:
 
     Attributes:
         client_id: ``ip@pid#number``; known after ``start``.
+        is_inherited: this process got it by a fork after its start, and cannot use it.
         routes: the routes of the topics in use.
         broker: typed calls to brokers.
         unique_keys: makes message ids.
@@ -74,6 +76,8 @@ class MQClientInstance:
         self._heartbeat_due = asyncio.Event()
         self._started = False
         self._closed = False
+        self._process_id = 0
+        self.is_inherited = False
         self.processors: dict[int, Processor] = {}
         self.remoting: RemotingClient
         self.routes: RouteTable
@@ -86,6 +90,7 @@ class MQClientInstance:
         Raises:
             ConfigError: no NameServer address that can be used.
         """
+        self.check_process()
         if self._started or self._closed:
             raise ClientError("started twice: a client is started once, and a closed one is not started again")
         self._started = True
@@ -120,6 +125,24 @@ class MQClientInstance:
         self.routes.on_broker_change.append(self.heartbeat_soon)
         self.broker = BrokerApi(self.remoting, self.config.request_timeout_s)
         self._tasks = [self.spawn(self._poll_routes()), self.spawn(self._heartbeats())]
+        self._process_id = os.getpid()
+        forking.track(self)
+
+    def forked(self) -> None:
+        """In a forked child: gives the parent's connections up; every call raises ClientError from now on."""
+        if self._closed:
+            return
+        self._closed = True
+        self.is_inherited = True
+        self.routes.abandon()
+        for connection in self.remoting.abandon(forking.inherited_error(self._process_id)):
+            forking.keep(connection)
+            forking.detach(connection.fileno())
+
+    def check_process(self) -> None:
+        """Raises ClientError in a process that got this client by a fork after its start."""
+        if self.is_inherited:
+            raise forking.inherited_error(self._process_id)
 
     def zone_of(self, broker_name: str) -> str:
         """The zone that a broker group registered; "" while none is known."""

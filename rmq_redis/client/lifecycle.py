@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
+from ..config import ClientConfig
 from ..errors import ClientError
+from .instance import MQClientInstance
 
 
 class AsyncLifecycle(ABC):
@@ -34,3 +36,19 @@ class AsyncLifecycle(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class AsyncClient(AsyncLifecycle):
+    """What has connections of its own."""
+
+    config: ClientConfig
+    _instance: MQClientInstance
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this process got it by a fork after its start: then it cannot be used."""
+        return self._instance.is_inherited
+
+    def check_process(self) -> None:
+        """Raises ClientError if ``is_inherited``."""
+        self._instance.check_process()

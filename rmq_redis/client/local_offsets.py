@@ -17,6 +17,7 @@ import msgspec
 
 from ..errors import ClientError, ConfigError
 from ..model import MessageQueue
+from . import forking
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class LocalOffsets:
         self._file = directory / "offsets.json"
         self._backup = directory / "offsets.json.bak"
         self._lock = lock
+        forking.track(self)
 
     def load(self) -> dict[MessageQueue, int]:
         """What was saved last; the version before when that cannot be read; empty for a new consumer."""
@@ -85,9 +87,15 @@ class LocalOffsets:
             self._file.replace(self._backup)
         new.replace(self._file)
 
+    def forked(self) -> None:
+        """In a forked child: the lock is the parent's, and ends with the parent's descriptor alone."""
+        if self._lock >= 0:
+            forking.detach(self._lock)
+
     def close(self) -> None:
         """Leaves the directory to the next consumer."""
         os.close(self._lock)
+        self._lock = -1
 
 
 def claim(root: Path, client_ip: str, instance_name: str, group: str) -> LocalOffsets:

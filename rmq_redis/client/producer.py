@@ -38,7 +38,7 @@ from ..remoting.connection import Connection
 from .attempt import PublishTopic, Send, StopAtDeadline, is_retriable, make_topic, result_of
 from .instance import MQClientInstance, check_group, client_config
 from .intercept import SendChain, check_interceptors
-from .lifecycle import AsyncLifecycle
+from .lifecycle import AsyncClient
 from .request_reply import Requests
 from .sending import (
     QueueTarget,
@@ -63,7 +63,7 @@ _LEAST_ATTEMPT_S = 0.005
 _ONEWAYS_PER_TURN = 64
 
 
-class AsyncProducer(AsyncLifecycle, ValueSender):
+class AsyncProducer(AsyncClient, ValueSender):
     """Sends messages. Use it as an async context manager, or call ``start`` and ``close``.
 
     Args:
@@ -157,6 +157,8 @@ class AsyncProducer(AsyncLifecycle, ValueSender):
 
     async def close(self) -> None:
         """Leaves the group and closes the connections. Sends in flight fail. A second call does nothing."""
+        if self.is_inherited:
+            return
         if self._running:
             try:
                 notify_roles("role_stopping", "producer", self.group, self.config, self._plugins)
@@ -381,6 +383,7 @@ class AsyncProducer(AsyncLifecycle, ValueSender):
             ReplyTimeoutError: the request is stored, but no reply came in time; it may have been handled.
             Others as ``send``.
         """
+        self.check_process()
         topic = self._topics.get(message.topic) or await self._find_topic(message.topic, timeout_s)
         targets = [topic.targets.get(to) for to in (topic.active if queue is None else [queue])]
         addresses = {target.address for target in targets if target is not None}
@@ -394,6 +397,7 @@ class AsyncProducer(AsyncLifecycle, ValueSender):
 
     async def publish_queues(self, topic: str) -> list[MessageQueue]:
         """The queues of a topic that can be written now, sorted. Raises as ``send``."""
+        self.check_process()
         found = self._topics.get(topic) or await self._find_topic(topic, None)
         return list(found.queues)
 
@@ -430,6 +434,7 @@ class AsyncProducer(AsyncLifecycle, ValueSender):
         return topic.targets[guard.fall_back(topic.active, message, key, chosen)]
 
     async def _find_topic(self, name: str, timeout_s: float | None) -> PublishTopic:
+        self.check_process()
         if not self._running:
             raise ClientError(f"producer {self.group!r} is not started, or closed")
         check_topic(name)
@@ -477,6 +482,7 @@ class AsyncProducer(AsyncLifecycle, ValueSender):
 
     async def _connect(self, target: QueueTarget, timeout_s: float | None, fixed: bool) -> Connection:
         """Opens the connection. A send that may go elsewhere leaves time for that."""
+        self.check_process()
         if not self._running:
             raise ClientError(f"producer {self.group!r} is not started, or closed")
         timeout_s = self._timeout_s if timeout_s is None else timeout_s

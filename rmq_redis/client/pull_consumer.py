@@ -14,7 +14,7 @@ from ..protocol.body import ConsumerData, SubscriptionData
 from ..protocol.command import RemotingCommand, response
 from ..protocol.header import PullMessageRequestHeader
 from .instance import MQClientInstance, check_group, client_config
-from .lifecycle import AsyncLifecycle
+from .lifecycle import AsyncClient
 from .offsets import OffsetStore
 from .pulling import make_subscription, matching
 
@@ -23,7 +23,7 @@ BLOCK_TIMEOUT_S = 20.0
 _ANSWER_TIMEOUT_S = 10.0
 
 
-class AsyncPullConsumer(AsyncLifecycle):
+class AsyncPullConsumer(AsyncClient):
     """Reads queues where and when the caller wants. An async context manager, or call ``start`` and ``close``.
 
     Two ways: ``pull`` with offsets that the caller keeps, or ``assign`` some queues and then ``poll``, ``seek`` and
@@ -69,6 +69,8 @@ class AsyncPullConsumer(AsyncLifecycle):
 
     async def close(self) -> None:
         """Leaves the group and closes the connections; commits nothing. A second call does nothing."""
+        if self.is_inherited:
+            return
         self._running = False
         self.assign([])
         await self._instance.close()
@@ -161,6 +163,7 @@ class AsyncPullConsumer(AsyncLifecycle):
         return found
 
     def _check_running(self) -> None:
+        self.check_process()
         if not self._running:
             raise ClientError(f"consumer {self.group!r} is not started, or closed")
 
@@ -196,6 +199,7 @@ class AsyncPullConsumer(AsyncLifecycle):
 
     def assign(self, queues: Iterable[MessageQueue], expression: str = "*") -> None:
         """Has ``poll`` read these queues, and no others any more. Queues that stay keep their position."""
+        self.check_process()
         wanted = dict.fromkeys(queues, expression)
         for queue in list(self._expressions):
             if wanted.get(queue) != self._expressions[queue]:
@@ -211,6 +215,7 @@ class AsyncPullConsumer(AsyncLifecycle):
 
     def seek(self, queue: MessageQueue, offset: int) -> None:
         """Has ``poll`` go on at ``offset``. Raises ClientError when the queue is not assigned."""
+        self.check_process()
         if queue not in self._expressions:
             raise ClientError(f"{queue} is not assigned")
         self._cancel_poll(queue)

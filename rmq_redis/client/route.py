@@ -307,6 +307,12 @@ class RouteTable:
         for task in list(self._asking.values()):
             task.cancel()
 
+    def abandon(self) -> None:
+        """Forgets routes and tasks as they are: in a forked child they belong to the parent's event loop."""
+        self._closed = True
+        for table in (self.routes, self.default_routes, self._asking, self._timers):
+            table.clear()
+
     # --- addresses -----------------------------------------------------------------------------------------------
 
     def master_address(self, broker_name: str) -> str | None:

@@ -47,7 +47,7 @@ from ..protocol.pop_header import (
     PopMessageResponseHeader,
 )
 from .instance import MQClientInstance, check_group, client_config
-from .lifecycle import AsyncLifecycle
+from .lifecycle import AsyncClient
 from .pulling import make_subscription
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ Target = tuple[str, str]
 """(topic, broker name)"""
 
 
-class AsyncSimpleConsumer(AsyncLifecycle):
+class AsyncSimpleConsumer(AsyncClient):
     """Receives messages that are hidden from the rest of the group until they are acknowledged or their time is over.
 
     No queue belongs to a member, so any number of members share even one queue, and a slow message holds nobody up.
@@ -118,6 +118,8 @@ class AsyncSimpleConsumer(AsyncLifecycle):
 
         A second call does nothing.
         """
+        if self.is_inherited:
+            return
         self._running = False
         for task in self._asking.values():
             task.cancel()
@@ -135,6 +137,7 @@ class AsyncSimpleConsumer(AsyncLifecycle):
         Raises:
             ClientError: the topic name is illegal.
         """
+        self.check_process()
         problem = topic_name_error(topic)
         if problem is not None:
             raise ClientError(problem)
@@ -144,6 +147,7 @@ class AsyncSimpleConsumer(AsyncLifecycle):
 
     def unsubscribe(self, topic: str) -> None:
         """``receive`` does not look at the topic any more. What was received can still be acknowledged."""
+        self.check_process()
         if self._subscriptions.pop(topic, None) is not None and self._running:
             self._instance.heartbeat_soon()
 
@@ -325,6 +329,7 @@ class AsyncSimpleConsumer(AsyncLifecycle):
         return address
 
     def _check_running(self) -> None:
+        self.check_process()
         if not self._running:
             raise ClientError(f"consumer {self.group!r} is not started, or closed")
 

@@ -6,9 +6,8 @@ results and errors are those of the twin.
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import concurrent.futures
+import functools
 import inspect
 import os
 import queue
@@ -17,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from ..config import ClientConfig
 from ..errors import ClientError
@@ -30,90 +29,26 @@ from ..model import (
     SendResult,
 )
 from ..runtime import force_exit, on_stop_signals, wait_for_item
+from .background import background_loop
 from .consume import MessageHandler
 from .consumer import AsyncPushConsumer
+from .lifecycle import AsyncClient
 from .producer import AsyncProducer
 from .pull_consumer import BLOCK_TIMEOUT_S, AsyncPullConsumer
 from .values import NO_VALUE, typed_handler
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+A = TypeVar("A", bound=AsyncClient)
 
 
 _AS = re.compile(r"As ``(Async\w+)\.(\w+)``")
 
 
-class BackgroundLoop:
-    """An event loop (uvloop where it is installed) in a daemon thread."""
-
-    def __init__(self) -> None:
-        self.process_id = os.getpid()
-        self._loop = _new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="rmq-redis-loop", daemon=True)
-        self._thread.start()
-        atexit.register(self._stop)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-
-    def _stop(self) -> None:
-        if self.process_id == os.getpid():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(timeout=1.0)
-
-    def is_current(self) -> bool:
-        """Whether the caller runs in the loop."""
-        return threading.current_thread() is self._thread
-
-    def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Runs a coroutine on the loop; does not wait for it."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-    def call_soon(self, callback: Callable[[], Any]) -> None:
-        """Has the loop call a function; does not wait for it."""
-        self._loop.call_soon_threadsafe(callback)
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine on the loop and waits for its result; an interrupt (Ctrl-C) cancels it.
-
-        Raises:
-            ClientError: called on the loop itself (in a coroutine handler), which would wait for itself for ever.
-        """
-        if self.is_current():
-            coroutine.close()
-            raise ClientError("a blocking call inside the event loop: use the Async class there")
-        future = self.submit(coroutine)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+_renewing = threading.Lock()
 
 
-def _new_event_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
-
-
-_lock = threading.Lock()
-_background: BackgroundLoop | None = None
-
-
-def background_loop() -> BackgroundLoop:
-    """This process's loop; a forked child gets its own."""
-    global _background
-    with _lock:
-        if _background is None or _background.process_id != os.getpid():
-            _background = BackgroundLoop()
-        return _background
-
-
-class _Facade:
+class _Facade(Generic[A]):
     """What they have in common. ``help`` shows beside "As ``AsyncX.y``" what that one says."""
 
     def __init_subclass__(cls) -> None:
@@ -123,10 +58,24 @@ class _Facade:
             if found is not None:
                 method.__doc__ += "\n\n" + (inspect.getdoc(getattr(names[found[1]], found[2])) or "")
 
-    def __init__(self, twin: Any) -> None:
-        self._twin = twin
+    def __init__(self, make: Callable[..., A]) -> None:
+        """
+        Args:
+            make: makes the asynchronous twin; takes further settings as keyword arguments.
+        """
+        self._make = make
+        self._twin = make()
+
+    @property
+    def _async(self) -> A:
+        return self._twin
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            self._twin.check_process()
+        except ClientError:
+            coroutine.close()
+            raise
         return background_loop().run(coroutine)
 
     def start(self) -> None:
@@ -134,8 +83,9 @@ class _Facade:
         self._run(self._twin.start())
 
     def close(self) -> None:
-        """As the asynchronous ``close``."""
-        self._run(self._twin.close())
+        """As the asynchronous ``close``; in a forked child that inherited it, does nothing."""
+        if not self._twin.is_inherited:
+            self._run(self._twin.close())
 
     def __enter__(self) -> Self:
         try:
@@ -153,14 +103,33 @@ class _Facade:
         self.close()
 
 
-class Producer(_Facade):
-    """``AsyncProducer`` for code without an event loop. May be used by several threads."""
+class Renewed(_Facade[A]):
+    """Starts anew in a forked child: its first call there makes a client with connections of its own.
+
+    With an ``instance_name``, the child's client has that name and the process id.
+    """
+
+    @property
+    def _async(self) -> A:
+        return self._renew() if self._twin.is_inherited else self._twin
+
+    def _renew(self) -> A:
+        with _renewing:
+            if self._twin.is_inherited:
+                name = self._twin.config.instance_name
+                twin = self._make(instance_name=f"{name}-{os.getpid()}") if name else self._make()
+                background_loop().run(twin.start())
+                self._twin = twin
+            return self._twin
+
+
+class Producer(Renewed[AsyncProducer]):
+    """``AsyncProducer`` for code without an event loop. May be used by several threads, and after a fork."""
 
     def __init__(
         self, group: str, namesrv_addr: str | None = None, *, config: ClientConfig | None = None, **options: Any
     ) -> None:
-        self._async = AsyncProducer(group, namesrv_addr, config=config, **options)
-        super().__init__(self._async)
+        super().__init__(functools.partial(AsyncProducer, group, namesrv_addr, config=config, **options))
 
     @property
     def client_id(self) -> str:
@@ -240,16 +209,15 @@ class Producer(_Facade):
         return self._run(self._async.publish_queues(topic))
 
 
-class PushConsumer(_Facade):
+class PushConsumer(_Facade[AsyncPushConsumer]):
     """``AsyncPushConsumer`` for code without an event loop: plain functions as handlers run in threads."""
 
     def __init__(
         self, group: str, namesrv_addr: str | None = None, *, config: ClientConfig | None = None, **options: Any
     ) -> None:
-        self._async = AsyncPushConsumer(group, namesrv_addr, config=config, **options)
+        super().__init__(functools.partial(AsyncPushConsumer, group, namesrv_addr, config=config, **options))
         self._started = False
         self._end: queue.SimpleQueue[None] = queue.SimpleQueue()  # a signal's handler may put into it at any point
-        super().__init__(self._async)
 
     @property
     def client_id(self) -> str:
@@ -315,6 +283,8 @@ class PushConsumer(_Facade):
 
     def close(self) -> None:
         """As ``AsyncPushConsumer.close``; ends ``run_forever``."""
+        if self._twin.is_inherited:
+            return
         loop = background_loop()
         if loop.is_current():  # a coroutine handler
             self._async.stop_handing_out()
@@ -329,6 +299,7 @@ class PushConsumer(_Facade):
         A second signal ends the process at once (exit code 130). Signals are seen in the main thread only, and a signal
         that the program handles itself is left to it.
         """
+        self._twin.check_process()
         asked = False
 
         def stop() -> None:
@@ -349,14 +320,13 @@ class PushConsumer(_Facade):
                 self.close()
 
 
-class PullConsumer(_Facade):
+class PullConsumer(_Facade[AsyncPullConsumer]):
     """``AsyncPullConsumer`` for code without an event loop."""
 
     def __init__(
         self, group: str, namesrv_addr: str | None = None, *, config: ClientConfig | None = None, **options: Any
     ) -> None:
-        self._async = AsyncPullConsumer(group, namesrv_addr, config=config, **options)
-        super().__init__(self._async)
+        super().__init__(functools.partial(AsyncPullConsumer, group, namesrv_addr, config=config, **options))
 
     def fetch_subscribe_message_queues(self, topic: str) -> list[MessageQueue]:
         """As ``AsyncPullConsumer.fetch_subscribe_message_queues``."""

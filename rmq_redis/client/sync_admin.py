@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from ..config import ClientConfig
@@ -10,15 +11,14 @@ from ..protocol.body import ClusterInfo
 from ..protocol.group_config import SubscriptionGroupConfig
 from .admin import AsyncAdmin, ConsumeOffset, ConsumerConnections, TopicOffset
 from .broker_queries import Backlog
-from .sync import _Facade
+from .sync import Renewed
 
 
-class Admin(_Facade):
+class Admin(Renewed[AsyncAdmin]):
     """``AsyncAdmin`` for code without an event loop."""
 
     def __init__(self, namesrv_addr: str | None = None, *, config: ClientConfig | None = None, **settings: Any) -> None:
-        self._async = AsyncAdmin(namesrv_addr, config=config, **settings)
-        super().__init__(self._async)
+        super().__init__(functools.partial(AsyncAdmin, namesrv_addr, config=config, **settings))
 
     def cluster_info(self) -> ClusterInfo:
         """As ``AsyncAdmin.cluster_info``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,14 +12,13 @@ from .simple_consumer import AsyncSimpleConsumer
 from .sync import _Facade
 
 
-class SimpleConsumer(_Facade):
+class SimpleConsumer(_Facade[AsyncSimpleConsumer]):
     """``AsyncSimpleConsumer`` for code without an event loop."""
 
     def __init__(
         self, group: str, namesrv_addr: str | None = None, *, config: ClientConfig | None = None, **options: Any
     ) -> None:
-        self._async = AsyncSimpleConsumer(group, namesrv_addr, config=config, **options)
-        super().__init__(self._async)
+        super().__init__(functools.partial(AsyncSimpleConsumer, group, namesrv_addr, config=config, **options))
 
     def subscribe(self, topic: str, expression: str = "*", *, expression_type: str = "TAG") -> None:
         """As ``AsyncSimpleConsumer.subscribe``."""

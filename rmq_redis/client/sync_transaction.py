@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from ..config import ClientConfig
 from ..model import Message, TransactionSendResult
-from .sync import Producer, _Facade
+from .sync import Producer, Renewed
 from .transaction import AsyncTransactionProducer, TransactionListener
 
 
@@ -22,10 +23,15 @@ class TransactionProducer(Producer):
         config: ClientConfig | None = None,
         **options: Any,
     ) -> None:
-        self._async: AsyncTransactionProducer = AsyncTransactionProducer(
-            group, listener, namesrv_addr, config=config, **options
+        Renewed.__init__(
+            self, functools.partial(AsyncTransactionProducer, group, listener, namesrv_addr, config=config, **options)
         )
-        _Facade.__init__(self, self._async)
+
+    @property
+    def _async(self) -> AsyncTransactionProducer:
+        twin = super()._async
+        assert isinstance(twin, AsyncTransactionProducer)
+        return twin
 
     def send_message_in_transaction(
         self, message: Message, arg: Any = None, *, timeout_s: float | None = None

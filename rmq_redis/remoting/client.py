@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Mapping
 
 from ..codes import ResponseCode
-from ..errors import RemotingConnectError, response_error
+from ..errors import RemotingConnectError, RmqError, response_error
 from ..protocol.command import RemotingCommand
 from ..protocol.frame import MAX_FRAME_BYTES
 from .connection import Connection
@@ -44,6 +44,7 @@ class RemotingClient:
         self._max_frame_bytes = max_frame_bytes
         self._connecting: dict[str, asyncio.Task[Connection]] = {}
         self._closed = False
+        self._refusal: RmqError | None = None
         self.connections: dict[str, Connection] = {}
         """Open connections by address; the fast path of a caller looks here first."""
 
@@ -51,11 +52,13 @@ class RemotingClient:
         """The connection to ``host:port``, opened if need be. Callers at the same time share one attempt.
 
         Raises:
-            RemotingConnectError: refused, unreachable, or not within the connect timeout.
+            RemotingConnectError: refused, unreachable, or not within the connect timeout. Others as ``abandon`` says.
         """
         connection = self.connections.get(address)
         if connection is not None and not connection.closed:
             return connection
+        if self._refusal is not None:
+            raise self._refusal
         if self._closed:
             raise RemotingConnectError(f"cannot connect to {address}: this client is closed")
         task = self._connecting.get(address)
@@ -137,6 +140,14 @@ class RemotingClient:
         connection = self.connections.pop(address, None)
         if connection is not None:
             connection.close()
+
+    def abandon(self, reason: RmqError) -> list[Connection]:
+        """Forgets all connections as they are, and has every further call raise ``reason``; returns them."""
+        self._refusal = reason
+        self._closed = True
+        connections = list(self.connections.values())
+        self.connections.clear()
+        return connections
 
     async def close(self) -> None:
         """Sends what is queued and closes every connection."""

@@ -208,6 +208,11 @@ class Connection(asyncio.Protocol):
             self._timer_at = earliest
             self._timer = self._loop.call_at(earliest, self._expire)
 
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 without one."""
+        peer = None if self._transport is None else self._transport.get_extra_info("socket")
+        return -1 if peer is None else int(peer.fileno())
+
     @property
     def is_closing(self) -> bool:
         """Whether ``close`` was called; what is queued may still be on its way."""

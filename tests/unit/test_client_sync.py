@@ -12,7 +12,7 @@ from test_client_fakes import FakeCluster, threaded_cluster
 
 import rmq_redis
 from rmq_redis import Admin, Message, MessageExt, Producer, PullConsumer, PushConsumer
-from rmq_redis.client.sync import background_loop
+from rmq_redis.client.background import background_loop
 from rmq_redis.errors import ClientError, ConfigError, MessageIllegalLocallyError, RouteNotFoundError
 
 FIRST = "CONSUME_FROM_FIRST_OFFSET"
