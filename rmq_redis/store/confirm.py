@@ -65,15 +65,20 @@ class Confirmation:
     def call_function(self, reply: ConfirmedReply, name: str, keys: list[bytes], args: list[Arg]) -> None:
         """As ``StoreConnection.call_function``, but ``reply`` is called once the answer is confirmed, or failed."""
         stored: list[Any] = []
+        is_late = False
 
         def answered(answer: Any) -> None:
             if isinstance(answer, StoreError):
                 reply(answer)
-            else:
-                stored.append(answer)
+                return
+            stored.append(answer)
+            if is_late:
+                self.after(confirmed)
 
         def confirmed(error: StoreError | None) -> None:
-            if not stored:
+            nonlocal is_late
+            if not stored:  # it failed; or the library was lost, and the call was repeated behind this question
+                is_late = True
                 return
             if error is None or isinstance(error, StoreUnconfirmedError):
                 reply(stored[0], error)

@@ -12,6 +12,7 @@ import logging
 import ssl
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import hiredis
@@ -29,8 +30,25 @@ Reply = Callable[[Any], None]
 _CONNECT_TIMEOUT_S = 5.0
 _RETRY_FIRST_S = 0.05
 _RETRY_MOST_S = 1.0
+_LOAD_ATTEMPTS = 3
+"""A call fails if its function is missing this often: somebody else keeps removing the library."""
 WRITE_AT_ONCE_BYTES = 4096
 """Above this, uvloop writes to the socket at once and not at the end of the loop turn."""
+
+
+class _LibraryLostError(StoreError):
+    """The server does not have the function (any more), so nothing was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class _FunctionCall:
+    """One call of a function, to be made once more if the server has lost the library."""
+
+    reply: Reply
+    name: str
+    keys: list[bytes]
+    args: list[Arg]
+    attempt: int = 1
 
 
 class StoreConnection(asyncio.Protocol):
@@ -43,6 +61,9 @@ class StoreConnection(asyncio.Protocol):
         self._on_lost = on_lost
         self._out: list[bytes] = []
         self._loop = asyncio.get_running_loop()
+        self._failed: list[_FunctionCall] = []
+        self._postponed: list[_FunctionCall] = []
+        """While the library is loaded once more: the calls that failed without it, and those that came later."""
         self.uses_functions = True
         self.is_primary = False
         """Whether the server took writes when the connection was opened."""
@@ -70,8 +91,11 @@ class StoreConnection(asyncio.Protocol):
             return StoreFencedError(text)
         if text.startswith("OOM"):
             return StoreFullError(f"Redis is out of memory (maxmemory): {text}")
-        if text.startswith("MOVED") or (self.is_primary and text.startswith("READONLY")):
-            # The keys are elsewhere, or it is a replica now: look for the right server, after the answers that are here
+        if text.startswith("ERR Function not found"):
+            return _LibraryLostError(text)
+        if text.startswith(("MOVED", "NOAUTH")) or (self.is_primary and text.startswith("READONLY")):
+            # The keys are elsewhere, it is a replica now, or a proxy has switched to a server that does not know us:
+            # connect once more, after the answers that are here.
             self._loop.call_soon(self.abort)
         return StoreError(text)
 
@@ -88,6 +112,8 @@ class StoreConnection(asyncio.Protocol):
         error = StoreError(f"the connection to the store was lost{f' ({exc})' if exc else ''}")
         for reply in waiting:
             self._answer(reply, error)
+        for call in self._take_postponed():
+            self._answer(call.reply, error)
         if self._on_lost is not None:
             self._on_lost(self)
 
@@ -105,12 +131,53 @@ class StoreConnection(asyncio.Protocol):
             self._flush()
 
     def call_function(self, reply: Reply, name: str, keys: list[bytes], args: list[Arg]) -> None:
-        """As ``call``, for a function of ``store.functions``."""
-        if self.uses_functions:
-            command = "FCALL_RO" if name in READ_ONLY else "FCALL"
-            self.call(reply, command, function_name(name), len(keys), *keys, *args)
-        else:
-            self.call(reply, "EVAL", script(name), len(keys), *keys, *args)
+        """As ``call``, for a function of ``store.functions``.
+
+        If another client has removed the library, it is loaded once more and the call is repeated, in its place among
+        the other calls of functions.
+        """
+        self._call_function(_FunctionCall(reply, name, keys, args))
+
+    def _call_function(self, call: _FunctionCall) -> None:
+        if self._failed:
+            self._postponed.append(call)
+            return
+        name, keys, args = call.name, call.keys, call.args
+        if not self.uses_functions:
+            self.call(call.reply, "EVAL", script(name), len(keys), *keys, *args)
+            return
+
+        def answered(answer: Any) -> None:
+            if isinstance(answer, _LibraryLostError) and call.attempt < _LOAD_ATTEMPTS and not self.closed:
+                self._load_library_for(replace(call, attempt=call.attempt + 1))
+            else:
+                call.reply(answer)
+
+        command = "FCALL_RO" if name in READ_ONLY else "FCALL"
+        self.call(answered, command, function_name(name), len(keys), *keys, *args)
+
+    def _load_library_for(self, call: _FunctionCall) -> None:
+        """Later calls wait behind this one: what several group commits append keeps its order."""
+        self._failed.append(call)
+        if len(self._failed) == 1:
+            logger.warning("store: another client removed the function library (FUNCTION DELETE or FLUSH); loading it")
+            self.call(self._library_loaded, "FUNCTION", "LOAD", "REPLACE", library())
+
+    def _take_postponed(self) -> list[_FunctionCall]:
+        calls = self._failed + self._postponed
+        self._failed, self._postponed = [], []
+        return calls
+
+    def _library_loaded(self, answer: Any) -> None:
+        calls = self._take_postponed()
+        if isinstance(answer, StoreFullError):
+            self.uses_functions = False  # a full server takes no library: EVAL does the same
+        elif isinstance(answer, StoreError):
+            for call in calls:
+                self._answer(call.reply, answer)
+            return
+        for call in calls:
+            self._call_function(call)
 
     def execute(self, *args: Arg) -> asyncio.Future[Any]:
         """Sends a command; the future gets its answer or fails with ``StoreError``."""
