@@ -95,7 +95,9 @@ class ConsumerAdminProcessor:
         """Sets the group's offsets; whatever its members commit is ignored until they pull from there.
 
         So it holds for every client, online or not, and needs nothing of it but that it follows the answer
-        PULL_OFFSET_MOVED. Source: RocketMQ 5.3 AdminBrokerProcessor.resetOffsetInner; ``isForce`` as in 4.x.
+        PULL_OFFSET_MOVED. ``isForce=false`` keeps all queues of a topic from going forwards, as before 5.2; one queue
+        goes where it is sent, since tools never set it there. Source: RocketMQ 5.3
+        AdminBrokerProcessor.resetOffsetInner.
         """
         header = command.header(ResetOffsetRequestHeader)
         if self._queue_store.reads_only:
@@ -115,7 +117,7 @@ class ConsumerAdminProcessor:
             queue_id = queue.queue.queue_id
             offset = await self._target(queue, header)
             committed = self._offsets.get(header.group, header.topic, queue_id)
-            if not header.is_force and committed is not None:
+            if header.queue_id < 0 and not header.is_force and committed is not None:
                 offset = min(offset, committed)
             offsets[queue_id] = offset
         await self._offsets.reset(header.group, header.topic, offsets)

@@ -80,13 +80,16 @@ class OffsetProcessor:
         topic = self._topics.topics.get(header.topic)
         if topic is not None and not 0 <= header.queue_id < max(len(topic.queues), 1):
             raise InvalidParameterError(f"queueId {header.queue_id} of topic {header.topic!r}")
+        remark = None
         if topic is not None:
+            if self._offsets.is_reset(header.consumer_group, header.topic, header.queue_id):
+                remark = "Offset has been previously reset"  # as Apache's brokers say it; the commit is ignored
             self._offsets.commit(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
-        return None if command.is_oneway else self._flushed(command)
+        return None if command.is_oneway else self._flushed(command, remark)
 
-    async def _flushed(self, command: RemotingCommand) -> RemotingCommand:
+    async def _flushed(self, command: RemotingCommand, remark: str | None) -> RemotingCommand:
         await self._offsets.flush()
-        return response(command)
+        return response(command, remark=remark)
 
     async def _done(self, command: RemotingCommand) -> RemotingCommand:
         return response(command)

@@ -273,20 +273,25 @@ class PopProcessor:
                     self.hold.wake(group, queue)
 
     async def _take_from(self, request: PopRequest, chosen: list[tuple[Queue, int]], pop_ms: int) -> list[Taken] | None:
+        set_before = [self._offset_of(request.group, queue) for queue, _ in chosen]
         reads = await asyncio.gather(
             *(self._queue_store.read_records(queue, position, request.scan_nums(queue)) for queue, position in chosen)
         )
         room = Room(request.max_nums, self._config.max_pull_bytes)
         shares: list[Share] = []
         found: list[dict[int, bytes]] = []
-        for (queue, position), (offsets, records) in zip(chosen, reads, strict=True):
+        was_reset = False
+        for (queue, position), before, (offsets, records) in zip(chosen, set_before, reads, strict=True):
+            if self._offset_of(request.group, queue) != before:
+                was_reset = True  # while it was read: the next look begins there
+                continue
             wanted, looked_at = room.choose(request, queue, offsets, records, self.screen)
             next_offset = next_after(queue, position, offsets, looked_at)
             if next_offset > position:
                 shares.append(Share(queue, list(wanted), next_offset))
                 found.append(wanted)
         if not shares:
-            return None
+            return [] if was_reset else None
         claimed = await self._claim(request, shares, pop_ms + request.invisible_ms)
         taken = [
             Taken(share.queue, offsets, [wanted[offset] for offset in offsets])

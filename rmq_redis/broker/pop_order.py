@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -146,6 +146,7 @@ class PopOrder:
     ) -> list[Taken]:
         """Takes from queues of which nothing is out, or its time is over; (queue, the group's offset) each."""
         batches = [self._store.holds((request.group, queue)) for queue, _ in chosen]
+        set_before = {queue: self._store.offset_of((request.group, queue)) for queue, _ in chosen}
         lost = next((batch for batch in batches if batch is not None and _repeats(request, batch)), None)
         if lost is not None:  # all that this request had got, and nothing else
             kept = [
@@ -153,7 +154,7 @@ class PopOrder:
                 for (queue, _), batch in zip(chosen, batches, strict=True)
                 if batch is not None and batch.attempt == lost.attempt and batch.pop_ms == lost.pop_ms
             ]
-            return await self._take_again(request, kept)
+            return await self._take_again(request, kept, set_before)
         pop_ms = max([_now_ms(), *(batch.pop_ms + 1 for batch in batches if batch is not None)])
         reads = await asyncio.gather(
             *(
@@ -198,7 +199,7 @@ class PopOrder:
                 found.append(wanted)
         if not steps:
             return []
-        return await self._give(request, steps, found, dead_letters)
+        return await self._give(request, steps, found, dead_letters, set_before)
 
     async def _read(self, queue: Queue, messages: Sequence[Given]) -> tuple[list[int], list[bytes]]:
         """Those of the messages that are still there."""
@@ -233,7 +234,9 @@ class PopOrder:
         except ResponseError:
             return again(tried, topic, 0, self._store_host, bare=True)
 
-    async def _take_again(self, request: PopRequest, kept: Sequence[tuple[Queue, Batch]]) -> list[Taken]:
+    async def _take_again(
+        self, request: PopRequest, kept: Sequence[tuple[Queue, Batch]], set_before: Mapping[Queue, int | None]
+    ) -> list[Taken]:
         """What a request got whose answer was lost: hidden for its time from now on, and not counted as a try.
 
         Were it more than is wanted this time, the rest would be kept for the next POP.
@@ -260,12 +263,24 @@ class PopOrder:
             first = batch.next_offset if new is None else new.first_offset
             steps.append(Step(queue, batch, new, first, batch.next_offset, offsets, ended))
             found.append(there)
-        return await self._give(request, steps, found, None) if steps else []
+        return await self._give(request, steps, found, None, set_before) if steps else []
 
     async def _give(
-        self, request: PopRequest, steps: list[Step], found: list[dict[int, bytes]], dead_letters: Queue | None
+        self,
+        request: PopRequest,
+        steps: list[Step],
+        found: list[dict[int, bytes]],
+        dead_letters: Queue | None,
+        set_before: Mapping[Queue, int | None],
     ) -> list[Taken]:
-        done = await self._store.pop(request.group, steps, dead_letters)
+        """Takes the steps, but not those of queues whose offset was reset since it was looked at."""
+        group = request.group
+        holding = [self._store.offset_of((group, step.queue)) == set_before[step.queue] for step in steps]
+        steps = [step for step, holds in zip(steps, holding, strict=True) if holds]
+        found = [wanted for wanted, holds in zip(found, holding, strict=True) if holds]
+        if not steps:
+            return []
+        done = await self._store.pop(group, steps, dead_letters)
         return [
             Taken(step.queue, list(wanted), list(wanted.values()), step.batch)
             for step, wanted, ok in zip(steps, found, done, strict=True)

@@ -62,10 +62,14 @@ class OffsetStore:
         queues = self._offsets.get((group, topic))
         return None if queues is None else queues.get(queue_id)
 
+    def is_reset(self, group: str, topic: str, queue_id: int) -> bool:
+        """Whether an offset was reset and the group's members have not gone to it yet."""
+        return bool(self.resets) and queue_id in self.resets.get((group, topic), ())
+
     def commit(self, group: str, topic: str, queue_id: int, offset: int) -> None:
         """Sets an offset. A negative one is a client's "I have none yet" and is ignored; so is one before a reset."""
         pair = (group, topic)
-        if offset < 0 or (self.resets and queue_id in self.resets.get(pair, ())):
+        if offset < 0 or self.is_reset(group, topic, queue_id):
             return
         self._set(pair, queue_id, offset)
 

@@ -132,11 +132,12 @@ class PopOrderStore:
     def holds(self, key: Key) -> Batch | None:
         """The batch of a queue, if it still holds: None when there is none, or another offset was set."""
         batch = self._batches.get(key)
-        if batch is not None and self._offset_of(key) != batch.first_offset:
+        if batch is not None and self.offset_of(key) != batch.first_offset:
             return None
         return batch
 
-    def _offset_of(self, key: Key) -> int | None:
+    def offset_of(self, key: Key) -> int | None:
+        """The offset that the group has in a queue, as this broker knows it."""
         queue = key[1].queue
         return self._offsets.get(key[0], queue.topic, queue.queue_id)
 
@@ -253,11 +254,11 @@ class PopOrderStore:
         """The group's offset if it is not written yet."""
         queue = key[1].queue
         written = self._offsets.is_written(key[0], queue.topic, queue.queue_id)
-        return None if written else self._offset_of(key)
+        return None if written else self.offset_of(key)
 
     def _put_back(self, key: Key, step: Step, offset: int | None) -> None:
         """An offset that was not written yet is to be written again, if nobody set another meanwhile."""
-        if offset is not None and self._offset_of(key) == step.offset:
+        if offset is not None and self.offset_of(key) == step.offset:
             self._offsets.commit(key[0], key[1].queue.topic, key[1].queue.queue_id, offset)
 
     async def end(self, key: Key, *, visible_ms: int | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ from rmq_redis.protocol.header import (
     UpdateConsumerOffsetRequestHeader,
 )
 from rmq_redis.protocol.message import decode_records
+from rmq_redis.protocol.pop_header import PopMessageRequestHeader
 from rmq_redis.store.embedded import EmbeddedServer
 
 FOUND, NO_NEW, MOVED = 0, 19, 21
@@ -202,6 +204,80 @@ async def test_one_queue_to_an_offset(client: BrokerClient) -> None:
     assert await reset(client) == {MessageQueue("T", "broker-a", 0): 0, MessageQueue("T", "broker-a", 1): 0}
     for wrong in ({"queue_id": 2}, {"queue_id": 1, "offset": 4}, {"queue_id": 1, "offset": -2}):
         assert (await client.ask(reset_request(**wrong))).code == 29
+
+
+async def test_one_queue_goes_forwards_though_nothing_forces_it(client: BrokerClient) -> None:
+    await with_messages(client)
+    for offset in (3, 5, 2, 9):  # as resetOffsetByQueueId of mqadmin: a commit, then 222 with isForce false
+        await commit(client, offset)
+        assert await reset(client, queue_id=0, offset=offset, is_force=False) == {
+            MessageQueue("T", "broker-a", 0): offset
+        }
+        assert await committed(client) == offset
+    assert await moved_to(client, 0) == 9
+    assert await reset(client, TO_END, queue_id=0, is_force=False) == {MessageQueue("T", "broker-a", 0): 10}
+
+
+async def test_a_commit_during_a_reset_is_ignored_and_says_so(client: BrokerClient) -> None:
+    await with_messages(client)
+    await reset(client, queue_id=0, offset=3)
+    header = UpdateConsumerOffsetRequestHeader("G", "T", 0, 7)
+    answer = await client.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, header))
+    assert answer.remark == "Offset has been previously reset"
+    assert await committed(client) == 3
+
+
+async def test_of_two_resets_before_a_member_follows_the_last_holds(client: BrokerClient) -> None:
+    await with_messages(client)
+    await commit(client, 8)
+    await reset(client, queue_id=0, offset=3)
+    assert await moved_to(client, 8) == 3
+    await reset(client, queue_id=0, offset=5)
+    await commit(client, 3)  # by a member that heard the first and drops the queue
+    assert await moved_to(client, 3) == 5
+    assert (await client.pull("T", 5)).code == FOUND
+    await commit(client, 6)
+    assert await committed(client) == 6
+
+
+async def test_resets_and_commits_at_once_end_as_the_last_reset_says(
+    client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    await with_messages(client)
+    asked = []
+    for offset in (1, 9, 4, 7):
+        asked += [client.ask(reset_request(queue_id=0, offset=offset)) for _ in range(2)]
+        asked.append(
+            client.ask(request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "T", 0, 2)))
+        )
+    await asyncio.gather(*asked)
+    assert await committed(client) == 7
+    with redis_py.Redis.from_url(embedded_server.url) as redis:
+        stored = f"{key_prefix}:{{broker-a}}:offsets:G:T"
+        await eventually(lambda: redis.hget(stored, "0") == b"7")
+
+
+@pytest.mark.parametrize("order", [False, True])
+async def test_a_reset_while_a_pop_reads_is_not_undone(
+    broker: Broker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch, order: bool
+) -> None:
+    await with_messages(client)
+    read_records = broker._queue_store.read_records
+    reads = 0
+
+    async def reset_meanwhile(*args: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        answer = await read_records(*args)
+        if reads == 1:
+            await reset(client, queue_id=0, offset=6)
+        return answer
+
+    monkeypatch.setattr(broker._queue_store, "read_records", reset_meanwhile)
+    header = PopMessageRequestHeader("G", "T", 0, 2, 60_000, 5_000, int(time.time() * 1000), order=order)
+    answer = await client.ok(request(RequestCode.POP_MESSAGE, header))
+    assert [message.text() for message in decode_records(answer.body)] == ["6", "7"]
+    assert await moved_to(client, 0) is None  # taking from there ends the reset
 
 
 async def test_what_is_not_there_cannot_be_reset(start_broker: StartBroker, connect: Connect) -> None:

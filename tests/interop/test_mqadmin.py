@@ -169,3 +169,14 @@ def test_a_queue_s_entries(mqadmin: MqAdmin, cluster: Cluster) -> None:
     assert "max: 2, min: 0" in shown
     assert f"physicOffset={message.commit_log_offset}, physicSize=" in shown
     assert "tagsCode=2598919" in shown
+
+
+def test_one_queue_is_reset_twice(mqadmin: MqAdmin, cluster: Cluster, admin: Admin) -> None:
+    topic, group = create_topic(cluster), unique_name("group")
+    queue_id = send(cluster, topic, 8)[0].queue_id
+    mqadmin("updateSubGroup", "-c", "DefaultCluster", "-g", group)
+    place = ("-b", master_addresses(cluster)["broker-a"], "-q", str(queue_id))
+    for offset in (3, 5):
+        mqadmin("resetOffsetByTime", "-g", group, "-t", topic, "-s", "0", *place, "-o", str(offset))
+        offsets = {queue.queue_id: stats.consumer_offset for queue, stats in admin.consume_stats(group, topic).items()}
+        assert offsets[queue_id] == offset
