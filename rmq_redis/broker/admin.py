@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import time
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -20,8 +17,7 @@ from ..errors import (
     SubscriptionGroupNotExistError,
     TopicNotExistError,
 )
-from ..model import MessageQueue, TopicConfig
-from ..protocol.admin_header import BrokerConsumeStatsRequestHeader, TopicGroupRequestHeader
+from ..model import TopicConfig
 from ..protocol.body import (
     SubscriptionGroupConfig,
     TopicConfigTable,
@@ -33,7 +29,6 @@ from ..protocol.body import (
 from ..protocol.command import RemotingCommand, response
 from ..protocol.header import (
     ConsumerGroupRequestHeader,
-    ConsumeStatsRequestHeader,
     CreateTopicRequestHeader,
     DeleteSubscriptionGroupRequestHeader,
     GroupRequestHeader,
@@ -86,10 +81,6 @@ class AdminProcessor:
             RequestCode.DELETE_SUBSCRIPTIONGROUP: self._delete_group,
             RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG: self._all_groups,
             RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG: self._get_group,
-            RequestCode.GET_TOPIC_STATS_INFO: self._topic_stats,
-            RequestCode.GET_CONSUME_STATS: self._consume_stats,
-            RequestCode.GET_BROKER_CONSUME_STATS: self._broker_consume_stats,
-            RequestCode.QUERY_CONSUME_TIME_SPAN: self._consume_time_span,
             RequestCode.GET_CONSUMER_CONNECTION_LIST: self._consumer_connections,
             RequestCode.GET_PRODUCER_CONNECTION_LIST: self._producer_connections,
             RequestCode.QUERY_TOPIC_CONSUME_BY_WHO: self._consumed_by,
@@ -194,111 +185,7 @@ class AdminProcessor:
             raise SubscriptionGroupNotExistError(f"the consumer group {name!r} does not exist on this broker")
         return response(command, body=dumps(config))
 
-    # --- statistics ----------------------------------------------------------------------------------------------
-
-    async def _refresh(self, topic: Topic) -> None:
-        if self._queue_store.reads_only:
-            await self._queue_store.refresh(topic.queues)
-
-    async def _topic_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        topic = self._topic(command.header(TopicRequestHeader).topic)
-        await self._refresh(topic)
-        table: dict[MessageQueue, Any] = {}
-        queues = topic.queues[: topic.queue_nums]
-        sizes = await self._retention.usage(queues)
-        for queue, size in zip(queues, sizes, strict=True):
-            updated_ms = 0
-            if queue.max_offset > queue.min_offset:
-                updated_ms = max(0, await self._queue_store.store_timestamp_ms(queue, queue.max_offset - 1))
-            table[queue.queue] = {
-                "lastUpdateTimestamp": updated_ms,
-                "maxOffset": queue.max_offset,
-                "minOffset": queue.min_offset,
-                "storeBytes": size,  # of ours; other clients pass over it
-            }
-        return response(command, body=dumps({"offsetTable": table, "topicPutTps": 0.0}))
-
-    async def _consume_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        header = command.header(ConsumeStatsRequestHeader)
-        if self._queue_store.reads_only:
-            await self._offsets.load()
-        if header.topic:
-            names = [header.topic]
-        elif header.topic_list:
-            names = [name for name in header.topic_list.split(";") if name]
-        else:
-            names = self._subscribed(header.consumer_group, self._offsets.topics_of(header.consumer_group))
-        table = await self._consume_table(header.consumer_group, names)
-        return response(command, body=dumps({"consumeTps": 0.0, "offsetTable": table}))
-
-    def _subscribed(self, group: str, names: list[str]) -> list[str]:
-        """Those of the topics that a group subscribes to; all of them when none of its members is online."""
-        live = self._clients.consumer_groups.get(group)
-        return names if live is None else [name for name in names if name in live.subscriptions]
-
-    async def _consume_table(self, group: str, names: Iterable[str]) -> dict[MessageQueue, Any]:
-        table: dict[MessageQueue, Any] = {}
-        for name in names:
-            topic = self._topics.topics.get(name)
-            if topic is None:
-                continue
-            await self._refresh(topic)
-            for queue in topic.queues[: topic.config.read_queue_nums]:
-                offset = self._offsets.get(group, name, queue.queue.queue_id) or 0
-                stored_ms = await self._queue_store.store_timestamp_ms(queue, offset - 1) if offset else 0
-                table[queue.queue] = {
-                    "brokerOffset": queue.max_offset,
-                    "consumerOffset": offset,
-                    "lastTimestamp": max(0, stored_ms),
-                    "pullOffset": offset,
-                }
-        return table
-
-    async def _broker_consume_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        """GET_BROKER_CONSUME_STATS: all groups that have offsets here, topic by topic."""
-        header = command.header(BrokerConsumeStatsRequestHeader)
-        if self._queue_store.reads_only:
-            await self._offsets.load()
-        stats: list[dict[str, list[Any]]] = []
-        total = 0
-        for group in list(self._topics.groups):
-            of_group: list[Any] = []
-            for name in self._subscribed(group, self._offsets.topics_of(group)):
-                topic = self._topics.topics.get(name)
-                if topic is not None and (topic.config.order or not header.is_order):
-                    table = await self._consume_table(group, [name])
-                    total += sum(item["brokerOffset"] - item["consumerOffset"] for item in table.values())
-                    of_group.append({"consumeTps": 0.0, "offsetTable": table})
-            stats.append({group: of_group})
-        data = {
-            "brokerAddr": self._broker_addr,
-            "consumeStatsList": stats,
-            "totalDiff": total,
-            "totalInflightDiff": 0,
-        }
-        return response(command, body=dumps(data))
-
-    async def _consume_time_span(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        """QUERY_CONSUME_TIME_SPAN: store times of each queue's first, last and last consumed message."""
-        header = command.header(TopicGroupRequestHeader)
-        topic = self._topic(header.topic)
-        await self._refresh(topic)
-        now_ms = int(time.time() * 1000)
-        spans = []
-        for queue in topic.queues[: topic.config.write_queue_nums]:
-            stored_ms = functools.partial(self._queue_store.store_timestamp_ms, queue)
-            offset = self._offsets.get(header.group, header.topic, queue.queue.queue_id) or 0
-            first_ms = await stored_ms(queue.min_offset)
-            spans.append(
-                {
-                    "messageQueue": queue.queue,
-                    "minTimeStamp": first_ms,
-                    "maxTimeStamp": await stored_ms(queue.max_offset - 1) if queue.max_offset else -1,
-                    "consumeTimeStamp": await stored_ms(offset - 1) if offset else first_ms,
-                    "delayTime": now_ms - await stored_ms(offset) if offset < queue.max_offset else 0,
-                }
-            )
-        return response(command, body=dumps({"consumeTimeSpanSet": spans}))
+    # --- who is connected, and what there is ---------------------------------------------------------------------
 
     def _consumer_connections(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         name = command.header(ConsumerGroupRequestHeader).consumer_group

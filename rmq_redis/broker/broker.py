@@ -41,6 +41,7 @@ from .pop_ack import PopAckProcessor
 from .pop_hold import PopHold
 from .pop_order import PopOrder
 from .pop_revive import PopReviveService
+from .progress import ProgressProcessor
 from .pull import PullProcessor
 from .query import QueryProcessor
 from .rates import RateSampler
@@ -239,6 +240,15 @@ class Broker:
             self._retention,
             self._statistics,
         )
+        progress = ProgressProcessor(
+            self.address,
+            self._topics,
+            self._queue_store,
+            self._offsets,
+            self._clients,
+            self._retention,
+            self._statistics,
+        )
         runtime_info = RuntimeInfoProcessor(
             config, self._topics, self._queue_store, self._pulls, self._retention, self._statistics
         )
@@ -257,6 +267,7 @@ class Broker:
             OffsetProcessor(config, self._topics, self._queue_store, self._offsets),
             ConsumerAdminProcessor(config, self._topics, self._queue_store, self._offsets, self._clients, self._pulls),
             admin,
+            progress,
             runtime_info,
             StatisticsProcessor(self._queue_store, self._statistics),
         )

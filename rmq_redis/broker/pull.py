@@ -132,9 +132,13 @@ class PullProcessor:
             deadline_s,
             header.consumer_group,
         )
-        if self._queue_store.reads_only:
+        reads_only = self._queue_store.reads_only
+        if self._offsets.resets and not reads_only and self._moved_by_reset(pull, header):
+            return
+        self._offsets.note_pull(header.consumer_group, header.topic, header.queue_id, header.queue_offset)
+        if reads_only:
             self._start_on_slave(pull)
-        elif not (self._offsets.resets and self._moved_by_reset(pull, header)):
+        else:
             self._execute(pull)
 
     def _filter_of(self, header: PullMessageRequestHeader, group: SubscriptionGroupConfig) -> MessageFilter | None:

@@ -111,6 +111,15 @@ class BrokerStatistics:
         minute, hour, day = (add_up(windows) for windows in zip(*found, strict=True))
         return Windows(field, (minute, hour, day))
 
+    def tps(self, name: str, key: str) -> float:
+        """A statistic per second, of the last minute."""
+        found = self.windows(name, key)
+        if found is None:
+            return 0.0
+        minute = found.windows[0]
+        total: int = getattr(minute.total, found.field)
+        return total / minute.elapsed_s
+
     def _make_readers(self) -> dict[str, tuple[str, Callable[[str], Iterable[Counter]]]]:
         return {
             "TOPIC_PUT_NUMS": ("nums", self._topic_puts),

@@ -30,6 +30,7 @@ class OffsetStore:
         self.resets: dict[GroupTopic, dict[int, int]] = {}
         """Offsets that were reset and that the group's members have not gone to yet; what they commit is ignored."""
         self._ended_resets: list[str] = []
+        self._pulled: dict[GroupTopic, dict[int, int]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -61,6 +62,17 @@ class OffsetStore:
         """The committed offset, or None."""
         queues = self._offsets.get((group, topic))
         return None if queues is None else queues.get(queue_id)
+
+    def note_pull(self, group: str, topic: str, queue_id: int, offset: int) -> None:
+        """A member of the group asked for messages from ``offset`` on."""
+        queues = self._pulled.get((group, topic))
+        if queues is None:
+            queues = self._pulled[group, topic] = {}
+        queues[queue_id] = offset
+
+    def pulled(self, group: str, topic: str, queue_id: int) -> int:
+        """The offset that the group's last pull from a queue asked for; 0 for none since this process is there."""
+        return self._pulled.get((group, topic), {}).get(queue_id, 0)
 
     def is_reset(self, group: str, topic: str, queue_id: int) -> bool:
         """Whether an offset was reset and the group's members have not gone to it yet."""
@@ -115,6 +127,7 @@ class OffsetStore:
             if field in self._ended_resets:
                 self._ended_resets.remove(field)
             known.pop(queue_id, None)
+            self._pulled.get(pair, {}).pop(queue_id, None)
             self._set(pair, queue_id, offset)
 
     def end_reset(self, group: str, topic: str, queue_id: int) -> None:
@@ -159,6 +172,7 @@ class OffsetStore:
         for queue_id in list(self.resets.get(pair, ())):
             self.end_reset(*pair, queue_id)
         self._dirty.pop(pair, None)
+        self._pulled.pop(pair, None)
         return self._offsets.pop(pair, {})
 
     def _start_flush(self) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import redis as redis_py
-from helpers import BrokerClient, Connect, FakeNameServer, StartBroker, heartbeat_request, send_request
+from helpers import BrokerClient, Connect, FakeNameServer, StartBroker, eventually, heartbeat_request, send_request
 
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import StoreError
 from rmq_redis.model import MessageQueue, TopicConfig
+from rmq_redis.protocol.admin_header import BrokerConsumeStatsRequestHeader, ResetOffsetRequestHeader
 from rmq_redis.protocol.body import SubscriptionGroupConfig, decode_register_body, dumps, loads
 from rmq_redis.protocol.command import RemotingCommand, request
 from rmq_redis.protocol.header import (
@@ -335,7 +336,7 @@ async def test_topic_statistics_have_every_queue_as_an_object_key(client: Broker
             queue(1): {"lastUpdateTimestamp": stored_ms, "maxOffset": 2, "minOffset": 0},
             queue(2): {"lastUpdateTimestamp": 0, "maxOffset": 0, "minOffset": 0},
         },
-        "topicPutTps": 0.0,
+        "topicPutTps": body["topicPutTps"],
     }
     assert await code_of(client, RequestCode.GET_TOPIC_STATS_INFO, TopicRequestHeader("Nonesuch")) == 17
 
@@ -349,7 +350,6 @@ async def test_consume_statistics(client: BrokerClient) -> None:
 
     async def stats(**header: Any) -> dict[MessageQueue, Any]:
         data = await client.get(RequestCode.GET_CONSUME_STATS, ConsumeStatsRequestHeader("G", **header))
-        assert data["consumeTps"] == 0.0
         table: dict[MessageQueue, Any] = data["offsetTable"]
         return table
 
@@ -367,6 +367,43 @@ async def test_consume_statistics(client: BrokerClient) -> None:
         "consumeTps": 0.0,
         "offsetTable": {},
     }
+
+
+async def test_pull_offset_is_what_the_last_pull_asked_for(broker: Broker, client: BrokerClient) -> None:
+    await client.ok(put_topic("T", 1, 1))
+    await client.send("T", *"abcdefgh")
+    await client.ok(commit("G", "T", 0, 2))
+
+    async def progress() -> tuple[int, int]:
+        data = await client.get(RequestCode.GET_CONSUME_STATS, ConsumeStatsRequestHeader("G", "T"))
+        item = data["offsetTable"][queue(0)]
+        return item["consumerOffset"], item["pullOffset"]
+
+    assert await progress() == (2, 2)  # nothing was pulled yet
+    await client.pull("T", 2, max_msg_nums=3)
+    assert await progress() == (2, 2)
+    await client.pull("T", 5)  # 2, 3 and 4 are being handled
+    assert await progress() == (2, 5)
+    waiting = client.pull_later("T", 8)
+    await eventually(lambda: broker._pulls.hold.count == 1)
+    assert await progress() == (2, 8)
+    total = await client.get(RequestCode.GET_BROKER_CONSUME_STATS, BrokerConsumeStatsRequestHeader(False))
+    assert total["totalInflightDiff"] == 6
+    await client.pull("T", 5, group="other")
+    assert await progress() == (2, 8)
+    await client.ok(commit("G", "T", 0, 8))
+    assert await progress() == (8, 8)
+    header = ResetOffsetRequestHeader("T", "G", 0)
+    await client.ok(request(RequestCode.INVOKE_BROKER_TO_RESET_OFFSET, header))
+    await waiting
+    assert await progress() == (0, 0)  # what was pulled before a reset is not in flight any more
+
+
+async def test_rates_of_groups_and_topics(client: BrokerClient) -> None:
+    await client.send("T", "a", "b")
+    await client.pull("T", 0)
+    assert (await client.get(RequestCode.GET_CONSUME_STATS, ConsumeStatsRequestHeader("G", "T")))["consumeTps"] > 0
+    assert (await client.get(RequestCode.GET_TOPIC_STATS_INFO, TopicRequestHeader("T")))["topicPutTps"] > 0
 
 
 async def test_consumer_connections(client: BrokerClient) -> None:
