@@ -19,6 +19,8 @@ from .errors import ConfigError
 ENV_PREFIX = "RMQ_REDIS_"
 DEFAULT_NAMESRV_PORT = 9876
 DEFAULT_BROKER_PORT = 10911
+VIP_PORT_DISTANCE = 2
+"""Old Java clients send to the port so far below a broker's own. Source: ``MixAll.brokerVIPChannel``."""
 DEFAULT_CLUSTER = "DefaultCluster"
 
 C = TypeVar("C")
@@ -57,6 +59,9 @@ class BrokerConfig:
     cluster_name: str = setting(DEFAULT_CLUSTER, "cluster that the group belongs to")
     listen_host: str = setting("0.0.0.0", "address to listen on")
     listen_port: int = setting(DEFAULT_BROKER_PORT, "port to listen on; 0 lets the system choose")
+    fast_listen_port: int = setting(
+        -1, "port for the VIP channel of old Java clients; -1: listen_port - 2 if it is free, 0: none"
+    )
     advertised_host: str = setting("", "IP address that clients are told; default: the one that reaches the NameServer")
     advertised_port: int = setting(0, "port that clients are told; default: the one it listens on")
     namesrv_addr: str = setting("127.0.0.1:9876", "NameServers: host:port;host:port")

@@ -57,6 +57,7 @@ from .statistics import BrokerStatistics
 from .statistics_admin import StatisticsProcessor
 from .topics import TopicTable
 from .transaction import TransactionService
+from .vip_channel import listen_on_vip_channel
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class Broker:
 
     Attributes:
         port: where it listens, once started.
+        fast_port: where it also listens for the VIP channel of old Java clients; 0: nowhere.
         address: ``ip:port`` that it registers and that is part of message ids.
     """
 
@@ -117,6 +119,7 @@ class Broker:
             raise ConfigError(f"broker id {config.broker_id} is negative; 0 is the master, 1 and up are slaves")
         self.config = config
         self.port = 0
+        self.fast_port = 0
         self.address = ""
         self._namesrv_addrs = parse_addresses(config.namesrv_addr)
         self._follow: list[asyncio.Task[None]] = []
@@ -188,6 +191,7 @@ class Broker:
         )
         await server.start(config.listen_host, config.listen_port)
         self.port = server.port
+        self.fast_port = await listen_on_vip_channel(server, config)
         host = config.advertised_host or _own_ip(self._namesrv_addrs[0])
         self.address = f"{host}:{config.advertised_port or self.port}"
         store_host = pack_host(self.address)

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from ..codes import RequestCode
+from ..config import VIP_PORT_DISTANCE
 from ..errors import ConfigError, RmqError
 from ..model import DEFAULT_TOPIC, MASTER_ID
 from ..protocol.body import decode_route
@@ -85,9 +86,16 @@ class Role(Child):
     def address(self) -> str:
         return f"{self.host}:{self.port}"
 
-    async def launch(self) -> None:
-        """Starts it and waits until it serves. Raises ChildError."""
-        await self.start("rmq_redis", self.role, *self.options, "--listen-port", str(self.port))
+    async def launch(self, others: Collection[Role] = ()) -> None:
+        """Starts it and waits until it serves. Raises ChildError.
+
+        Args:
+            others: roles whose ports it must not take for its VIP channel, which is two below its own.
+        """
+        options = [*self.options, "--listen-port", str(self.port)]
+        if self.role == "broker" and self.port and self.port - VIP_PORT_DISTANCE in {role.port for role in others}:
+            options += ["--fast-listen-port", "0"]
+        await self.start("rmq_redis", self.role, *options)
         self.port = await self.listening_port()
 
 
@@ -120,6 +128,10 @@ class Cluster:
     def namesrv_addr(self) -> str:
         """The NameServers: ``host:port;host:port``."""
         return ";".join(role.address for role in self.namesrvs)
+
+    @property
+    def _roles(self) -> list[Role]:
+        return [*self.namesrvs, *self.brokers]
 
     @property
     def log_dir(self) -> Path:
@@ -180,7 +192,7 @@ class Cluster:
         return Role(role, label, log_path, options, self._connect_host, port)
 
     async def _launch(self, roles: list[Role]) -> None:
-        tasks = [asyncio.create_task(role.launch()) for role in roles]
+        tasks = [asyncio.create_task(role.launch(self._roles)) for role in roles]
         try:
             for role, task in zip(roles, tasks, strict=True):
                 await task
@@ -342,7 +354,7 @@ class Cluster:
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _MOST_RESTART_PAUSE_S)
             try:
-                await role.launch()
+                await role.launch(self._roles)
                 return
             except ChildError as error:
                 self.report(f"{error}; trying again in {pause_s:g} s")

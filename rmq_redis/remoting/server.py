@@ -34,7 +34,7 @@ A ``ResponseError`` that it raises becomes the response; any other exception bec
 
 
 class RemotingServer:
-    """A listening socket with processors by request code.
+    """Listening sockets with processors by request code.
 
     Connections that sent nothing for ``idle_timeout_s`` seconds are closed. A request without a processor is answered
     with code 3, as Apache RocketMQ does.
@@ -52,7 +52,7 @@ class RemotingServer:
         self._on_connection_closed = on_close
         self._idle_timeout_s = idle_timeout_s
         self._max_frame_bytes = max_frame_bytes
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._idle_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections: set[Connection] = set()
@@ -69,21 +69,26 @@ class RemotingServer:
         Raises:
             ConfigError: the address cannot be listened on.
         """
+        raise_open_files_limit()
+        self.port = await self.listen_also(host, port)
+        self._idle_task = asyncio.get_running_loop().create_task(self._close_idle())
+
+    async def listen_also(self, host: str, port: int) -> int:
+        """Listens on one more port and returns it. Raises ConfigError as ``start``."""
         if not 0 <= port <= 65535:
             raise ConfigError(f"port {port} is not between 0 and 65535")
-        raise_open_files_limit()
-        loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(self._make_connection, host, port, backlog=4096)
+            server = await asyncio.get_running_loop().create_server(self._make_connection, host, port, backlog=4096)
         except OSError as error:
             raise ConfigError(f"cannot listen on {host}:{port}: {_why_not(error)}") from None
-        self.port = self._server.sockets[0].getsockname()[1]
-        self._idle_task = loop.create_task(self._close_idle())
+        self._servers.append(server)
+        bound: int = server.sockets[0].getsockname()[1]
+        return bound
 
     def stop_accepting(self) -> None:
-        """Closes the listening socket; open connections go on."""
-        if self._server is not None:
-            self._server.close()
+        """Closes the listening sockets; open connections go on."""
+        for server in self._servers:
+            server.close()
 
     def close_connections(self) -> None:
         """Closes every connection after sending what is queued; new ones are accepted."""

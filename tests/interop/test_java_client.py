@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 import scenarios
@@ -53,6 +54,17 @@ def test_auto_creates_a_topic_on_the_first_send(java_driver: Driver, cluster: Cl
     sent = java_driver.produce(cluster, topic, 8)
     wait_until(lambda: has_route(cluster, topic), f"route of {topic}")
     with java_driver.consume(cluster, topic, unique_name("group")) as consumer:
+        consumer.wait_for_bodies({event["body"] for event in sent})
+        consumer.stop()
+
+
+def test_sends_through_the_vip_channel(java_driver: Driver, cluster: Cluster) -> None:
+    """As clients up to 4.5 do by default: to the port two below the broker's."""
+    topic = create_topic(cluster)
+    options = {**java_driver.env, "JAVA_TOOL_OPTIONS": "-Dcom.rocketmq.sendMessageWithVIPChannel=true"}
+    old = replace(java_driver, env=options)
+    sent = old.produce(cluster, topic, 8)
+    with old.consume(cluster, topic, unique_name("group")) as consumer:
         consumer.wait_for_bodies({event["body"] for event in sent})
         consumer.stop()
 

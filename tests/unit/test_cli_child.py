@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rmq_redis.cli.child import Child, ChildError, command_of, has_ended
-from rmq_redis.cli.cluster import Cluster, ClusterSpec, own_address, port_is_free
+from rmq_redis.cli.cluster import Cluster, ClusterSpec, Role, own_address, port_is_free
 from rmq_redis.errors import ConfigError
 from rmq_redis.runtime import Stopped, serve, stop_signals, unless_stopped
 from rmq_redis.store.embedded import free_port
@@ -143,3 +143,26 @@ async def test_serving_ends_with_0_on_a_signal(capsys: pytest.CaptureFixture[str
     assert await serve(server, "namesrv", "127.0.0.1") == 0
     assert server.calls == ["start", "close"]
     assert capsys.readouterr().out == f"namesrv listening on 127.0.0.1:4711 pid {os.getpid()}\n"
+
+
+class RecordedRole(Role):
+    """A role that keeps what it would have been started with."""
+
+    started: tuple[str, ...] = ()
+
+    async def start(self, *arguments: str) -> None:
+        self.started = arguments
+
+    async def listening_port(self, timeout_s: float = 0.0) -> int:
+        return self.port
+
+
+async def test_a_broker_takes_no_port_of_another_for_its_vip_channel(tmp_path: Path) -> None:
+    roles = [
+        RecordedRole("broker", f"broker {port}", tmp_path / str(port), [], "127.0.0.1", port)
+        for port in (10911, 10912, 10913, 0)
+    ]
+    for role in roles:
+        await role.launch(roles)
+    switched_off = [role.port for role in roles if "--fast-listen-port" in role.started]
+    assert switched_off == [10913]  # 10911 is the first one's
