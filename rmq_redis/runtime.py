@@ -8,7 +8,6 @@ import os
 import queue
 import signal
 import sys
-import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -40,13 +39,51 @@ class Stopped(Exception):  # noqa: N818  (no error: somebody asked for it)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine on uvloop where that is installed, on asyncio's own loop elsewhere."""
+    """Runs a coroutine on a loop of ``new_event_loop``."""
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(main)
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's event loop where that is installed, asyncio's own elsewhere, and where threads are green threads.
+
+    uvloop waits in C: it would stop every green thread of gevent or eventlet, the one that started it included.
+
+    Raises:
+        ConfigError: threads are green threads, but ``select``, with which asyncio's loop waits, is not cooperative.
+    """
+    library = green_threads()
+    if library:
+        if not _is_patched(library, "select"):
+            raise ConfigError(
+                f"{library} has replaced threads, but not select: the event loop would stop all green threads. Patch "
+                f"both (for example {_PATCH_ALL[library]}), or neither"
+            )
+        return asyncio.new_event_loop()
     try:
         import uvloop
     except ImportError:
-        return asyncio.run(main)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+_PATCH_ALL = {"gevent": "gevent.monkey.patch_all()", "eventlet": "eventlet.monkey_patch()"}
+
+
+def green_threads() -> str:
+    """gevent or eventlet, if it has replaced threads in this process; "" otherwise."""
+    return next((library for library in _PATCH_ALL if _is_patched(library, "thread")), "")
+
+
+def _is_patched(library: str, module: str) -> bool:
+    """Whether gevent or eventlet has replaced a module; looks only at what is imported already."""
+    if library == "gevent":
+        monkey = sys.modules.get("gevent.monkey")
+        name = "threading" if module == "thread" else module
+        return monkey is not None and bool(monkey.is_module_patched(name))
+    patcher = sys.modules.get("eventlet.patcher")
+    return patcher is not None and bool(patcher.is_monkey_patched(module))
 
 
 def setup_logging(level: str) -> None:
@@ -111,12 +148,14 @@ def on_stop_signals(received: Callable[[], object], *, replaces_own: bool = Fals
     In another thread, and for a signal that the program handles itself (unless ``replaces_own``), this does nothing.
     """
     replaced: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():
+    try:
         for number in _STOP_SIGNALS:
             before = signal.getsignal(number)
             if replaces_own or before in (signal.SIG_DFL, signal.default_int_handler):
-                replaced[number] = before
                 signal.signal(number, lambda _number, _frame: received())
+                replaced[number] = before
+    except ValueError:  # not the main thread (which a comparison would not find among green threads)
+        pass
     try:
         yield
     finally:

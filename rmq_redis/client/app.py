@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import logging
 import os
+import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -88,6 +89,7 @@ class App(AsyncLifecycle):
         self._shutdown_due = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process_id = 0
+        self._thread_id = 0
         self._closing = Closing(f"app {name}", self._close)
 
     # --- what it is made of ----------------------------------------------------------------------------------------
@@ -174,10 +176,7 @@ class App(AsyncLifecycle):
         Raises:
             ClientError: the app does not run, or this is its event loop: ``await`` there.
         """
-        try:
-            inside = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            inside = False
+        inside = threading.get_ident() == self._thread_id  # not get_running_loop: green threads share it
         if self._loop is None or inside:
             coroutine.close()
             raise ClientError(
@@ -197,6 +196,7 @@ class App(AsyncLifecycle):
             raise ClientError(f"app {self.name!r} was started before")
         self._loop = asyncio.get_running_loop()
         self._process_id = os.getpid()
+        self._thread_id = threading.get_ident()
         producer = AsyncProducer(
             self.name,
             config=self.config,

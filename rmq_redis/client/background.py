@@ -11,17 +11,25 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from ..errors import ClientError
+from ..runtime import new_event_loop
 from . import forking
+from .instance import clients_of
 
 T = TypeVar("T")
 
+_END_TIMEOUT_S = 1.0
+
 
 class BackgroundLoop:
-    """An event loop (uvloop where it is installed) in a daemon thread."""
+    """An event loop in a daemon thread; with gevent or eventlet, in a green thread.
+
+    Raises:
+        ConfigError: as ``new_event_loop``.
+    """
 
     def __init__(self) -> None:
         self.process_id = os.getpid()
-        self._loop = _new_event_loop()
+        self._loop = new_event_loop()
         self._thread = threading.Thread(target=self._run, name="rmq-redis-loop", daemon=True)
         self._thread.start()
         atexit.register(self._stop)
@@ -30,11 +38,24 @@ class BackgroundLoop:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+        self._loop.close()
 
     def _stop(self) -> None:
+        """At the interpreter's exit, for clients that were not closed: what is open then would be complained about."""
         if self.process_id == os.getpid():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(timeout=1.0)
+            self.submit(self._end())
+            self._thread.join(_END_TIMEOUT_S)
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_END_TIMEOUT_S / 2)
+        for client in clients_of(self._loop):
+            await client.remoting.close()
+        await asyncio.sleep(0)  # a transport needs a turn to close
+        self._loop.stop()
 
     def forked(self) -> None:
         """In a child, where the thread does not exist: the next ``background_loop`` is a new one."""
@@ -71,15 +92,6 @@ class BackgroundLoop:
         except BaseException:
             future.cancel()
             raise
-
-
-def _new_event_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
 
 
 _lock = threading.Lock()

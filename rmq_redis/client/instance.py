@@ -58,6 +58,7 @@ class MQClientInstance:
     Attributes:
         client_id: ``ip@pid#number``; known after ``start``.
         is_inherited: this process got it by a fork after its start, and cannot use it.
+        loop: the event loop that it was started in.
         routes: the routes of the topics in use.
         broker: typed calls to brokers.
         unique_keys: makes message ids.
@@ -78,6 +79,7 @@ class MQClientInstance:
         self._closed = False
         self._process_id = 0
         self.is_inherited = False
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.processors: dict[int, Processor] = {}
         self.remoting: RemotingClient
         self.routes: RouteTable
@@ -126,6 +128,7 @@ class MQClientInstance:
         self.broker = BrokerApi(self.remoting, self.config.request_timeout_s)
         self._tasks = [self.spawn(self._poll_routes()), self.spawn(self._heartbeats())]
         self._process_id = os.getpid()
+        self.loop = asyncio.get_running_loop()
         forking.track(self)
 
     def forked(self) -> None:
@@ -338,6 +341,11 @@ class MQClientInstance:
         if consumer is None:
             return response(command, ResponseCode.SYSTEM_ERROR, remark=f"no consumer of group {group!r} in this client")
         return await consumer.handle_request(command)
+
+
+def clients_of(loop: asyncio.AbstractEventLoop) -> list[MQClientInstance]:
+    """The clients that were started in an event loop and still exist."""
+    return [owner for owner in forking.tracked() if isinstance(owner, MQClientInstance) and owner.loop is loop]
 
 
 def check_group(group: str, kind: str) -> None:

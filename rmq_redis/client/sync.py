@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from ..config import ClientConfig
-from ..errors import ClientError
+from ..errors import ClientError, RmqError
 from ..hookspecs import QueueSelector
 from ..model import (
     Message,
@@ -73,10 +73,11 @@ class _Facade(Generic[A]):
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
             self._twin.check_process()
-        except ClientError:
+            loop = background_loop()
+        except RmqError:
             coroutine.close()
             raise
-        return background_loop().run(coroutine)
+        return loop.run(coroutine)
 
     def start(self) -> None:
         """As the asynchronous ``start``."""

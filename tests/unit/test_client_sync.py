@@ -154,3 +154,30 @@ def test_help_says_what_the_asynchronous_twin_says() -> None:
         first, _, rest = (method.__doc__ or "").partition("\n\n")
         assert first.startswith("As ``Async")
         assert "Raises:" in rest or "Returns:" in rest or "Args:" in rest
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        'with Producer("PG", addr) as producer: producer.send(Message("T", "x"))',
+        'producer = Producer("PG", addr); producer.start(); producer.send(Message("T", "x"))',
+        'producer = Producer("PG", addr); producer.start(); [producer.send_async(Message("T", "x")) for _ in "12345"]',
+        'consumer = PushConsumer("G", addr); consumer.subscribe("T", "*", print); consumer.start()',
+        'consumer = PullConsumer("G", addr); consumer.start(); consumer.assign([MessageQueue("T", "broker-a", 0)]); '
+        "consumer.poll(0)",
+    ],
+)
+def test_a_program_ends_without_a_complaint(fake: FakeCluster, program: str, loop: str) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    head = 'import sys\nsys.modules["uvloop"] = None\n' if loop == "asyncio" else "import sys\n"
+    text = head + f"from rmq_redis import *\naddr = sys.argv[1]\n{program}\n"
+    result = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", text, fake.namesrv_addr],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
