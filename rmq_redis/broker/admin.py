@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -41,8 +42,9 @@ from ..store.offset_store import OffsetStore
 from ..store.queue_store import QueueStore
 from .client_manage import ClientManager, Member
 from .consumer_admin import language_name
-from .retention import RetentionPolicy, RetentionService, retention_policy
+from .retention import RetentionService
 from .statistics import BrokerStatistics
+from .topic_attributes import altered, parse_changes
 from .topics import Topic, TopicTable
 
 
@@ -102,9 +104,7 @@ class AdminProcessor:
     async def _put_topic(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         self._must_write()
         header = command.header(CreateTopicRequestHeader)
-        known = self._topics.topics.get(header.topic)
-        attributes = changed_attributes(dict(known.config.attributes) if known else {}, header.attributes)
-        retention_policy(RetentionPolicy(), attributes)
+        attributes = self._attributes(header.topic, parse_changes(header.attributes))
         await self._topics.put(
             TopicConfig(
                 topic_name=header.topic,
@@ -124,10 +124,16 @@ class AdminProcessor:
         items = object_body(command.body).get("topicConfigList")
         if not isinstance(items, list):
             raise InvalidParameterError("topicConfigList is missing")
-        for config in [topic_config(item) for item in items]:
-            retention_policy(RetentionPolicy(), config.attributes)
-            await self._topics.put(config)
+        wanted = [topic_config(item) for item in items]
+        altered_attributes = [self._attributes(config.topic_name, config.attributes) for config in wanted]
+        for config, attributes in zip(wanted, altered_attributes, strict=True):
+            await self._topics.put(msgspec.structs.replace(config, attributes=attributes))
         return response(command)
+
+    def _attributes(self, topic: str, changes: Mapping[str, str]) -> dict[str, str]:
+        known = self._topics.topics.get(topic)
+        current = None if known is None else known.config.attributes
+        return altered(current, changes, allow_mixed=self._config.enable_mixed_message_type)
 
     async def _delete_topic(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         topic = command.header(TopicRequestHeader).topic
@@ -260,24 +266,6 @@ class AdminProcessor:
             ResponseCode.NO_PERMISSION,
             remark="settings are changed by flags or RMQ_REDIS_ variables and a restart of the broker",
         )
-
-
-def changed_attributes(known: dict[str, str], change: str | None) -> dict[str, str]:
-    """Topic attributes after a change ``+name=value,-name``.
-
-    Raises:
-        InvalidParameterError: an entry of another form.
-    """
-    for part in (change or "").split(","):
-        entry = part.strip()
-        name, separator, value = entry[1:].partition("=")
-        if entry.startswith("+") and separator and name:
-            known[name] = value
-        elif entry.startswith("-") and not separator and name:
-            known.pop(name, None)
-        elif entry:
-            raise InvalidParameterError(f"attribute change {entry[:80]!r} is neither +name=value nor -name")
-    return known
 
 
 def _connection(member: Member) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from .topics import TopicTable
 
 MAX_NUMS_BY_UNIQUE_KEY = 32
 """Source: ``defaultQueryMaxNum``."""
+MAX_NUMS_BY_KEY = 64
+"""Source: ``maxMsgsNumBatch``."""
 MAX_SCANNED_NUMS = 200_000
 """Messages of one queue that a query looks at."""
 _CLOCK_SLACK_MS = 60_000
@@ -49,7 +51,7 @@ class QueryProcessor:
         header = command.header(QueryMessageRequestHeader)
         topic = self._topics.topics.get(header.topic)
         is_unique = (header.unique_key_query or "").lower() == "true"
-        limit = MAX_NUMS_BY_UNIQUE_KEY if is_unique else max(1, min(header.max_num, MAX_NUMS_BY_UNIQUE_KEY * 8))
+        limit = MAX_NUMS_BY_UNIQUE_KEY if is_unique else max(1, min(header.max_num, MAX_NUMS_BY_KEY))
         begin_ms, end_ms = header.begin_timestamp, header.end_timestamp
         made_ms = unique_key_time_ms(header.key, int(time.time() * 1000)) if is_unique else None
         if made_ms is not None:

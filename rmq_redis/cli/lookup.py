@@ -66,7 +66,9 @@ def query(
     end: Annotated[
         str | None, option("--end", help="Stored until then.", metavar="TIME", show_default="any time")
     ] = None,
-    most: Annotated[int, option("--max", help="At most so many, the newest.", min=1, max=256, metavar="N")] = 32,
+    most: Annotated[
+        int, option("--max", help="At most N, the newest; a broker returns 64 at most.", min=1, max=256, metavar="N")
+    ] = 32,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
     log_level: LogLevel = "error",

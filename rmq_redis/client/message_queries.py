@@ -101,7 +101,7 @@ class MessageQueries(ABC):
         """The newest messages with a business key (one of ``keys``), oldest first; empty when there is none.
 
         Args:
-            max_num: at most so many.
+            max_num: at most so many; each broker returns 64 at most.
             begin_ms, end_ms: stored within this time, ms since 1970.
         """
         found = await self._query(QueryMessageRequestHeader(topic, key, max_num, begin_ms, end_ms, "false"))

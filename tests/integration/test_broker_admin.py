@@ -76,9 +76,13 @@ async def test_a_started_broker_is_registered_wherever_it_can_be(
 async def test_a_topic_is_made_and_registered_before_the_answer(
     client: BrokerClient, fake_namesrv: FakeNameServer
 ) -> None:
-    await client.ok(put_topic("T", 2, 3, 4, topic_filter_type="MULTI_TAG", order=True, attributes="+a=b,+c=d"))
+    await client.ok(
+        put_topic(
+            "T", 2, 3, 4, topic_filter_type="MULTI_TAG", order=True, attributes="+message.type=FIFO,+reserve.count=7"
+        )
+    )
     assert await client.get(GET_TOPIC, TopicRequestHeader("T")) == {
-        "attributes": {"a": "b", "c": "d"},
+        "attributes": {"message.type": "FIFO", "reserve.count": "7"},
         "order": True,
         "perm": 4,
         "readQueueNums": 2,
@@ -93,11 +97,11 @@ async def test_a_topic_is_made_and_registered_before_the_answer(
 
 
 async def test_a_topic_is_changed_and_its_messages_stay(client: BrokerClient) -> None:
-    await client.ok(put_topic("T", 1, 1, attributes="+a=b"))
+    await client.ok(put_topic("T", 1, 1, attributes="+reserve.count=9"))
     await client.send("T", "x")
-    await client.ok(put_topic("T", 8, 8, attributes="-a,+e=f"))
+    await client.ok(put_topic("T", 8, 8, attributes="-reserve.count,+message.type=DELAY"))
     config = await client.get(GET_TOPIC, TopicRequestHeader("T"))
-    assert (config["readQueueNums"], config["attributes"]) == (8, {"e": "f"})
+    assert (config["readQueueNums"], config["attributes"]) == (8, {"message.type": "DELAY"})
     assert (await client.pull("T", 0)).bodies == ["x"]
     assert (await client.send("T", "y", queue_id=7))[0].queue_offset == 0
 
@@ -243,7 +247,7 @@ async def test_deleting_an_unknown_topic_is_no_error_and_a_system_topic_29(clien
 async def test_topics_survive_a_restart(start_broker: StartBroker, connect: Connect) -> None:
     first = await start_broker()
     client = connect(first)
-    await client.ok(put_topic("T", 3, 5, 4, attributes="+a=标签"))
+    await client.ok(put_topic("T", 3, 5, 4, attributes="+reserve.time=7d"))
     before = await client.get(RequestCode.GET_ALL_TOPIC_CONFIG)
     await first.close()
     after = await connect(await start_broker()).get(RequestCode.GET_ALL_TOPIC_CONFIG)

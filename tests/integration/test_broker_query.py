@@ -61,6 +61,14 @@ async def test_by_business_key_in_store_order_newest_kept(client: BrokerClient) 
     assert (await client.ask(query("order"))).code == 22
 
 
+async def test_a_query_returns_at_most_64_messages_and_32_by_unique_key(client: BrokerClient) -> None:
+    for number in range(70):
+        await send(client, f"m{number}", "the-same-id", "k", queue_id=number % 4)
+    found = await bodies(client, query("k", count=1000))
+    assert (len(set(found)), "m69" in found) == (64, True)
+    assert len(await bodies(client, query("the-same-id", count=1000, unique=True))) == 32
+
+
 async def test_the_time_range_counts(client: BrokerClient) -> None:
     await send(client, "old", KEYS.next(now_ms()), "k")
     stored_ms = (await client.pull("T", 0)).messages[0].store_timestamp_ms

@@ -89,6 +89,11 @@ def test_a_topic_from_creation_to_deletion(mqadmin: MqAdmin, cluster: Cluster) -
     topic = unique_name("topic")
     assert "success" in mqadmin("updateTopic", "-c", "DefaultCluster", "-t", topic, "-r", "3", "-w", "3")
     wait_until(lambda: has_route(cluster, topic), f"route of {topic}")
+    change = ("updateTopic", "-c", "DefaultCluster", "-t", topic, "-r", "3", "-w", "3", "-a")
+    assert "success" in mqadmin(*change, "+message.type=FIFO")
+    for refused in ("+message.type=NONSENSE", "+nosuch.attr=1"):
+        with pytest.raises(AssertionError, match="CODE: 1 "):  # mqadmin prints a stack trace
+            mqadmin(*change, refused)
     assert topic in mqadmin("topicList").split()
     assert '"writeQueueNums":3' in mqadmin("topicRoute", "-t", topic)
     sent = mqadmin(
