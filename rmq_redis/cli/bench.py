@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from .options import Json, flag, option
 from .output import note, print_json
+from .posix import require_posix
 
 
 def bench_app(
@@ -23,6 +24,7 @@ def bench_app(
     json_: Json = False,
 ) -> None:
     """Measure a cluster of its own: sends, batches, consuming, latencies, and the store's own rates beside them."""
+    require_posix("bench")
     from ..benchmark.measure import BenchmarkSettings
     from ..runtime import run
 

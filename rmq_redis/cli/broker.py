@@ -11,6 +11,7 @@ from ..config import BrokerConfig
 from ..errors import ConfigError
 from .admin import with_admin
 from .options import DEFAULT_NAMESRV, LogLevel, Namesrv, config_options, flag, option
+from .posix import require_posix
 
 if TYPE_CHECKING:
     from ..client.admin import AsyncAdmin
@@ -39,6 +40,7 @@ def broker(config: BrokerConfig, log_level: str) -> None:
     Brokers of one name are a group: id 0 is its master and takes the sends, every other id is a slave that serves
     reads and, unless `--failover false`, becomes the master when that one is gone. A master that comes back is a slave.
     """
+    require_posix("broker")
     if not config.store:
         raise ConfigError(
             "a broker needs a store: --store redis://host:port/db (or RMQ_REDIS_STORE). "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from .options import option
+from .posix import require_posix
 
 if TYPE_CHECKING:
     from ..chaos.run import ChaosSettings
@@ -43,6 +44,7 @@ def chaos(
     Sentinels; producers and consumers that record what they see. At the end their records are checked. Exit code 1:
     something was lost, out of order, or at an offset that was given out twice.
     """
+    require_posix("chaos")
     from ..chaos.run import ChaosSettings
     from ..runtime import run, setup_logging
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import socket
 import string
@@ -18,6 +17,7 @@ from typing import IO, Self
 from ..codes import RequestCode
 from ..config import VIP_PORT_DISTANCE
 from ..errors import ConfigError, RmqError
+from ..file_lock import try_lock
 from ..model import DEFAULT_TOPIC, MASTER_ID
 from ..protocol.body import decode_route
 from ..protocol.command import request
@@ -215,9 +215,7 @@ class Cluster:
             raise ConfigError(
                 f"the data directory {data_dir} cannot be used: {error.strerror}; try --data-dir"
             ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not try_lock(self._lock.fileno()):
             self._lock.seek(0)
             pid = self._lock.read().strip()
             self._lock.close()

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from .options import Json, LogLevel, flag, option
 from .output import EXIT_ERROR
+from .posix import require_posix
 
 RATE = 2000.0
 TOPIC = "orders"
@@ -48,6 +49,7 @@ def demo(
 
     The exit code is 0 when every event arrived and every order's events were handled in order.
     """
+    require_posix("demo")
     from ..runtime import run, setup_logging
     from .demo_report import check_file
     from .demo_run import run_demo

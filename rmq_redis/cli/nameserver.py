@@ -7,6 +7,7 @@ import sys
 from ..config import NameServerConfig
 from ..errors import ConfigError
 from .options import config_options
+from .posix import require_posix
 
 ALIASES = {"listen_host": ("--host",), "listen_port": ("--port",), "registry": ()}
 
@@ -17,6 +18,7 @@ def namesrv(config: NameServerConfig, log_level: str) -> None:
 
     It is stateless: start as many as you like on one registry Redis, and give brokers and clients the whole list.
     """
+    require_posix("namesrv")
     if not config.registry:
         raise ConfigError(
             "a NameServer needs a registry: --registry redis://host:port/db (or RMQ_REDIS_REGISTRY). "

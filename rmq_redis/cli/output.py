@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from fcntl import F_GETFL, fcntl
 from typing import Any, NoReturn
 
 from ..errors import (
@@ -80,13 +79,21 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _is_one_way_pipe(file: int) -> bool:
+    """A socket is none: a remote shell's is our stdin as well, and may be readable for that reason."""
+    try:
+        from fcntl import F_GETFL, fcntl
+    except ImportError:  # Windows: the next write will notice
+        return False
+    return stat.S_ISFIFO(os.fstat(file).st_mode) and fcntl(file, F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+
+
 @contextmanager
 def on_reader_gone(call: Callable[[], None]) -> Iterator[None]:
     """Calls once, as soon as the reader of our stdout (a pipe) is gone; a write would notice only at the next line."""
     try:
         out = sys.stdout.fileno()
-        # A socket is left alone: a remote shell's is our stdin as well, and may be readable for that reason.
-        one_way_pipe = stat.S_ISFIFO(os.fstat(out).st_mode) and fcntl(out, F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+        one_way_pipe = _is_one_way_pipe(out)
     except (OSError, ValueError):  # no file at all
         one_way_pipe = False
     if not one_way_pipe:

@@ -16,6 +16,7 @@ import typer
 from ..config import env_name
 from ..errors import ConfigError
 from .options import LogLevel, option
+from .posix import require_posix
 
 if TYPE_CHECKING:
     from ..client.app import App
@@ -105,6 +106,7 @@ def _run_workers(target: str, workers: int, log_level: str) -> int:
     Returns:
         0 when all ended in order after a signal, else the first other exit code.
     """
+    require_posix("run --workers")
     from ..store.embedded import die_with_parent
 
     command = [sys.executable, "-m", "rmq_redis", "run", target, "--log-level", log_level]

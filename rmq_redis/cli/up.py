@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from ..config import DEFAULT_BROKER_PORT, DEFAULT_NAMESRV_PORT
 from .options import LogLevel, flag, option
+from .posix import require_posix
 
 if TYPE_CHECKING:
     from .cluster import ClusterSpec
@@ -95,6 +96,7 @@ def up(
     Starts a Redis server, NameServers and broker groups as processes of their own, prints a line for each, and then a
     line that begins with `ready` and has the NameServer addresses for clients. Data stays in the data directory.
     """
+    require_posix("up")
     from ..runtime import run, setup_logging
     from .cluster import ClusterSpec
 

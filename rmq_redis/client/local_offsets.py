@@ -8,14 +8,15 @@ Source: RocketMQ's LocalFileOffsetStore; the client id of its broadcasting consu
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
+import re
 from pathlib import Path
 
 import msgspec
 
 from ..errors import ClientError, ConfigError
+from ..file_lock import try_lock
 from ..model import MessageQueue
 from . import forking
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_INSTANCE = "DEFAULT"
 MAX_INSTANCES = 1000
+_NOT_IN_NAMES = r'[/\\:*?"<>|]' if os.name == "nt" else "/"
 
 
 class _Entry(msgspec.Struct, rename="camel"):
@@ -111,18 +113,16 @@ def claim(root: Path, client_ip: str, instance_name: str, group: str) -> LocalOf
     for number in range(1, MAX_INSTANCES):
         name = instance_name or (DEFAULT_INSTANCE if number == 1 else f"{DEFAULT_INSTANCE}-{number}")
         client_id = f"{client_ip}@{name}"
-        directory = root / client_id.replace(os.sep, "_") / group
+        directory = root / re.sub(_NOT_IN_NAMES, "_", client_id) / group
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise ConfigError(
                 f"the offsets of a broadcasting consumer cannot be kept in {directory} ({error.strerror}): "
                 "set offset_store_path to a directory that can be written"
             ) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not try_lock(lock):
             os.close(lock)
             if instance_name:
                 raise ClientError(

@@ -1,0 +1,16 @@
+"""Which commands need a POSIX system: those that run servers."""
+
+from __future__ import annotations
+
+from ..errors import ConfigError
+
+
+def require_posix(command: str) -> None:
+    """Raises ConfigError on a system on which the servers do not run (Windows)."""
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            f"`rmq-redis {command}` needs a POSIX system (Linux, macOS), because it runs servers. Here, use the SDK "
+            "and the client commands, and run the servers in a container or in WSL"
+        ) from None
