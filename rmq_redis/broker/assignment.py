@@ -16,7 +16,6 @@ from ..errors import (
     NoPermissionError,
     RemoteProtocolError,
     ServiceNotAvailableError,
-    SubscriptionGroupNotExistError,
     TopicNotExistError,
 )
 from ..hookspecs import AllocateStrategy
@@ -98,11 +97,10 @@ class AssignmentProcessor:
             raise NoPermissionError(f"the retry topic {topic!r} is always pulled")
         if topic not in self._topics.topics:
             raise TopicNotExistError(f"the topic {topic!r} does not exist on this broker")
-        if self._topics.group(group) is None:
-            raise SubscriptionGroupNotExistError(f"the consumer group {group!r} does not exist on this broker")
         mode, nums = body.get("mode"), body.get("popShareQueueNum", 0)
         if mode not in MODES or not isinstance(nums, int):
             raise InvalidParameterError(f"mode {mode!r:.40} with popShareQueueNum {nums!r:.40}; expected PULL or POP")
+        await self._topics.ensure_group(group, retry=False)
         await self._configs.put_request_mode(group, topic, RequestMode(mode=mode, pop_share_queue_num=nums))
         return response(command)
 

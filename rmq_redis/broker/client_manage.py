@@ -143,7 +143,7 @@ class ClientManager:
 
     def _known(self, consumer: ConsumerData) -> bool:
         name = consumer.group_name
-        return name in self._topics.groups and (self._topics.reads_only or f"%RETRY%{name}" in self._topics.topics)
+        return name in self._topics.groups and (self._topics.reads_only or self._topics.has_retry_topic(name))
 
     async def _ensure_groups_then_beat(
         self, connection: Connection, command: RemotingCommand, heartbeat: HeartbeatData

@@ -15,7 +15,6 @@ from ..errors import (
     ResponseError,
     ServiceNotAvailableError,
     StoreError,
-    SubscriptionGroupNotExistError,
 )
 from ..model import PROPERTY_RETRY_TOPIC, MessageExt
 from ..protocol.body import SubscriptionGroupConfig
@@ -59,9 +58,7 @@ class SendBackProcessor:
         header = command.header(ConsumerSendMsgBackRequestHeader)
         if self.refuse is not None:
             raise ServiceNotAvailableError(self.refuse)
-        group = self._topics.group(header.group)
-        if group is None:
-            raise SubscriptionGroupNotExistError(f"the consumer group {header.group!r} does not exist on this broker")
+        group = self._topics.group(header.group) or await self._topics.ensure_group(header.group)
         if group.retry_queue_nums <= 0:
             return response(command)
         message = await self._find(header.offset)

@@ -86,6 +86,7 @@ class TopicTable:
         self._on_queue_gone = on_queue_gone
         self._lock = asyncio.Lock()
         self._announcements: set[asyncio.Task[None]] = set()
+        self._registering: dict[str, asyncio.Task[None]] = {}
         self._version = 0
         self._started_ms = int(time.time() * 1000)
         self.topics: dict[str, Topic] = {}
@@ -377,11 +378,11 @@ class TopicTable:
         known = self.groups.get(name)
         retry_name = RETRY_PREFIX + name
         if known is not None and (not retry or retry_name in self.topics):
+            await self._registered(retry_name)
             return known
         error = group_name_error(name)
         if error is not None:
             raise InvalidParameterError(error)
-        changed = False
         async with self._lock:
             known = self.groups.get(name)
             if known is None:
@@ -398,10 +399,22 @@ class TopicTable:
                 self._version += 1
             if retry and retry_name not in self.topics and topic_name_error(retry_name) is None:
                 await self._put(retry_topic(name, known.retry_queue_nums))
-                changed = True
-        if changed:
-            await self._on_change()
+                task = asyncio.get_running_loop().create_task(self._announce())
+                self._registering[retry_name] = task
+                task.add_done_callback(lambda _: self._registering.pop(retry_name, None))
+        await self._registered(retry_name)
         return known
+
+    async def _registered(self, topic: str) -> None:
+        """Returns when a registration of a new retry topic that is under way has ended."""
+        task = self._registering.get(topic)
+        if task is not None:
+            await asyncio.shield(task)
+
+    def has_retry_topic(self, group: str) -> bool:
+        """Whether a group's retry topic is there and in the routes: its members ask for them only every 30 s."""
+        name = RETRY_PREFIX + group
+        return name in self.topics and name not in self._registering
 
 
 def max_reconsume_times(group: SubscriptionGroupConfig, client_version: int, wanted: int | None) -> int:

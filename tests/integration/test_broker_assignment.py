@@ -14,6 +14,7 @@ from rmq_redis.default_allocate_strategies import allocate_averagely
 from rmq_redis.model import BrokerData, MessageQueue, QueueData, TopicRouteData
 from rmq_redis.protocol.body import loads
 from rmq_redis.protocol.command import RemotingCommand, request
+from rmq_redis.protocol.header import GroupRequestHeader
 
 ROUTE = TopicRouteData(
     [BrokerData("C", "broker-a", {0: "127.0.0.1:1"}), BrokerData("C", "broker-b", {0: "127.0.0.1:2"})],
@@ -94,12 +95,23 @@ async def test_what_cannot_be_is_refused(client: BrokerClient, members: list[str
         (query(""), ResponseCode.SYSTEM_ERROR),
         (set_mode(topic="%RETRY%G"), ResponseCode.NO_PERMISSION),
         (set_mode(topic="unknown"), ResponseCode.TOPIC_NOT_EXIST),
-        (set_mode(consumerGroup="unknown"), ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST),
+        (set_mode(consumerGroup="a:b"), ResponseCode.INVALID_PARAMETER),
         (set_mode(mode="PUSH"), ResponseCode.INVALID_PARAMETER),
     ):
         assert (await client.ask(command)).code == code
     assert loads((await client.ok(query("c1", topic="unknown"))).body) == {}
     assert loads((await client.ok(query("c1", consumerGroup="nobody"))).body) == {}
+
+
+@pytest.mark.parametrize(("may_create", "code"), [(True, 0), (False, ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST)])
+async def test_a_mode_creates_its_group_where_groups_may_be(
+    start_broker: StartBroker, connect: Connect, may_create: bool, code: int
+) -> None:
+    client = connect(await start_broker(auto_create_subscription_group=may_create))
+    await client.send("T", "m")
+    assert (await client.ask(set_mode(consumerGroup="new"))).code == code
+    answer = await client.ask(request(RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG, GroupRequestHeader("new")))
+    assert answer.code == code
 
 
 def test_shares_of_a_group_that_pops() -> None:

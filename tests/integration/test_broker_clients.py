@@ -77,6 +77,24 @@ async def test_the_first_heartbeat_makes_group_and_retry_topic_known_everywhere(
     )
 
 
+async def test_no_heartbeat_is_answered_before_the_retry_topic_is_registered(
+    broker: Broker, client: BrokerClient, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered = asyncio.Event()
+    monkeypatch.setattr(broker._topics, "_on_change", registered.wait)
+    first = asyncio.create_task(client.ok(heartbeat_request("one", "G", {"T": "*"})))
+    await eventually(lambda: "%RETRY%G" in broker._topics.topics)
+    second = asyncio.create_task(connect(broker).ok(heartbeat_request("two", "G", {"T": "*"})))
+    other = connect(broker)
+    await other.ok(heartbeat_request("three", producer_group="P"))  # who has nothing to do with it does not wait
+    await eventually(lambda: len(broker._server.connections) == 3)  # type: ignore[union-attr]
+    done, _ = await asyncio.wait([first, second], timeout=0.1)
+    assert not done
+    registered.set()
+    await asyncio.gather(first, second)
+    assert await members(client) == ["one", "two"]
+
+
 async def test_the_retry_topic_has_as_many_queues_as_the_group_says(client: BrokerClient) -> None:
     config = SubscriptionGroupConfig(group_name="G", retry_queue_nums=3)
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=dumps(config)))

@@ -260,9 +260,25 @@ async def test_a_client_that_resends_by_itself_ends_in_the_dead_letters(
     assert message.properties.get("DLQ_ORIGIN_MESSAGE_ID") == ("A1" if topic == "%DLQ%G" else None)
 
 
+@pytest.mark.parametrize("may_create", [True, False])
+async def test_a_group_that_gives_back_first_is_created_where_groups_may_be(
+    start_broker: StartBroker, connect: Connect, may_create: bool
+) -> None:
+    client = connect(await start_broker(auto_create_subscription_group=may_create))
+    await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=b'{"groupName":"G"}'))
+    message = await sent_and_pulled(client)
+    answer = await client.ask(send_back(message, 1, group="new"))
+    assert answer.code == (0 if may_create else 26)
+    if may_create:
+
+        async def retried() -> list[str]:
+            return (await client.pull("%RETRY%new", 0)).bodies
+
+        assert await eventually(retried) == ["hello"]
+
+
 async def test_what_cannot_be_given_back(client: BrokerClient) -> None:
     message = await sent_and_pulled(client)
-    assert (await client.ask(send_back(message, group="nobody"))).code == 26
     header = ConsumerSendMsgBackRequestHeader(message.commit_log_offset + 5, "G", 0)
     assert (await client.ask(request(RequestCode.CONSUMER_SEND_MSG_BACK, header))).code == 1
     header = ConsumerSendMsgBackRequestHeader(-1, "G", 0)
