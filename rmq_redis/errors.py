@@ -44,6 +44,10 @@ class StoreFencedError(StoreError):
     retriable = False
 
 
+class StoreLostError(StoreFencedError):
+    """The store has lost what it had (a flush, an older snapshot, no persistence), and nothing was written."""
+
+
 class StoreUnconfirmedError(StoreError):
     """Stored, but not (known to be) on disk or on replicas as the broker's mode asks for.
 

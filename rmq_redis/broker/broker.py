@@ -9,7 +9,7 @@ import socket
 from typing import Protocol
 
 from ..config import BrokerConfig, parse_addresses
-from ..errors import ConfigError, StoreError, StoreFencedError
+from ..errors import ConfigError, StoreError, StoreFencedError, StoreLostError
 from ..hosts import pack_host
 from ..model import MASTER_ID, TopicRouteData, topic_name_error
 from ..protocol.body import TopicConfigTable
@@ -29,6 +29,7 @@ from ..store.pop_store import PopStore
 from ..store.queue import Queue
 from ..store.queue_store import QueueStore
 from ..store.schedule_store import ScheduleStore
+from ..store.server_info import durability_warnings
 from .admin import AdminProcessor
 from .assignment import AssignmentProcessor
 from .client_manage import ClientManager
@@ -286,6 +287,7 @@ class Broker:
             promote=self._become_master,
             demote=self._become_slave,
             moved=self._topics_changed,
+            restore=self._restore_store,
         )
         await leadership.start()
         if leadership.broker_id != MASTER_ID:
@@ -328,11 +330,34 @@ class Broker:
             raise
         for service in self._master_services:
             service.start()
+        self._accept_writes()
+        self._pulls.wake_behind()
+        await self._topics_changed()
+        await self._warn_of_losses()
+
+    async def _warn_of_losses(self) -> None:
+        try:
+            warnings = await durability_warnings(self._queue_store.current())
+        except StoreError as error:
+            warnings = [f"whether it can lose messages is unknown, INFO is needed for that: {error}"]
+        for warning in warnings:
+            logger.warning("broker %s: the store: %s", self.config.broker_name, warning)
+
+    async def _restore_store(self) -> None:
+        """The store has lost what it had, and the lease is ours once more: writes again what this process knows."""
+        await self._topics.put_again(self._queue_store.current())
+        await self._queue_store.load_ends()
+        await self._offsets.write_all()
+        await self._locks.write_all()
+        await self._batches.load()
+        self._accept_writes()
+        self._pulls.wake_behind()
+        await self._topics_changed()
+
+    def _accept_writes(self) -> None:
         if not self._closing:
             for processor in self._writers:
                 processor.refuse = None
-        self._pulls.wake_behind()
-        await self._topics_changed()
 
     async def _become_slave(self) -> None:
         """Another process is the master now. Clients are disconnected, so that they ask for the route again."""
@@ -388,6 +413,7 @@ class Broker:
         try:
             if not self._queue_store.reads_only:
                 await self._topics.put_again(connection)
+                self._offsets.write_all_soon()
         except StoreFencedError as error:
             logger.debug("broker %s: topics are not written again: %s", self.config.broker_name, error)
         self._pulls.wake_behind()
@@ -399,6 +425,11 @@ class Broker:
         self._pulls.hold.wake(queue)  # answered now; the next pull hears that the topic is gone
 
     def _fence(self, error: StoreFencedError) -> None:
+        if isinstance(error, StoreLostError):
+            self._refuse_writes(f"the store of {self.config.broker_name} has lost what it had; try again in a moment")
+            if self._leadership is not None:
+                self._leadership.fenced()
+            return
         logger.error(
             "broker %s: another process has taken this group over and this one stops writing: %s",
             self.config.broker_name,

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from ..config import BrokerConfig
-from ..errors import StoreError, StoreFencedError
+from ..errors import StoreError, StoreFencedError, StoreLostError
 from ..model import MASTER_ID
 from ..store.connection import StoreConnection
 from ..store.lease_store import LeaseStore
@@ -42,9 +42,12 @@ class Leadership:
         promote: Callable[[], Awaitable[None]],
         demote: Callable[[], Awaitable[None]],
         moved: Callable[[], Awaitable[None]],
+        restore: Callable[[], Awaitable[None]],
     ) -> None:
         """
         Args:
+            restore: makes a master work on with a store that has lost what it had; awaited when the lease is ours once
+                more and the new epoch is set.
             promote: makes this broker a working master; awaited when the lease is ours and the epoch is set.
             demote: makes it a slave; awaited when another has the lease.
             moved: awaited when its id as a slave is another.
@@ -56,6 +59,9 @@ class Leadership:
         self._promote = promote
         self._demote = demote
         self._moved = moved
+        self._restore = restore
+        self._restore_due = False
+        self._seen_epoch = 0
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
@@ -156,14 +162,40 @@ class Leadership:
 
     async def _look_as_master(self) -> None:
         try:
+            if self._restore_due:
+                await self._work_on()
             await self._answered(self._lease.renew())
             self._complaint = ""
             if self._queue_store.fenced:
                 raise StoreFencedError("a write was refused")
             await self._answered(self._queue_store.ping_writes())
+        except StoreLostError as error:
+            logger.error(
+                "%s: the store has lost messages (FLUSHALL, an older snapshot, a restart without persistence); topics, "
+                "groups and offsets are written again: %s",
+                self._name,
+                error,
+            )
+            if not await self._take_again():
+                await self._step_down()
         except StoreFencedError as error:
             logger.warning("%s: another process is the master now: %s", self._name, error)
             await self._step_down()
+
+    async def _take_again(self) -> bool:
+        """Keeps the group although the store does not know who its master was. False: another was faster."""
+        epoch = await self._answered(self._lease.take())
+        if epoch is None:
+            return False
+        self._queue_store.begin_writing(epoch)
+        self._restore_due = True
+        await self._work_on()
+        return True
+
+    async def _work_on(self) -> None:
+        await self._while_renewing(self._restore())
+        self._restore_due = False
+        logger.warning("%s: goes on as master, epoch %d", self._name, self._queue_store.epoch)
 
     async def _step_down(self) -> None:
         self._queue_store.end_writing()
@@ -181,10 +213,11 @@ class Leadership:
     async def _claim(self) -> str:
         """Keeps an id as a slave; returns the master's address, "" when there is none."""
         connection = self._queue_store.current()
-        broker_id, master = await self._lease.claim_slave_id()
+        broker_id, master, epoch = await self._lease.claim_slave_id()
         if broker_id:
             self.broker_id = broker_id
-        if connection is not self._looked_over:
+        was_lost, self._seen_epoch = epoch < self._seen_epoch, epoch
+        if connection is not self._looked_over or was_lost:
             # It may lead to another server, or one that restarted, to which the lease's last renewals did not come, nor
             # the last messages. Its holder, if it lives, knows how far the queues reached, and we do not: it is first.
             if self._master:
@@ -226,21 +259,26 @@ class Leadership:
         slave_id, self.broker_id = self.broker_id, MASTER_ID
         self._queue_store.begin_writing(epoch)
         logger.warning("broker %s: takes the group over as master, epoch %d", self._config.broker_name, epoch)
-        promotion = asyncio.ensure_future(self._promote())
-        while not promotion.done():
-            await asyncio.wait([promotion], timeout=self._period_s)
-            if not promotion.done():  # many topics: the lease must not expire meanwhile
-                await self._renew_quietly()
-        error = promotion.exception()
-        if error is None:
-            return True
         try:
-            await self._answered(self._lease.release())
-        except StoreError as failure:
-            logger.debug("%s: the lease is not given back: %s", self._name, failure)
-        self._queue_store.end_writing()
-        self.broker_id = slave_id
-        raise error
+            await self._while_renewing(self._promote())
+        except BaseException:
+            try:
+                await self._answered(self._lease.release())
+            except StoreError as failure:
+                logger.debug("%s: the lease is not given back: %s", self._name, failure)
+            self._queue_store.end_writing()
+            self.broker_id = slave_id
+            raise
+        return True
+
+    async def _while_renewing(self, work: Awaitable[None]) -> None:
+        """Awaits what may take long, with many topics; the lease must not expire meanwhile."""
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            await asyncio.wait([task], timeout=self._period_s)
+            if not task.done():
+                await self._renew_quietly()
+        await task
 
     async def _renew_quietly(self) -> None:
         """Keeps the lease; when the store does not answer, what waits for it fails, too."""

@@ -60,14 +60,14 @@ class OffsetProcessor:
             queue = await self._queue(header.topic, header.queue_id)
             young = (
                 queue is not None
-                and queue.min_offset == 0
-                and (queue.max_offset * min(queue.size_hint, 4096) <= self._young_bytes)
+                and queue.is_complete
+                and ((queue.max_offset - queue.min_offset) * min(queue.size_hint, 4096) <= self._young_bytes)
             )
-            if header.set_zero_if_not_found is False or not young:
+            if queue is None or header.set_zero_if_not_found is False or not young:
                 raise QueryNotFoundError(
                     f"the group {header.consumer_group!r} has no offset in {header.topic!r} queue {header.queue_id}"
                 )
-            offset = 0
+            offset = queue.first_offset
         return response(command, header=OffsetResponseHeader(offset))
 
     def _update(self, connection: Connection, command: RemotingCommand) -> Awaitable[RemotingCommand] | None:

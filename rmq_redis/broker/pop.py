@@ -217,7 +217,7 @@ class PopProcessor:
         offset = self._offsets.get(group, topic, queue_id)
         if offset is None:
             offset = queue.min_offset
-            if from_max and queue.min_offset > 0 and not topic.startswith(RETRY_PREFIX):
+            if from_max and not queue.is_complete and not topic.startswith(RETRY_PREFIX):
                 offset = queue.max_offset  # a young queue is read from its start, so that nothing in it is missed
                 self._offsets.commit(group, topic, queue_id, offset)
         return min(max(offset, queue.min_offset), queue.max_offset)

@@ -170,13 +170,25 @@ class PullProcessor:
         queue, offset = pull.queue, pull.queue_offset
         if queue.min_offset <= offset < queue.max_offset:
             self._read(pull)
-        elif offset == queue.max_offset:
+        elif queue.max_offset <= offset <= queue.known_end:
             if not (pull.deadline_s and not self.stopping and self.hold.hold(pull)):
                 self._answer(pull, ResponseCode.PULL_NOT_FOUND, offset)
         elif offset < queue.min_offset:
             self._answer(pull, ResponseCode.PULL_OFFSET_MOVED, queue.min_offset)
         else:
-            self._answer(pull, ResponseCode.PULL_OFFSET_MOVED, queue.max_offset)
+            self._answer(pull, ResponseCode.PULL_OFFSET_MOVED, self._position_in(pull))
+
+    def _position_in(self, pull: HeldPull) -> int:
+        """Where a group goes on that is beyond the end of a queue: that lost its messages, and may begin anew.
+
+        Its committed offset if that is within the queue, or else the beginning. Going on at the end, as Apache's
+        broker has it, would step over the messages that took the place of the lost ones.
+        """
+        queue = pull.queue
+        committed = self._offsets.get(pull.consumer_group, queue.queue.topic, queue.queue.queue_id)
+        if committed is not None and queue.min_offset <= committed <= queue.max_offset:
+            return committed
+        return queue.min_offset
 
     def _execute_held(self, pull: HeldPull) -> None:
         pull.deadline_s = 0.0

@@ -93,7 +93,12 @@ class TopicTable:
         self.groups: dict[str, SubscriptionGroupConfig] = {}
 
     async def start(self) -> None:
-        """Loads everything; a master creates the system topics that are missing. Raises StoreError."""
+        """Loads everything; a master creates the system topics that are missing. Raises StoreError.
+
+        What a store has lost since this broker read it last is written again first.
+        """
+        if not self._queue_store.fenced and self._version > await self._configs.version():
+            await self.put_again(self._queue_store.current())
         await self.reload(force=True)
         if self._queue_store.fenced:
             return
@@ -161,7 +166,10 @@ class TopicTable:
 
     def _topic(self, stored: StoredTopic) -> Topic:
         name = stored.config.topic_name
-        return Topic(stored, [self._queue_store.queues[name, i] for i in range(len(stored.queue_numbers))])
+        queues = [self._queue_store.queues[name, i] for i in range(len(stored.queue_numbers))]
+        for queue in queues:
+            queue.first_offset = max(queue.first_offset, stored.first_offset)
+        return Topic(stored, queues)
 
     async def put_again(self, connection: StoreConnection) -> None:
         """Writes topics and groups that a store, replaced by one that is behind, has lost. Raises StoreError."""

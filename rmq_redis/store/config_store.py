@@ -19,10 +19,16 @@ from .queue_store import QueueStore
 
 
 class StoredTopic(msgspec.Struct, frozen=True):
-    """A topic as stored. ``queue_numbers[queueId]`` is that queue's number in physical offsets."""
+    """A topic as stored.
+
+    Attributes:
+        queue_numbers: by queue id, that queue's number in physical offsets.
+        first_offset: where its queues began; above 0 if a topic of this name was deleted before.
+    """
 
     config: TopicConfig
     queue_numbers: tuple[int, ...]
+    first_offset: int = 0
 
 
 class RequestMode(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -45,14 +51,17 @@ class ConfigStore:
 
     async def load_topics(self) -> dict[str, StoredTopic]:
         """All topics. Raises StoreError, also when an entry cannot be read (it names it)."""
-        answer = await self._store.current_read().execute("HGETALL", self._keys.topics)
+        connection = self._store.current_read()
+        answer = await connection.execute("HGETALL", self._keys.topics)
+        retired = await connection.execute("HGETALL", self._keys.retired)
+        first_offsets = dict(zip(retired[::2], retired[1::2], strict=True))
         topics: dict[str, StoredTopic] = {}
         for field, value in zip(answer[::2], answer[1::2], strict=True):
             name = field.decode()
             data = self._load(self._keys.topics, name, value)
             try:
                 numbers = convert(data.pop("queueNumbers", ()), tuple[int, ...])
-                topics[name] = StoredTopic(topic_config(data, name), numbers)
+                topics[name] = StoredTopic(topic_config(data, name), numbers, int(first_offsets.get(field, 0)))
             except RemoteProtocolError as error:
                 raise _damaged(self._keys.topics, name, error) from None
         return topics
@@ -92,9 +101,11 @@ class ConfigStore:
             if top > MAX_QUEUE_NUMBER - 1:  # the last two stand for messages that wait for something
                 raise StoreError(f"all {MAX_QUEUE_NUMBER - 1} queue numbers of this broker group are used up")
             queue_numbers += tuple(range(top - missing, top))
-        stored = StoredTopic(config, queue_numbers)
-        await self._put(self._keys.topics, config.topic_name, _topic_text(stored))
-        return stored
+        new = range(len(queue_numbers) - max(missing, 0), len(queue_numbers))
+        keys = [self._keys.topics, self._keys.version, self._keys.retired]
+        keys += [self._keys.queue(config.topic_name, queue_id) for queue_id in new]
+        text = _topic_text(config, queue_numbers)
+        return StoredTopic(config, queue_numbers, int(await self._call("put_topic", keys, [config.topic_name, text])))
 
     async def put_group(self, config: SubscriptionGroupConfig) -> None:
         """Stores a consumer group. Raises StoreError."""
@@ -115,7 +126,7 @@ class ConfigStore:
         Raises:
             StoreError: the store is away, or this master is fenced off.
         """
-        pairs = [(topic.config.topic_name, _topic_text(topic)) for topic in topics]
+        pairs = [(topic.config.topic_name, _topic_text(topic.config, topic.queue_numbers)) for topic in topics]
         numbers = [number for topic in topics for number in topic.queue_numbers]
         args: list[Arg] = [b"%d" % self._store.epoch, version, max(numbers, default=-1) + 1, len(pairs)]
         pairs += [(group.group_name, _text(msgspec.to_builtins(group))) for group in groups]
@@ -144,9 +155,12 @@ class ConfigStore:
         await self._put(self._keys.request_modes, f"{group}:{topic}", _text(msgspec.to_builtins(mode)))
 
     async def _put(self, key: bytes, field: str, text: str) -> None:
+        await self._call("put", [key, self._keys.version], [field, text])
+
+    async def _call(self, name: str, keys: list[bytes], args: list[Arg]) -> Any:
         try:
-            await self._store.current().execute_function(
-                "put", [self._keys.epoch, key, self._keys.version], [b"%d" % self._store.epoch, field, text]
+            return await self._store.current().execute_function(
+                name, [self._keys.epoch, *keys], [b"%d" % self._store.epoch, *args]
             )
         except StoreError as error:
             self._store.report(error)
@@ -161,26 +175,22 @@ class ConfigStore:
         await self._remove(self._keys.groups, [group], [], [(group, topic) for topic in topics])
 
     async def _remove(self, key: bytes, fields: list[str], queues: list[Queue], offsets: list[GroupTopic]) -> None:
-        keys = [self._keys.epoch, key, self._keys.version, self._keys.consumed]
-        keys += [self._keys.popped, self._keys.ordered]
+        keys = [key, self._keys.version, self._keys.consumed]
+        keys += [self._keys.popped, self._keys.ordered, self._keys.retired]
         keys += [queue.key for queue in queues]
         keys += [self._keys.offsets(group, topic) for group, topic in offsets]
-        args: list[Arg] = [b"%d" % self._store.epoch, len(fields), *fields, len(queues)]
+        args: list[Arg] = [len(fields), *fields, len(queues)]
         args += [f"{queue.queue.topic}:{queue.queue.queue_id}" for queue in queues]
         args += [f"{group}:{topic}" for group, topic in offsets]
-        try:
-            await self._store.current().execute_function("remove", keys, args)
-        except StoreError as error:
-            self._store.report(error)
-            raise
+        await self._call("remove", keys, args)
 
 
 def _text(data: dict[str, Any]) -> str:
     return json.dumps(data, separators=(",", ":"), sort_keys=True)
 
 
-def _topic_text(topic: StoredTopic) -> str:
-    return _text(msgspec.to_builtins(topic.config) | {"queueNumbers": topic.queue_numbers})
+def _topic_text(config: TopicConfig, queue_numbers: tuple[int, ...]) -> str:
+    return _text(msgspec.to_builtins(config) | {"queueNumbers": queue_numbers})
 
 
 def _damaged(key: bytes, field: str, error: RemoteProtocolError) -> StoreError:

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import hiredis
 
-from ..errors import StoreError, StoreFencedError, StoreFullError
+from ..errors import StoreError, StoreFencedError, StoreFullError, StoreLostError
 from .functions import LIBRARY_NAME, READ_ONLY, function_name, library, script
 from .locate import Locator, Parameters, locator
 
@@ -89,6 +89,8 @@ class StoreConnection(asyncio.Protocol):
     def _error(self, text: str) -> StoreError:
         if text.startswith("FENCED"):
             return StoreFencedError(text)
+        if text.startswith("LOST"):
+            return StoreLostError(text)
         if text.startswith("OOM"):
             return StoreFullError(f"Redis is out of memory (maxmemory): {text}")
         if text.startswith("ERR Function not found"):

@@ -4,6 +4,8 @@ They are loaded as a library of Redis Functions under a name that contains a dig
 versions can share a server. Servers without functions (fakeredis in unit tests) get the same bodies by EVAL.
 Every function's first key is the group's epoch and its first argument the caller's: an older caller is refused with
 ``FENCED``, except in the read-only ones and in those that decide who is master (``take_lease``, ``claim_slave_id``).
+Epochs only grow, so one that is missing, or smaller than the caller's, says that the server has lost what it had (a
+flush, an older snapshot, a restart without persistence): that is refused with ``LOST``.
 """
 
 from __future__ import annotations
@@ -13,7 +15,27 @@ import hashlib
 _GUARD = """
 local held = redis.call('GET', keys[1])
 if held ~= args[1] then
+  if not held or tonumber(held) < tonumber(args[1]) then
+    return redis.error_reply('LOST epoch ' .. args[1] .. ' is unknown, the group is at ' .. tostring(held))
+  end
   return redis.error_reply('FENCED epoch ' .. args[1] .. ' is over, the group is at ' .. tostring(held))
+end
+"""
+
+_ADD = """
+-- Adds a record behind a known end of its stream: should the stream have disappeared, its offsets stay used.
+local function add(key, floor, record)
+  local id = redis.call('XADD', key, '0-*', 'm', record)
+  if tonumber(string.sub(id, 3)) > tonumber(floor) then return id, false end
+  redis.call('XDEL', key, id)
+  return redis.call('XADD', key, '0-' .. string.format('%.0f', floor + 1), 'm', record), true
+end
+"""
+
+_RAISE = """
+local function raise(key, last)
+  local id = '0-' .. last
+  if type(redis.pcall('XADD', key, id, 'm', '')) == 'string' then redis.call('XDEL', key, id) end
 end
 """
 
@@ -62,16 +84,16 @@ return 1
     + """
 return redis.call('DEL', keys[2])
 """,
-    # keys: lease, slave id...; args: address, ms, the id wanted (0: any), the ids of the keys.
-    # Returns the id that the address has now (0: all are taken), and the address of the master ('': nobody).
+    # keys: lease, epoch, slave id...; args: address, ms, the id wanted (0: any), the ids of the keys.
+    # Returns the id that the address has now (0: all are taken), the address of the master ('': nobody), the epoch.
     "claim_slave_id": """
 local mine, free, wanted = 0, 0, 0
-for k = 2, #keys do
+for k = 3, #keys do
   local holder = redis.call('GET', keys[k])
   if holder == args[1] then mine = k end
   if not holder or holder == args[1] then
     if free == 0 then free = k end
-    if args[k + 2] == args[3] then wanted = k end
+    if args[k + 1] == args[3] then wanted = k end
   end
 end
 local claimed = mine
@@ -80,30 +102,30 @@ if mine > 0 and claimed ~= mine then redis.call('DEL', keys[mine]) end
 local id = 0
 if claimed > 0 then
   redis.call('SET', keys[claimed], args[1], 'PX', args[2])
-  id = tonumber(args[claimed + 2])
+  id = tonumber(args[claimed + 1])
 end
-return {id, redis.call('GET', keys[1]) or ''}
+return {id, redis.call('GET', keys[1]) or '', redis.call('GET', keys[2]) or '0'}
 """,
     # keys: epoch, stream...; args: epoch, sequence of each stream's last ID to be, if it is not there yet.
     "raise_ends": _GUARD
+    + _RAISE
     + """
-for k = 2, #keys do
-  local id = '0-' .. args[k]
-  if type(redis.pcall('XADD', keys[k], id, 'm', '')) == 'string' then redis.call('XDEL', keys[k], id) end
-end
+for k = 2, #keys do raise(keys[k], args[k]) end
 return #keys - 1
 """,
-    # keys: epoch, stream...; args: epoch, number of records of each stream..., records...
-    # Returns the ID of the last record of each stream; those before it are consecutive.
+    # keys: epoch, stream...; args: epoch, then of each stream (number of records, last sequence known), records...
+    # Returns the ID of the last record of each stream; those before it are consecutive. It is written with "_" for "-"
+    # where the stream had disappeared.
     "append": _GUARD
+    + _ADD
     + """
-local ids, a = {}, #keys
+local ids, a = {}, 2 * #keys - 1
 for k = 2, #keys do
-  local key, id = keys[k], false
-  for _ = 1, tonumber(args[k]) do
-    a = a + 1
-    id = redis.call('XADD', key, '0-*', 'm', args[a])
-  end
+  local key, nums, floor = keys[k], tonumber(args[2 * k - 2]), args[2 * k - 1]
+  local id, was_lost = add(key, floor, args[a + 1])
+  for r = a + 2, a + nums do id = redis.call('XADD', key, '0-*', 'm', args[r]) end
+  a = a + nums
+  if was_lost then id = '0_' .. string.sub(id, 3) end
   ids[k - 1] = id
 end
 return ids
@@ -178,7 +200,19 @@ if changed then
 end
 return tonumber(redis.call('GET', keys[2]) or 0)
 """,
-    # keys: epoch, hash, version, consumed set, waiting, ordered hash, stream..., other key to remove...
+    # keys: epoch, topics hash, version, retired hash, stream... of new queues; args: epoch, topic, value.
+    # Queues of a topic that existed before begin behind their predecessors. Returns where they begin.
+    "put_topic": _GUARD
+    + _RAISE
+    + """
+redis.call('HSET', keys[2], args[2], args[3])
+redis.call('INCR', keys[3])
+local last = redis.call('HGET', keys[4], args[2])
+if not last then return 0 end
+for k = 5, #keys do raise(keys[k], last) end
+return tonumber(last)
+""",
+    # keys: epoch, hash, version, consumed set, waiting, ordered hash, retired hash, stream..., other key to remove...
     # args: epoch, number of fields, field..., number of streams, "<topic>:<queueId>" of each, consumed members...
     # What POP has hidden of the streams, or given out in order, goes with them. Returns the new version.
     "remove": _GUARD
@@ -200,14 +234,30 @@ local function forget_hidden(stream, queue)
     until #pending < 500
   end
 end
+-- The largest offset of a topic stays known: members that are online must not take a new message for an old one.
+local function retire(stream, queue)
+  if redis.call('EXISTS', stream) == 0 then return end
+  local info, topic = redis.call('XINFO', 'STREAM', stream), string.match(queue, '^(.*):%d+$')
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then
+      local last = tonumber(string.match(info[i + 1], '-(%d+)$'))
+      if last > tonumber(redis.call('HGET', keys[7], topic) or 0) then
+        redis.call('HSET', keys[7], topic, string.format('%.0f', last))
+      end
+    end
+  end
+end
 local a = 3
 for _ = 1, tonumber(args[2]) do
   redis.call('HDEL', keys[2], args[a])
   a = a + 1
 end
 local streams = tonumber(args[a])
-for k = 7, 6 + streams do forget_hidden(keys[k], args[a + k - 6]) end
-for k = 7, #keys do redis.call('UNLINK', keys[k]) end
+for k = 8, 7 + streams do
+  forget_hidden(keys[k], args[a + k - 7])
+  retire(keys[k], args[a + k - 7])
+end
+for k = 8, #keys do redis.call('UNLINK', keys[k]) end
 for i = a + streams + 1, #args do
   redis.call('SREM', keys[4], args[i])
   for _, field in ipairs(redis.call('HKEYS', keys[6])) do
@@ -244,22 +294,25 @@ end
 return result
 """,
     # keys: epoch, due times, records, recallable, stream...
-    # args: epoch, store time (8 bytes), then (number of the stream's key or 0, id, recall key or '').
+    # args: epoch, store time (8 bytes), last sequence known of each stream...,
+    # then (number of the stream's key or 0, id, recall key or '').
     # Returns for each the ID of its entry, or '' when it was not there any more or, with 0, is only dropped.
     # The entry is added first: should that fail, the message is where it was. A record's store time is behind its
     # born host.
     "move_due": _GUARD
     + _FORGET_SCHEDULED
+    + _ADD
     + """
 local ids = {}
-for a = 3, #args, 3 do
+for a = #keys - 1, #args, 3 do
   local id, entry = args[a + 1], ''
   local record = redis.call('HGET', keys[3], id)
   if record and args[a] ~= '0' then
     local before = 56
     if math.floor(string.byte(record, 40) / 16) % 2 == 1 then before = 68 end  -- sysFlag: the born host is IPv6
     record = string.sub(record, 1, before) .. args[2] .. string.sub(record, before + 9)
-    entry = redis.call('XADD', keys[tonumber(args[a])], '0-*', 'm', record)
+    local k = tonumber(args[a])
+    entry = add(keys[k], args[k - 2], record)
   end
   forget(id, args[a + 2])
   ids[#ids + 1] = entry
@@ -291,9 +344,11 @@ for i = 0, count - 1 do
 end
 return first
 """,
-    # keys: epoch, half hash, checks sorted set, counts hash, [stream]; args: epoch, number, [record].
+    # keys: epoch, half hash, checks sorted set, counts hash, [stream]
+    # args: epoch, number, [record, last sequence known].
     # Returns the ID of the entry, or 1 without a stream; '' or 0 when it was decided already.
     "end_half": _GUARD
+    + _ADD
     + """
 if redis.call('HDEL', keys[2], args[2]) == 0 then
   if keys[5] then return '' end
@@ -301,7 +356,7 @@ if redis.call('HDEL', keys[2], args[2]) == 0 then
 end
 redis.call('ZREM', keys[3], args[2])
 redis.call('HDEL', keys[4], args[2])
-if keys[5] then return redis.call('XADD', keys[5], '0-*', 'm', args[3]) end
+if keys[5] then return (add(keys[5], args[4], args[3])) end
 return 1
 """,
     # keys: epoch, checks sorted set, counts hash; args: epoch, number, now ms, first pause ms, longest pause ms.
@@ -399,19 +454,21 @@ redis.call('ZADD', keys[2], args[4], args[2])
 return 1
 """,
     # keys: epoch, waiting, stream...; args: epoch, then for each: number of the stream's key (0: it is gone), group,
-    # sequence, member, visible again (ms), number of the target stream's key (0: nowhere), record.
+    # sequence, member, visible again (ms), number of the target stream's key (0: nowhere), record, last sequence known
+    # of the target.
     # What is not pending goes nowhere: its topic was deleted, and the entry there now is of one made anew.
     # Returns for each the ID of its new entry, or '' when it has none.
     "pop_revive": _GUARD
+    + _ADD
     + """
 local result = {}
-for a = 2, #args, 7 do
+for a = 2, #args, 8 do
   local score, id = redis.call('ZSCORE', keys[2], args[a + 3]), ''
   if score and tonumber(score) == tonumber(args[a + 4]) then
     redis.call('ZREM', keys[2], args[a + 3])
     local source, target = tonumber(args[a]), tonumber(args[a + 5])
     local ended = source > 0 and redis.pcall('XACK', keys[source], args[a + 1], '0-' .. args[a + 2])
-    if target > 0 and ended == 1 then id = redis.call('XADD', keys[target], '0-*', 'm', args[a + 6]) end
+    if target > 0 and ended == 1 then id = add(keys[target], args[a + 7], args[a + 6]) end
   end
   result[#result + 1] = id
 end
@@ -421,13 +478,14 @@ return result
     # message ";<offset> <visible again> <times>". A POP says which text it thinks there is, and is refused otherwise.
     #
     # keys: epoch, ordered hash, consumed, then a stream and its offsets hash for each queue, [dead-letter stream].
-    # args: epoch, group, number of queues, then for each: "<group>:<topic>", queueId, text before, text from now on
-    # ('': none), the group's offset, end of what was given out, n, n sequences that become pending, n, n sequences that
-    # are no longer, n, n records for the dead letters.
+    # args: epoch, group, number of queues, last sequence known of the dead-letter stream, then for each queue:
+    # "<group>:<topic>", queueId, text before, text from now on ('': none), the group's offset, end of what was given
+    # out, n, n sequences that become pending, n, n sequences that are no longer, n, n records for the dead letters.
     # Returns for each queue {1, ID of the last record or nothing}, or {0, the text there is, the group's offset}.
     "pop_order": _GUARD
+    + _ADD
     + """
-local result, a, group = {}, 4, args[2]
+local result, a, group = {}, 5, args[2]
 local function sequences(command)
   local n = tonumber(args[a])
   for i = a + 1, a + n do command[#command + 1] = '0-' .. args[i] end
@@ -449,7 +507,7 @@ for q = 1, tonumber(args[3]) do
     result[q] = {1}
     local moved = redis.pcall('XGROUP', 'SETID', stream, group, at, 'ENTRIESREAD', next_offset)
     if moved['err'] then redis.call('XGROUP', 'CREATE', stream, group, at, 'ENTRIESREAD', next_offset) end
-    for i = a + 1, a + dead do result[q][2] = redis.call('XADD', keys[#keys], '0-*', 'm', args[i]) end
+    for i = a + 1, a + dead do result[q][2] = add(keys[#keys], args[4], args[i]) end
     redis.call('SADD', keys[3], pair)
     redis.call('HSET', offsets, queue_id, offset)
     if text == '' then redis.call('HDEL', keys[2], field) else redis.call('HSET', keys[2], field, text) end

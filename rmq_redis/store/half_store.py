@@ -95,7 +95,7 @@ class HalfStore:
         keys = [self._half, self._checks, self._counts]
         if queue is None:
             return bool(await self._call("end_half", keys, number))
-        entry_id = await self._call("end_half", [*keys, queue.key], number, record)
+        entry_id = await self._call("end_half", [*keys, queue.key], number, record, queue.known_end)
         if not entry_id:
             return False
         self._store.arrived(queue, int(entry_id[2:]) - 1, [record])

@@ -8,6 +8,7 @@ group names cannot contain ``:``, which keeps the names unambiguous.
 | ``<prefix>:{<brokerName>}:queue:<topic>:<queueId>`` | stream | one queue; entry ``0-<queueOffset + 1>``, field ``m`` |
 | ``<prefix>:{<brokerName>}:topics`` | hash | topic -> TopicConfig (JSON) with ``queueNumbers`` |
 | ``<prefix>:{<brokerName>}:groups`` | hash | consumer group -> SubscriptionGroupConfig (JSON) |
+| ``<prefix>:{<brokerName>}:retired`` | hash | deleted topic -> sequence behind which its queues begin if it returns |
 | ``<prefix>:{<brokerName>}:version`` | string | counts the changes of the two hashes above |
 | ``<prefix>:{<brokerName>}:queue-numbers`` | string | how many queue numbers were given out |
 | ``<prefix>:{<brokerName>}:offsets:<group>:<topic>`` | hash | queueId -> committed offset |
@@ -64,6 +65,7 @@ class GroupKeys:
         self.base = f"{prefix}:{{{broker_name}}}:".encode()
         self.topics = self.base + b"topics"
         self.groups = self.base + b"groups"
+        self.retired = self.base + b"retired"
         self.version = self.base + b"version"
         self.queue_numbers = self.base + b"queue-numbers"
         self.consumed = self.base + b"consumed"

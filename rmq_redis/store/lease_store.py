@@ -50,13 +50,13 @@ class LeaseStore:
         keys = [self._store.keys.epoch, self._store.keys.lease]
         await self._store.current().execute_function("release_lease", keys, [self._store.epoch])
 
-    async def claim_slave_id(self) -> tuple[int, str]:
+    async def claim_slave_id(self) -> tuple[int, str, int]:
         """Takes or keeps a slave's id: the one wanted as soon as it is free, until then another.
 
         Returns:
-            The id (0: all are taken), and the address of the master ("": there is none).
+            The id (0: all are taken), the address of the master ("": there is none), and the group's epoch.
         """
         args: list[Arg] = [self.address, self._lease_ms, self._wanted_id, *self._ids]
-        keys = [self._store.keys.lease, *self._slave_keys]
-        broker_id, master = await self._store.current().execute_function("claim_slave_id", keys, args)
-        return int(broker_id), master.decode()
+        keys = [self._store.keys.lease, self._store.keys.epoch, *self._slave_keys]
+        broker_id, master, epoch = await self._store.current().execute_function("claim_slave_id", keys, args)
+        return int(broker_id), master.decode(), int(epoch)

@@ -103,6 +103,16 @@ class LockStore:
         if mine:
             await self._write(mine, b"")
 
+    async def write_all(self) -> None:
+        """Writes the locks to a store that has lost them. Raises StoreError."""
+        by_value: dict[bytes, list[LockKey]] = {}
+        now_s, now_ms = self._loop.time(), time.time() * 1000
+        for key, lock in self._locks.items():
+            granted_ms = now_ms - (now_s - lock.granted_s) * 1000
+            by_value.setdefault(b"%d:%b" % (granted_ms, lock.client_id.encode()), []).append(key)
+        for value, keys in by_value.items():
+            await self._write(keys, value)
+
     async def _write(self, keys: Iterable[LockKey], value: bytes) -> None:
         args: list[Arg] = [b"%d" % self._store.epoch, value]
         args += (f"{key.group}:{key.topic}:{key.queue_id}" for key in keys)

@@ -193,6 +193,19 @@ class OffsetStore:
         if self._ended_resets:
             await self._write_ended_resets()
 
+    def write_all_soon(self) -> None:
+        """Writes every offset once more: a server that took the place of the store's may lack the last of them."""
+        for pair, queues in self._offsets.items():
+            self._dirty[pair] = queues | self._dirty.get(pair, {})
+        self._flush_soon()
+
+    async def write_all(self) -> None:
+        """Writes every offset and every reset to a store that has lost them. Raises StoreError."""
+        self.write_all_soon()
+        for (group, topic), offsets in list(self.resets.items()):
+            await self.reset(group, topic, dict(offsets))
+        await self.flush()
+
     async def _write_ended_resets(self) -> None:
         ended, self._ended_resets = self._ended_resets, []
         keys = [self._store.keys.epoch, self._store.keys.offset_resets]

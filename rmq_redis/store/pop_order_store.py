@@ -212,7 +212,7 @@ class PopOrderStore:
             dead_letters: where the records in ``dead`` go.
         """
         keys = [self._keys.consumed]
-        args: list[Arg] = [group, len(steps)]
+        args: list[Arg] = [group, len(steps), 0 if dead_letters is None else dead_letters.known_end]
         changed: list[Key] = []
         for step in steps:
             queue, key = step.queue.queue, (group, step.queue)

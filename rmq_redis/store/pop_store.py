@@ -159,7 +159,7 @@ class PopStore:
                     numbers[queue] = len(keys) + 2
             hidden = revival.hidden
             args += (numbers[revival.source], hidden.group, hidden.queue_offset + 1, hidden.member, hidden.visible_ms)
-            args += (numbers[revival.target], revival.record)
+            args += (numbers[revival.target], revival.record, revival.target.known_end if revival.target else 0)
         answer = await self._call("pop_revive", keys, *args)
         arrived: dict[Queue, tuple[int, list[bytes]]] = {}
         for revival, entry in zip(revivals, answer, strict=True):

@@ -31,9 +31,11 @@ class Queue:
 
     Attributes:
         number: the queue's number in physical offsets.
+        first_offset: where it began: all its messages are there while ``min_offset`` is not above.
         min_offset: offset of the first message still there; equal to ``max_offset`` when empty.
         oldest_ms: when the message at ``min_offset`` was stored; 0 when nobody asked yet or there is none.
         max_offset: offset that the next message will get.
+        sent_end: the same once everything that is on its way to Redis is there; never smaller.
         size_hint: bytes of a large record of late; a read asks for what should fit.
         largest: bytes of the largest record there may be; a read never asks for more than ``MAX_READ_BYTES`` by it.
         held: pulls that wait for a message, kept by ``broker.pull_hold``.
@@ -41,6 +43,7 @@ class Queue:
     """
 
     __slots__ = (
+        "first_offset",
         "held",
         "key",
         "largest",
@@ -51,6 +54,7 @@ class Queue:
         "puts",
         "queue",
         "records",
+        "sent_end",
         "size_hint",
         "waiting",
     )
@@ -59,8 +63,10 @@ class Queue:
         self.queue = queue
         self.number = number
         self.key = key
+        self.first_offset = 0
         self.min_offset = 0
         self.max_offset = 0
+        self.sent_end = 0
         self.oldest_ms = 0
         self.size_hint = _FIRST_SIZE_HINT
         self.largest = MAX_FRAME_BYTES // 2
@@ -68,6 +74,21 @@ class Queue:
         self.waiting: list[tuple[int, Appended, Any]] = []
         self.held: list[Any] = []
         self.puts: Counter | None = None
+
+    @property
+    def known_end(self) -> int:
+        """The offset behind everything that is stored or on its way, as far as this process knows."""
+        return max(self.sent_end, self.max_offset)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing was removed from its beginning."""
+        return self.min_offset <= self.first_offset
+
+    def begin_behind(self, offset: int) -> None:
+        """All messages are lost, and the next one gets ``offset``: none is given out twice."""
+        self.first_offset = self.min_offset = self.max_offset = self.sent_end = offset
+        self.oldest_ms = 0
 
     def read_nums(self, wanted: int, max_bytes: int) -> int:
         """How many of ``wanted`` records one read should ask for, to bring about ``max_bytes``; at least 1."""

@@ -30,7 +30,11 @@ COMMIT_RECORDS = 32
 """So many appends do not wait for the end of the loop turn: Redis begins while the broker reads the rest of a burst,
 instead of one resting while the other works."""
 
+_LOGGED_QUEUES = 8
+"""A store that lost everything may concern thousands of queues: the log names this many."""
 NO_LIMIT = 1 << 62
+_LOST_MARK = ord("_")
+"""In the place of an ID's "-": the stream had disappeared; see ``append`` in ``store.functions``."""
 
 NewRecords = Callable[["Queue", int, list[bytes]], None]
 ReadDone = Callable[[list[int], list[bytes], "StoreError | None"], None]
@@ -41,6 +45,15 @@ _Commit = tuple[_Batch, list[bytes], list[Arg], float]
 
 def _nothing() -> None:
     pass
+
+
+def _log_lost(queue: Queue, end: int) -> None:
+    logger.error(
+        "%s: the store lost messages (evicted, deleted, flushed, restored, or not replicated); those that are left end "
+        "before offset %d, where new messages go on",
+        queue.queue,
+        end,
+    )
 
 
 class _Either:
@@ -108,6 +121,7 @@ class QueueStore:
         self._dirty: list[Queue] = []
         self._uncommitted = 0
         self._epoch = b"0"
+        self._recovery: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self.queues: dict[tuple[str, int], Queue] = {}
         self.queues_by_number: dict[int, Queue] = {}
@@ -239,20 +253,26 @@ class QueueStore:
         if self.queues:
             await self._load_ends(self.current())
 
-    async def _load_ends(self, connection: StoreConnection) -> None:
-        """Reads how far the queues reach. An end never goes back, or an offset would be given out twice.
+    async def _load_ends(self, connection: StoreConnection, queues: Sequence[Queue] = ()) -> None:
+        """Reads how far the queues (default: all) reach. An end never goes back, or an offset would be given out twice.
 
-        It would go back after a Redis failover that lost what was not replicated: consumers are past the messages that
-        were lost and would miss those that take their place. So the offsets stay used.
+        It would go back after a Redis failover that lost what was not replicated, a flush, or an older snapshot:
+        consumers are past the messages that were lost and would miss those that take their place. So the offsets stay
+        used.
         """
-        queues = list(self.queues.values())
+        queues = list(queues or self.queues.values())
         known = [queue.max_offset for queue in queues]
-        await self._load_info(queues, connection)
+        await self._load_info(list(queues), connection)
         lost = [(queue, before) for queue, before in zip(queues, known, strict=True) if queue.max_offset < before]
         if not lost:
             return
+        for queue, before in lost[:_LOGGED_QUEUES]:
+            _log_lost(queue, before)
+        if len(lost) > _LOGGED_QUEUES:
+            logger.error("the store lost messages of %d further queues", len(lost) - _LOGGED_QUEUES)
         for queue, before in lost:
-            logger.warning("%s: the store lost offsets %d to %d", queue.queue, queue.max_offset, before - 1)
+            if queue.min_offset == queue.max_offset:
+                queue.begin_behind(before)
             queue.max_offset = before
         keys = [self.keys.epoch, *(queue.key for queue, _ in lost)]
         args: list[Arg] = [self._epoch, *(before for _, before in lost)]
@@ -346,7 +366,7 @@ class QueueStore:
             records, queue.records = queue.records, []
             waiting, queue.waiting = queue.waiting, []
             keys.append(queue.key)
-            args.append(len(records))
+            args += (len(records), 0)
             batch.append((queue, records, waiting))
         for _, records, _ in batch:
             args += records
@@ -363,6 +383,11 @@ class QueueStore:
         if connection is None or self._fenced:
             committed(StoreError("the store cannot be reached"))
             return
+        position = 2
+        for queue, records, _ in batch:
+            args[position] = end = queue.known_end
+            queue.sent_end = end + len(records)
+            position += 2
         self.call_confirmed(connection, committed, "append", keys, args)
 
     def _refuse(self, commit: _Commit, error: StoreError) -> None:
@@ -393,7 +418,14 @@ class QueueStore:
             self.report(error)
         for index, (queue, records, waiting) in enumerate(batch):
             self.pending_bytes -= sum(map(len, records))
-            first = offset = -1 if error is not None else int(answer[index][2:]) - len(records)
+            if error is not None:
+                first = offset = -1
+                queue.sent_end = queue.max_offset
+            else:
+                first = offset = int(answer[index][2:]) - len(records)
+                if answer[index][1] == _LOST_MARK:
+                    _log_lost(queue, first)
+                    self._recover_soon(queue)
             for count, done, arg in waiting:
                 try:
                     done(queue, offset, error or late, arg)
@@ -478,21 +510,34 @@ class QueueStore:
         end = queue.max_offset
         connection.call(answered, b"XRANGE", queue.key, entry_id(queue_offset), entry_id(end - 1), b"COUNT", count)
 
-    @staticmethod
-    def _judge_nothing(connection: StoreConnection, queue: Queue, end: int, done: ReadDone) -> None:
+    def _judge_nothing(self, connection: StoreConnection, queue: Queue, end: int, done: ReadDone) -> None:
         """Nothing where messages should be: they were removed, unless the server that was asked lacks them.
 
         After a failover a connection may still be at the old primary, or at a replica that is behind: whoever went on
-        at ``end`` then would miss what the primary has.
+        at ``end`` then would miss what the primary has. If the primary lacks them, too, they are lost.
         """
 
         def told(answer: Any) -> None:
             error = answer if isinstance(answer, StoreError) else None
             if error is None and int(answer[1]) < end:
                 error = StoreError(f"the server to read from is behind: {queue.queue} ends at {answer[1]}, not {end}")
+                self._recover_soon(queue)
             done([], [], error)
 
         connection.call_function(told, "queue_info", [queue.key], [])
+
+    def _recover_soon(self, queue: Queue) -> None:
+        if not self.reads_only and self._recovery is None:
+            self._recovery = self._loop.create_task(self._recover(queue))
+
+    async def _recover(self, queue: Queue) -> None:
+        """Reads what is left of a queue; one whose stream has disappeared begins again behind the lost messages."""
+        try:
+            await self._load_ends(self.current(), [queue])
+        except StoreError as error:
+            logger.debug("%s: its end is not read: %s", queue.queue, error)
+        finally:
+            self._recovery = None
 
     async def read_records(self, queue: Queue, queue_offset: int, count: int) -> tuple[Sequence[int], list[bytes]]:
         """As ``read``: (offsets, stored records), at most ``count``; empty at the end. Raises StoreError."""

@@ -119,6 +119,7 @@ class ScheduleStore:
         positions: dict[Queue | None, int] = {None: 0}
         positions |= {queue: index for index, queue in enumerate(queues, len(self._keys) + 1)}
         args: list[Arg] = [b"%d" % self._store.epoch, now_ms.to_bytes(8, "big")]
+        args += (queue.known_end for queue in queues)
         for due, recall_key, queue in moves:
             args += (positions[queue], due.id, recall_key)
         ids = await self._call("move_due", [*self._keys, *(queue.key for queue in queues)], args)

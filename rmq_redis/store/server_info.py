@@ -1,9 +1,10 @@
-"""What the Redis server says about itself (INFO): its replication, for tools that ask for the state of the slaves."""
+"""What the Redis server says about itself (INFO, CONFIG): its replication, and whether it can lose messages."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..errors import StoreError
 from .connection import StoreConnection
 
 
@@ -62,3 +63,28 @@ def _replica(text: str) -> Replica:
     fields = dict(part.partition("=")[::2] for part in text.split(","))
     address = f"{fields.get('ip', '')}:{fields.get('port', '')}"
     return Replica(address, fields.get("state") == "online", int(fields.get("offset", 0)), int(fields.get("lag", -1)))
+
+
+async def durability_warnings(connection: StoreConnection) -> list[str]:
+    """Settings of the server by which it can lose messages that were acknowledged; one sentence each.
+
+    Raises:
+        StoreError: the server does not answer INFO, or the user may not run it.
+    """
+    warnings = []
+    policy = (await server_info(connection, "memory")).get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        warnings.append(
+            f"maxmemory-policy is {policy}: when memory is full, Redis evicts messages, offsets or the lease; "
+            "set maxmemory-policy noeviction"
+        )
+    if (await server_info(connection, "persistence")).get("aof_enabled") == "0":
+        try:
+            answer = await connection.execute("CONFIG", "GET", "save")
+        except StoreError:  # managed servers refuse CONFIG
+            answer = [b"save", b"?"]
+        if len(answer) < 2 or not answer[1]:
+            warnings.append("no persistence (appendonly no, no save points): a restart loses all; set appendonly yes")
+        else:
+            warnings.append("appendonly is no: a restart loses what came after the last snapshot; set appendonly yes")
+    return warnings

@@ -147,7 +147,7 @@ async def test_a_list_of_topics(client: BrokerClient) -> None:
     assert await code_of(client, code, body=b'{"topicConfigList":[{"perm":6}]}') == 1
 
 
-async def test_a_deleted_topic_is_gone_with_messages_and_offsets_and_starts_anew_at_0(
+async def test_a_deleted_topic_is_gone_with_messages_and_offsets_and_returns_behind_its_old_end(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str, fake_namesrv: FakeNameServer
 ) -> None:
     await client.ok(put_topic("T", 2, 2))
@@ -165,11 +165,13 @@ async def test_a_deleted_topic_is_gone_with_messages_and_offsets_and_starts_anew
         assert not [key for key in keys if ":T:" in key or key.endswith(":T")]
         assert redis.smembers(f"{key_prefix}:{{broker-a}}:consumed") == {"G:Other"}
     await client.ok(put_topic("T", 2, 2))
-    assert (await client.pull("T", 0)).code == 19
+    for queue_id in range(2):
+        for offset in range(2):
+            assert (await client.pull("T", offset, queue_id=queue_id)).outcome == (21, 2)
     new = (await client.send("T", "c"))[0]
-    assert new.queue_offset == 0
+    assert new.queue_offset == 2  # a member that is online and goes on at 2 gets it
     assert new.msg_id[-16:-10] != old.msg_id[-16:-10]  # another queue number: old ids lead nowhere
-    assert (await client.pull("T", 0)).bodies == ["c"]
+    assert (await client.pull("T", 2)).bodies == ["c"]
     assert (await client.get(RequestCode.GET_ALL_CONSUMER_OFFSET))["offsetTable"] == {"Other@G": {0: 1}}
 
 
@@ -226,7 +228,7 @@ async def test_a_topic_whose_deletion_failed_is_still_there(
 async def test_a_deleted_topic_is_created_again_by_a_send(client: BrokerClient) -> None:
     await client.send("T", "a")
     await client.ok(delete_topic("T"))
-    assert (await client.send("T", "b"))[0].queue_offset == 0
+    assert (await client.send("T", "b"))[0].queue_offset == 1
 
 
 async def test_queues_that_a_topic_lost_are_deleted_with_it(client: BrokerClient) -> None:
@@ -235,7 +237,7 @@ async def test_queues_that_a_topic_lost_are_deleted_with_it(client: BrokerClient
     await client.ok(put_topic("T", 1, 1))
     await client.ok(delete_topic("T"))
     await client.ok(put_topic("T", 4, 4))
-    assert (await client.pull("T", 0, queue_id=3)).outcome == (19, 0)
+    assert (await client.pull("T", 1, queue_id=3)).outcome == (19, 1)
 
 
 async def test_deleting_an_unknown_topic_is_no_error_and_a_system_topic_29(client: BrokerClient) -> None:

@@ -32,7 +32,6 @@ from rmq_redis.protocol.header import (
     UpdateConsumerOffsetRequestHeader,
 )
 from rmq_redis.store.connection import StoreConnection
-from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.lease_store import LeaseStore
 
 SHORT_S = 1.0
@@ -143,27 +142,6 @@ async def test_a_slave_that_starts_first_leaves_the_group_to_the_master(start_br
     slave = await start_broker(broker_id=1, lease_s=LONG_S)
     master = await start_broker(lease_s=LONG_S)
     assert (master.broker_id, slave.broker_id) == (0, 1)
-
-
-async def test_a_store_that_forgot_everything_gets_a_master_again(
-    start_broker: StartBroker, connect: Connect, embedded_server: EmbeddedServer, key_prefix: str
-) -> None:
-    broker = await start_broker(lease_s=SHORT_S)
-    client = connect(broker)
-    await client.send("T", "a")
-    keys = broker._queue_store.keys
-    await broker._queue_store.current().execute("DEL", keys.epoch, keys.lease, keys.topics, keys.queue("T", 0))
-    fresh = connect(broker)
-
-    async def goes_on() -> bool:
-        try:
-            return (await fresh.ask(send_request("T", b"b"))).code == 0
-        except OSError:
-            return False
-
-    while (await asyncio.gather(goes_on(), return_exceptions=True))[0] is not True:
-        await asyncio.sleep(0.01)
-    assert await fresh.pull_all("T") == ["b"]
 
 
 async def test_a_slave_answers_as_one_until_it_has_read_all_that_a_master_knows(

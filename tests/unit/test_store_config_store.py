@@ -90,9 +90,12 @@ async def test_removing_a_topic_removes_its_queues_and_the_offsets_in_it(
     assert set(await configs.load_topics()) == {"B"}
     found: list[bytes] = list(redis.keys(f"{key_prefix}:*"))  # type: ignore[arg-type]
     left = {key.decode().removeprefix(f"{key_prefix}:{{broker-a}}:") for key in found}
-    assert left == {"epoch", "topics", "version", "queue-numbers", "queue:B:1", "offsets:G:B", "consumed"}
+    assert left == {"epoch", "topics", "version", "queue-numbers", "queue:B:1", "offsets:G:B", "consumed", "retired"}
+    again = await configs.put_topic(topic("A", 2, 2), ())
+    assert (again.first_offset, (await configs.load_topics())["A"].first_offset) == (1, 1)
+    assert [redis.xinfo_stream(queue_store.keys.queue("A", i))["last-generated-id"] for i in range(2)] == [b"0-1"] * 2
     assert redis.smembers(queue_store.keys.consumed) == {b"G:B"}
-    assert await configs.version() == 3
+    assert await configs.version() == 4
     redis.close()
 
 
