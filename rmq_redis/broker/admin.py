@@ -203,6 +203,7 @@ class AdminProcessor:
             "consumeFromWhere": group.consume_from_where,
             "consumeType": group.consume_type,
             "messageModel": group.message_model,
+            "warnings": group.warnings(),  # of ours; other clients pass over it
             "subscriptionTable": {t: msgspec.to_builtins(s) for t, s in group.subscriptions.items()},
         }
         return response(command, body=dumps(data))

@@ -32,6 +32,7 @@ from ..protocol.header import ConsumerGroupRequestHeader, UnregisterClientReques
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..store.lock_store import LockKey, LockStore
+from .member_watch import MemberWatch, Signature, signature_of
 from .subscription import TAG, message_filter
 from .topics import TopicTable
 
@@ -42,13 +43,14 @@ _PRODUCER_IDS = "producer_ids"
 
 
 class Member(msgspec.Struct, eq=False):
-    """One connection's membership in a group."""
+    """One connection's membership in a group. ``signature``: what it subscribes to there."""
 
     connection: Connection
     client_id: str
     language: int
     version: int
     last_update_s: float
+    signature: Signature = frozenset()
 
 
 class ConsumerGroup:
@@ -61,6 +63,11 @@ class ConsumerGroup:
         self.consume_from_where = "CONSUME_FROM_LAST_OFFSET"
         self.members: dict[Connection, dict[str, Member]] = {}
         self.subscriptions: dict[str, SubscriptionData] = {}
+        self.watch = MemberWatch(name)
+
+    def warnings(self) -> list[str]:
+        """What keeps its members from working together, in sentences for an operator."""
+        return self.watch.warnings(self.members)
 
     def client_ids(self) -> list[str]:
         """Ids of the members, sorted, each once (two connections may carry one client id)."""
@@ -181,8 +188,14 @@ class ClientManager:
         group.message_model = consumer.message_model
         group.consume_from_where = consumer.consume_from_where
         known = group.members.setdefault(member.connection, {})
-        changed = member.client_id not in known
-        known[member.client_id] = member
+        before = known.get(member.client_id)
+        changed = before is None
+        if keep_subscriptions and before is not None:
+            signature = before.signature
+        else:
+            signature = signature_of(consumer.subscription_data_set)
+        member = known[member.client_id] = msgspec.structs.replace(member, signature=signature)
+        group.watch.heard(member, was_member=before is not None, members=group.members)
         if changed:
             logger.info("consumer group %s: %s joined from %s", group.name, member.client_id, _peer(member))
         if not keep_subscriptions and self._subscribe(group, consumer):
@@ -269,6 +282,7 @@ class ClientManager:
             for group in list(self.consumer_groups.values()):
                 for client_id in _remove_older(group.members, oldest):
                     self._left(group, client_id)
+                group.watch.forget(group.members, oldest)
             for name, members in list(self.producer_groups.items()):
                 _remove_older(members, oldest)
                 if not members:

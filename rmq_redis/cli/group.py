@@ -99,13 +99,31 @@ def show(
     json: Json = False,
     log_level: LogLevel = "error",
 ) -> None:
-    """Show how each broker has a group configured."""
+    """Show how each broker has a group configured, and what keeps its members from working together."""
+
+    async def work(admin: AsyncAdmin) -> tuple[dict[str, SubscriptionGroupConfig | None], list[str]]:
+        return await _configs(admin, group, cluster), await _warnings(admin, group)
+
+    configs, warnings = with_admin(namesrv, log_level, work)
     found = [
-        _fields(group, address, config)
-        for address, config in with_admin(namesrv, log_level, lambda admin: _configs(admin, group, cluster)).items()
+        _fields(group, address, config) | {"warnings": warnings}
+        for address, config in configs.items()
         if config is not None
     ]
     _print(group, found, json)
+    if not json:
+        for text in warnings:
+            note(f"warning: {text}")
+
+
+async def _warnings(admin: AsyncAdmin, group: str) -> list[str]:
+    """What the brokers see wrong with the members that are online; nothing when none is."""
+    from ..errors import ConsumerNotOnlineError, RouteNotFoundError
+
+    try:
+        return (await admin.consumer_connections(group)).warnings
+    except (ConsumerNotOnlineError, RouteNotFoundError):
+        return []
 
 
 def _unknown(group: str) -> Exception:

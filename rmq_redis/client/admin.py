@@ -93,13 +93,18 @@ class ClientConnection(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ConsumerConnections(msgspec.Struct, frozen=True):
-    """The members of a group that are online, and what they subscribed to."""
+    """The members of a group that are online, and what they subscribed to.
+
+    Attributes:
+        warnings: what keeps the members from working together, in sentences; empty from Apache's brokers.
+    """
 
     connections: list[ClientConnection]
     subscriptions: dict[str, SubscriptionData]
     consume_type: str
     message_model: str
     consume_from_where: str
+    warnings: list[str] = []
 
 
 class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
@@ -382,6 +387,7 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
             ConsumerNotOnlineError: there are none.
         """
         found: dict[str, ClientConnection] = {}
+        warnings: dict[str, None] = {}
         last: dict[str, Any] = {}
         offline: ResponseError | None = None
         for address in (await self._brokers_of(RETRY_PREFIX + group)).values():
@@ -391,6 +397,7 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
             except ConsumerNotOnlineError as error:
                 offline = error
                 continue
+            warnings.update(dict.fromkeys(str(text) for text in last.get("warnings") or ()))
             for item in last.get("connectionSet") or []:
                 connection = cast(ClientConnection, convert(item, ClientConnection))
                 found[connection.client_id] = connection
@@ -403,6 +410,7 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
             str(last.get("consumeType") or ""),
             str(last.get("messageModel") or ""),
             str(last.get("consumeFromWhere") or ""),
+            list(warnings),
         )
 
     async def consume_stats(self, group: str, topic: str | None = None) -> dict[MessageQueue, ConsumeOffset]:

@@ -18,12 +18,20 @@ import redis
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from cli_support import DEADLINE_S, environment, json_lines_of, json_of, result_of, run_cli, up
+from cli_support import DEADLINE_S, environment, json_lines_of, json_of, result_of, run_cli, up, wait_until
 from helpers import eventually
 from load import all_messages, more_than, sent_one
 from processes import RoleProcess, broker, namesrv
 
-from rmq_redis import AsyncProducer, AsyncPullConsumer, AsyncPushConsumer, ConsumeFromWhere, Message, MessageExt
+from rmq_redis import (
+    AsyncProducer,
+    AsyncPullConsumer,
+    AsyncPushConsumer,
+    ConsumeFromWhere,
+    Message,
+    MessageExt,
+    PushConsumer,
+)
 from rmq_redis.store.embedded import EmbeddedServer
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -162,6 +170,25 @@ def test_groups_are_listed_shown_changed_and_deleted(namesrv_addr: str) -> None:
     assert (again.returncode, "no broker knows the consumer group 'tried'" in again.stderr) == (1, True)
     assert "no group 'tried' has consumed anything" in run_cli("offset", "show", "tried", *given).stderr
     assert "tried" not in result_of("group", "list", "--all", *given).split()
+
+
+def test_members_of_a_group_that_subscribe_differently_are_shown(namesrv_addr: str) -> None:
+    given = ("--namesrv", namesrv_addr)
+    result_of("topic", "create", "watched", *given)
+    members = []
+    for tags in ("A", "B"):
+        consumer = PushConsumer("watchers", namesrv_addr)
+        consumer.subscribe("watched", tags, lambda message: None)
+        members.append(consumer)
+    with members[0], members[1]:
+        wait_until(
+            lambda: "warning: its members subscribe differently" in run_cli("group", "show", "watchers", *given).stderr,
+            "the group's members are compared",
+        )
+        for item in json_of("group", "show", "watchers", *given):
+            (warning,) = item["warnings"]
+            assert "watched TAG A" in warning
+    assert run_cli("group", "show", "watchers", *given).stderr == ""
 
 
 def test_the_example_of_retries_and_dead_letters(namesrv_addr: str) -> None:
