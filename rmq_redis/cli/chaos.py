@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from ..data_dir import expand_user
 from .options import option
 from .posix import require_posix
 
@@ -51,7 +52,7 @@ def chaos(
     setup_logging("error")
     with tempfile.TemporaryDirectory(prefix="rmq-redis-chaos-") as temporary:
         settings = ChaosSettings(
-            directory=(data_dir or Path(temporary) / "run").expanduser().absolute(),
+            directory=expand_user(data_dir or Path(temporary) / "run", "--data-dir").absolute(),
             seed=random.randrange(1 << 32) if seed is None else seed,
             seconds=minutes * 60,
             faults=faults,

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import platform
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -141,8 +142,18 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def _missing_package(error: ModuleNotFoundError) -> ConfigError:
+    """Something else than the Python that installed us runs us, or an installation is not whole."""
+    return ConfigError(
+        f"the package {error.name!r} is not installed for Python {platform.python_version()}, which runs this; install "
+        f"rmq-redis with it: {sys.executable} -m pip install rmq-redis"
+    )
+
+
 def fail(error: Exception) -> NoReturn:
     """Ends the process with one clear line on stderr."""
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("rmq_redis"):
+        error = _missing_package(error)
     if isinstance(error, RmqError):
         text = one_line(str(error)) or type(error).__name__
     elif isinstance(error, OSError):

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ..config import DEFAULT_BROKER_PORT, DEFAULT_NAMESRV_PORT
+from ..data_dir import expand_user, user_data_dir
 from .options import LogLevel, flag, option
 from .posix import require_posix
 
 if TYPE_CHECKING:
     from .cluster import ClusterSpec
-
-
-def default_data_dir() -> Path:
-    """Where ``up`` keeps its data when nothing else is said: ``~/.local/share/rmq-redis``, or under XDG_DATA_HOME."""
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "rmq-redis"
 
 
 def up(
@@ -102,7 +96,7 @@ def up(
 
     setup_logging("debug" if log_level == "debug" else "warning")
     spec = ClusterSpec(
-        data_dir=(data_dir or default_data_dir()).expanduser().absolute(),
+        data_dir=(expand_user(data_dir, "--data-dir") if data_dir else user_data_dir("--data-dir")).absolute(),
         namesrvs=namesrvs,
         namesrv_port=namesrv_port,
         brokers=brokers,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..data_dir import expand_user, user_data_dir
 from ..errors import ClientError, ConfigError
 from ..file_lock import try_lock
 from ..model import MessageQueue
@@ -39,11 +40,10 @@ class _File(msgspec.Struct):
 
 
 def store_path(setting: str) -> Path:
-    """The directory of the setting; ``~/.local/share/rmq-redis/offsets``, or where XDG_DATA_HOME says, without one."""
+    """The directory of the setting; ``offsets`` in ``user_data_dir`` without one. Raises ConfigError."""
     if setting:
-        return Path(setting).expanduser()
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "rmq-redis" / "offsets"
+        return expand_user(setting, "offset_store_path")
+    return user_data_dir("offset_store_path") / "offsets"
 
 
 class LocalOffsets:
