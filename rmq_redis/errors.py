@@ -48,6 +48,10 @@ class StoreLostError(StoreFencedError):
     """The store has lost what it had (a flush, an older snapshot, no persistence), and nothing was written."""
 
 
+class StoreRefusedError(StoreError):
+    """The server has no such command, or the user may not run it (its ACL, a managed server)."""
+
+
 class StoreUnconfirmedError(StoreError):
     """Stored, but not (known to be) on disk or on replicas as the broker's mode asks for.
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ..config import BrokerConfig
-from ..errors import ConfigError, InvalidParameterError, StoreError
+from ..errors import ConfigError, InvalidParameterError, StoreError, StoreRefusedError
 from ..model import DLQ_PREFIX, RETRY_PREFIX
 from ..store.queue import Queue
 from ..store.queue_store import NO_LIMIT, QueueStore
@@ -119,6 +119,7 @@ class RetentionService:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._warned = False
+        self._refused = False
         self.memory: StoreMemory | None = None
         self.max_bytes = 0
         queue_store.on_alarm = self._wake.set
@@ -141,7 +142,7 @@ class RetentionService:
         while True:
             self._wake.clear()
             try:
-                await self._keep_memory()
+                await self._keep_memory_if_known()
                 for topic in list(self._topics.topics.values()):
                     if self._wake.is_set():
                         break  # memory first
@@ -229,6 +230,20 @@ class RetentionService:
             await asyncio.sleep(_STEP_PAUSE_S)
 
     # --- the memory of the store -----------------------------------------------------------------------------------
+
+    async def _keep_memory_if_known(self) -> None:
+        try:
+            await self._keep_memory()
+        except StoreRefusedError as error:
+            self.memory, self.max_bytes = None, 0
+            self._queue_store.put_limit = self._queue_store.put_alarm = NO_LIMIT
+            if not self._refused:
+                self._refused = True
+                logger.warning(
+                    "retention: INFO is refused, so the store is not kept below store_max_used_ratio of its memory; "
+                    "limits of age, number and bytes of a topic hold: %s",
+                    error,
+                )
 
     async def _keep_memory(self) -> None:
         """Keeps the store's memory under ``store_max_used_ratio``, and has sends refused near the end of it."""

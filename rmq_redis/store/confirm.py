@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..codes import ResponseCode
-from ..errors import StoreError, StoreUnconfirmedError
+from ..errors import StoreError, StoreRefusedError, StoreUnconfirmedError
 from .connection import Arg, StoreConnection
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class Confirmation:
         """What waits for the next question, in order, with the time of the loop when it is to be told at the latest."""
         self._loop = asyncio.get_running_loop()
         self._asking = False
+        self._warned = False
 
     def after(self, confirmed: Confirmed) -> None:
         """Calls ``confirmed`` when all that was sent over the connection so far is confirmed.
@@ -118,7 +119,9 @@ class Confirmation:
                 self._finish(covered, failure, is_late=is_late)
 
         def replicated(answer: Any) -> None:
-            if isinstance(answer, StoreError):
+            if isinstance(answer, StoreRefusedError):
+                self._finish(covered, self._cannot_wait(answer))
+            elif isinstance(answer, StoreError):
                 self._finish(covered, answer)
             elif answer >= self._replicas:
                 self._finish(covered, failure, is_late=is_late)
@@ -161,6 +164,13 @@ class Confirmation:
 
     def _too_few(self, role: Any) -> StoreError | None:
         """What ROLE says: that too few replicas are connected, or None."""
+        if isinstance(role, StoreRefusedError):
+            if self._short is not False:
+                logger.warning(
+                    "store: ROLE is refused, so every send waits for WAIT while no replica is there: %s", role
+                )
+            self._short = False
+            return None
         if isinstance(role, StoreError):
             return role
         connected = len(role[2]) if len(role) > 2 and isinstance(role[2], list) else 0
@@ -171,6 +181,15 @@ class Confirmation:
             return None
         return StoreUnconfirmedError(
             f"stored; {connected} replicas are connected, {self._replicas} are asked for",
+            ResponseCode.SLAVE_NOT_AVAILABLE,
+        )
+
+    def _cannot_wait(self, refusal: StoreError) -> StoreError:
+        if not self._warned:
+            logger.error("store: WAIT is refused; SYNC_MASTER cannot confirm that replicas have a message: %s", refusal)
+            self._warned = True
+        return StoreUnconfirmedError(
+            f"stored; SYNC_MASTER needs the command WAIT, which the store refuses: {refusal}",
             ResponseCode.SLAVE_NOT_AVAILABLE,
         )
 

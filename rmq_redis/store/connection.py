@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import hiredis
 
-from ..errors import StoreError, StoreFencedError, StoreFullError, StoreLostError
+from ..errors import StoreError, StoreFencedError, StoreFullError, StoreLostError, StoreRefusedError
 from .functions import LIBRARY_NAME, READ_ONLY, function_name, library, script
 from .locate import Locator, Parameters, locator
 
@@ -30,6 +30,8 @@ Reply = Callable[[Any], None]
 _CONNECT_TIMEOUT_S = 5.0
 _RETRY_FIRST_S = 0.05
 _RETRY_MOST_S = 1.0
+_REFUSALS = ("unknown command", "unknown subcommand", "ACL failure in script", "can't run this command")
+"""What Redis and Valkey say of a command that is missing, or that a user may not run from a function."""
 _LOAD_ATTEMPTS = 3
 """A call fails if its function is missing this often: somebody else keeps removing the library."""
 WRITE_AT_ONCE_BYTES = 4096
@@ -93,6 +95,8 @@ class StoreConnection(asyncio.Protocol):
             return StoreLostError(text)
         if text.startswith("OOM"):
             return StoreFullError(f"Redis is out of memory (maxmemory): {text}")
+        if text.startswith("NOPERM") or any(part in text for part in _REFUSALS):
+            return StoreRefusedError(text)
         if text.startswith("ERR Function not found"):
             return _LibraryLostError(text)
         if text.startswith(("MOVED", "NOAUTH")) or (self.is_primary and text.startswith("READONLY")):
@@ -172,7 +176,7 @@ class StoreConnection(asyncio.Protocol):
 
     def _library_loaded(self, answer: Any) -> None:
         calls = self._take_postponed()
-        if isinstance(answer, StoreFullError):
+        if isinstance(answer, StoreFullError | StoreRefusedError):
             self.uses_functions = False  # a full server takes no library: EVAL does the same
         elif isinstance(answer, StoreError):
             for call in calls:
@@ -276,12 +280,14 @@ async def _greet(connection: StoreConnection, parameters: dict[str, Any]) -> Non
             known = await connection.execute("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY_NAME)
             connection.uses_functions = bool(known)
             connection.is_primary = True
+        except StoreRefusedError as error:
+            connection.uses_functions = False  # EVAL does the same
+            connection.is_primary = True
+            if "unknown command" not in str(error):
+                logger.warning("store: FUNCTION is refused, EVAL is used instead, which costs more: %s", error)
         except StoreError as error:
             text = str(error).lower()
-            if "unknown command" in text:
-                connection.uses_functions = False  # a server without functions: EVAL does the same
-                connection.is_primary = True
-            elif "readonly" not in text and "read only" not in text:
+            if "readonly" not in text and "read only" not in text:
                 raise  # else it is a replica, which has them from its primary
     except BaseException:  # also when a server that says nothing was given up
         connection.close()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ..errors import StoreError
+from ..errors import StoreError, StoreRefusedError
 from ..protocol.message import store_timestamp_position
 from .queue import Queue
 from .queue_store import QueueStore
 from .server_info import server_info
 
+logger = logging.getLogger(__name__)
+
 _SAMPLES = 32
+_ENTRY_BYTES = 16
+"""What a stream entry of one field takes besides its value; measured with Valkey 9 and Redis 7, 256-byte values."""
 _QUEUES_AT_ONCE = 100
 _NOT_COUNTED = "mem_not_counted_for_evict"
 
@@ -45,6 +50,7 @@ class RetentionStore:
 
     def __init__(self, queue_store: QueueStore) -> None:
         self._store = queue_store
+        self._estimates = False
 
     async def trim(self, queue: Queue, queue_offset: int) -> None:
         """Removes a queue's messages before an offset, in one step; its ``min_offset`` moves on.
@@ -83,11 +89,34 @@ class RetentionStore:
         The server measures its oldest nodes, knows how many nodes there are, and multiplies (``MEMORY USAGE``): nothing
         is counted on the way of a send, and the figure is there after a restart.
         """
+        if not self._estimates:
+            try:
+                return await self._measure(queues)
+            except StoreRefusedError as error:
+                self._estimates = True
+                logger.warning(
+                    "retention: MEMORY USAGE is refused; a queue's memory is estimated by %d of its messages: %s",
+                    2 * _SAMPLES,
+                    error,
+                )
+        return [await self._estimate(queue) for queue in queues]
+
+    async def _measure(self, queues: Sequence[Queue]) -> list[int]:
         result: list[int] = []
         for start in range(0, len(queues), _QUEUES_AT_ONCE):
             keys = [queue.key for queue in queues[start : start + _QUEUES_AT_ONCE]]
             result += await self._store.current_read().execute_function("memory_usage", keys, [_SAMPLES])
         return result
+
+    async def _estimate(self, queue: Queue) -> int:
+        """Bytes of a queue by the average of its oldest and newest messages."""
+        ends = {queue.min_offset, max(queue.max_offset - _SAMPLES, queue.min_offset)}
+        sizes = [
+            len(record) + _ENTRY_BYTES
+            for offset in ends
+            for record in (await self._store.read_records(queue, offset, _SAMPLES))[1]
+        ]
+        return sum(sizes) * (queue.max_offset - queue.min_offset) // max(len(sizes), 1)
 
     async def memory(self) -> StoreMemory:
         """The server's memory now."""

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, WatchError
+from redis.exceptions import NoPermissionError, RedisError, WatchError
 
 from ..errors import ConfigError, StoreError
 from .keys import check_key_prefix
@@ -108,6 +108,7 @@ class RouteStore:
         self._redis = redis
         self._prefix = prefix
         self._revisions = 0
+        self._warned = False
         self.broker_expiry_s = broker_expiry_s
         self.address = address
         self.instance = uuid.uuid4().hex[:12]
@@ -221,7 +222,16 @@ class RouteStore:
                         await pipe.execute()
                     except WatchError:
                         continue
-                    return revision
+                await self._tell(
+                    RegistryEvent(
+                        sender=self.instance,
+                        kind=write.kind,
+                        cluster=key.cluster,
+                        broker_name=key.broker_name,
+                        removed=write.removed,
+                    )
+                )
+                return revision
         raise StoreError(f"registry: group {key.broker_name} was changed by others {_MAX_ATTEMPTS} times in a row")
 
     async def _read_group(self, pipe: Any, key: GroupKey, ids: list[int], known_revision: str) -> GroupSnapshot:
@@ -263,14 +273,6 @@ class RouteStore:
                 if write.deleted_topics:
                     pipe.hdel(topics, *write.deleted_topics)
             _queue_expiry(pipe, topics, self._expiry_ms)
-        event = RegistryEvent(
-            sender=self.instance,
-            kind=write.kind,
-            cluster=key.cluster,
-            broker_name=key.broker_name,
-            removed=write.removed,
-        )
-        pipe.publish(events_channel(self._prefix), encode_event(event))
         return revision
 
     async def refresh(self, brokers: Iterable[tuple[LiveBroker, int]]) -> set[GroupKey]:
@@ -328,18 +330,29 @@ class RouteStore:
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.sadd(kv_index_key(self._prefix), namespace)
                 pipe.hset(kv_key(self._prefix, namespace), key, value)
-                pipe.publish(events_channel(self._prefix), encode_event(RegistryEvent(sender=self.instance, kind="kv")))
                 await pipe.execute()
+            await self._tell(RegistryEvent(sender=self.instance, kind="kv"))
 
     async def delete_kv(self, namespace: str, key: str) -> None:
         """Removes one entry, if it is there, and tells the other NameServers."""
         with _store_errors():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hdel(kv_key(self._prefix, namespace), key)
-                pipe.publish(events_channel(self._prefix), encode_event(RegistryEvent(sender=self.instance, kind="kv")))
-                await pipe.execute()
+            await self._call(self._redis.hdel(kv_key(self._prefix, namespace), key))
+            await self._tell(RegistryEvent(sender=self.instance, kind="kv"))
 
     # --- events --------------------------------------------------------------------------------------------------
+
+    async def _tell(self, event: RegistryEvent) -> None:
+        """Notifies the other NameServers. Where the user may not, they find the change with their next look."""
+        try:
+            await self._call(self._redis.publish(events_channel(self._prefix), encode_event(event)))
+        except NoPermissionError as error:
+            if not self._warned:
+                self._warned = True
+                logger.warning(
+                    "registry %s: PUBLISH is refused, so other NameServers learn of changes up to a sweep later: %s",
+                    self.address,
+                    error,
+                )
 
     async def events(self) -> AsyncGenerator[RegistryEvent | None, None]:
         """What other NameServers tell, without end; first None, once the subscription holds."""
