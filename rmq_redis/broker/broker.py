@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..config import BrokerConfig, parse_addresses
 from ..errors import ConfigError, StoreError, StoreFencedError, StoreLostError
@@ -235,28 +235,6 @@ class Broker:
             assignments,
         )
         self._refuse_writes(self._slave_reason())
-        admin = AdminProcessor(
-            config,
-            self.address,
-            self._topics,
-            self._queue_store,
-            self._offsets,
-            self._clients,
-            self._retention,
-            self._statistics,
-        )
-        progress = ProgressProcessor(
-            self.address,
-            self._topics,
-            self._queue_store,
-            self._offsets,
-            self._clients,
-            self._retention,
-            self._statistics,
-        )
-        runtime_info = RuntimeInfoProcessor(
-            config, self._topics, self._queue_store, self._pulls, self._retention, self._statistics
-        )
         processors = processors_of(
             self._sends,
             self._send_backs,
@@ -268,16 +246,8 @@ class Broker:
             acks,
             assignments,
             self._clients,
-            QueryProcessor(self._topics, self._queue_store),
-            OffsetProcessor(config, self._topics, self._queue_store, self._offsets),
-            ConsumerAdminProcessor(config, self._topics, self._queue_store, self._offsets, self._clients, self._pulls),
-            admin,
-            progress,
-            runtime_info,
-            StatisticsProcessor(self._queue_store, self._statistics),
+            *self._tool_processors(),
         )
-        self._sampler = runtime_info.sampler
-        self._sampler.start()
         self._pulls.hold.start()
         self._clients.start()
         self._leadership = leadership = Leadership(
@@ -311,6 +281,23 @@ class Broker:
             self.address,
             self._queue_store.epoch,
         )
+
+    def _tool_processors(self) -> list[Any]:
+        """The processors that read state, or change it for an operator, at masters and slaves."""
+        config, topics, store, offsets = self.config, self._topics, self._queue_store, self._offsets
+        clients, retention, statistics = self._clients, self._retention, self._statistics
+        runtime_info = RuntimeInfoProcessor(config, topics, store, self._pulls, retention, statistics)
+        self._sampler = runtime_info.sampler
+        self._sampler.start()
+        return [
+            QueryProcessor(topics, store),
+            OffsetProcessor(config, topics, store, offsets),
+            ConsumerAdminProcessor(config, topics, store, offsets, clients, self._pulls),
+            AdminProcessor(config, self.address, topics, store, offsets, clients, retention, statistics),
+            ProgressProcessor(self.address, topics, store, offsets, clients, retention, statistics),
+            runtime_info,
+            StatisticsProcessor(store, statistics),
+        ]
 
     # --- roles -----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from ..config import BrokerConfig
 from ..errors import ResponseError, StoreError
 from ..plugins import named_objects
 from ..protocol.command import RemotingCommand
-from ..protocol.header import PullMessageRequestHeader
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..server_plugins import request_of
@@ -95,15 +94,14 @@ def _screen(methods: Sequence[Callable[..., Any]]) -> Screen:
 
 
 def _screened(screen: Screen, deliver: Callable[..., None], answer: Callable[..., None]) -> Callable[..., None]:
-    def before(pull: HeldPull, offsets: Sequence[int], records: list[bytes]) -> None:
-        group = pull.command.header(PullMessageRequestHeader).consumer_group
-        withheld = screen(pull.queue, group, offsets, records)
+    def before(pull: HeldPull, offsets: Sequence[int], records: list[bytes], ms: int = 0) -> None:
+        withheld = screen(pull.queue, pull.consumer_group, offsets, records)
         if withheld:
             kept = [(o, r) for o, r in zip(offsets, records, strict=True) if o not in withheld]
             if not kept:
                 answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, offsets[-1] + 1)
                 return
             offsets, records = [o for o, _ in kept], [r for _, r in kept]
-        deliver(pull, offsets, records)
+        deliver(pull, offsets, records, ms)
 
     return before

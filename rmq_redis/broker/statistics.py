@@ -6,6 +6,7 @@ the same counters. Names and keys are those of RocketMQ 5.3 ``BrokerStatsManager
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ from ..store.queue_store import QueueStore
 from .topics import TopicTable
 
 GroupTopic = tuple[str, str]
+
+_WITHOUT_SYSTEM_TOPIC = "_WITHOUT_SYSTEM_TOPIC"
+_IDLE_LOOK_S = 3600.0
 
 
 class Windows(NamedTuple):
@@ -31,6 +35,7 @@ class BrokerStatistics:
         gets: all messages delivered, by pull and by POP; ``times`` are the requests that got at least one.
         miss_total: requests that were answered without a message.
         longest_get_ms: the longest read of a delivery.
+        acks, checkpoints: messages acknowledged, and answers that hid messages from a group (POP).
     """
 
     def __init__(self, cluster_name: str, topics: TopicTable, queue_store: QueueStore) -> None:
@@ -40,6 +45,10 @@ class BrokerStatistics:
         self.gets = Counter()
         self.miss_total = 0
         self.longest_get_ms = 0
+        self.acks = Counter()
+        self.checkpoints = Counter()
+        self._system_gets: list[Counter] = []
+        self._looked_s = time.monotonic()
         self._gets: dict[GroupTopic, dict[int, Counter]] = {}
         self._acks: dict[GroupTopic, Counter] = {}
         self._checkpoints: dict[GroupTopic, Counter] = {}
@@ -57,6 +66,8 @@ class BrokerStatistics:
         counter = queues.get(queue.queue.queue_id)
         if counter is None:
             counter = queues[queue.queue.queue_id] = Counter()
+            if self._topics.is_system(queue.queue.topic):
+                self._system_gets.append(counter)
         counter.add(nums, size, ms)
         self.gets.add(nums, size, ms)
         self.longest_get_ms = max(self.longest_get_ms, ms)
@@ -65,10 +76,13 @@ class BrokerStatistics:
         """As ``delivered``, by POP."""
         self.delivered(group, queue, nums, size, 0)
         _count(self._checkpoints, (group, queue.queue.topic), 1)
+        self.checkpoints.add(1, 0)
 
     def acknowledged(self, group: str, topic: str, nums: int) -> None:
-        """A group acknowledged popped messages."""
-        _count(self._acks, (group, topic), nums)
+        """A group acknowledged popped messages. The name of one that does not exist may be anything."""
+        if nums and self._topics.group(group) is not None:
+            _count(self._acks, (group, topic), nums)
+            self.acks.add(nums, 0)
 
     def sent_back(self, group: str, topic: str) -> None:
         """A group gave back a message of a topic (CONSUMER_SEND_MSG_BACK)."""
@@ -88,7 +102,12 @@ class BrokerStatistics:
                 del table[pair]
 
     def forget_idle(self) -> None:
-        """Drops what was not counted for a day: groups come and go."""
+        """Drops what was not counted for a day, once an hour: groups come and go."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < _IDLE_LOOK_S:
+            return
+        self._looked_s = now_s
+        self._system_gets = [counter for counter in self._system_gets if not counter.is_idle()]
         for pair, queues in list(self._gets.items()):
             if all(counter.is_idle() for counter in queues.values()):
                 del self._gets[pair]
@@ -105,11 +124,13 @@ class BrokerStatistics:
         if reader is None:
             return None
         field, find = reader
-        found = [counter.windows() for counter in find(key)]
-        if not found:
+        found = _sum(find(key))
+        if found is None:
             return None
-        minute, hour, day = (add_up(windows) for windows in zip(*found, strict=True))
-        return Windows(field, (minute, hour, day))
+        if name.endswith(_WITHOUT_SYSTEM_TOPIC):
+            system = _sum(self._system_puts() if name.startswith("BROKER_PUT") else self._system_gets)
+            found = found if system is None else (found[0] - system[0], found[1] - system[1], found[2] - system[2])
+        return Windows(field, found)
 
     def tps(self, name: str, key: str) -> float:
         """A statistic per second, of the last minute."""
@@ -137,10 +158,13 @@ class BrokerStatistics:
             "SNDBCK_PUT_NUMS": ("nums", lambda key: _of_pair(self._send_backs, key)),
             "BROKER_PUT_NUMS": ("nums", lambda key: self._of_broker(key, [self._queue_store.puts])),
             "BROKER_GET_NUMS": ("nums", lambda key: self._of_broker(key, [self.gets])),
-            "BROKER_ACK_NUMS": ("nums", lambda key: self._of_broker(key, self._acks.values())),
-            "BROKER_CK_NUMS": ("nums", lambda key: self._of_broker(key, self._checkpoints.values())),
-            "BROKER_PUT_NUMS_WITHOUT_SYSTEM_TOPIC": ("nums", lambda key: self._of_broker(key, self._user_puts())),
-            "BROKER_GET_NUMS_WITHOUT_SYSTEM_TOPIC": ("nums", lambda key: self._of_broker(key, self._user_gets())),
+            "BROKER_ACK_NUMS": ("nums", lambda key: self._of_broker(key, [self.acks])),
+            "BROKER_CK_NUMS": ("nums", lambda key: self._of_broker(key, [self.checkpoints])),
+            "BROKER_PUT_NUMS" + _WITHOUT_SYSTEM_TOPIC: (
+                "nums",
+                lambda key: self._of_broker(key, [self._queue_store.puts]),
+            ),
+            "BROKER_GET_NUMS" + _WITHOUT_SYSTEM_TOPIC: ("nums", lambda key: self._of_broker(key, [self.gets])),
         }
 
     def _of_broker(self, key: str, counters: Iterable[Counter]) -> Iterable[Counter]:
@@ -180,15 +204,19 @@ class BrokerStatistics:
         queue_id, topic, group = key.split("@", 2)
         return self._queue_gets(f"{topic}@{queue_id}@{group}")
 
-    def _user_puts(self) -> Iterator[Counter]:
-        for topic in self._topics.topics.values():
-            if not self._topics.is_system(topic.config.topic_name):
+    def _system_puts(self) -> Iterator[Counter]:
+        for name, topic in self._topics.topics.items():
+            if self._topics.is_system(name):
                 yield from (queue.puts for queue in topic.queues if queue.puts is not None)
 
-    def _user_gets(self) -> Iterator[Counter]:
-        for (_, topic), queues in self._gets.items():
-            if not self._topics.is_system(topic):
-                yield from queues.values()
+
+def _sum(counters: Iterable[Counter]) -> tuple[Window, Window, Window] | None:
+    """The windows of several counters together; None for no counter."""
+    found = [counter.windows() for counter in counters]
+    if not found:
+        return None
+    minute, hour, day = (add_up(windows) for windows in zip(*found, strict=True))
+    return minute, hour, day
 
 
 def _count(table: dict[GroupTopic, Counter], pair: GroupTopic, nums: int) -> None:

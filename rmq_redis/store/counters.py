@@ -37,6 +37,12 @@ class Window(NamedTuple):
     total: Total
     elapsed_s: float
 
+    def __sub__(self, other: Window) -> Window:
+        """What of this window's total is not in another one's."""
+        return Window(
+            Total(*(ours - theirs for ours, theirs in zip(self.total, other.total, strict=True))), self.elapsed_s
+        )
+
 
 class Counter:
     """Totals that only grow, and samples of them. ``add`` costs a few integer additions."""

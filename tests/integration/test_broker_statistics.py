@@ -203,11 +203,25 @@ async def test_pop_acks_and_send_backs_are_counted(broker: Broker, client: Broke
     assert (await sums(client, "SNDBCK_PUT_NUMS", "T@G"))[0] == 1
 
 
+async def test_acks_of_a_group_that_does_not_exist_leave_nothing_behind(broker: Broker, client: BrokerClient) -> None:
+    await client.send("T", "a")
+    now_ms = int(time.time() * 1000)
+    for number in range(20):
+        header = AckMessageRequestHeader(f"nobody-{number}", "T", 0, f"0 {now_ms} 60000 0 0 broker-a 0 0", 0)
+        await client.ok(request(RequestCode.ACK_MESSAGE, header))
+    assert not broker._statistics._acks
+    assert await stats(client, "GROUP_ACK_NUMS", "T@nobody-1") is None
+
+
 async def test_system_topics_are_left_out_where_the_name_says_so(client: BrokerClient) -> None:
     await client.send("T", "a")
     await client.send("broker-a", "b")
+    await client.pull("T", 0)
+    await client.pull("broker-a", 0)
     assert (await sums(client, "BROKER_PUT_NUMS", "DefaultCluster"))[0] == 2
     assert (await sums(client, "BROKER_PUT_NUMS_WITHOUT_SYSTEM_TOPIC", "DefaultCluster"))[0] == 1
+    assert (await sums(client, "BROKER_GET_NUMS", "DefaultCluster"))[0] == 2
+    assert (await sums(client, "BROKER_GET_NUMS_WITHOUT_SYSTEM_TOPIC", "DefaultCluster"))[0] == 1
 
 
 @pytest.mark.parametrize(
