@@ -32,7 +32,7 @@ from ..protocol.header import ConsumerGroupRequestHeader, UnregisterClientReques
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..store.lock_store import LockKey, LockStore
-from .member_watch import MemberWatch, Signature, signature_of
+from .member_watch import MemberWatch, ProducerWatch, Signature, signature_of
 from .subscription import TAG, message_filter
 from .topics import TopicTable
 
@@ -43,7 +43,7 @@ _PRODUCER_IDS = "producer_ids"
 
 
 class Member(msgspec.Struct, eq=False):
-    """One connection's membership in a group. ``signature``: what it subscribes to there."""
+    """One connection's membership in a group. ``signature``: what it subscribes to there, ``message_model``: how."""
 
     connection: Connection
     client_id: str
@@ -51,6 +51,7 @@ class Member(msgspec.Struct, eq=False):
     version: int
     last_update_s: float
     signature: Signature = frozenset()
+    message_model: str = ""
 
 
 class ConsumerGroup:
@@ -97,6 +98,7 @@ class ClientManager:
         self.consumer_groups: dict[str, ConsumerGroup] = {}
         self.producer_groups: dict[str, dict[Connection, dict[str, Member]]] = {}
         self._producers: dict[str, Connection] = {}
+        self._producer_watch = ProducerWatch()
 
     def start(self) -> None:
         self._task = self._loop.create_task(self._expire())
@@ -173,8 +175,12 @@ class ClientManager:
                 member
             )
         if heartbeat.producer_data_set:
+            ids = connection.attachments.setdefault(_PRODUCER_IDS, set())
+            latest = self._producers.get(member.client_id)
+            if latest not in (None, connection) and member.client_id in ids:
+                self._producer_watch.shared(member, latest)
             self._producers[member.client_id] = connection
-            connection.attachments.setdefault(_PRODUCER_IDS, set()).add(member.client_id)
+            ids.add(member.client_id)
         for consumer in heartbeat.consumer_data_set:
             self._join(member, consumer, keep_subscriptions=heartbeat.without_sub)
         connection.attachments[_ATTACHED] = True
@@ -194,7 +200,9 @@ class ClientManager:
             signature = before.signature
         else:
             signature = signature_of(consumer.subscription_data_set)
-        member = known[member.client_id] = msgspec.structs.replace(member, signature=signature)
+        member = known[member.client_id] = msgspec.structs.replace(
+            member, signature=signature, message_model=consumer.message_model
+        )
         group.watch.heard(member, was_member=before is not None, members=group.members)
         if changed:
             logger.info("consumer group %s: %s joined from %s", group.name, member.client_id, _peer(member))

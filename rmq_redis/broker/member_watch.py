@@ -52,7 +52,7 @@ class MemberWatch:
 
     def __init__(self, group: str) -> None:
         self._group = group
-        self._signature: Signature | None = None
+        self._latest_kind: tuple[str, Signature] | None = None
         self._compared_s = self._warned_s = -math.inf
         self._latest: dict[str, Connection] = {}
         self._shared_ids: dict[str, tuple[float, str, str]] = {}
@@ -67,11 +67,12 @@ class MemberWatch:
             places = latest.remote_address, member.connection.remote_address
             self._shared_ids[member.client_id] = (now_s, min(places), max(places))
             self._warn(now_s, self._shared_warnings())
-        if member.signature != self._signature:
-            is_first, self._signature = self._signature is None, member.signature
+        kind = (member.message_model, member.signature)
+        if kind != self._latest_kind:
+            is_first, self._latest_kind = self._latest_kind is None, kind
             if not is_first and now_s - self._compared_s > WARN_PERIOD_S / 6:
                 self._compared_s = now_s
-                self._warn(now_s, _subscription_warnings(members))
+                self._warn(now_s, [*_subscription_warnings(members), *_model_warnings(members)])
 
     def _warn(self, now_s: float, warnings: list[str]) -> None:
         if warnings and now_s - self._warned_s > WARN_PERIOD_S:
@@ -88,7 +89,7 @@ class MemberWatch:
         """What is wrong now, in sentences for an operator."""
         online = {client_id for by_id in members.values() for client_id in by_id}
         self._shared_ids = {name: seen for name, seen in self._shared_ids.items() if name in online}
-        return [*self._shared_warnings(), *_subscription_warnings(members)]
+        return [*self._shared_warnings(), *_subscription_warnings(members), *_model_warnings(members)]
 
     def _shared_warnings(self) -> list[str]:
         return [
@@ -113,6 +114,37 @@ def _subscription_warnings(members: Members) -> list[str]:
     ]
     more = f"; and {len(found) - _SHOWN} more subscriptions" if len(found) > _SHOWN else ""
     return [f"its members subscribe differently, so each misses messages ({'; '.join(parts)}{more})"]
+
+
+def _model_warnings(members: Members) -> list[str]:
+    """One sentence if some members broadcast and others share the queues."""
+    found: dict[str, str] = {}
+    for by_id in members.values():
+        for client_id, member in by_id.items():
+            found.setdefault(member.message_model, client_id)
+    if len(found) < 2:
+        return []
+    shown = ", ".join(f"{name[:_SHOWN_LENGTH]!r} {model[:20]}" for model, name in sorted(found.items())[:_SHOWN])
+    return [f"its members have different message models ({shown}); the broker treats all as the latest one says"]
+
+
+class ProducerWatch:
+    """Notices two producers with one client id: questions about transactions and replies reach only one of them."""
+
+    def __init__(self) -> None:
+        self._warned_s = -math.inf
+
+    def shared(self, member: Member, other: Connection) -> None:
+        """A producer beats again though another connection has beaten with its id since."""
+        if other.closed or member.last_update_s - self._warned_s <= WARN_PERIOD_S:
+            return
+        self._warned_s = member.last_update_s
+        logger.warning(
+            "two producers at %s and %s have the client id %r, so transaction checks and replies reach one of them; "
+            "give each an instance name of its own",
+            *sorted((other.remote_address, member.connection.remote_address)),
+            member.client_id[:_SHOWN_LENGTH],
+        )
 
 
 def _text(signature: Signature) -> str:

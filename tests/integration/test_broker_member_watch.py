@@ -106,6 +106,27 @@ async def test_two_clients_of_one_id_are_noticed_when_both_go_on(
     await eventually(lambda: "G" not in broker._clients.consumer_groups)
 
 
+async def test_members_of_different_message_models_are_named(broker: Broker, connect: Connect) -> None:
+    one, two = connect(broker), connect(broker)
+    await beat(one, "one", {"T": "*"})
+    await beat(two, "two", {"T": "*"}, messageModel="BROADCASTING")
+    (warning,) = await warnings(one)
+    assert "'two' BROADCASTING, 'one' CLUSTERING" in warning
+
+
+async def test_two_producers_of_one_id_are_noticed_when_both_go_on(
+    broker: Broker, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = connect(broker), connect(broker)
+    for client in (one, one, two, two):
+        await client.ok(heartbeat_request("same", producer_group="P"))
+    assert logged(caplog) == []  # so does a client that reconnected
+    for client in (one, two, one):
+        await client.ok(heartbeat_request("same", producer_group="P"))
+    (line,) = logged(caplog)
+    assert "have the client id 'same'" in line
+
+
 async def test_warnings_are_logged_once_a_minute(
     broker: Broker, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
