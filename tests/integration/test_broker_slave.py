@@ -178,11 +178,11 @@ async def test_a_topic_deleted_and_made_again_is_the_new_one_on_a_slave(
     await client.send("T", "new")
 
     async def agrees() -> bool:
-        pulled = await slave.pull("T", 0)
-        return pulled.code == 0 and pulled.messages == (await client.pull("T", 0)).messages
+        pulled = await slave.pull("T", 3)  # it goes on behind the end of the one that was deleted
+        return pulled.code == 0 and pulled.messages == (await client.pull("T", 3)).messages
 
     await eventually(agrees)
-    assert await slave.pull_all("T") == ["new"]
+    assert await slave.pull_all_from("T", 3) == ["new"]
 
 
 async def test_consumers_are_members_at_the_slave_too(client: BrokerClient, slave: BrokerClient) -> None:
