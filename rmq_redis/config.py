@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from .errors import ConfigError
 
@@ -158,21 +160,52 @@ def env_name(name: str) -> str:
     return ENV_PREFIX + name.upper()
 
 
-def check_settings(config_type: type, given: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a setting that ``config_type`` does not have, or a value of another type than its own."""
+def check_settings(config_type: type, given: Mapping[str, Any], owner: type | None = None) -> None:
+    """Raises ConfigError for a setting that ``config_type`` does not have, or a value of another type than its own.
+
+    Args:
+        owner: the class whose constructor takes the settings among options of its own.
+    """
     hints = get_type_hints(config_type)
     for name, value in given.items():
         kind = hints.get(name)
         if kind is None:
-            nearest = difflib.get_close_matches(name, hints, 1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise ConfigError(f"{config_type.__name__} has no setting {name!r}{hint}")
-        allowed = (int, float) if kind is float else kind
-        if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-            raise ConfigError(f"{name}={value!r:.80} is {_article(type(value))}, not {_article(kind)}")
+            if owner is None:
+                raise unknown_name(f"{config_type.__name__} has no setting", name, hints)
+            known = [*hints, *inspect.signature(owner).parameters]
+            raise unknown_name(f"{owner.__name__} has no option", name, known)
+        check_value(name, value, kind)
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a keyword argument that does not exist, with the nearest one that does."""
+    nearest = difflib.get_close_matches(name, list(known), 1)
+    return ConfigError(f"{what} {name!r}{f'; did you mean {nearest[0]}?' if nearest else ''}")
+
+
+def check_value(name: str, value: object, kind: Any) -> None:
+    """Raises ConfigError for a value of another type than ``kind``, which is checked if it is int, float, bool or str.
+
+    Args:
+        kind: also one with ``| None``.
+    """
+    kinds: tuple[type, ...] = get_args(kind) or (kind,)
+    if not all(one in (int, float, bool, str, type(None)) for one in kinds):
+        return
+    if isinstance(value, bool) and bool not in kinds:
+        fits = False
+    else:
+        fits = isinstance(value, (*kinds, int) if float in kinds else kinds)
+    if not fits:
+        wanted = " or ".join(_article(one) for one in kinds if one is not type(None))
+        raise ConfigError(f"{name}={value!r:.80} is {_article(type(value))}, not {wanted}")
+    if isinstance(value, float) and math.isnan(value):
+        raise ConfigError(f"{name}={value} is not a number")
 
 
 def _article(kind: type) -> str:
+    if kind is type(None):
+        return "None"
     return f"a{'n' if kind.__name__[0] in 'aeiou' else ''} {kind.__name__}"
 
 

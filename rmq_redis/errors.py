@@ -59,7 +59,7 @@ class StoreUnconfirmedError(StoreError):
         code: what a producer is answered: FLUSH_DISK_TIMEOUT, FLUSH_SLAVE_TIMEOUT or SLAVE_NOT_AVAILABLE.
     """
 
-    def __init__(self, text: str, code: ResponseCode) -> None:
+    def __init__(self, text: str, code: ResponseCode = ResponseCode.FLUSH_DISK_TIMEOUT) -> None:
         super().__init__(text)
         self.code = code
 
@@ -98,7 +98,7 @@ class ClientError(RmqError):
     """The SDK was used in a way that cannot work (not started, closed, no subscription)."""
 
 
-class MessageIllegalLocallyError(ClientError):
+class MessageIllegalLocallyError(ClientError, ValueError):
     """A message that no broker would take: empty, too big, an illegal topic name or property."""
 
 

@@ -7,13 +7,16 @@ makes one ``MessageExt`` per message, and these are built in C.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from enum import IntEnum, StrEnum
 from typing import Self
 
 import msgspec
 
 from .codes import Perm, ResponseCode
+from .durations import LAST_MS, as_seconds, as_timestamp_ms
+from .errors import MessageIllegalLocallyError
 from .hosts import offset_msg_id
 
 DEFAULT_TOPIC = "TBW102"
@@ -94,6 +97,8 @@ def topic_name_error(topic: str) -> str | None:
     Letters, digits, ``_``, ``-``, ``%`` and ``|``, 1 to 127 characters (the message record has one signed length byte).
     Source: ``TopicValidator.validateTopic``.
     """
+    if not isinstance(topic, str):
+        return f"the topic must be str, not {topic!r:.80}"
     if not topic or not topic.strip():
         return "the topic is empty"
     if not _NAME.match(topic):
@@ -105,6 +110,8 @@ def topic_name_error(topic: str) -> str | None:
 
 def group_name_error(group: str) -> str | None:
     """What is wrong with a producer or consumer group name, or None (the same characters, 1 to 120 of them)."""
+    if not isinstance(group, str):
+        return f"the group must be str, not {group!r:.80}"
     if not group or not group.strip():
         return "the group is empty"
     if not _NAME.match(group):
@@ -112,6 +119,13 @@ def group_name_error(group: str) -> str | None:
     if len(group) > MAX_GROUP_LENGTH:
         return f"the group has {len(group)} characters, at most {MAX_GROUP_LENGTH} are allowed: {group[:140]!r}"
     return None
+
+
+def _joined(keys: Iterable[str]) -> str:
+    try:
+        return KEY_SEPARATOR.join(keys)
+    except TypeError:
+        raise MessageIllegalLocallyError(f"keys must be str or a list of str, not {keys!r:.80}") from None
 
 
 class MessageQueue(msgspec.Struct, frozen=True, order=True, rename="camel"):
@@ -139,7 +153,10 @@ class Message(msgspec.Struct, kw_only=False):
         tags: one tag (the plural is RocketMQ's), by which consumers can filter; "" for none.
         keys: business keys, by which the message can be looked up; several are joined by blanks.
         properties: any further string pairs; keys and values may not contain U+0001 or U+0002.
-        flag: a number of the user's own, handed to consumers as it is.
+        flag: a number of the user's own (32 bits, signed), handed to consumers as it is.
+
+    Raises:
+        MessageIllegalLocallyError: a topic, keys or properties of another type. The rest is checked by the send.
     """
 
     topic: str
@@ -153,31 +170,49 @@ class Message(msgspec.Struct, kw_only=False):
         if isinstance(self.body, str):
             self.body = self.body.encode()
         if not isinstance(self.keys, str):
-            self.keys = KEY_SEPARATOR.join(self.keys)
+            self.keys = _joined(self.keys)
+        if not isinstance(self.topic, str):
+            raise MessageIllegalLocallyError(f"the topic must be str, not {self.topic!r:.80}")
+        if not isinstance(self.properties, dict):
+            raise MessageIllegalLocallyError(f"properties must be a dict, not {self.properties!r:.80}")
 
     def with_delay_level(self, level: int) -> Self:
         """Has the message delivered after the time of a delay level, 1 to 18 (1 s to 2 h); returns the message.
 
         Raises:
-            ValueError: no level from 1 to 18.
+            MessageIllegalLocallyError: no level from 1 to 18.
         """
-        if not 1 <= level <= MAX_DELAY_LEVEL:
-            raise ValueError(f"delay level {level}, expected 1 to {MAX_DELAY_LEVEL}")
+        if not isinstance(level, int) or not 1 <= level <= MAX_DELAY_LEVEL:
+            raise MessageIllegalLocallyError(f"delay level {level!r:.80}, expected 1 to {MAX_DELAY_LEVEL}")
         return self._later(PROPERTY_DELAY, level)
 
-    def with_delay_s(self, delay_s: float) -> Self:
+    def with_delay_s(self, delay_s: float | timedelta) -> Self:
         """Has the message delivered ``delay_s`` seconds (to the ms) after a broker took it; returns the message.
 
-        Raises:
-            ValueError: not above 0.
-        """
-        if not delay_s > 0:
-            raise ValueError(f"delay of {delay_s} s, expected more than 0")
-        return self._later(PROPERTY_TIMER_DELAY_MS, max(round(delay_s * 1000), 1))
+        Args:
+            delay_s: a number of seconds, or a ``timedelta``. What brokers allow is set there (3 days by default).
 
-    def with_deliver_at_ms(self, deliver_ms: int) -> Self:
-        """Has the message delivered at a time, in ms since 1970, at once if that is past; returns the message."""
-        return self._later(PROPERTY_TIMER_DELIVER_MS, deliver_ms)
+        Raises:
+            MessageIllegalLocallyError: not above 0, not finite, or no duration.
+        """
+        try:
+            seconds = as_seconds(delay_s)
+        except ValueError as error:
+            raise MessageIllegalLocallyError(f"delay: {error}") from None
+        if not 0 < seconds <= LAST_MS / 1000:
+            raise MessageIllegalLocallyError(f"delay of {delay_s} s, expected more than 0 and a finite number")
+        return self._later(PROPERTY_TIMER_DELAY_MS, max(round(seconds * 1000), 1))
+
+    def with_deliver_at_ms(self, deliver_ms: float) -> Self:
+        """Has the message delivered at a time, in ms since 1970, at once if that is past; returns the message.
+
+        Raises:
+            MessageIllegalLocallyError: not in the years 1970 to 9999, or no number.
+        """
+        try:
+            return self._later(PROPERTY_TIMER_DELIVER_MS, as_timestamp_ms(deliver_ms))
+        except ValueError as error:
+            raise MessageIllegalLocallyError(f"delivery time: {error}") from None
 
     def _later(self, name: str, value: int) -> Self:
         kept = {key: text for key, text in self.properties.items() if key not in LATER_PROPERTIES}

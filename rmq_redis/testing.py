@@ -86,10 +86,11 @@ async def running_cluster(*, store: str | None = None, **broker_settings: Any) -
     """
     from .broker.broker import Broker
     from .client.admin import AsyncAdmin
-    from .config import BrokerConfig, NameServerConfig
+    from .config import BrokerConfig, NameServerConfig, check_settings
     from .nameserver.nameserver import NameServer
     from .store.route_store import RouteStore
 
+    check_settings(BrokerConfig, broker_settings)
     async with AsyncExitStack() as stack:
         listen: dict[str, Any] = {"listen_host": "127.0.0.1", "listen_port": 0}
         routes = None

@@ -21,6 +21,7 @@ from .output import EXIT_STOPPED, EXIT_UNCONFIRMED, note, number, on_reader_gone
 if TYPE_CHECKING:
     import asyncio
 
+    from ..client.settings import ClientSettings
     from ..model import Message, MessageExt, SendResult
 
 SENDS_IN_FLIGHT = 64
@@ -141,12 +142,16 @@ def _opened(path: str) -> Iterator[int]:
         yield lines.fileno()
 
 
+def _chosen(load_balancer: str | None) -> ClientSettings:
+    return {} if load_balancer is None else {"load_balancer": load_balancer}
+
+
 async def _send_one(
     message: Message, key: str | None, load_balancer: str | None, namesrv: str, json: bool
 ) -> Counter[SendStatus]:
     from ..client.producer import AsyncProducer
 
-    async with AsyncProducer(PRODUCER_GROUP, namesrv, load_balancer=load_balancer) as producer:
+    async with AsyncProducer(PRODUCER_GROUP, namesrv, **_chosen(load_balancer)) as producer:
         result = await producer.send(message, key=key)
     if json:
         print_json(send_result(result))
@@ -213,7 +218,7 @@ async def _send_lines(
         finally:
             reading.cancel()
 
-    async with AsyncProducer(PRODUCER_GROUP, namesrv, load_balancer=load_balancer) as producer:
+    async with AsyncProducer(PRODUCER_GROUP, namesrv, **_chosen(load_balancer)) as producer:
         with stop_signals() as stop:
             chunks = read_lines(file)
             try:

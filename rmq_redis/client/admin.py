@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, Unpack, cast
 
 import msgspec
 
@@ -50,6 +50,7 @@ from .broker_queries import BrokerQueries
 from .instance import MQClientInstance, client_config
 from .lifecycle import AsyncClient
 from .message_queries import MessageQueries
+from .settings import ClientSettings
 
 DEFAULT_QUEUE_NUMS = 8
 """Queues per broker of a topic that is created by hand."""
@@ -121,8 +122,10 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
         ConfigError: a setting that cannot be used.
     """
 
-    def __init__(self, namesrv_addr: str | None = None, *, config: ClientConfig | None = None, **settings: Any) -> None:
-        self.config = client_config(namesrv_addr, config, settings)
+    def __init__(
+        self, namesrv_addr: str | None = None, *, config: ClientConfig | None = None, **settings: Unpack[ClientSettings]
+    ) -> None:
+        self.config = client_config(namesrv_addr, config, settings, type(self))
         self._instance = MQClientInstance(self.config)
 
     async def start(self) -> None:

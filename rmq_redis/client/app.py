@@ -9,11 +9,11 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import pluggy
 
-from ..config import ClientConfig
+from ..config import ClientConfig, unknown_name
 from ..errors import ClientError, ConfigError
 from ..runtime import first_of, force_exit, run, stop_signals
 from .closing import Closing
@@ -22,6 +22,7 @@ from .consumer import AsyncPushConsumer
 from .instance import check_group, client_config
 from .lifecycle import AsyncLifecycle
 from .producer import AsyncProducer
+from .settings import ClientSettings, ConsumeOptions, hints_of
 from .values import NO_VALUE, Serializer, serializer_of, typed_handler
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class _Subscription:
 
 @dataclasses.dataclass
 class _Group:
-    options: dict[str, Any]
+    options: ConsumeOptions
     subscriptions: list[_Subscription] = dataclasses.field(default_factory=list)
 
 
@@ -72,11 +73,11 @@ class App(AsyncLifecycle):
         serializer: str | Serializer = "json",
         interceptors: Sequence[object] = (),
         plugins: pluggy.PluginManager | None = None,
-        **settings: Any,
+        **settings: Unpack[ClientSettings],
     ) -> None:
         check_group(name, "consumer")
         self.name = name
-        self.config = client_config(namesrv_addr, config, settings)
+        self.config = client_config(namesrv_addr, config, settings, type(self))
         self._serializer = serializer_of(serializer)
         self._interceptors = interceptors
         self._plugins = plugins
@@ -103,7 +104,7 @@ class App(AsyncLifecycle):
         expression_type: str = "TAG",
         value: Any = NO_VALUE,
         on_undecodable: Callable[..., Any] | None = None,
-        **options: Any,
+        **options: Unpack[ConsumeOptions],
     ) -> Callable[[F], F]:
         """Decorator: the function handles the messages of a topic, or the values in them.
 
@@ -122,10 +123,13 @@ class App(AsyncLifecycle):
 
         def decorate(function: F) -> F:
             name = group or self.name
-            try:
-                AsyncPushConsumer(name, config=self.config, plugins=self._plugins, **options)  # wrong ones: here, now
-            except TypeError as error:
-                raise ConfigError(f"handler {_name(function)} of topic {topic!r}: {error}") from None
+            known = hints_of(ConsumeOptions)
+            for option in options:
+                if option not in known:
+                    raise unknown_name(
+                        f"handler {_name(function)} of topic {topic!r}: there is no option", option, known
+                    )
+            AsyncPushConsumer(name, config=self.config, plugins=self._plugins, **options)  # wrong ones: here, now
             entry = self._groups.setdefault(name, _Group(options))
             if entry.options != options:
                 first = entry.subscriptions[0]

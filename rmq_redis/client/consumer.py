@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import pluggy
 
@@ -41,7 +41,8 @@ from .process_queue import ProcessQueue, PullThresholds
 from .pulling import Puller, make_subscription
 from .rebalance import LOCK_LIVE_S, LOCK_RENEW_INTERVAL_S, QueueLocks, Rebalancer
 from .request_reply import Replier
-from .values import NO_VALUE, typed_handler
+from .settings import ClientSettings, PushConsumerOptions, check_types
+from .values import NO_VALUE, Serializer, Undecodable, typed_handler
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +113,9 @@ class AsyncPushConsumer(AsyncClient):
         await_termination_s: float = 10.0,
         plugins: pluggy.PluginManager | None = None,
         interceptors: Sequence[object] = (),
-        **settings: Any,
+        **settings: Unpack[ClientSettings],
     ) -> None:
+        check_types(PushConsumerOptions, locals())
         check_group(group, "consumer")
         if not 1 <= pull_batch_size <= MAX_PULL_BATCH_SIZE:
             raise ConfigError(f"pull_batch_size={pull_batch_size} is not 1..{MAX_PULL_BATCH_SIZE}")
@@ -125,7 +127,7 @@ class AsyncPushConsumer(AsyncClient):
         self.message_model = choice(MessageModel, "message_model", message_model)
         self.group = group
         self.orderly = orderly
-        self.config = client_config(namesrv_addr, config, settings)
+        self.config = client_config(namesrv_addr, config, settings, type(self))
         self.started_at_ms = 0
         self.concurrency = concurrency
         self._clustering = self.message_model == MessageModel.CLUSTERING
@@ -239,17 +241,28 @@ class AsyncPushConsumer(AsyncClient):
         self._subscriptions_changed()
 
     def handler(
-        self, topic: str, tags: str = "*", *, expression_type: str = "TAG", value: Any = NO_VALUE, **decoding: Any
+        self,
+        topic: str,
+        tags: str = "*",
+        *,
+        expression_type: str = "TAG",
+        value: Any = NO_VALUE,
+        default: str | Serializer = "json",
+        on_undecodable: Undecodable | None = None,
     ) -> Callable[[F], F]:
         """Decorator: ``subscribe`` with the function that follows.
 
         Args:
             value: a type: the function gets ``(value)`` or ``(value, message)``, the body decoded.
-            decoding: ``default`` and ``on_undecodable`` of ``values.typed_handler``.
+            default: serializer of bodies without a content type.
+            on_undecodable: ``on_undecodable(message, error)`` for bodies that are no such value; its result counts as
+                the handler's.
         """
 
         def decorate(function: F) -> F:
-            handle = function if value is NO_VALUE else typed_handler(function, value, **decoding)
+            handle: MessageHandler = function
+            if value is not NO_VALUE:
+                handle = typed_handler(function, value, default=default, on_undecodable=on_undecodable)
             self.subscribe(topic, tags, handle, expression_type=expression_type)
             return function
 

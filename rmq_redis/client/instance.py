@@ -11,7 +11,7 @@ import itertools
 import logging
 import os
 import socket
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
 from ..codes import RequestCode, ResponseCode
@@ -357,16 +357,23 @@ def check_group(group: str, kind: str) -> None:
         raise ConfigError(f"{kind} group: {problem}")
 
 
-def client_config(namesrv_addr: str | None, config: ClientConfig | None, changes: dict[str, Any]) -> ClientConfig:
+def client_config(
+    namesrv_addr: str | None, config: ClientConfig | None, changes: Mapping[str, Any], owner: type
+) -> ClientConfig:
     """The configuration of a client: ``config`` or what the environment says, with single settings on top.
+
+    Args:
+        owner: the client's class, for the error about an unknown setting.
 
     Raises:
         ConfigError: unknown setting, a value of another type, or an environment variable that cannot be parsed.
     """
     given = {name: value for name, value in changes.items() if value is not None}
+    if config is not None and not isinstance(config, ClientConfig):
+        raise ConfigError(f"config={config!r:.80} is no ClientConfig")
     if namesrv_addr:
         given["namesrv_addr"] = namesrv_addr
-    check_settings(ClientConfig, given)
+    check_settings(ClientConfig, given, owner)
     if config is None:
         return from_env(ClientConfig, **given)
     return dataclasses.replace(config, **given)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from ..config import ClientConfig
 from ..errors import ClientError
 from .instance import MQClientInstance
+
+
+def refuse_pickle(client: object) -> NoReturn:
+    """Raises the TypeError of an object that belongs to one process."""
+    raise TypeError(f"a {type(client).__name__} cannot be pickled or copied: create one in the process that uses it")
 
 
 class AsyncLifecycle(ABC):
@@ -21,6 +26,9 @@ class AsyncLifecycle(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Ends it; a second call does nothing."""
+
+    def __reduce__(self) -> NoReturn:
+        refuse_pickle(self)
 
     async def __aenter__(self) -> Self:
         try:

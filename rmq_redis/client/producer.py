@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import pluggy
 import tenacity
@@ -43,13 +43,16 @@ from .request_reply import Requests
 from .sending import (
     QueueTarget,
     check_body,
+    check_flag,
     check_handle,
+    check_timeout,
     check_topic,
     compress_large,
     encode_batch,
     encode_json,
     property_text,
 )
+from .settings import ClientSettings
 from .values import Serializer, ValueSender, serializer_of
 
 logger = logging.getLogger(__name__)
@@ -89,11 +92,11 @@ class AsyncProducer(AsyncClient, ValueSender):
         plugins: pluggy.PluginManager | None = None,
         serializer: str | Serializer = "json",
         interceptors: Sequence[object] = (),
-        **settings: Any,
+        **settings: Unpack[ClientSettings],
     ) -> None:
         check_group(group, "producer")
         self.group = group
-        self.config = client_config(namesrv_addr, config, settings)
+        self.config = client_config(namesrv_addr, config, settings, type(self))
         self._instance = MQClientInstance(self.config)
         self._requests = Requests(self._instance)
         self._plugins = plugins or installed_plugins()
@@ -202,6 +205,8 @@ class AsyncProducer(AsyncClient, ValueSender):
             RemotingError: no NameServer or no broker answered; the message may or may not be stored.
             ClientError: not started, or closed.
         """
+        if timeout_s is not None:
+            check_timeout(timeout_s)
         topic = self._topics.get(message.topic)
         if topic is None:
             topic = await self._find_topic(message.topic, timeout_s)
@@ -214,6 +219,8 @@ class AsyncProducer(AsyncClient, ValueSender):
         body: Any = message.body
         if type(body) is not bytes or not 0 < len(body) <= self._max_bytes:
             check_body(body, self._max_bytes)
+        if message.flag != 0:
+            check_flag(message.flag)
         sys_flag = 0
         if len(body) >= self._compress_over_bytes:
             body, sys_flag = await compress_large(body)
@@ -287,6 +294,7 @@ class AsyncProducer(AsyncClient, ValueSender):
         topic = self._topics.get(message.topic) or await self._find_topic(message.topic, None)
         target = self._choose(topic, message, queue, key, selector)
         check_body(message.body, self._max_bytes)
+        check_flag(message.flag)
         body: Any = message.body
         sys_flag = 0
         if len(body) >= self._compress_over_bytes:
@@ -322,6 +330,8 @@ class AsyncProducer(AsyncClient, ValueSender):
         born_ms = int(time.time() * 1000)
         if not messages:
             raise MessageIllegalLocallyError("a batch needs at least one message")
+        if timeout_s is not None:
+            check_timeout(timeout_s)
         name = messages[0].topic
         topic = self._topics.get(name) or await self._find_topic(name, timeout_s)
         body, ids = encode_batch(messages, key, self._unique_keys, born_ms, self._max_bytes)
@@ -356,6 +366,8 @@ class AsyncProducer(AsyncClient, ValueSender):
             ResponseError: the broker refused, with ILLEGAL_OPERATION (604) when the message is due or was recalled.
             Others as ``send``, without an attempt to repeat it.
         """
+        if timeout_s is not None:
+            check_timeout(timeout_s)
         handle = check_handle(topic, recall_handle)
         await self._find_topic(topic, timeout_s)
         address = self._instance.routes.master_address(handle.broker_name)
@@ -384,6 +396,7 @@ class AsyncProducer(AsyncClient, ValueSender):
             Others as ``send``.
         """
         self.check_process()
+        check_timeout(timeout_s)
         topic = self._topics.get(message.topic) or await self._find_topic(message.topic, timeout_s)
         targets = [topic.targets.get(to) for to in (topic.active if queue is None else [queue])]
         addresses = {target.address for target in targets if target is not None}

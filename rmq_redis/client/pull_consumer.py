@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from datetime import timedelta
+from typing import Unpack
 
 from ..codes import PullSysFlag, ResponseCode
-from ..config import ClientConfig
+from ..config import ClientConfig, choice
+from ..durations import as_seconds
 from ..errors import ClientError, RouteNotFoundError
 from ..model import ConsumeFromWhere, ConsumeType, MessageExt, MessageModel, MessageQueue, PullResult, subscribe_queues
 from ..protocol.body import ConsumerData, SubscriptionData
@@ -17,6 +19,7 @@ from .instance import MQClientInstance, check_group, client_config
 from .lifecycle import AsyncClient
 from .offsets import OffsetStore
 from .pulling import make_subscription, matching
+from .settings import ClientSettings, PullConsumerOptions, check_types
 
 BLOCK_TIMEOUT_S = 20.0
 """How long a blocking pull waits at the broker for a message."""
@@ -46,14 +49,16 @@ class AsyncPullConsumer(AsyncClient):
         namesrv_addr: str | None = None,
         *,
         config: ClientConfig | None = None,
-        consume_from_where: ConsumeFromWhere = ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET,
-        **settings: Any,
+        consume_from_where: ConsumeFromWhere | str = ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET,
+        **settings: Unpack[ClientSettings],
     ) -> None:
+        check_types(PullConsumerOptions, locals())
         check_group(group, "consumer")
         self.group = group
-        self.config = client_config(namesrv_addr, config, settings)
+        self.config = client_config(namesrv_addr, config, settings, type(self))
+        where = choice(ConsumeFromWhere, "consume_from_where", consume_from_where)
         self._instance = MQClientInstance(self.config)
-        self._offsets = OffsetStore(self._instance, group, consume_from_where=consume_from_where)
+        self._offsets = OffsetStore(self._instance, group, consume_from_where=where)
         self._subscriptions: dict[tuple[str, str], SubscriptionData] = {}
         self._read_from: dict[MessageQueue, int] = {}
         self._expressions: dict[MessageQueue, str] = {}
@@ -225,14 +230,17 @@ class AsyncPullConsumer(AsyncClient):
         """The offset of the next message that ``poll`` will give; None before the first poll of the queue."""
         return self._positions.get(queue)
 
-    async def poll(self, timeout_s: float = 1.0, max_nums: int = 32) -> list[MessageExt]:
+    async def poll(self, timeout_s: float | timedelta = 1.0, max_nums: int = 32) -> list[MessageExt]:
         """Messages of the assigned queues, in order within each; empty when none came within ``timeout_s``.
 
         Raises:
             As ``pull``; and ClientError when no queue is assigned, or the consumer is closed meanwhile.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
+        try:
+            deadline = loop.time() + as_seconds(timeout_s)
+        except ValueError as error:
+            raise ClientError(f"timeout_s: {error}") from None
         while True:
             self._check_running()
             if not self._expressions:

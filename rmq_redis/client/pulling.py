@@ -64,10 +64,12 @@ def make_subscription(topic: str, expression: str = "*", expression_type: str = 
     """A subscription as heartbeats and pulls carry it: ``*``, ``TagA || TagB``, or an SQL92 expression.
 
     Raises:
-        ClientError: no such type of expression.
+        ClientError: no such type of expression, or the expression is no text.
     """
     if expression_type not in EXPRESSION_TYPES:
         raise ClientError(f"expression_type={expression_type!r} is unknown; there are: {', '.join(EXPRESSION_TYPES)}")
+    if not isinstance(expression, str):
+        raise ClientError(f"subscription of topic {topic!r}: the expression must be str, not {expression!r:.80}")
     expression = expression.strip() or "*"
     tags: list[str] = []
     if expression_type == "TAG" and expression != "*":

@@ -44,7 +44,7 @@ from ..protocol.message import decode_properties, decompress_body
 from ..remoting.connection import Connection
 from .consume import Handler, MessageHandler
 from .instance import MQClientInstance
-from .sending import check_body, compress_large, property_text
+from .sending import check_body, check_flag, compress_large, property_text
 
 logger = logging.getLogger(__name__)
 
@@ -207,6 +207,7 @@ class Replier:
         config = self._instance.config
         body: Any = reply.body
         check_body(body, config.max_message_bytes)
+        check_flag(reply.flag)
         born_ms = int(time.time() * 1000)
         text, _ = property_text(reply, None, self._instance.unique_keys.next(born_ms))
         sys_flag = 0

@@ -6,13 +6,14 @@ One send must cost a few microseconds, so the header is formatted text instead o
 from __future__ import annotations
 
 import asyncio
+import math
 import zlib
 from collections.abc import Sequence
 
 import msgspec
 
 from ..codes import CURRENT_VERSION, MessageSysFlag, RequestCode
-from ..errors import LocalProtocolError, MessageIllegalLocallyError, RemoteProtocolError
+from ..errors import ClientError, LocalProtocolError, MessageIllegalLocallyError, RemoteProtocolError
 from ..model import (
     DEFAULT_QUEUE_NUMS,
     DEFAULT_TOPIC,
@@ -81,8 +82,22 @@ def check_topic(topic: str) -> None:
         raise MessageIllegalLocallyError(problem)
 
 
+def check_flag(flag: object) -> None:
+    """Raises MessageIllegalLocallyError for a flag that is no signed 32-bit number."""
+    if not isinstance(flag, int) or not -0x80000000 <= flag <= 0x7FFFFFFF:
+        raise MessageIllegalLocallyError(f"flag={flag!r:.80} is not an int of 32 bits (-2147483648 to 2147483647)")
+
+
+def check_timeout(timeout_s: object) -> None:
+    """Raises ClientError for a ``timeout_s`` that is no number of seconds."""
+    if not isinstance(timeout_s, int | float) or math.isnan(timeout_s):
+        raise ClientError(f"timeout_s={timeout_s!r:.80} is not a number of seconds")
+
+
 def check_handle(topic: str, text: str) -> RecallHandle:
     """What a recall handle says. Raises MessageIllegalLocallyError for what is none, or one of another topic."""
+    if not isinstance(text, str):
+        raise MessageIllegalLocallyError(f"recall_handle must be str (SendResult.recall_handle), not {text!r:.80}")
     try:
         handle = decode_recall_handle(text)
     except RemoteProtocolError as error:
@@ -120,12 +135,15 @@ def property_text(message: Message, key: str | None, unique_key: str) -> tuple[s
     properties.setdefault(PROPERTY_UNIQ_KEY, unique_key)
     properties.setdefault(PROPERTY_WAIT, "true")
     try:
-        "".join(properties.values())  # raises TypeError for one that is no str; the next line would write anything
+        "".join(properties)  # raises TypeError for a name or value that is no str; encode_properties writes anything
+        "".join(properties.values())
         text = encode_properties(properties)
     except LocalProtocolError as error:
         raise MessageIllegalLocallyError(str(error)) from None
     except TypeError:
-        name, value = next((name, value) for name, value in properties.items() if not isinstance(value, str))
+        name, value = next((name, value) for name, value in properties.items() if not _are_texts(name, value))
+        if not isinstance(name, str):
+            raise MessageIllegalLocallyError(f"the name of a property must be str, not {name!r:.80}") from None
         shown = "tags (one tag)" if name == "TAGS" else f"property {name!r}"
         raise MessageIllegalLocallyError(f"{shown} must be str, not {value!r:.80}") from None
     if len(text) > _MAX_CHARACTERS_OF_PROPERTIES or not text.isascii():
@@ -136,6 +154,10 @@ def property_text(message: Message, key: str | None, unique_key: str) -> tuple[s
         if size > MAX_PROPERTIES_BYTES:
             raise MessageIllegalLocallyError(f"the properties have {size} bytes, at most {MAX_PROPERTIES_BYTES} fit")
     return text, properties[PROPERTY_UNIQ_KEY]
+
+
+def _are_texts(*values: object) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def compress(body: bytes) -> tuple[bytes, int]:
@@ -169,6 +191,8 @@ def encode_batch(
         if message.properties and not _LATER_PROPERTIES.isdisjoint(message.properties):
             raise MessageIllegalLocallyError("a delayed message cannot be part of a batch")
         check_body(message.body, max_bytes)
+        if message.flag != 0:
+            check_flag(message.flag)
         message_id = unique_keys.next(now_ms)
         if message.tags or message.keys or message.properties or key is not None:
             text, message_id = property_text(message, key, message_id)

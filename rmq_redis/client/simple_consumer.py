@@ -7,12 +7,14 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from datetime import timedelta
+from typing import Unpack
 
 import msgspec
 
 from ..codes import RequestCode, ResponseCode
 from ..config import ClientConfig, choice
+from ..durations import as_seconds
 from ..errors import ClientError, RemoteProtocolError, RemotingError, RmqError, RouteNotFoundError, response_error
 from ..model import (
     PROPERTY_POP_CK,
@@ -49,6 +51,7 @@ from ..protocol.pop_header import (
 from .instance import MQClientInstance, check_group, client_config
 from .lifecycle import AsyncClient
 from .pulling import make_subscription
+from .settings import ClientSettings, SimpleConsumerOptions, check_types
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +95,12 @@ class AsyncSimpleConsumer(AsyncClient):
         config: ClientConfig | None = None,
         consume_from_where: ConsumeFromWhere | str = ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET,
         fifo: bool = False,
-        **settings: Any,
+        **settings: Unpack[ClientSettings],
     ) -> None:
+        check_types(SimpleConsumerOptions, locals())
         check_group(group, "consumer")
         self.group = group
-        self.config = client_config(namesrv_addr, config, settings)
+        self.config = client_config(namesrv_addr, config, settings, type(self))
         where = choice(ConsumeFromWhere, "consume_from_where", consume_from_where)
         self._from_last = where == ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET
         self.fifo = fifo
@@ -159,7 +163,10 @@ class AsyncSimpleConsumer(AsyncClient):
     # --- receiving -----------------------------------------------------------------------------------------------
 
     async def receive(
-        self, max_message_num: int = 16, invisible_duration_s: float = 30.0, await_duration_s: float = 20.0
+        self,
+        max_message_num: int = 16,
+        invisible_duration_s: float | timedelta = 30.0,
+        await_duration_s: float | timedelta = 20.0,
     ) -> list[MessageExt]:
         """Some messages of the subscribed topics; empty when none came within ``await_duration_s``.
 
@@ -169,6 +176,7 @@ class AsyncSimpleConsumer(AsyncClient):
 
         Args:
             max_message_num: 1 to 32.
+            invisible_duration_s, await_duration_s: seconds, or a ``timedelta``.
 
         Raises:
             ClientError: not started, nothing subscribed, an argument out of range, or closed meanwhile.
@@ -176,15 +184,15 @@ class AsyncSimpleConsumer(AsyncClient):
             RemotingError, ResponseError: no broker gave an answer that can be used.
         """
         self._check_running()
-        if not 1 <= max_message_num <= MAX_MESSAGE_NUMS:
-            raise ClientError(f"max_message_num={max_message_num} is not 1..{MAX_MESSAGE_NUMS}")
+        if not isinstance(max_message_num, int) or not 1 <= max_message_num <= MAX_MESSAGE_NUMS:
+            raise ClientError(f"max_message_num={max_message_num!r:.80} is not 1..{MAX_MESSAGE_NUMS}")
         invisible_ms = _milliseconds("invisible_duration_s", invisible_duration_s)
         if invisible_ms == 0:
             raise ClientError("invisible_duration_s must be above 0: the messages would come again at once")
         if not self._subscriptions:
             raise ClientError(f"consumer group {self.group!r} has no subscription: subscribe first")
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + await_duration_s
+        deadline = loop.time() + _seconds("await_duration_s", await_duration_s)
         while True:
             targets = await self._targets()
             alone = len(targets) == 1
@@ -361,7 +369,7 @@ class AsyncSimpleConsumer(AsyncClient):
         )
         await self._call(message, handle, request(RequestCode.ACK_MESSAGE, header))
 
-    async def change_invisible_duration(self, message: MessageExt, invisible_duration_s: float) -> None:
+    async def change_invisible_duration(self, message: MessageExt, invisible_duration_s: float | timedelta) -> None:
         """Hides a message for ``invisible_duration_s`` seconds from now on; 0 gives it back at once.
 
         In order, that holds its queue for so long; what else was received from the queue holds it, too.
@@ -467,7 +475,15 @@ def _handle_of(message: MessageExt) -> PopHandle:
         raise ClientError(f"message {message.msg_id}: {error}") from None
 
 
-def _milliseconds(name: str, seconds: float) -> int:
+def _seconds(name: str, duration: float | timedelta) -> float:
+    try:
+        return as_seconds(duration)
+    except ValueError as error:
+        raise ClientError(f"{name}: {error}") from None
+
+
+def _milliseconds(name: str, duration: float | timedelta) -> int:
+    seconds = _seconds(name, duration)
     if not 0 <= seconds <= 3 * 24 * 3600:
         raise ClientError(f"{name}={seconds} is not 0 s to 3 days")
     return max(1, round(seconds * 1000)) if seconds else 0

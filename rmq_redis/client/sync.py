@@ -15,8 +15,9 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from datetime import timedelta
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar, Unpack
 
 from ..config import ClientConfig
 from ..errors import ClientError, RmqError
@@ -32,10 +33,11 @@ from ..runtime import force_exit, on_stop_signals, wait_for_item
 from .background import background_loop
 from .consume import MessageHandler
 from .consumer import AsyncPushConsumer
-from .lifecycle import AsyncClient
+from .lifecycle import AsyncClient, refuse_pickle
 from .producer import AsyncProducer
 from .pull_consumer import BLOCK_TIMEOUT_S, AsyncPullConsumer
-from .values import NO_VALUE, typed_handler
+from .settings import ProducerOptions, PullConsumerOptions, PushConsumerOptions
+from .values import NO_VALUE, Serializer, Undecodable, typed_handler
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,6 +55,10 @@ class _Facade(Generic[A]):
 
     def __init_subclass__(cls) -> None:
         names = vars(sys.modules[cls.__module__])
+        twin = names.get(f"Async{cls.__name__}")
+        if twin is not None:
+            cls.__signature__ = inspect.signature(twin)  # type: ignore[attr-defined]
+            cls.__doc__ = f"{cls.__doc__}\n\nAs ``{twin.__name__}``:\n\n{inspect.getdoc(twin)}"
         for method in vars(cls).values():
             found = _AS.match(getattr(method, "__doc__", None) or "")
             if found is not None:
@@ -87,6 +93,9 @@ class _Facade(Generic[A]):
         """As the asynchronous ``close``; in a forked child that inherited it, does nothing."""
         if not self._twin.is_inherited:
             self._run(self._twin.close())
+
+    def __reduce__(self) -> NoReturn:
+        refuse_pickle(self)
 
     def __enter__(self) -> Self:
         try:
@@ -128,7 +137,12 @@ class Producer(Renewed[AsyncProducer]):
     """``AsyncProducer`` for code without an event loop. May be used by several threads, and after a fork."""
 
     def __init__(
-        self, group: str, namesrv_addr: str | None = None, *, config: ClientConfig | None = None, **options: Any
+        self,
+        group: str,
+        namesrv_addr: str | None = None,
+        *,
+        config: ClientConfig | None = None,
+        **options: Unpack[ProducerOptions],
     ) -> None:
         super().__init__(functools.partial(AsyncProducer, group, namesrv_addr, config=config, **options))
 
@@ -185,9 +199,33 @@ class Producer(Renewed[AsyncProducer]):
         """As ``AsyncProducer.send_batch``."""
         return self._run(self._async.send_batch(messages, queue=queue, key=key, timeout_s=timeout_s))
 
-    def send_value(self, topic: str, value: Any, **options: Any) -> SendResult:
+    def send_value(
+        self,
+        topic: str,
+        value: Any,
+        *,
+        tags: str = "",
+        keys: str | Sequence[str] = "",
+        properties: dict[str, str] | None = None,
+        queue: MessageQueue | None = None,
+        key: str | None = None,
+        selector: QueueSelector | None = None,
+        timeout_s: float | None = None,
+    ) -> SendResult:
         """As ``AsyncProducer.send_value``."""
-        return self._run(self._async.send_value(topic, value, **options))
+        return self._run(
+            self._async.send_value(
+                topic,
+                value,
+                tags=tags,
+                keys=keys,
+                properties=properties,
+                queue=queue,
+                key=key,
+                selector=selector,
+                timeout_s=timeout_s,
+            )
+        )
 
     def recall(self, topic: str, recall_handle: str, *, timeout_s: float | None = None) -> str:
         """As ``AsyncProducer.recall``."""
@@ -214,7 +252,12 @@ class PushConsumer(_Facade[AsyncPushConsumer]):
     """``AsyncPushConsumer`` for code without an event loop: plain functions as handlers run in threads."""
 
     def __init__(
-        self, group: str, namesrv_addr: str | None = None, *, config: ClientConfig | None = None, **options: Any
+        self,
+        group: str,
+        namesrv_addr: str | None = None,
+        *,
+        config: ClientConfig | None = None,
+        **options: Unpack[PushConsumerOptions],
     ) -> None:
         super().__init__(functools.partial(AsyncPushConsumer, group, namesrv_addr, config=config, **options))
         self._started = False
@@ -249,12 +292,21 @@ class PushConsumer(_Facade[AsyncPushConsumer]):
             self._async.subscribe(topic, expression, handler, expression_type=expression_type)
 
     def handler(
-        self, topic: str, tags: str = "*", *, expression_type: str = "TAG", value: Any = NO_VALUE, **decoding: Any
+        self,
+        topic: str,
+        tags: str = "*",
+        *,
+        expression_type: str = "TAG",
+        value: Any = NO_VALUE,
+        default: str | Serializer = "json",
+        on_undecodable: Undecodable | None = None,
     ) -> Callable[[F], F]:
         """As ``AsyncPushConsumer.handler``."""
 
         def decorate(function: F) -> F:
-            handle = function if value is NO_VALUE else typed_handler(function, value, **decoding)
+            handle: MessageHandler = function
+            if value is not NO_VALUE:
+                handle = typed_handler(function, value, default=default, on_undecodable=on_undecodable)
             self.subscribe(topic, tags, handle, expression_type=expression_type)
             return function
 
@@ -325,7 +377,12 @@ class PullConsumer(_Facade[AsyncPullConsumer]):
     """``AsyncPullConsumer`` for code without an event loop."""
 
     def __init__(
-        self, group: str, namesrv_addr: str | None = None, *, config: ClientConfig | None = None, **options: Any
+        self,
+        group: str,
+        namesrv_addr: str | None = None,
+        *,
+        config: ClientConfig | None = None,
+        **options: Unpack[PullConsumerOptions],
     ) -> None:
         super().__init__(functools.partial(AsyncPullConsumer, group, namesrv_addr, config=config, **options))
 
@@ -395,7 +452,7 @@ class PullConsumer(_Facade[AsyncPullConsumer]):
         """As ``AsyncPullConsumer.position``."""
         return self._async.position(queue)
 
-    def poll(self, timeout_s: float = 1.0, max_nums: int = 32) -> list[MessageExt]:
+    def poll(self, timeout_s: float | timedelta = 1.0, max_nums: int = 32) -> list[MessageExt]:
         """As ``AsyncPullConsumer.poll``."""
         return self._run(self._async.poll(timeout_s, max_nums))
 

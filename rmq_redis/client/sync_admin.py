@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import Unpack
 
+from ..codes import Perm
 from ..config import ClientConfig
 from ..model import MessageExt, MessageQueue, TopicConfig, TopicRouteData
 from ..protocol.body import ClusterInfo
 from ..protocol.group_config import SubscriptionGroupConfig
-from .admin import AsyncAdmin, ConsumeOffset, ConsumerConnections, TopicOffset
+from .admin import DEFAULT_QUEUE_NUMS, AsyncAdmin, ConsumeOffset, ConsumerConnections, TopicOffset
 from .broker_queries import Backlog
+from .message_queries import ANY_TIME_MS
+from .settings import ClientSettings
 from .sync import Renewed
 
 
 class Admin(Renewed[AsyncAdmin]):
     """``AsyncAdmin`` for code without an event loop."""
 
-    def __init__(self, namesrv_addr: str | None = None, *, config: ClientConfig | None = None, **settings: Any) -> None:
+    def __init__(
+        self, namesrv_addr: str | None = None, *, config: ClientConfig | None = None, **settings: Unpack[ClientSettings]
+    ) -> None:
         super().__init__(functools.partial(AsyncAdmin, namesrv_addr, config=config, **settings))
 
     def cluster_info(self) -> ClusterInfo:
@@ -52,9 +58,33 @@ class Admin(Renewed[AsyncAdmin]):
         """As ``AsyncAdmin.add_write_perm``."""
         return self._run(self._async.add_write_perm(broker_name))
 
-    def create_topic(self, topic: str, **options: Any) -> list[str]:
+    def create_topic(
+        self,
+        topic: str,
+        *,
+        queue_nums: int = DEFAULT_QUEUE_NUMS,
+        read_queue_nums: int | None = None,
+        write_queue_nums: int | None = None,
+        perm: int = int(Perm.READ | Perm.WRITE),
+        order: bool = False,
+        attributes: str | None = None,
+        cluster: str | None = None,
+        broker_addr: str | None = None,
+    ) -> list[str]:
         """As ``AsyncAdmin.create_topic``."""
-        return self._run(self._async.create_topic(topic, **options))
+        return self._run(
+            self._async.create_topic(
+                topic,
+                queue_nums=queue_nums,
+                read_queue_nums=read_queue_nums,
+                write_queue_nums=write_queue_nums,
+                perm=perm,
+                order=order,
+                attributes=attributes,
+                cluster=cluster,
+                broker_addr=broker_addr,
+            )
+        )
 
     def update_topic(
         self,
@@ -94,9 +124,31 @@ class Admin(Renewed[AsyncAdmin]):
         """As ``AsyncAdmin.topic_stats``."""
         return self._run(self._async.topic_stats(topic))
 
-    def create_group(self, group: str, **options: Any) -> list[str]:
+    def create_group(
+        self,
+        group: str,
+        *,
+        retry_max_times: int = 16,
+        retry_queue_nums: int = 1,
+        retry_delays_s: Sequence[float] = (),
+        consume_enable: bool = True,
+        consume_broadcast_enable: bool = True,
+        cluster: str | None = None,
+        broker_addr: str | None = None,
+    ) -> list[str]:
         """As ``AsyncAdmin.create_group``."""
-        return self._run(self._async.create_group(group, **options))
+        return self._run(
+            self._async.create_group(
+                group,
+                retry_max_times=retry_max_times,
+                retry_queue_nums=retry_queue_nums,
+                retry_delays_s=retry_delays_s,
+                consume_enable=consume_enable,
+                consume_broadcast_enable=consume_broadcast_enable,
+                cluster=cluster,
+                broker_addr=broker_addr,
+            )
+        )
 
     def group_configs(self, broker_addr: str) -> dict[str, SubscriptionGroupConfig]:
         """As ``AsyncAdmin.group_configs``."""
@@ -134,13 +186,17 @@ class Admin(Renewed[AsyncAdmin]):
         """As ``AsyncAdmin.resume_check_half_message``."""
         return self._run(self._async.resume_check_half_message(offset_msg_id))
 
-    def query_message(self, topic: str, key: str, **options: Any) -> list[MessageExt]:
+    def query_message(
+        self, topic: str, key: str, *, max_num: int = 32, begin_ms: int = 0, end_ms: int = ANY_TIME_MS
+    ) -> list[MessageExt]:
         """As ``AsyncAdmin.query_message``."""
-        return self._run(self._async.query_message(topic, key, **options))
+        return self._run(self._async.query_message(topic, key, max_num=max_num, begin_ms=begin_ms, end_ms=end_ms))
 
-    def query_by_unique_key(self, topic: str, unique_key: str, **options: Any) -> list[MessageExt]:
+    def query_by_unique_key(
+        self, topic: str, unique_key: str, *, begin_ms: int = 0, end_ms: int = ANY_TIME_MS
+    ) -> list[MessageExt]:
         """As ``AsyncAdmin.query_by_unique_key``."""
-        return self._run(self._async.query_by_unique_key(topic, unique_key, **options))
+        return self._run(self._async.query_by_unique_key(topic, unique_key, begin_ms=begin_ms, end_ms=end_ms))
 
     def message_at(self, queue: MessageQueue, offset: int) -> MessageExt:
         """As ``AsyncAdmin.message_at``."""

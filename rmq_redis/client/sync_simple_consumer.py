@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import Any
+from datetime import timedelta
+from typing import Unpack
 
 from ..config import ClientConfig
 from ..model import MessageExt
+from .settings import SimpleConsumerOptions
 from .simple_consumer import AsyncSimpleConsumer
 from .sync import _Facade
 
@@ -16,7 +18,12 @@ class SimpleConsumer(_Facade[AsyncSimpleConsumer]):
     """``AsyncSimpleConsumer`` for code without an event loop."""
 
     def __init__(
-        self, group: str, namesrv_addr: str | None = None, *, config: ClientConfig | None = None, **options: Any
+        self,
+        group: str,
+        namesrv_addr: str | None = None,
+        *,
+        config: ClientConfig | None = None,
+        **options: Unpack[SimpleConsumerOptions],
     ) -> None:
         super().__init__(functools.partial(AsyncSimpleConsumer, group, namesrv_addr, config=config, **options))
 
@@ -37,7 +44,10 @@ class SimpleConsumer(_Facade[AsyncSimpleConsumer]):
         self._run(unsubscribe())
 
     def receive(
-        self, max_message_num: int = 16, invisible_duration_s: float = 30.0, await_duration_s: float = 20.0
+        self,
+        max_message_num: int = 16,
+        invisible_duration_s: float | timedelta = 30.0,
+        await_duration_s: float | timedelta = 20.0,
     ) -> list[MessageExt]:
         """As ``AsyncSimpleConsumer.receive``."""
         return self._run(self._async.receive(max_message_num, invisible_duration_s, await_duration_s))
@@ -46,6 +56,6 @@ class SimpleConsumer(_Facade[AsyncSimpleConsumer]):
         """As ``AsyncSimpleConsumer.ack``."""
         self._run(self._async.ack(messages))
 
-    def change_invisible_duration(self, message: MessageExt, invisible_duration_s: float) -> None:
+    def change_invisible_duration(self, message: MessageExt, invisible_duration_s: float | timedelta) -> None:
         """As ``AsyncSimpleConsumer.change_invisible_duration``."""
         self._run(self._async.change_invisible_duration(message, invisible_duration_s))

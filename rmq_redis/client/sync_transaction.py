@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Unpack
 
 from ..config import ClientConfig
 from ..model import Message, TransactionSendResult
+from .settings import TransactionProducerOptions
 from .sync import Producer, Renewed
 from .transaction import AsyncTransactionProducer, TransactionListener
 
@@ -21,7 +22,7 @@ class TransactionProducer(Producer):
         namesrv_addr: str | None = None,
         *,
         config: ClientConfig | None = None,
-        **options: Any,
+        **options: Unpack[TransactionProducerOptions],
     ) -> None:
         Renewed.__init__(
             self, functools.partial(AsyncTransactionProducer, group, listener, namesrv_addr, config=config, **options)

@@ -13,7 +13,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import msgspec
 import pluggy
@@ -40,7 +40,8 @@ from ..remoting.connection import Connection
 from .attempt import Send
 from .intercept import SendChain
 from .producer import AsyncProducer
-from .sending import check_body, compress_large, encode_json, property_text
+from .sending import check_body, check_flag, compress_large, encode_json, property_text
+from .settings import ClientSettings
 from .threads import DaemonThreadExecutor
 from .values import Serializer
 
@@ -66,10 +67,10 @@ class TransactionListener(Protocol):
     decided, and the broker asks ``check_local_transaction`` later.
     """
 
-    def execute_local_transaction(self, message: Message, arg: Any) -> Any:
+    def execute_local_transaction(self, message: Message, arg: Any, /) -> Any:
         """Does the local transaction. ``message.transaction_id`` is what to store with it, to find it again."""
 
-    def check_local_transaction(self, message: MessageExt) -> Any:
+    def check_local_transaction(self, message: MessageExt, /) -> Any:
         """How the local transaction of ``message.transaction_id`` ended: a broker asks, perhaps another process."""
 
 
@@ -96,7 +97,7 @@ class AsyncTransactionProducer(AsyncProducer):
         plugins: pluggy.PluginManager | None = None,
         serializer: str | Serializer = "json",
         interceptors: Sequence[object] = (),
-        **settings: Any,
+        **settings: Unpack[ClientSettings],
     ) -> None:
         super().__init__(
             group,
@@ -164,6 +165,7 @@ class AsyncTransactionProducer(AsyncProducer):
         target = self._choose(topic, message, None, None, None)
         body: Any = message.body
         check_body(body, self._max_bytes)
+        check_flag(message.flag)
         born_ms = int(time.time() * 1000)
         properties = {name: value for name, value in message.properties.items() if name not in LATER_PROPERTIES}
         properties[PROPERTY_TRANSACTION_PREPARED] = "true"

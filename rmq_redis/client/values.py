@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 PROPERTY_CONTENT_TYPE = "contentType"
 NO_VALUE: Any = object()
 """In the place of a type: the handler gets messages."""
+
+
+Undecodable = Callable[[MessageExt, MessageDecodeError], Any]
+"""What is called with a message whose body cannot be decoded."""
 
 
 class Serializer(Protocol):
@@ -109,11 +113,20 @@ def serializer_of(serializer: str | Serializer) -> Serializer:
     raise ConfigError(f"{serializer!r} is no serializer: it must have content_type, dumps and loads")
 
 
-def value_message(topic: str, value: Any, *, serializer: str | Serializer = "json", **fields: Any) -> Message:
+def value_message(
+    topic: str,
+    value: Any,
+    *,
+    serializer: str | Serializer = "json",
+    tags: str = "",
+    keys: str | list[str] = "",
+    properties: Mapping[str, str] | None = None,
+    flag: int = 0,
+) -> Message:
     """A message whose body is ``value``, with its content type; for batches, delays, transactions and requests.
 
     Args:
-        fields: tags, keys, properties, flag: as ``Message``.
+        tags, keys, properties, flag: as ``Message``.
 
     Raises:
         MessageIllegalLocallyError: the value cannot be serialized.
@@ -124,8 +137,8 @@ def value_message(topic: str, value: Any, *, serializer: str | Serializer = "jso
         body = chosen.dumps(value)
     except (TypeError, ValueError) as error:  # msgspec.ValidationError is a ValueError
         raise MessageIllegalLocallyError(f"a value for topic {topic!r} cannot be serialized: {error}") from error
-    properties = {PROPERTY_CONTENT_TYPE: chosen.content_type, **(fields.pop("properties", None) or {})}
-    return Message(topic, body, properties=properties, **fields)
+    all_properties = {PROPERTY_CONTENT_TYPE: chosen.content_type, **(properties or {})}
+    return Message(topic, body, tags=tags, keys=keys, properties=all_properties, flag=flag)
 
 
 def decode_value(message: MessageExt, kind: Any = Any, default: str | Serializer = "json") -> Any:
@@ -157,7 +170,7 @@ def typed_handler(
     kind: Any,
     *,
     default: str | Serializer = "json",
-    on_undecodable: Callable[[MessageExt, MessageDecodeError], Any] | None = None,
+    on_undecodable: Undecodable | None = None,
 ) -> Callable[[MessageExt], Any]:
     """A handler that calls ``function(value)`` or, if it takes two arguments, ``function(value, message)``.
 
