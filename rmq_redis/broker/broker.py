@@ -9,7 +9,7 @@ import socket
 from typing import Any, Protocol
 
 from ..config import BrokerConfig, parse_addresses
-from ..errors import ConfigError, StoreError, StoreFencedError, StoreLostError
+from ..errors import ConfigError, StoreError, StoreFencedError, StoreLostError, StoreRefusedError
 from ..hosts import pack_host
 from ..model import MASTER_ID, TopicRouteData, topic_name_error
 from ..protocol.body import TopicConfigTable
@@ -64,6 +64,7 @@ logger = logging.getLogger(__name__)
 
 _SLAVE_RELOAD_PERIOD_S = 1.0
 _REGISTER_WAIT_S = 2.0
+_STORE_RETRY_S = 1.0
 
 
 class MasterService(Protocol):
@@ -178,14 +179,14 @@ class Broker:
         return self.config.broker_id if self._leadership is None else self._leadership.broker_id
 
     async def start(self) -> None:
-        """Listens, takes the group over (a master, if no other has it), and begins to register.
+        """Waits for the store, listens, takes the group over (a master, if no other has it), and begins to register.
 
         Raises:
-            StoreError: the store cannot be reached or refused something.
+            StoreError: the store refused something: a wrong password, a missing right.
             ConfigError: the port is taken, or the address to advertise cannot be found.
         """
         config = self.config
-        await self._queue_store.start()
+        await self._wait_for_store()
         # The address is part of every record, so the port must be known before the first send is taken.
         self._server = server = RemotingServer(
             None, on_close=self._connection_closed, idle_timeout_s=config.idle_timeout_s
@@ -298,6 +299,18 @@ class Broker:
             runtime_info,
             StatisticsProcessor(store, statistics),
         ]
+
+    async def _wait_for_store(self) -> None:
+        """Connects to the store; one that is not up yet is logged once a second. Raises StoreRefusedError."""
+        while True:
+            try:
+                return await self._queue_store.start()
+            except StoreRefusedError:
+                raise
+            except StoreError as error:
+                logger.warning("broker %s: waits for its store: %s", self.config.broker_name, error)
+                await self._queue_store.close()
+                await asyncio.sleep(_STORE_RETRY_S)
 
     # --- roles -----------------------------------------------------------------------------------------------------
 

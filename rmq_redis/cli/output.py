@@ -126,7 +126,7 @@ def what_next(error: Exception) -> str:
         if "topic" not in text:  # it names the brokers or clusters that there are
             return ""
         return "look at `rmq-redis topic list`, or make it with `rmq-redis topic create TOPIC`"
-    if isinstance(error, StoreError) and "does not take us" in text:
+    if isinstance(error, StoreError) and "refused the connection" in text:
         return "check user, password, certificates and database number of --store or --registry"
     if isinstance(error, StoreError):
         return "is that Redis running, version 7.0 or newer? check --store or --registry; its own log may say more"

@@ -30,6 +30,9 @@ Reply = Callable[[Any], None]
 _CONNECT_TIMEOUT_S = 5.0
 _RETRY_FIRST_S = 0.05
 _RETRY_MOST_S = 1.0
+_SHORT_LIFE_S = 30.0
+_LOSSES_TO_HINT = 3
+"""So many connections in a row that lived shorter than ``_SHORT_LIFE_S`` are no accident."""
 _REFUSALS = ("unknown command", "unknown subcommand", "ACL failure in script", "can't run this command")
 """What Redis and Valkey say of a command that is missing, or that a user may not run from a function."""
 _LOAD_ATTEMPTS = 3
@@ -95,13 +98,15 @@ class StoreConnection(asyncio.Protocol):
             return StoreLostError(text)
         if text.startswith("OOM"):
             return StoreFullError(f"Redis is out of memory (maxmemory): {text}")
+        if text.startswith(("WRONGPASS", "NOAUTH")):
+            self._loop.call_soon(self.abort)  # a password that was rotated, a proxy that switched: log in once more
+            return StoreRefusedError(text)
         if text.startswith("NOPERM") or any(part in text for part in _REFUSALS):
             return StoreRefusedError(text)
         if text.startswith("ERR Function not found"):
             return _LibraryLostError(text)
-        if text.startswith(("MOVED", "NOAUTH")) or (self.is_primary and text.startswith("READONLY")):
-            # The keys are elsewhere, it is a replica now, or a proxy has switched to a server that does not know us:
-            # connect once more, after the answers that are here.
+        if text.startswith("MOVED") or (self.is_primary and text.startswith("READONLY")):
+            # The keys are elsewhere, or it is a replica now: look for the right server, after the answers that are here
             self._loop.call_soon(self.abort)
         return StoreError(text)
 
@@ -255,7 +260,9 @@ async def _connect(
             try:
                 await _greet(connection, parameters)
             except StoreError as error:
-                raise StoreError(f"the store at {shown} does not take us: {error}") from None
+                raise type(error)(f"the store at {shown} refused the connection: {error}") from None
+    except ssl.SSLError as error:
+        raise StoreRefusedError(f"the store at {shown}: TLS failed: {error}") from None
     except (OSError, TimeoutError) as error:
         where = parameters.get("path") or f"{host}:{port}"
         raise StoreError(f"cannot reach the store at {shown} ({where}): {str(error) or 'no answer in time'}") from None
@@ -339,11 +346,16 @@ class Store:
         self._on_open = on_open
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._complaint = ""
+        self._opened_s = 0.0
+        self._short_lived = 0
         self.connection: StoreConnection | None = None
 
     async def start(self) -> None:
-        """Opens the first connection. Raises StoreError when that fails."""
+        """Opens the first connection; may be called once more after ``close``. Raises StoreError when that fails."""
+        self._closing = False
         self.connection = await self._open()
+        self._opened_s = asyncio.get_running_loop().time()
 
     def start_later(self) -> None:
         """Opens the first connection in the background, as soon as that can be done."""
@@ -370,8 +382,30 @@ class Store:
             return
         self.connection = None
         if not self._closing:
+            self._count_loss()
             logger.warning("%s: lost the store at %s, reconnecting", self._name, self._locator.shown)
             self._task = asyncio.get_running_loop().create_task(self._reopen())
+
+    def _count_loss(self) -> None:
+        """A server that closes connections again and again does so by a limit of its own, which its log names."""
+        lived_s = asyncio.get_running_loop().time() - self._opened_s
+        self._short_lived = self._short_lived + 1 if lived_s < _SHORT_LIFE_S else 0
+        if self._short_lived and self._short_lived % _LOSSES_TO_HINT == 0:
+            logger.error(
+                "%s: the store at %s closed %d connections in a row within %g s; see its log: perhaps "
+                "client-output-buffer-limit is too small for what is read at once, or timeout, or a proxy cuts them",
+                self._name,
+                self._locator.shown,
+                self._short_lived,
+                _SHORT_LIFE_S,
+            )
+
+    def _complain(self, error: StoreError) -> None:
+        """Logs why the store cannot be had: each reason once, until it is back."""
+        text = str(error)
+        level = logging.DEBUG if text == self._complaint else logging.WARNING
+        self._complaint = text
+        logger.log(level, "%s: %s", self._name, text)
 
     async def _reopen(self) -> None:
         pause_s = _RETRY_FIRST_S
@@ -379,7 +413,7 @@ class Store:
             try:
                 connection = await self._open()
             except StoreError as error:
-                logger.debug("%s: %s", self._name, error)
+                self._complain(error)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _RETRY_MOST_S)
                 continue
@@ -393,6 +427,8 @@ class Store:
             if connection.closed:
                 continue
             self.connection = connection
+            self._opened_s = asyncio.get_running_loop().time()
+            self._complaint = ""
             logger.info("%s: the store at %s is back", self._name, self._locator.shown)
             return
 

@@ -93,7 +93,7 @@ async def test_a_wrong_user_is_said_without_its_password(
     secured: int, certificate: tuple[Path, Path], start_broker: StartBroker
 ) -> None:
     with pytest.raises(
-        StoreError, match=r"the store at rediss://app:\*\*\*@127.*does not take us: WRONGPASS"
+        StoreError, match=r"the store at rediss://app:\*\*\*@127.*refused the connection: WRONGPASS"
     ) as caught:
         await start_broker(store=f"rediss://app:wrong@127.0.0.1:{secured}/0?ssl_ca_certs={certificate[0]}")
     assert "wrong@" not in str(caught.value)

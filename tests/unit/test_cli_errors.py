@@ -59,11 +59,6 @@ def test_servers_without_their_redis_say_what_to_give(failing: Run) -> None:
     assert "--registry redis://host:port/db (or RMQ_REDIS_REGISTRY)" in failing("namesrv")
 
 
-def test_a_redis_that_is_not_there_is_said_by_both_servers(failing: Run) -> None:
-    url = f"redis://127.0.0.1:{free_port()}/0"
-    assert "is that Redis running" in failing("broker", "--store", url, "--port", "0", "--log-level", "error")
-
-
 def test_addresses_and_names_that_cannot_be(failing: Run) -> None:
     assert "is not host:port" in failing("topic", "list", "-n", "nowhere:port")
     assert "log level 'loud' is unknown" in failing("topic", "list", "--log-level", "loud")
@@ -87,7 +82,7 @@ def test_a_data_directory_that_cannot_be_made(failing: Run, tmp_path: Path, monk
         (RouteNotFoundError("no NameServer knows a route of topic 'x'"), "rmq-redis topic create"),
         (RouteNotFoundError("no broker 'x'; there are: broker-a"), ""),
         (StoreError("x"), "is that Redis running"),
-        (StoreError("the store at redis://h does not take us: WRONGPASS"), "check user, password"),
+        (StoreError("the store at redis://h refused the connection: WRONGPASS"), "check user, password"),
         (ServiceNotAvailableError("x"), "try again in a moment"),
         (SystemBusyError("x"), "trying again may help"),
     ],
