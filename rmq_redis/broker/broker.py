@@ -50,6 +50,7 @@ from .recall import RecallProcessor
 from .registration import Registration
 from .reply import ReplyProcessor
 from .retention import RetentionService, check_settings
+from .retry_notice import RetryNotice
 from .runtime_info import RuntimeInfoProcessor
 from .schedule import ScheduleService
 from .send import SendProcessor
@@ -157,6 +158,7 @@ class Broker:
         self._pulls = PullProcessor(
             config, self._topics, self._queue_store, self._offsets, self._clients, self._statistics
         )
+        self._retry_notice = RetryNotice(self._clients, self._offsets)
         self._server: RemotingServer | None = None
         self._leadership: Leadership | None = None
         self._master_services: tuple[MasterService, ...] = ()
@@ -398,6 +400,7 @@ class Broker:
 
     def _new_records(self, queue: Queue, first_offset: int, records: list[bytes]) -> None:
         self._pulls.on_new_records(queue, first_offset, records)
+        self._retry_notice.on_new_records(queue)
         if self._pops is not None:
             self._pops.hold.on_new_records(queue)
 
@@ -451,6 +454,7 @@ class Broker:
             try:
                 if await self._topics.reload() and self._registration is not None:
                     await self._registration.register_now(_REGISTER_WAIT_S)
+                await self._offsets.load_resets()
             except StoreError as error:
                 logger.debug("broker %s: topics: %s", self.config.broker_name, error)
             except Exception:  # a mistake of ours must not end the task
@@ -486,6 +490,7 @@ class Broker:
         if self._pops is not None:
             self._pops.stopping = True
             self._pops.hold.wake_all()
+        self._retry_notice.close()
         self._clients.close()
         if self._sampler is not None:
             self._sampler.close()

@@ -266,6 +266,14 @@ class ClientManager:
         elif group.message_model != "BROADCASTING":
             self._notify(group)
 
+    def notify(self, name: str) -> bool:
+        """Has the members of a group rebalance now; False when none is online that would."""
+        group = self.consumer_groups.get(name)
+        if group is None or group.message_model == "BROADCASTING":
+            return False
+        self._notify(group)
+        return True
+
     def _notify(self, group: ConsumerGroup) -> None:
         """Tells all members that the membership changed (40), so that they rebalance now and not at their next turn."""
         config = self._topics.group(group.name)

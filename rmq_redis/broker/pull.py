@@ -209,7 +209,9 @@ class PullProcessor:
         except StoreError as error:
             pull.connection.write_command(error_response(pull.command, error))
             return
-        if pull.queue.min_offset <= pull.queue_offset <= pull.queue.max_offset:
+        queue = pull.queue
+        is_reset = self._offsets.is_reset(pull.consumer_group, queue.queue.topic, queue.queue.queue_id)
+        if queue.min_offset <= pull.queue_offset <= queue.max_offset and not is_reset:
             self._execute(pull)
         else:
             self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, pull.queue_offset)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 
 from ..errors import StoreError
-from .connection import Arg
+from .connection import Arg, StoreConnection
 from .queue_store import QueueStore
 
 logger = logging.getLogger(__name__)
@@ -46,17 +46,28 @@ class OffsetStore:
         offsets: dict[GroupTopic, dict[int, int]] = {}
         for pair, answer in zip(pairs, answers, strict=True):
             offsets[pair] = {int(k): int(v) for k, v in zip(answer[::2], answer[1::2], strict=True)}
+        resets = await self._read_resets(connection)
+        if self._store.role != role:  # what a slave asked for is too old for a master
+            return
+        for pair, dirty in self._dirty.items():
+            offsets.setdefault(pair, {}).update(dirty)
+        self._offsets, self.resets = offsets, resets
+
+    async def load_resets(self) -> None:
+        """Reads the resets that members have not gone to yet, for a slave that serves pulls. Raises StoreError."""
+        connection, role = self._store.current_read(), self._store.role
+        resets = await self._read_resets(connection)
+        if self._store.role == role:
+            self.resets = resets
+
+    async def _read_resets(self, connection: StoreConnection) -> dict[GroupTopic, dict[int, int]]:
         answer = await connection.execute("HGETALL", self._store.keys.offset_resets)
         resets: dict[GroupTopic, dict[int, int]] = {}
         for field, value in zip(answer[::2], answer[1::2], strict=True):
             if field.decode() not in self._ended_resets:
                 group, topic, queue_id = field.decode().split(":")
                 resets.setdefault((group, topic), {})[int(queue_id)] = int(value)
-        if self._store.role != role:  # what a slave asked for is too old for a master
-            return
-        for pair, dirty in self._dirty.items():
-            offsets.setdefault(pair, {}).update(dirty)
-        self._offsets, self.resets = offsets, resets
+        return resets
 
     def get(self, group: str, topic: str, queue_id: int) -> int | None:
         """The committed offset, or None."""
@@ -73,6 +84,10 @@ class OffsetStore:
     def pulled(self, group: str, topic: str, queue_id: int) -> int:
         """The offset that the group's last pull from a queue asked for; 0 for none since this process is there."""
         return self._pulled.get((group, topic), {}).get(queue_id, 0)
+
+    def has_pulled(self, group: str, topic: str, queue_id: int) -> bool:
+        """Whether the group has pulled from a queue since this process is there, or since a reset."""
+        return queue_id in self._pulled.get((group, topic), ())
 
     def is_reset(self, group: str, topic: str, queue_id: int) -> bool:
         """Whether an offset was reset and the group's members have not gone to it yet."""

@@ -17,6 +17,7 @@ from helpers import (
     heartbeat_request,
 )
 
+from rmq_redis.broker import retry_notice
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
 from rmq_redis.model import MessageQueue
@@ -93,6 +94,37 @@ async def test_no_heartbeat_is_answered_before_the_retry_topic_is_registered(
     registered.set()
     await asyncio.gather(first, second)
     assert await members(client) == ["one", "two"]
+
+
+async def test_members_that_do_not_pull_their_first_retry_are_notified(
+    broker: Broker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may have asked for routes before the retry topic was there, and would rebalance some 20 s later."""
+    monkeypatch.setattr(retry_notice, "_PERIOD_S", 0.02)
+    await client.ok(heartbeat_request("one", "G", {"T": "*"}))
+    await eventually(lambda: client.notified)
+    client.notified.clear()
+    await client.send("%RETRY%G", "first")
+    await eventually(lambda: len(client.notified) >= 3)  # until somebody pulls
+    assert client.notified[0].code == RequestCode.NOTIFY_CONSUMER_IDS_CHANGED
+    assert (await client.pull("%RETRY%G", 0)).bodies == ["first"]
+    await eventually(lambda: not broker._retry_notice._timers)
+    client.notified.clear()
+    await client.send("%RETRY%G", "second")
+    await not_notified(broker, client)
+
+
+async def test_nobody_is_notified_of_other_messages_or_of_groups_that_are_offline(
+    broker: Broker, client: BrokerClient
+) -> None:
+    await client.ok(heartbeat_request("one", "G", {"T": "*"}))
+    await eventually(lambda: client.notified)
+    client.notified.clear()
+    await client.ok(heartbeat_request("two", "B", {"T": "*"}, messageModel="BROADCASTING"))
+    for topic in ("T", "%RETRY%offline", "%RETRY%B"):
+        await client.send(topic, "m")
+    await not_notified(broker, client)
+    assert not broker._retry_notice._timers
 
 
 async def test_the_retry_topic_has_as_many_queues_as_the_group_says(client: BrokerClient) -> None:

@@ -10,6 +10,7 @@ from helpers import BrokerClient, Connect, FakeNameServer, StartBroker, eventual
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import StoreError
+from rmq_redis.protocol.admin_header import ResetOffsetRequestHeader
 from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps, loads
 from rmq_redis.protocol.command import request
 from rmq_redis.protocol.header import (
@@ -183,6 +184,28 @@ async def test_a_topic_deleted_and_made_again_is_the_new_one_on_a_slave(
 
     await eventually(agrees)
     assert await slave.pull_all_from("T", 3) == ["new"]
+
+
+async def test_a_slave_sends_the_pulls_of_a_group_that_was_reset_to_the_master(
+    client: BrokerClient, slave: BrokerClient
+) -> None:
+    assert (await slave.pull("T", 0)).code == 0
+    header = ResetOffsetRequestHeader("T", "G", -1)
+    await client.ok(request(RequestCode.INVOKE_BROKER_TO_RESET_OFFSET, header))
+
+    async def sent_away() -> bool:
+        pulled = await slave.pull("T", 1)
+        return pulled.outcome == (20, 1) and pulled.header.suggest_which_broker_id == 0
+
+    await eventually(sent_away)
+    assert (await slave.pull("T", 1, group="other")).code == 0
+    assert (await client.pull("T", 1)).outcome == (21, 3)
+    assert (await client.pull("T", 3)).code == 19  # that ends the reset
+
+    async def serves() -> bool:
+        return (await slave.pull("T", 1)).code == 0
+
+    await eventually(serves)
 
 
 async def test_consumers_are_members_at_the_slave_too(client: BrokerClient, slave: BrokerClient) -> None:
