@@ -7,14 +7,15 @@ import logging
 from collections.abc import Callable
 from itertools import count
 
-from ..codes import RequestCode
+from ..codes import RequestCode, ResponseCode
 from ..config import BrokerConfig
-from ..errors import RmqError, ServiceNotAvailableError, TopicNotExistError
+from ..errors import RmqError, ServiceNotAvailableError, response_error
 from ..model import TopicRouteData
 from ..protocol.body import TopicConfigTable, decode_route, encode_register_body
 from ..protocol.command import request
 from ..protocol.header import GetRouteInfoRequestHeader, RegisterBrokerRequestHeader, UnregisterBrokerRequestHeader
 from ..remoting.client import RemotingClient
+from ..remoting.hedge import call_one_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ class Registration:
     async def register_now(self, timeout_s: float) -> None:
         """Registers everywhere because something changed.
 
-        Waits for all NameServers that could be reached the last time, at most ``timeout_s`` seconds.
+        Waits for all NameServers that could be reached the last time, at most ``timeout_s`` seconds; not again for one
+        that was late, until it answers.
         """
         self._wanted = wanted = next(self._changes)
         for event in self._wake.values():
@@ -73,8 +75,9 @@ class Registration:
                     self._progress.clear()
                     await self._progress.wait()
         except TimeoutError:
-            late = ", ".join(self._late(wanted))
-            logger.warning("broker %s: not registered yet at %s", self._config.broker_name, late)
+            late = self._late(wanted)
+            self._unreachable.update(late)
+            logger.warning("broker %s: not registered yet at %s", self._config.broker_name, ", ".join(late))
 
     def _late(self, wanted: int) -> list[str]:
         return [a for a in self._addresses if self._registered.get(a, -1) < wanted and a not in self._unreachable]
@@ -149,15 +152,15 @@ class Registration:
         command = request(
             RequestCode.GET_ROUTEINFO_BY_TOPIC, GetRouteInfoRequestHeader(topic, accept_standard_json_only=True)
         )
-        failure: RmqError = ServiceNotAvailableError("this broker is not connected to any NameServer")
-        for address in list(self._client.connections):
-            try:
-                return decode_route((await self._client.call(address, command, _ROUTE_TIMEOUT_S)).body)
-            except TopicNotExistError:
-                return None
-            except RmqError as error:
-                failure = error
-        raise failure
+        addresses = list(self._client.connections)
+        if not addresses:
+            raise ServiceNotAvailableError("this broker is not connected to any NameServer")
+        address, answer, _ = await call_one_of(self._client, addresses, command, _ROUTE_TIMEOUT_S)
+        if answer.code == ResponseCode.TOPIC_NOT_EXIST:
+            return None
+        if answer.code != ResponseCode.SUCCESS:
+            raise response_error(answer.code, answer.remark, address)
+        return decode_route(answer.body)
 
     async def _unregister(self, address: str, header: UnregisterBrokerRequestHeader) -> None:
         if address not in self._client.connections:

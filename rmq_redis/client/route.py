@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from ..codes import Perm, RequestCode, ResponseCode
 from ..errors import (
-    RemotingConnectError,
     RemotingError,
+    RequestTimeoutError,
     ResponseError,
     RmqError,
     RouteNotFoundError,
@@ -24,16 +24,16 @@ from ..protocol.body import decode_route
 from ..protocol.command import RemotingCommand, request
 from ..protocol.header import GetRouteInfoRequestHeader
 from ..remoting.client import RemotingClient
+from ..remoting.hedge import MOST_PATIENCE_S, call_one_of
 
 logger = logging.getLogger(__name__)
 
-_CONNECT_TIMEOUT_S = 1.0
 MIN_REFRESH_INTERVAL_S = 1.0
 """A topic's route is asked for at most this often because of failures."""
 
 
 class NameServers:
-    """Calls to a list of NameServers: stays with one as long as it answers, then goes to the next."""
+    """Calls to a list of NameServers: the one that answered last first, those that were silent last."""
 
     def __init__(
         self, remoting: RemotingClient, addresses: Sequence[str], timeout_s: float, *, zone: str | None = None
@@ -44,63 +44,56 @@ class NameServers:
         """
         self._zone = zone
         self.addresses = list(addresses)
+        random.shuffle(self.addresses)
         self._remoting = remoting
         self._timeout_s = timeout_s
-        self._current = random.randrange(len(self.addresses))
 
     async def call(self, command: RemotingCommand) -> RemotingCommand:
-        """The response of the first NameServer that gives one.
+        """The first response to a request that only reads. A NameServer that hangs costs a fraction of the time.
 
         Raises:
             RemotingError: none answered; the text says of each why.
             ResponseError: the answer's code is not SUCCESS.
         """
-        failures: list[str] = []
-        error: RemotingError | None = None
-        for _ in self.addresses:
-            index = self._current
-            address = self.addresses[index]
-            try:
-                await self._connect(address)
-                answer = await self._remoting.invoke(address, command, self._timeout_s)
-            except RemotingError as failure:
-                error = failure
-                failures.append(str(failure))
-                if self._current == index:
-                    self._current = (index + 1) % len(self.addresses)
-                continue
-            if answer.code != ResponseCode.SUCCESS:
-                raise response_error(answer.code, answer.remark, address)
-            return answer
-        assert error is not None
-        raise type(error)(f"no NameServer answers ({'; '.join(failures)})") from None
-
-    async def _connect(self, address: str) -> None:
-        """Opens the connection; where there are other NameServers, one that is silent does not cost much time."""
-        if address in self._remoting.connections or len(self.addresses) == 1:
-            return
-        try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await self._remoting.connect(address)
-        except TimeoutError:
-            raise RemotingConnectError(f"cannot connect to {address}: no answer in {_CONNECT_TIMEOUT_S:g} s") from None
+        address, answer, late = await call_one_of(self._remoting, self.addresses, command, self._timeout_s)
+        if late:
+            logger.info("NameServer %s is asked from now on: %s", address, "; ".join(late.values()))
+            self.addresses.sort(key=late.__contains__)
+        if answer.code != ResponseCode.SUCCESS:
+            raise response_error(answer.code, answer.remark, address)
+        return answer
 
     async def call_all(self, make_command: Callable[[], RemotingCommand]) -> RemotingCommand:
-        """Calls every NameServer, for what each keeps for itself; the last response.
+        """Calls every NameServer, for what each keeps for itself; a response.
+
+        Those that cannot be reached, or are silent for a moment longer than the others, are logged: they must not
+        keep an operator from working with those that live.
 
         Raises:
-            RemotingError, ResponseError: one of them did not do it; the others were called all the same.
+            RemotingError: none could be reached.
+            ResponseError: one of them refused; the others were called all the same.
         """
+        calls = {
+            asyncio.ensure_future(self._remoting.call(address, make_command(), self._timeout_s)): address
+            for address in self.addresses
+        }
+        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(calls, timeout=self._timeout_s if _none_answered(calls) else MOST_PATIENCE_S)
         answer: RemotingCommand | None = None
         failure: RmqError | None = None
-        for address in self.addresses:
-            try:
-                answer = await self._remoting.call(address, make_command(), self._timeout_s)
-            except (RemotingError, ResponseError) as error:
+        for task, address in calls.items():
+            if not task.done():
+                task.cancel()
+                logger.warning("NameServer %s did not answer a change: it may not have it", address)
+            elif isinstance(error := task.exception(), ResponseError):
+                raise error
+            elif isinstance(error, RmqError):
                 failure = error
-        if failure is not None:
-            raise failure
-        assert answer is not None
+                logger.warning("NameServer %s did not get a change: %s", address, error)
+            else:
+                answer = task.result()
+        if answer is None:
+            raise failure or RequestTimeoutError(f"no NameServer answers ({', '.join(self.addresses)})")
         return answer
 
     async def route(self, topic: str) -> TopicRouteData | None:
@@ -113,6 +106,10 @@ class NameServers:
         except TopicNotExistError:
             return None
         return decode_route(answer.body)
+
+
+def _none_answered(calls: Iterable[asyncio.Future[RemotingCommand]]) -> bool:
+    return not any(call.done() and not call.cancelled() and call.exception() is None for call in calls)
 
 
 def publish_queues(topic: str, route: TopicRouteData) -> list[MessageQueue]:

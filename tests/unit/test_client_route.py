@@ -65,7 +65,7 @@ async def test_the_next_name_server_is_asked_when_one_is_gone() -> None:
         other.topics = fake.name_server.topics
         await other.start()
         async with table(fake.namesrv_addr, other.address) as routes:
-            routes.name_servers._current = 0
+            routes.name_servers.addresses[:] = [fake.namesrv_addr, other.address]
             for _ in range(3):
                 await routes.refresh("T")
             assert (len(fake.name_server.asked), len(other.asked)) == (3, 0)
