@@ -36,12 +36,12 @@ _ZERO = (
     "ackThreadPoolQueueSize EndTransactionQueueSize sendThreadPoolQueueHeadWaitTimeMills "
     "pullThreadPoolQueueHeadWaitTimeMills litePullThreadPoolQueueHeadWaitTimeMills "
     "queryThreadPoolQueueHeadWaitTimeMills ackThreadPoolQueueHeadWaitTimeMills pageCacheLockTimeMills "
-    "dispatchBehindBytes dispatchMaxBuffer remainTransientStoreBufferNumbs commitLogMinOffset "
+    "dispatchBehindBytes dispatchMaxBuffer commitLogMinOffset "
     "timerReadBehind timerOffsetBehind"
 )
 _CAPACITIES = (
     "sendThreadPoolQueueCapacity litePullThreadPoolQueueCapacity queryThreadPoolQueueCapacity "
-    "ackThreadPoolQueueCapacity EndTransactionThreadPoolQueueCapacity"
+    "ackThreadPoolQueueCapacity EndTransactionThreadPoolQueueCapacity remainTransientStoreBufferNumbs"
 )
 
 

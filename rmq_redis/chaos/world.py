@@ -55,6 +55,7 @@ class RoleTarget:
             options = [*self._options, "--listen-host", "127.0.0.1"]
             if self._kind == "broker":
                 options += ["--advertised-host", "127.0.0.1", "--advertised-port", str(self.proxy.port)]
+                options += ["--fast-listen-port", "0"]  # clients come through the proxy
             self._role = Role(self._kind, self.label, self._log_path, options, "127.0.0.1", 0)
         await self._role.launch()
         self.proxy.target_port = self._role.port

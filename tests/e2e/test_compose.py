@@ -118,6 +118,7 @@ class Project:
         arguments = [self.local(argument).replace("/data", str(data)) for argument in arguments]
         environ = {key: value for key, value in os.environ.items() if not key.startswith("RMQ_REDIS_")}
         environ["PATH"] = f"{self._bin}:{environ['PATH']}"
+        environ["RMQ_REDIS_FAST_LISTEN_PORT"] = "0"  # two of the ports that were chosen here may be two apart
         environ |= {key: self.local(value) for key, value in service.get("environment", {}).items()}
         with (self._directory / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
