@@ -65,10 +65,7 @@ class _Facade(Generic[A]):
                 method.__doc__ += "\n\n" + (inspect.getdoc(getattr(names[found[1]], found[2])) or "")
 
     def __init__(self, make: Callable[..., A]) -> None:
-        """
-        Args:
-            make: makes the asynchronous twin; takes further settings as keyword arguments.
-        """
+        # ``make`` makes the asynchronous twin; it takes further settings as keyword arguments.
         self._make = make
         self._twin = make()
 

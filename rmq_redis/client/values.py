@@ -10,7 +10,7 @@ import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -24,6 +24,8 @@ PROPERTY_CONTENT_TYPE = "contentType"
 NO_VALUE: Any = object()
 """In the place of a type: the handler gets messages."""
 
+
+V = TypeVar("V")
 
 Undecodable = Callable[[MessageExt, MessageDecodeError], Any]
 """What is called with a message whose body cannot be decoded."""
@@ -139,6 +141,14 @@ def value_message(
         raise MessageIllegalLocallyError(f"a value for topic {topic!r} cannot be serialized: {error}") from error
     all_properties = {PROPERTY_CONTENT_TYPE: chosen.content_type, **(properties or {})}
     return Message(topic, body, tags=tags, keys=keys, properties=all_properties, flag=flag)
+
+
+@overload
+def decode_value(message: MessageExt, kind: type[V], default: str | Serializer = "json") -> V: ...
+
+
+@overload
+def decode_value(message: MessageExt, kind: Any = Any, default: str | Serializer = "json") -> Any: ...
 
 
 def decode_value(message: MessageExt, kind: Any = Any, default: str | Serializer = "json") -> Any:

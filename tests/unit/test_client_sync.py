@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import threading
@@ -181,3 +182,27 @@ def test_a_program_ends_without_a_complaint(fake: FakeCluster, program: str, loo
         check=False,
     )
     assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
+
+
+_TWINS = [
+    (getattr(rmq_redis, name.removeprefix("Async")), getattr(rmq_redis, name))
+    for name in rmq_redis.__all__
+    if name.startswith("Async")
+]
+
+
+@pytest.mark.parametrize(("kind", "twin"), _TWINS)
+def test_a_class_has_the_signatures_and_the_help_of_its_twin(kind: type, twin: type) -> None:
+    assert inspect.signature(kind) == inspect.signature(twin)
+    assert inspect.getdoc(twin) in (inspect.getdoc(kind) or "")
+    compared = 0
+    for name, method in inspect.getmembers(kind, inspect.isfunction):
+        other = getattr(twin, name, None)
+        if name.startswith("_") or other is None:
+            continue
+        assert inspect.signature(method).parameters == inspect.signature(other).parameters, name
+        assert method.__doc__, name
+        compared += 1
+    assert compared > 2
+    hidden = {name for name, _ in inspect.getmembers(twin, inspect.iscoroutinefunction) if not name.startswith("_")}
+    assert hidden <= {*vars(kind), *dir(kind)} | {"handle_request", "set_offset"}
