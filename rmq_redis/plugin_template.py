@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import keyword
 import re
+import sys
 from pathlib import Path
 
 from .errors import ConfigError
@@ -113,17 +116,35 @@ In code: `Producer("group", load_balancer="{strategy}")`. All hooks are in `rmq_
 """
 
 
+def _taken_by(module: str) -> str:
+    """What a new module of this name would hide or be hidden by; "" if it is free."""
+    if keyword.iskeyword(module):
+        return "a keyword of Python"
+    if module in sys.stdlib_module_names:
+        return "a module of Python's standard library"
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return ""
+    if found is None or found.origin is None:  # a directory that happens to be called so is no module
+        return ""
+    return f"an installed module ({found.origin})"
+
+
 def write_plugin(name: str, directory: Path) -> list[Path]:
     """Writes the package ``name`` into a new directory ``directory``; the files.
 
     Raises:
-        ConfigError: the name is none of a package, or the directory has files already.
+        ConfigError: the name is none of a package or is that of another module, or the directory has files already.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*", name):
         raise ConfigError(f"{name!r} is no package name: letters and digits, in words joined by - or _")
     if directory.exists() and any(directory.iterdir()):
         raise ConfigError(f"{directory} is not empty; choose another --directory")
     module = name.replace("-", "_").lower()
+    taken = _taken_by(module)
+    if taken:
+        raise ConfigError(f"{name!r} cannot be the name of a plugin: {module} is {taken}; choose another name")
     names = {
         "package": name,
         "module": module,

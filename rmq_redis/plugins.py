@@ -97,12 +97,17 @@ def create_plugin_manager(
         manager.add(plugin, plugin.__name__.rpartition(".")[2], Origin("built-in", _own_version()))
     for given in plugins:
         manager.add(given, None, Origin("code"))
+    # What somebody names is loaded first: it wins over an installed package of the same name, its older version.
+    named = [(spec, _loaded(spec, functools.partial(load_object, spec))) for spec in local]
     if installed:
+        modules = {_module_of(spec) for spec, _ in named}
         for point in sorted(importlib.metadata.entry_points(group=PROJECT_NAME)):
+            if not modules.isdisjoint({point.module, point.name.replace("-", "_")}):
+                continue
             package = f"package {point.dist.name}" if point.dist is not None else "package"
             manager.add(_loaded(f"{point.name} ({package})", point.load), point.name, Origin(package, _version(point)))
-    for spec in local:
-        manager.add(_loaded(spec, functools.partial(load_object, spec)), spec, Origin(f"--plugin {spec}"))
+    for spec, found in named:
+        manager.add(found, spec, Origin(f"--plugin {spec}"))
     _check_pending(manager)
     return manager
 
@@ -134,6 +139,11 @@ def _own_version() -> str:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version("rmq-redis")
     return ""
+
+
+def _module_of(spec: str) -> str:
+    where = spec.partition(":")[0]
+    return Path(where).stem if where.endswith(".py") else where
 
 
 def load_object(spec: str) -> object:

@@ -210,11 +210,11 @@ async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T
             await asyncio.wait({task})
 
 
-async def serve(server: Server, name: str, host: str) -> int:
+async def serve(server: Server, name: Callable[[], str], host: str) -> int:
     """Starts a server, says so in one line on stdout, waits for SIGTERM or SIGINT, and closes it.
 
     Args:
-        name: what the line begins with: ``<name> listening on <host>:<port> pid <pid>``.
+        name: what the line begins with, asked when the server serves: ``<name> listening on <host>:<port> pid <pid>``.
 
     Returns:
         The process's exit code.
@@ -222,7 +222,7 @@ async def serve(server: Server, name: str, host: str) -> int:
     with stop_signals() as stop:
         try:
             await unless_stopped(stop, server.start())
-            print(f"{name} listening on {host}:{server.port} pid {os.getpid()}", flush=True)
+            print(f"{name()} listening on {host}:{server.port} pid {os.getpid()}", flush=True)
             await stop.wait()
         except Stopped:
             pass

@@ -167,7 +167,7 @@ class _Measurement:
         rounds: dict[str, list[float]] = {}
         tool = ""
         for number in range(1, settings.rounds + 1):
-            figures, tool = await self._round()
+            figures, tool = await self._round(f"round {number} of {settings.rounds}")
             for name, value in figures.items():
                 rounds.setdefault(name, []).append(value)
             self._report(
@@ -190,19 +190,23 @@ class _Measurement:
         }
         return result
 
-    async def _round(self) -> tuple[dict[str, float], str]:
+    async def _round(self, label: str) -> tuple[dict[str, float], str]:
         settings = self._settings
+        self._report(f"{label}: the store alone")
         xadd, xrange, tool = await asyncio.to_thread(
             limits.measure, self._store_url, settings.body_bytes, min(settings.seconds, 2.0)
         )
+        self._report(f"{label}: sends")
         topic = await self._topic()
         sent = await _run("send", self._base | {"topic": topic, "in_flight": settings.in_flight})
         if sent["failed"]:
             raise BenchmarkError(f"{sent['failed']} sends failed; nothing about speed can be said")
         await self._admin.delete_topic(topic)
+        self._report(f"{label}: batches")
         topic = await self._topic()
         batched = await _run("send-batch", self._base | {"topic": topic, "in_flight": settings.batches_in_flight})
         count = int(min(batched["count"], settings.consume_count))
+        self._report(f"{label}: consuming {count:,} messages")
         consumed = await _run("consume", self._base | {"topic": topic, "group": f"{topic}-group", "count": count})
         await self._admin.delete_topic(topic)
         figures = {
@@ -216,9 +220,11 @@ class _Measurement:
 
     async def _latencies(self) -> dict[str, float]:
         settings = self._settings
+        self._report("latency of single sends")
         topic = await self._topic()
         send = await _run("latency", self._base | {"topic": topic, "count": settings.latency_count})
         await self._admin.delete_topic(topic)
+        self._report("latency from end to end")
         topic = await self._topic()
         load = self._base | {"topic": topic, "group": f"{topic}-group", "count": settings.e2e_count}
         consumer, producer = _Worker("e2e-consumer", load), _Worker("e2e-producer", load)

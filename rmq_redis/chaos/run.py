@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..client.admin import AsyncAdmin
 from ..client.producer import AsyncProducer
@@ -63,6 +65,15 @@ class ChaosResult:
     faults: Counter[str] = field(default_factory=Counter)
     recovery_s: dict[str, list[float]] = field(default_factory=dict)
 
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {
+            "faults": dict(sorted(self.faults.items())),
+            "recovery_s": {kind: [round(took, 3) for took in all_] for kind, all_ in sorted(self.recovery_s.items())},
+            **dataclasses.asdict(self.verdict),
+            "violations": self.verdict.violations,
+        }
+
     def lines(self) -> list[str]:
         """For people."""
         lines = [f"faults {self.faults.total()}"]
@@ -105,6 +116,7 @@ class Chaos:
                 AsyncAdmin(world.namesrv_addr) as admin,
                 AsyncProducer("chaos-probe", world.namesrv_addr, poll_name_server_interval_s=1.0) as probe,
             ):
+                self._report("creating the topic, sending the first messages")
                 await eventually(lambda: self._topic_is_there(admin), _READY_TIMEOUT_S, "the topic on every group")
                 await self._probe_all(world, probe, writer)
                 senders = [await world.add_worker("send", f"p{i}", TOPIC) for i in range(settings.producers)]
@@ -112,11 +124,14 @@ class Chaos:
                     await world.add_worker("consume", f"c{i}", TOPIC)
                 self._report(f"load runs: {settings.producers} producers, {settings.consumers} consumers")
                 await self._faults(world, admin, probe, writer)
+            self._report("faults are over: stopping the producers, waiting for all messages to be delivered")
             for sender in senders:
                 await sender.stop(30.0)
             reader = HistoryReader(world.history_dir)
             await self._drain(reader)
+            self._report(f"checking {len(reader.events):,} records")
             self._result.verdict = check(reader.events)
+            self._report("stopping the cluster")
         return self._result
 
     async def _topic_is_there(self, admin: AsyncAdmin) -> bool:

@@ -187,6 +187,7 @@ class World:
     async def _start(self) -> None:
         self.history_dir.mkdir(parents=True)
         logs = self.directory / "logs"
+        self._report(f"starting Redis servers and {SENTINELS} Sentinels")
         await self.registry.start()
         for group in self.groups:
             for server in group.redis:
@@ -196,6 +197,7 @@ class World:
             sentinel = SentinelServer(self.directory / f"sentinel-{i}", services, quorum=2, down_after_ms=DOWN_AFTER_MS)
             self.sentinels.append(sentinel)
             sentinel.start()
+        self._report("starting NameServers")
         self.namesrvs = [RoleTarget("namesrv", f"namesrv-{i}", logs, ["--registry", self.registry.url]) for i in (1, 2)]
         await asyncio.gather(*(target.start() for target in self.namesrvs))
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
@@ -206,7 +208,9 @@ class World:
             for broker_id in (0, 1):
                 label = f"{group.name}-{broker_id}"
                 group.brokers.append(RoleTarget("broker", label, logs, [*options, "--broker-id", str(broker_id)]))
+        self._report("waiting for the Sentinels to see one another and the replicas")
         await eventually(self._watched, _READY_TIMEOUT_S, "Sentinels that see one another and the replicas")
+        self._report("starting brokers")
         await asyncio.gather(*(broker.start() for group in self.groups for broker in group.brokers))
 
     async def _watched(self) -> bool:

@@ -12,6 +12,7 @@ import typer
 
 from . import broker, chaos, dlq, group, lookup, message, nameserver, offset, plugin, run, simulate, topic, up
 from .demo import demo
+from .terminal import decode_arguments, prepare_streams
 
 app = typer.Typer(
     name="rmq-redis",
@@ -26,12 +27,13 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:
     if wanted:
         from .. import __version__
+        from .output import say
 
-        print(f"rmq-redis {__version__}")
+        say(f"rmq-redis {__version__}")
         raise typer.Exit
 
 
-@app.callback(epilog="Every option can be an environment variable: RMQ_REDIS_ and its name in capitals.")
+@app.callback(epilog="Settings can also be environment variables: RMQ_REDIS_ and their name in capitals.")
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.", metavar="")
@@ -88,7 +90,8 @@ def _has_plugins() -> bool:
 def main() -> None:
     """Entry point of ``rmq-redis`` and ``python -m rmq_redis``."""
     try:
-        arguments = plugin.take_plugin_options(sys.argv[1:])
+        prepare_streams()
+        arguments = plugin.take_plugin_options(decode_arguments(sys.argv[1:]))
         if len(arguments) < len(sys.argv) - 1:
             plugin.load_plugins()
         sys.argv[1:] = arguments

@@ -12,7 +12,9 @@ from .posix import require_posix
 
 
 def bench_app(
-    rounds: Annotated[int, option("--rounds", min=1, metavar="N", help="Measure so often in turn; medians count.")] = 3,
+    rounds: Annotated[
+        int, option("--rounds", min=1, metavar="N", help="Number of rounds; the median is reported.")
+    ] = 3,
     seconds: Annotated[
         float, option("--seconds", min=0.2, metavar="S", help="Length of each measurement in seconds.")
     ] = 3.0,
@@ -52,6 +54,7 @@ async def _bench(settings: Any) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory(prefix="rmq-redis-bench-") as directory:
         spec = ClusterSpec(data_dir=Path(directory), namesrvs=1, brokers=1, slaves=0, log_level="warning", restart=())
+        note("starting a cluster")
         async with Cluster(spec) as cluster:
             return await measure(cluster.namesrv_addr, cluster.store_url, settings, note)
 

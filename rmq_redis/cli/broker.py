@@ -10,7 +10,8 @@ import typer
 from ..config import BrokerConfig
 from ..errors import ConfigError
 from .admin import with_admin
-from .options import DEFAULT_NAMESRV, LogLevel, Namesrv, config_options, flag, option
+from .options import DEFAULT_NAMESRV, LogLevel, Namesrv, argument, config_options, flag, option
+from .output import say
 from .posix import require_posix
 
 if TYPE_CHECKING:
@@ -53,19 +54,19 @@ def broker(config: BrokerConfig, log_level: str) -> None:
 
     async def main() -> int:
         server = Broker(config)
-        name = f"broker {config.broker_name} id {config.broker_id}"
-        return await serve(server, name, config.listen_host)
+        # A configured master may start as a slave: another broker of its group is the master meanwhile.
+        return await serve(server, lambda: f"broker {config.broker_name} id {server.broker_id}", config.listen_host)
 
     sys.exit(run(main()))
 
 
 @app.command("drain")
 def drain(
-    broker_name: Annotated[str, typer.Argument(help="Name of the broker group.", show_default=False)],
+    broker_name: Annotated[str, argument(help="Name of the broker group.")],
     undo: Annotated[bool, flag("--undo", help="Send messages there again.")] = False,
     timeout_s: Annotated[
         float | None,
-        option("--timeout", min=0, metavar="S", help="Give up after so many seconds.", show_default="never"),
+        option("--timeout", min=0, metavar="S", help="Give up after S seconds.", show_default="never"),
     ] = None,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     log_level: LogLevel = "error",
@@ -79,19 +80,19 @@ def drain(
 
     async def work(admin: AsyncAdmin) -> int:
         if undo:
-            print(f"{broker_name}: {await admin.add_write_perm(broker_name)} topics can be written again")
+            say(f"{broker_name}: {await admin.add_write_perm(broker_name)} topics can be written again")
             return 0
         import asyncio
 
         await admin.master_address(broker_name)  # refuses a name that is not there
-        print(f"{broker_name}: {await admin.wipe_write_perm(broker_name)} topics are not written any more", flush=True)
+        say(f"{broker_name}: {await admin.wipe_write_perm(broker_name)} topics are not written any more")
         try:
             async with asyncio.timeout(timeout_s):
                 await _until_empty(admin, broker_name)
         except TimeoutError:
-            print(f"{broker_name}: not empty after {timeout_s:g} s; --undo sends messages there again")
+            say(f"{broker_name}: not empty after {timeout_s:g} s; --undo sends messages there again")
             return 1
-        print(f"{broker_name}: nothing is left; its processes can be stopped and its store removed")
+        say(f"{broker_name}: nothing is left; its processes can be stopped and its store removed")
         return 0
 
     sys.exit(with_admin(namesrv, log_level, work))
@@ -104,7 +105,7 @@ async def _until_empty(admin: AsyncAdmin, broker_name: str) -> None:
     while not (backlog := await admin.backlog(broker_name)).is_empty:
         text = _left(backlog)
         if text != shown:
-            print(f"{broker_name}: {text}", flush=True)
+            say(f"{broker_name}: {text}")
             shown = text
         await sleep(_LOOK_PERIOD_S)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ..data_dir import expand_user
-from .options import option
+from .options import Json, option
+from .output import note, print_json, say
 from .posix import require_posix
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ def chaos(
         int | None,
         option("--seed", metavar="S", help="Repeat the faults of an earlier run.", show_default="a new one"),
     ] = None,
-    faults: Annotated[int, option("--faults", min=1, metavar="N", help="Stop after so many.")] = 1_000_000,
-    groups: Annotated[int, option("--groups", min=1, max=8, metavar="N", help="Broker groups.")] = 2,
+    faults: Annotated[int, option("--faults", min=1, metavar="N", help="Stop after N faults.")] = 1_000_000,
+    groups: Annotated[int, option("--brokers", min=1, max=8, metavar="N", help="Broker groups to start.")] = 2,
     broker_role: Annotated[
         str, option("--broker-role", metavar="ROLE", help="SYNC_MASTER, or ASYNC_MASTER to see what that can lose.")
     ] = "SYNC_MASTER",
@@ -38,12 +39,14 @@ def chaos(
             show_default="a temporary one",
         ),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Run a cluster of its own under faults: kill -9, pauses, restarts and partitions of everything in it.
 
     Two NameServers; broker groups of a master and a slave, each on a Redis primary and a replica behind three
     Sentinels; producers and consumers that record what they see. At the end their records are checked. Exit code 1:
-    something was lost, out of order, or at an offset that was given out twice.
+    something was lost, out of order, or at an offset that was given out twice. Prints a line for each phase and fault,
+    with --json on stderr.
     """
     require_posix("chaos")
     from ..chaos.run import ChaosSettings
@@ -59,18 +62,22 @@ def chaos(
             groups=groups,
             broker_role=broker_role,
         )
-        sys.exit(run(_chaos(settings)))
+        sys.exit(run(_chaos(settings, json)))
 
 
-async def _chaos(settings: ChaosSettings) -> int:
+async def _chaos(settings: ChaosSettings, json: bool) -> int:
     from ..chaos.run import Chaos
 
     began = time.monotonic()
 
-    def say(line: str) -> None:
-        print(f"{time.monotonic() - began:7.1f}  {line}", flush=True)
+    def report(line: str) -> None:
+        (note if json else say)(f"{time.monotonic() - began:7.1f}  {line}")
 
-    result = await Chaos(settings, say).run()
-    for line in result.lines():
-        print(line)
+    result = await Chaos(settings, report).run()
+    if json:
+        seconds = round(time.monotonic() - began, 1)
+        print_json({"seed": settings.seed, "broker_role": settings.broker_role, "seconds": seconds, **result.as_json()})
+    else:
+        for line in result.lines():
+            say(line)
     return 1 if result.verdict.violations else 0

@@ -30,7 +30,7 @@ def demo(
         ),
     ] = None,
     key_field: Annotated[
-        str, option("--key-field", "-k", help="Field to shard by: events with the same value stay in order.")
+        str, option("--key-field", help="Field to shard by: events with the same value stay in order.")
     ] = "order_id",
     rate: Annotated[
         float, option("--rate", help="Events to send per second; 0: as fast as it goes.", min=0.0, metavar="N")

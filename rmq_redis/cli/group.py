@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .admin import with_admin
-from .options import DEFAULT_NAMESRV, Json, LogLevel, Namesrv, flag, option
-from .output import note, print_json, print_table
+from .confirm import DryRun, Yes, confirm
+from .options import DEFAULT_NAMESRV, Cluster, Json, LogLevel, Namesrv, flag, group_argument, option
+from .output import note, print_json, print_table, say
 
 if TYPE_CHECKING:
     from ..client.admin import AsyncAdmin
     from ..protocol.group_config import GroupRetryPolicy, SubscriptionGroupConfig
 
 app = typer.Typer(help="List, show, change and delete consumer groups.", no_args_is_help=True)
-Group = Annotated[str, typer.Argument(help="Name of the consumer group.", show_default=False)]
-Cluster = Annotated[
-    str | None, option("--cluster", help="Only in this cluster.", setting="cluster_name", show_default="in all")
-]
+Group = Annotated[str, group_argument("Name of the consumer group.")]
 MAX_QUEUES = 1024
 _INTERNAL = frozenset(
     {
@@ -56,7 +53,8 @@ def list_groups(
     if json:
         print_json(names)
     else:
-        sys.stdout.writelines(f"{name}\n" for name in names)
+        for name in names:
+            say(name)
         if not names:
             note("no broker knows a consumer group yet")
 
@@ -254,18 +252,32 @@ def _policy(text: str) -> GroupRetryPolicy:
 def delete(
     group: Group,
     cluster: Cluster = None,
-    yes: Annotated[bool, flag("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     log_level: LogLevel = "error",
 ) -> None:
-    """Delete a group with its offsets. Its retry and dead-letter topics stay. Asks first, at a terminal."""
-    if not yes and sys.stdin.isatty():
-        typer.confirm(f"Delete consumer group {group} with its offsets?", abort=True)
+    """Delete a group with its offsets. Its retry and dead-letter topics stay.
+
+    Asks first; without a terminal, --yes is needed.
+    """
+
+    async def known_at(admin: AsyncAdmin) -> list[str]:
+        """Raises SubscriptionGroupNotExistError."""
+        addresses = [address for address, config in (await _configs(admin, group, cluster)).items() if config]
+        if not addresses:
+            raise _unknown(group)
+        return addresses
+
+    if dry_run:
+        addresses = with_admin(namesrv, log_level, known_at)
+        say(f"group {group}: would be deleted with its offsets at {', '.join(addresses)}")
+        return
+    confirm(f"Delete consumer group {group} with its offsets?", yes)
 
     async def work(admin: AsyncAdmin) -> None:
-        if not any((await _configs(admin, group, cluster)).values()):
-            raise _unknown(group)
+        await known_at(admin)
         await admin.delete_group(group, cluster=cluster)
 
     with_admin(namesrv, log_level, work)
-    print(f"group {group}: deleted")
+    say(f"group {group}: deleted")

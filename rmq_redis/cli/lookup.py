@@ -10,8 +10,19 @@ from ..errors import RemoteProtocolError, RemotingConnectError
 from ..model import PROPERTY_REAL_TOPIC
 from .admin import with_admin
 from .message import message_fields
-from .options import DEFAULT_NAMESRV, TIME_HELP, Json, LogLevel, Namesrv, option, time_ms
-from .output import EXIT_ERROR, local_time, note, print_json
+from .options import (
+    DEFAULT_NAMESRV,
+    TIME_HELP,
+    Json,
+    LogLevel,
+    Namesrv,
+    argument,
+    option,
+    time_ms,
+    topic_argument,
+)
+from .output import EXIT_ERROR, local_time, note, print_json, say
+from .terminal import visible
 
 if TYPE_CHECKING:
     from ..client.admin import AsyncAdmin
@@ -21,15 +32,14 @@ app = typer.Typer(
     help="Find single messages: by id, by key, by queue and offset; ask about a transaction again.",
     no_args_is_help=True,
 )
-Topic = Annotated[str, typer.Argument(help="Topic to look in.", show_default=False)]
+Topic = Annotated[str, topic_argument("Topic to look in.")]
 _HEX_BYTES = 256
+_PRODUCERS_ID = "for a producer's id (msg_id), which send prints, give the topic, too: -t TOPIC"
 
 
 @app.command()
 def show(
-    message_id: Annotated[
-        str, typer.Argument(help="msg_id (the producer's) or offset_msg_id (the broker's).", show_default=False)
-    ],
+    message_id: Annotated[str, argument(help="msg_id (the producer's) or offset_msg_id (the broker's).")],
     topic: Annotated[
         str | None,
         option(
@@ -42,22 +52,34 @@ def show(
 ) -> None:
     """Show the message with an id."""
 
+    if topic is None:
+        _check_offset_msg_id(message_id)
+
     async def work(admin: AsyncAdmin) -> MessageExt:
         try:
             return await admin.view_message(message_id, topic)
         except (RemoteProtocolError, RemotingConnectError) as error:
             if topic is None:  # the two kinds look alike, and send prints the producer's
-                error.add_note("for a producer's id (msg_id), which send prints, give the topic, too: -t TOPIC")
+                error.add_note(_PRODUCERS_ID)
             raise
 
     _print(with_admin(namesrv, log_level, work), json)
+
+
+def _check_offset_msg_id(text: str) -> None:
+    from ..protocol.message import parse_offset_msg_id
+
+    try:
+        parse_offset_msg_id(text)
+    except RemoteProtocolError as error:
+        raise typer.BadParameter(f"{error}; {_PRODUCERS_ID}", param_hint="MESSAGE_ID") from None
 
 
 @app.command()
 def query(
     topic: Topic,
     key: Annotated[
-        str, option("--key", "-k", help="Business key, one of those that `send --keys` gave.", show_default=False)
+        str, option("--key", "-k", help="Message key, one of those that `send --keys` gave.", show_default=False)
     ],
     begin: Annotated[
         str | None,
@@ -73,7 +95,7 @@ def query(
     json: Json = False,
     log_level: LogLevel = "error",
 ) -> None:
-    """Show the messages with a business key, oldest first; with --json one a line. Exit code 1: there is none."""
+    """Show the messages with a message key, oldest first; with --json one a line. Exit code 1: there is none."""
     within: dict[str, Any] = {}
     if begin is not None:
         within["begin_ms"] = time_ms(begin, "--begin")
@@ -89,14 +111,14 @@ def query(
         raise typer.Exit(EXIT_ERROR)
     for position, message in enumerate(messages):
         if position and not json:
-            print()
+            say()
         _print(message, json)
 
 
 @app.command("at")
 def show_at(
     topic: Topic,
-    broker_name: Annotated[str, typer.Argument(help="Broker group that has the queue.", show_default=False)],
+    broker_name: Annotated[str, argument(help="Broker group that has the queue.")],
     queue_id: Annotated[int, typer.Argument(help="Number of the queue.", min=0, show_default=False)],
     offset: Annotated[int, typer.Argument(help="Offset in the queue.", min=0, show_default=False)],
     namesrv: Namesrv = DEFAULT_NAMESRV,
@@ -116,10 +138,7 @@ def show_at(
 def resume_check(
     offset_msg_id: Annotated[
         str,
-        typer.Argument(
-            help="offset_msg_id of the message in TRANS_CHECK_MAX_TIME_TOPIC, as `consume --json` shows it.",
-            show_default=False,
-        ),
+        argument(help="offset_msg_id of the message in TRANS_CHECK_MAX_TIME_TOPIC, as `consume --json` shows it."),
     ],
     namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
@@ -135,7 +154,7 @@ def resume_check(
     if json:
         print_json({"topic": topic, "msg_id": message.msg_id, "offset_msg_id": offset_msg_id})
     else:
-        print(f"{message.msg_id}  its producers are asked again about {topic}")
+        say(f"{message.msg_id}  its producers are asked again about {topic}")
 
 
 def _print(message: MessageExt, json: bool) -> None:
@@ -149,9 +168,9 @@ def _print(message: MessageExt, json: bool) -> None:
     lines["stored"] = f"{local_time(message.store_timestamp_ms)} at {message.store_host}"
     lines |= {f"property {name}": value for name, value in sorted(message.properties.items())}
     for name, value in lines.items():
-        print(f"{name}: {value}")
-    print(f"body, {len(message.body)} bytes:")
-    print(fields["body"] if "body" in fields else _hex(message.body))
+        say(f"{name}: {visible(str(value))}")
+    say(f"body, {len(message.body)} bytes:")
+    say(fields["body"] if "body" in fields else _hex(message.body))
 
 
 def _hex(body: bytes) -> str:

@@ -15,8 +15,21 @@ import typer
 
 from ..errors import ClientError, RmqError
 from ..model import MAX_DELAY_LEVEL, SendStatus
-from .options import DEFAULT_NAMESRV, TIME_HELP, Json, LogLevel, Namesrv, flag, option, time_ms
-from .output import EXIT_STOPPED, EXIT_UNCONFIRMED, note, number, on_reader_gone, print_json
+from .options import (
+    DEFAULT_NAMESRV,
+    TIME_HELP,
+    Json,
+    LogLevel,
+    Namesrv,
+    argument,
+    flag,
+    group_name,
+    option,
+    time_ms,
+    topic_argument,
+)
+from .output import EXIT_STOPPED, EXIT_UNCONFIRMED, InputError, note, number, on_reader_gone, print_json, say
+from .terminal import argument_bytes, is_terminal, visible, visible_lines
 
 if TYPE_CHECKING:
     import asyncio
@@ -35,17 +48,18 @@ UNCONFIRMED: Mapping[SendStatus, str] = {
 
 
 def send(
-    topic: Annotated[str, typer.Argument(help="Topic; brokers create an unknown one.", show_default=False)],
+    topic: Annotated[str, topic_argument("Topic; brokers create an unknown one.")],
     body: Annotated[str | None, typer.Argument(help="The message.", show_default="standard input")] = None,
     file: Annotated[
-        str | None, option("--file", "-f", help="Send each line of this file (-: of standard input) as a message.")
+        str | None,
+        option("--file", "-f", help="Send each line of this file (-: of standard input) as a message.", callback=None),
     ] = None,
-    tags: Annotated[str, option("--tags", "-t", help="Tag, for consumers' filters.", show_default=False)] = "",
+    tags: Annotated[str, option("--tags", help="Tag, for consumers' filters.", show_default=False)] = "",
     keys: Annotated[
-        str, option("--keys", help="Business keys to find it by, separated by blanks.", show_default=False)
+        str, option("--keys", "-k", help="Message keys to find it by, separated by spaces.", show_default=False)
     ] = "",
     key: Annotated[
-        str | None, option("--key", "-k", help="Sharding key: the same key goes to the same queue.", show_default=False)
+        str | None, option("--sharding-key", help="The same sharding key goes to the same queue.", show_default=False)
     ] = None,
     properties: Annotated[
         list[str] | None,
@@ -55,7 +69,7 @@ def send(
     ] = None,
     delay_s: Annotated[
         float | None,
-        option("--delay", help="Deliver it so many seconds later.", min=0.001, metavar="S", show_default=False),
+        option("--delay", help="Deliver it S seconds later.", min=0.001, metavar="S", show_default=False),
     ] = None,
     delay_level: Annotated[
         int | None,
@@ -93,7 +107,7 @@ def send(
     setup_logging(log_level)
     if body is not None and file is not None:
         raise typer.BadParameter("give the message or --file, not both")
-    if body is None and file is None and (sys.stdin is None or sys.stdin.isatty()):
+    if body is None and file is None and (sys.stdin is None or is_terminal(sys.stdin)):
         raise typer.BadParameter("give the message, or --file FILE, or lines on standard input")
     if delay_s is not None and delay_level is not None:
         raise typer.BadParameter("give --delay or --delay-level, not both")
@@ -109,7 +123,7 @@ def send(
 
     stopped = False
     if body is not None:
-        statuses = run(_send_one(message(body), key, load_balancer, namesrv, json))
+        statuses = run(_send_one(message(argument_bytes(body)), key, load_balancer, namesrv, json))
     else:
         with _opened(file or "-") as lines:
             statuses, stopped = run(_send_lines(lines, message, key, load_balancer, namesrv, json))
@@ -136,9 +150,15 @@ def _pairs(properties: Iterable[str]) -> dict[str, str]:
 @contextmanager
 def _opened(path: str) -> Iterator[int]:
     if path == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed")
         yield sys.stdin.fileno()
         return
-    with open(path, "rb", buffering=0) as lines:
+    try:
+        lines = open(path, "rb", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise InputError(f"{error.strerror}: {path}") from None
+    with lines:
         yield lines.fileno()
 
 
@@ -160,7 +180,7 @@ async def _send_one(
         where = f"queue {queue.queue_id} offset {result.queue_offset}"
         if result.recall_handle:
             where = f"queue {queue.queue_id} later; recall handle {result.recall_handle}"
-        print(f"{result.msg_id}  {queue.topic} {queue.broker_name} {where}")
+        say(f"{result.msg_id}  {queue.topic} {queue.broker_name} {where}")
     return Counter([result.status])
 
 
@@ -239,7 +259,7 @@ async def _send_lines(
             await finish(0)
     seconds = time.monotonic() - began
     if not json:
-        print(f"sent {sent:,} messages in {seconds:.2f} s ({number(sent / seconds)}/s)")
+        say(f"sent {sent:,} messages in {seconds:.2f} s ({number(sent / seconds)}/s)")
     if empty:
         note(f"left out {empty} empty lines")
     if stop.is_set():
@@ -263,8 +283,8 @@ def send_result(result: SendResult) -> dict[str, Any]:
 
 
 def recall(
-    topic: Annotated[str, typer.Argument(help="Topic of the message.", show_default=False)],
-    handle: Annotated[str, typer.Argument(help="Recall handle that its send printed.", show_default=False)],
+    topic: Annotated[str, topic_argument("Topic of the message.")],
+    handle: Annotated[str, argument(help="Recall handle that its send printed.")],
     namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
     log_level: LogLevel = "error",
@@ -277,7 +297,7 @@ def recall(
     if json:
         print_json({"topic": topic, "msg_id": msg_id})
     else:
-        print(f"{msg_id}  recalled")
+        say(f"{msg_id}  recalled")
 
 
 async def _recall(topic: str, handle: str, namesrv: str) -> str:
@@ -288,11 +308,11 @@ async def _recall(topic: str, handle: str, namesrv: str) -> str:
 
 
 def consume(
-    topic: Annotated[str, typer.Argument(help="Topic to read.", show_default=False)],
+    topic: Annotated[str, topic_argument("Topic to read.")],
     group: Annotated[
-        str, option("--group", "-g", help="Consumer group, which remembers how far it is.")
+        str, option("--group", "-g", help="Consumer group, which remembers how far it is.", callback=group_name)
     ] = CONSUMER_GROUP,
-    tags: Annotated[str, option("--tags", "-t", help="Only these: 'TagA || TagB'.")] = "*",
+    tags: Annotated[str, option("--tags", help="Only these: 'TagA || TagB'.")] = "*",
     sql: Annotated[
         str | None,
         option(
@@ -307,9 +327,9 @@ def consume(
             metavar="first|last|TIME",
         ),
     ] = "first",
-    most: Annotated[int | None, option("--max", help="Stop after so many messages.", min=1, metavar="N")] = None,
+    most: Annotated[int | None, option("--max", help="Stop after N messages.", min=1, metavar="N")] = None,
     timeout_s: Annotated[
-        float | None, option("--timeout", help="Stop when nothing came for so many seconds.", min=0.0, metavar="S")
+        float | None, option("--timeout", help="Stop when nothing came for S seconds.", min=0.0, metavar="S")
     ] = None,
     allocate_strategy: Annotated[
         str | None,
@@ -441,18 +461,27 @@ async def unless_done(done: asyncio.Event, work: Any) -> None:
 
 
 def _writer(verbose: bool, json: bool) -> Callable[[MessageExt], None]:
+    raw = not is_terminal(sys.stdout)
+
     def write_json(message: MessageExt) -> None:
         print_json(message_fields(message))
 
     def write_text(message: MessageExt) -> None:
         out = sys.stdout.buffer
         if verbose:
-            labels = "".join(f" {text}" for text in (message.tags, message.keys) if text)
-            out.write(f"{message.broker_name}/{message.queue_id}@{message.queue_offset}{labels}: ".encode())
-        out.write(message.body + b"\n")
+            labels = "".join(f" {visible(text)}" for text in (message.tags, message.keys) if text)
+            place = f"{message.broker_name}/{message.queue_id}@{message.queue_offset}{labels}: "
+            out.write(place.encode(sys.stdout.encoding, "backslashreplace"))
+        out.write(message.body if raw else _shown(message.body))
+        out.write(b"\n")
         out.flush()
 
     return write_json if json else write_text
+
+
+def _shown(body: bytes) -> bytes:
+    """A body for a terminal, which must not obey the control characters in it."""
+    return visible_lines(body.decode(errors="backslashreplace")).encode(sys.stdout.encoding, "backslashreplace")
 
 
 def message_fields(message: MessageExt) -> dict[str, Any]:

@@ -30,6 +30,6 @@ def namesrv(config: NameServerConfig, log_level: str) -> None:
     setup_logging(log_level)
 
     async def main() -> int:
-        return await serve(NameServer(config), "namesrv", config.listen_host)
+        return await serve(NameServer(config), lambda: "namesrv", config.listen_host)
 
     sys.exit(run(main()))

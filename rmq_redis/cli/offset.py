@@ -8,7 +8,19 @@ import typer
 
 from ..errors import RouteNotFoundError, SubscriptionGroupNotExistError
 from .admin import with_admin
-from .options import DEFAULT_NAMESRV, TIME_HELP, Json, LogLevel, Namesrv, flag, option, time_ms
+from .confirm import DryRun, Yes, confirm
+from .options import (
+    DEFAULT_NAMESRV,
+    TIME_HELP,
+    Json,
+    LogLevel,
+    Namesrv,
+    flag,
+    group_argument,
+    option,
+    time_ms,
+    topic_argument,
+)
 from .output import local_time, note, print_json, print_table
 
 if TYPE_CHECKING:
@@ -16,7 +28,7 @@ if TYPE_CHECKING:
     from ..model import MessageQueue
 
 app = typer.Typer(help="Show how far consumer groups are, and move them.", no_args_is_help=True)
-Group = Annotated[str, typer.Argument(help="Name of the consumer group.", show_default=False)]
+Group = Annotated[str, group_argument("Name of the consumer group.")]
 
 
 @app.command()
@@ -76,7 +88,7 @@ def _row(queue: MessageQueue, offset: ConsumeOffset) -> dict[str, Any]:
 @app.command()
 def reset(
     group: Group,
-    topic: Annotated[str, typer.Argument(help="Topic in which the group is moved.", show_default=False)],
+    topic: Annotated[str, topic_argument("Topic in which the group is moved.")],
     to: Annotated[
         str,
         option(
@@ -89,15 +101,26 @@ def reset(
     only_back: Annotated[
         bool, flag("--only-back", help="Leave the queues alone that it would move forwards: skip nothing.")
     ] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
     log_level: LogLevel = "error",
 ) -> None:
-    """Move a group in a topic: to its first message, its end, or a time. Its members may be online."""
+    """Move a group in a topic: to its first message, its end, or a time. Its members may be online.
+
+    Forwards it skips messages, backwards they are delivered again. Asks first; without a terminal, --yes is needed.
+    """
     timestamp_ms = {"first": 0, "last": -1}.get(to)
     when = time_ms(to, "--to") if timestamp_ms is None else timestamp_ms
 
+    if not dry_run:
+        where = {"first": "its first message", "last": "its end"}.get(to, to)
+        confirm(f"Move group {group} in topic {topic} to {where}?", yes)
+
     async def work(admin: AsyncAdmin) -> dict[MessageQueue, int]:
+        if dry_run:
+            return await _new_offsets(admin, group, topic, when, only_back)
         return await admin.reset_offset(group, topic, when, force=not only_back)
 
     offsets = with_admin(namesrv, log_level, work)
@@ -111,3 +134,21 @@ def reset(
         return
     rows = [(queue.broker_name, str(queue.queue_id), str(offset)) for queue, offset in offsets.items()]
     print_table(["<broker", "queue", "new offset"], rows)
+    if dry_run:
+        note(f"group {group} was not moved: --dry-run")
+
+
+async def _new_offsets(
+    admin: AsyncAdmin, group: str, topic: str, timestamp_ms: int, only_back: bool
+) -> dict[MessageQueue, int]:
+    """Where ``AsyncAdmin.reset_offset`` would move a group."""
+    committed = await admin.consume_stats(group, topic)  # refuses a group that is not there
+    offsets: dict[MessageQueue, int] = {}
+    for queue, offset in (await admin.topic_stats(topic)).items():
+        if timestamp_ms > 0:
+            offsets[queue] = await admin.search_offset(queue, timestamp_ms)
+        else:
+            offsets[queue] = offset.min_offset if timestamp_ms == 0 else offset.max_offset
+        if only_back and queue in committed:
+            offsets[queue] = min(offsets[queue], committed[queue].consumer_offset)
+    return offsets

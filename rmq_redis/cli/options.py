@@ -1,31 +1,80 @@
-"""Options of the commands: each has an environment variable; those of the servers come from their configuration."""
+"""Options of the commands: settings have environment variables; those of the servers come from their configuration."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from datetime import datetime
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from ..config import DEFAULT_NAMESRV_PORT, ClientConfig, env_name
+from ..config import DEFAULT_NAMESRV_PORT, BrokerConfig, ClientConfig, NameServerConfig, env_name
+from .terminal import is_text
 
 C = TypeVar("C")
 
 
+SETTINGS = frozenset(
+    {"log_level", *(field.name for kind in (NameServerConfig, BrokerConfig, ClientConfig) for field in fields(kind))}
+)
+"""What the environment may set. Everything else belongs to one call: ``--yes`` from there would be an accident."""
+
+
 def option(*flags: str, help: str, setting: str | None = None, **more: Any) -> Any:
-    """A ``typer.Option`` with its environment variable: RMQ_REDIS_ and the first flag's name.
+    """A ``typer.Option``; that of a setting also has its environment variable.
 
     Args:
-        flags: as typer's: ``--data-dir``, ``--json``.
+        flags: as typer's: ``--data-dir``, ``--json``. One that is named as a setting is that setting.
         setting: name of the setting, where it is another than the flag's: ``namesrv_addr`` for ``--namesrv``. Only such
             a variable is shown in the help; the others follow the rule that the help of ``rmq-redis`` states.
     """
     flag_name = flags[0].partition("/")[0].lstrip("-").replace("-", "_")
     name = setting or flag_name
-    return typer.Option(*flags, help=help, envvar=env_name(name), show_envvar=name != flag_name, **more)
+    variable = env_name(name) if name in SETTINGS else None
+    more.setdefault("callback", _checked_text)
+    return typer.Option(*flags, help=help, envvar=variable, show_envvar=name != flag_name, **more)
+
+
+def _checked_text(value: Any) -> Any:
+    """The value of an option or argument. Raises BadParameter for bytes of the command line that are no text."""
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(item, str) and not is_text(item):
+            raise typer.BadParameter(f"{item!r} is not UTF-8 text")
+    return value
+
+
+def _name_checker(kind: str) -> Callable[[str], str]:
+    def check(name: str) -> str:
+        from .. import model
+
+        problem = model.topic_name_error(name) if kind == "topic" else model.group_name_error(name)
+        if problem is not None:
+            raise typer.BadParameter(problem)
+        return name
+
+    return check
+
+
+def argument(*, help: str, **more: Any) -> Any:
+    """A ``typer.Argument`` without a default in its help, whose text is checked."""
+    more.setdefault("callback", _checked_text)
+    return typer.Argument(help=help, show_default=False, **more)
+
+
+group_name = _name_checker("group")
+
+
+def topic_argument(help: str) -> Any:
+    """The name of a topic; one that no broker would take is refused at once."""
+    return argument(help=help, callback=_name_checker("topic"))
+
+
+def group_argument(help: str) -> Any:
+    """As ``topic_argument``, for a consumer group."""
+    return argument(help=help, callback=group_name)
 
 
 def flag(*flags: str, help: str, **more: Any) -> Any:
@@ -53,6 +102,7 @@ Namesrv = Annotated[
 DEFAULT_NAMESRV = f"127.0.0.1:{DEFAULT_NAMESRV_PORT}"
 TIME_HELP = "a time: 2026-11-25T06:00[:00][+08:00], 20261125060000, or milliseconds since 1970"
 Json = Annotated[bool, flag("--json", help="Print JSON.")]
+Cluster = Annotated[str | None, option("--cluster", help="Only in this cluster.", show_default="in all")]
 LogLevel = Annotated[
     str, option("--log-level", help="debug, info, warning or error: what goes to stderr.", metavar="LEVEL")
 ]

@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 
 from ..errors import (
     ConfigError,
+    LocalProtocolError,
+    MessageIllegalLocallyError,
     RemotingConnectError,
     RemotingError,
     RmqError,
@@ -24,17 +26,26 @@ from ..errors import (
     StoreError,
     TopicNotExistError,
 )
+from .terminal import is_terminal, is_utf8, visible, visible_lines
 
 EXIT_ERROR = 1
+EXIT_USAGE = 2
+"""An argument, a setting or an input file cannot be used."""
 EXIT_UNCONFIRMED = 3
 """What was sent is stored, and not confirmed as its broker's mode asks."""
 EXIT_STOPPED = 130
 """Ctrl-C before the work was done, as shells say it."""
 
 
+def say(text: str = "") -> None:
+    """Lines on stdout. At a terminal control characters are shown as escapes, and not obeyed."""
+    print(visible_lines(text) if is_terminal(sys.stdout) else text, flush=True)
+
+
 def print_json(value: Any, *, indent: int | None = None) -> None:
     """One JSON value on stdout, on one line unless ``indent`` says otherwise."""
-    print(json.dumps(value, ensure_ascii=False, default=_jsonable, indent=indent), flush=True)
+    ascii_only = not is_utf8(sys.stdout)  # JSON has escapes of its own, which every reader knows
+    say(json.dumps(value, ensure_ascii=ascii_only, default=_jsonable, indent=indent))
 
 
 def _jsonable(value: Any) -> Any:
@@ -48,21 +59,34 @@ def _jsonable(value: Any) -> Any:
 
 
 def print_table(columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
-    """A plain table. Columns that begin with < are aligned to the left."""
+    """A plain table. Columns that begin with < are aligned to the left.
+
+    Where the screen is too narrow for a row, each row becomes a block of lines, one for each column: no name is broken.
+    """
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(
-            column.removeprefix("<"), justify="left" if column.startswith("<") else "right", overflow="fold"
-        )
+    names = [column.removeprefix("<") for column in columns]
+    for name, column in zip(names, columns, strict=True):
+        table.add_column(name, justify="left" if column.startswith("<") else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(visible(cell)) for cell in row))
     console = Console()
     if not console.is_terminal:
-        console.width = max(console.width, 200)  # lines that a program may read are not folded
-    console.print(table)
+        console.width = 10_000  # lines that a program may read are not folded
+    if Measurement.get(console, console.options.update(width=10_000), table).maximum <= console.width:
+        console.print(table)
+        return
+    width = max(map(len, names))
+    for position, row in enumerate(rows):
+        if position:
+            say()
+        for name, cell in zip(names, row, strict=True):
+            if cell:
+                say(f"{name:<{width}}  {visible(cell)}")
 
 
 def local_time(timestamp_ms: int) -> str:
@@ -77,7 +101,7 @@ def number(value: float) -> str:
 
 def note(text: str) -> None:
     """A line for the person at the terminal, beside the result on stdout."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible_lines(text) if is_terminal(sys.stderr) else text, file=sys.stderr, flush=True)
 
 
 def _is_one_way_pipe(file: int) -> bool:
@@ -121,7 +145,7 @@ def what_next(error: Exception) -> str:
     if isinstance(error, ConfigError):
         return ""
     if isinstance(error, RemotingError) and "NameServer" in text:
-        return "start a cluster with `rmq-redis up`, or say where one is: --namesrv host:port (RMQ_REDIS_NAMESRV_ADDR)"
+        return "start a cluster with `rmq-redis up`, or name one: --namesrv host:port (RMQ_REDIS_NAMESRV_ADDR)"
     if isinstance(error, (RouteNotFoundError, TopicNotExistError)):
         if "topic" not in text:  # it names the brokers or clusters that there are
             return ""
@@ -150,8 +174,15 @@ def _missing_package(error: ModuleNotFoundError) -> ConfigError:
     )
 
 
+class InputError(RmqError):
+    """An input file that cannot be read."""
+
+
+_WRONG_INPUT = (ConfigError, InputError, LocalProtocolError, MessageIllegalLocallyError)
+
+
 def fail(error: Exception) -> NoReturn:
-    """Ends the process with one clear line on stderr."""
+    """Ends the process with one clear line on stderr; exit code 2 if the input is wrong, else 1."""
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("rmq_redis"):
         error = _missing_package(error)
     if isinstance(error, RmqError):
@@ -167,4 +198,4 @@ def fail(error: Exception) -> NoReturn:
     note(f"error: {text}{f' ({hint})' if hint else ''}")
     if logging.getLogger().isEnabledFor(logging.DEBUG):
         logging.getLogger(__name__).debug("where it happened", exc_info=error)
-    sys.exit(EXIT_ERROR)
+    sys.exit(EXIT_USAGE if isinstance(error, _WRONG_INPUT) else EXIT_ERROR)

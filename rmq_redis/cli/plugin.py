@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError
-from .options import Json, option
-from .output import print_json
+from .options import Json, argument, option
+from .output import print_json, say
 
 app = typer.Typer(help="List plugins and their strategies, begin a new one.", no_args_is_help=True)
 
@@ -24,15 +24,15 @@ def take_plugin_options(arguments: list[str]) -> list[str]:
     rest: list[str] = []
     specs: list[str] = []
     items = iter(arguments)
-    for argument in items:
-        if argument == "--":
-            rest += [argument, *items]
-        elif argument.startswith("--plugin="):
-            specs.append(argument.partition("=")[2])
-        elif argument == "--plugin":
+    for item in items:
+        if item == "--":
+            rest += [item, *items]
+        elif item.startswith("--plugin="):
+            specs.append(item.partition("=")[2])
+        elif item == "--plugin":
             specs += [next(items, "")]
         else:
-            rest.append(argument)
+            rest.append(item)
     add_local(specs)
     return rest
 
@@ -116,15 +116,15 @@ def list_plugins(json: Json = False) -> None:
         print_json(found)
         return
     for item in found:
-        print(f"{item['name']}  ({' '.join(filter(None, [item['origin'], item['version']]))})")
-        print(f"    hooks: {', '.join(item['hooks'])}")
+        say(f"{item['name']}  ({' '.join(filter(None, [item['origin'], item['version']]))})")
+        say(f"    hooks: {', '.join(item['hooks'])}")
         for setting, names in item["offers"].items():
-            print(f"    {setting}: {', '.join(names)}")
+            say(f"    {setting}: {', '.join(names)}")
 
 
 @app.command("new")
 def new(
-    name: Annotated[str, typer.Argument(help="Name of the package.", show_default=False)],
+    name: Annotated[str, argument(help="Name of the package.")],
     directory: Annotated[
         Path | None, option("--directory", "-d", help="Where to write it; default: ./NAME.", show_default=False)
     ] = None,
@@ -133,4 +133,4 @@ def new(
     from ..plugin_template import write_plugin
 
     for path in write_plugin(name, directory or Path(name)):
-        print(path)
+        say(str(path))

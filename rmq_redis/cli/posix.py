@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ..errors import ConfigError
+from ..errors import ClientError
 
 
 def require_posix(command: str) -> None:
-    """Raises ConfigError on a system on which the servers do not run (Windows)."""
+    """Raises ClientError on a system on which the servers do not run (Windows)."""
     try:
         import fcntl  # noqa: F401
     except ImportError:
-        raise ConfigError(
+        raise ClientError(
             f"`rmq-redis {command}` needs a POSIX system (Linux, macOS), because it runs servers. Here, use the SDK "
             "and the client commands, and run the servers in a container or in WSL"
         ) from None

@@ -11,11 +11,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from ..config import env_name
 from ..errors import ConfigError
-from .options import LogLevel, option
+from .options import LogLevel, argument, option
+from .output import say
 from .posix import require_posix
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ _POLL_S = 0.1
 
 def run(
     target: Annotated[
-        str, typer.Argument(help="`module:attribute`, the attribute is `app` if it is left out.", metavar="MODULE:APP")
+        str, argument(help="`module:attribute`, the attribute is `app` if it is left out.", metavar="MODULE:APP")
     ],
     namesrv: Annotated[
         str,
@@ -55,7 +54,7 @@ def run(
     app = load_app(target)
     if workers > 1:
         sys.exit(_run_workers(target, workers, log_level))
-    run_loop(app.serve(lambda: print(f"app {app.name} runs, pid {os.getpid()}", flush=True)))
+    run_loop(app.serve(lambda: say(f"app {app.name} runs, pid {os.getpid()}")))
 
 
 def load_app(target: str) -> App:
@@ -110,12 +109,10 @@ def _run_workers(target: str, workers: int, log_level: str) -> int:
     from ..store.embedded import die_with_parent
 
     command = [sys.executable, "-m", "rmq_redis", "run", target, "--log-level", log_level]
-    environ = os.environ | {env_name("workers"): "1"}
     # Sessions of their own: a terminal's Ctrl-C reaches them once, from here, and not twice.
     children = [
         subprocess.Popen(
             command,
-            env=environ,
             start_new_session=True,
             preexec_fn=die_with_parent(),  # noqa: PLW1509  (no threads here)
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from .options import Json, flag, option
-from .output import note, print_json, print_table
+from .output import note, print_json, print_table, say
 
 _DEFAULT_LOAD_BALANCERS = ["ROUND_ROBIN", "LATENCY_FAULT_TOLERANT", "LATENCY_AWARE"]
 _DEFAULT_ALLOCATE_STRATEGIES = ["AVG", "STICKY", "STICKY_EVEN"]
@@ -15,7 +15,7 @@ _DEFAULT_ALLOCATE_STRATEGIES = ["AVG", "STICKY", "STICKY_EVEN"]
 def simulate(
     scenario: Annotated[
         Path | None,
-        option("--scenario", "-f", help="TOML or JSON file that describes the cluster.", show_default=False),
+        option("--scenario", help="TOML or JSON file that describes the cluster.", show_default=False),
     ] = None,
     load_balancer: Annotated[
         list[str] | None,
@@ -44,7 +44,7 @@ def simulate(
     capacity: Annotated[
         float | None, option("--capacity", help="Messages/s that one group takes.", show_default="1000")
     ] = None,
-    keys: Annotated[int | None, option("--keys", help="Sharding keys; 0: none.", show_default="0")] = None,
+    keys: Annotated[int | None, option("--sharding-keys", help="Sharding keys; 0: none.", show_default="0")] = None,
     zones: Annotated[int | None, option("--zones", help="Zones; 0: none.", show_default="2")] = None,
     quiet: Annotated[
         bool, flag("--quiet", help="Without the slow and the hanging group, and those who come and go.")
@@ -55,8 +55,6 @@ def simulate(
     The same cluster and seed give the same result. Without --load-balancer and --allocate-strategy the scenario's are
     compared, else ROUND_ROBIN, LATENCY_FAULT_TOLERANT and LATENCY_AWARE, AVG, STICKY and STICKY_EVEN.
     """
-    from rich.markup import escape
-
     from ..errors import ConfigError
     from ..plugins import installed_plugins
     from ..simulator import report
@@ -80,7 +78,9 @@ def simulate(
     if scenario is None:
         cluster = default_cluster(events=not quiet, **given, **times)
     elif given or quiet:
-        raise ConfigError(f"--scenario describes the cluster; leave out --{', --'.join([*given, *['quiet'] * quiet])}")
+        raise ConfigError(
+            f"--scenario describes the cluster; leave out {', '.join(map(_flag, [*given, *['quiet'] * quiet]))}"
+        )
     else:
         cluster = with_options(load_cluster(scenario), f"scenario {scenario}", **times)
     if plot is not None:
@@ -103,14 +103,18 @@ def simulate(
     if json:
         print_json(report.as_json(found))
         return
-    print(report.describe(found))
-    for columns, rows in (
-        (report.SEND_COLUMNS, report.send_rows(found)),
-        (report.ALLOCATION_COLUMNS, report.allocation_rows(found)),
-    ):
-        if rows:
-            print()
-            print_table(columns, [tuple(escape(cell) for cell in row) for row in rows])
+    say(report.describe(found))
+    for title, columns, rows in report.tables(found):
+        say()
+        if title:
+            say(title)
+        print_table(columns, rows)
+    for problem in report.problems(found):
+        say(f"problem: {problem}")
+
+
+def _flag(name: str) -> str:
+    return "--sharding-keys" if name == "keys" else f"--{name}"
 
 
 def _names(given: list[str] | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,15 +10,16 @@ from ..config import DEFAULT_CLUSTER
 from ..errors import ClientError, RouteNotFoundError, TopicNotExistError
 from ..model import DEFAULT_QUEUE_NUMS, DLQ_PREFIX, RETRY_PREFIX, is_system_topic, reply_topic
 from .admin import with_admin
-from .options import DEFAULT_NAMESRV, Json, LogLevel, Namesrv, flag, option
-from .output import local_time, note, print_json, print_table
+from .confirm import DryRun, Yes, confirm
+from .options import DEFAULT_NAMESRV, Cluster, Json, LogLevel, Namesrv, flag, option, topic_argument
+from .output import local_time, note, print_json, print_table, say
 
 if TYPE_CHECKING:
     from ..client.admin import AsyncAdmin
     from ..model import TopicRouteData
 
 app = typer.Typer(help="List, show, create, change and delete topics.", no_args_is_help=True)
-Topic = Annotated[str, typer.Argument(help="Name of the topic.", show_default=False)]
+Topic = Annotated[str, topic_argument("Name of the topic.")]
 RetentionTime = Annotated[
     str | None,
     option(
@@ -118,7 +118,8 @@ def list_topics(
     if json:
         print_json(topics)
     else:
-        sys.stdout.writelines(f"{topic}\n" for topic in topics)
+        for topic in topics:
+            say(topic)
         if not topics:
             note("there is no topic yet: `rmq-redis topic create TOPIC` makes one, and so does the first send")
 
@@ -170,7 +171,7 @@ def show(topic: Topic, namesrv: Namesrv = DEFAULT_NAMESRV, json: Json = False, l
     rows.append(("", "", "", "", f"{found['messages']:,}", f"{found['store_bytes']:,}", ""))
     print_table(["<broker", "queue", "min offset", "max offset", "messages", "bytes", "<last stored"], rows)
     if found["attributes"]:
-        print("attributes: " + ", ".join(f"{name}={value}" for name, value in sorted(found["attributes"].items())))
+        say("attributes: " + ", ".join(f"{name}={value}" for name, value in sorted(found["attributes"].items())))
 
 
 def route_fields(route: TopicRouteData) -> dict[str, Any]:
@@ -238,10 +239,7 @@ def create(
     ] = None,
     perm: Annotated[str, option("--perm", help="What clients may do: rw, r, w or none.")] = "rw",
     order: Annotated[bool, flag("--order", help="Mark it as a topic whose order counts.")] = False,
-    cluster: Annotated[
-        str | None,
-        option("--cluster", help="Only in this cluster.", setting="cluster_name", show_default="in all"),
-    ] = None,
+    cluster: Cluster = None,
     retention_time: RetentionTime = None,
     retention_bytes: RetentionBytes = None,
     retention_count: RetentionCount = None,
@@ -267,7 +265,7 @@ def create(
     if json:
         print_json({"topic": topic, "queues": queue_nums, "perm": perm, "brokers": addresses})
     else:
-        print(f"topic {topic}: {queue_nums} queues in each of {', '.join(addresses)}")
+        say(f"topic {topic}: {queue_nums} queues in each of {', '.join(addresses)}")
 
 
 async def _queues_of(admin: AsyncAdmin, topic: str) -> int:
@@ -287,10 +285,7 @@ def update(
         option("--queues", "-q", help="Read and write queues in each broker group.", min=1, max=1024, metavar="N"),
     ] = None,
     perm: Annotated[str | None, option("--perm", help="What clients may do: rw, r, w or none.")] = None,
-    cluster: Annotated[
-        str | None,
-        option("--cluster", help="Only in this cluster.", setting="cluster_name", show_default="in all"),
-    ] = None,
+    cluster: Cluster = None,
     retention_time: RetentionTime = None,
     retention_bytes: RetentionBytes = None,
     retention_count: RetentionCount = None,
@@ -312,27 +307,32 @@ def update(
     if json:
         print_json({"topic": topic, "brokers": addresses})
     else:
-        print(f"topic {topic}: changed in each of {', '.join(addresses)}")
+        say(f"topic {topic}: changed in each of {', '.join(addresses)}")
 
 
 @app.command()
 def delete(
     topic: Topic,
-    cluster: Annotated[
-        str | None,
-        option("--cluster", help="Only in this cluster.", setting="cluster_name", show_default="in all"),
-    ] = None,
-    yes: Annotated[bool, flag("--yes", "-y", help="Do not ask.")] = False,
+    cluster: Cluster = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     log_level: LogLevel = "error",
 ) -> None:
-    """Delete a topic with its messages. Asks first, at a terminal."""
-    if not yes and sys.stdin.isatty():
-        typer.confirm(f"Delete topic {topic} with all its messages?", abort=True)
+    """Delete a topic with its messages. Asks first; without a terminal, --yes is needed."""
+    if dry_run:
+        messages = with_admin(namesrv, log_level, lambda admin: _count_messages(admin, topic))
+        say(f"topic {topic}: would be deleted with {messages:,} messages")
+        return
+    confirm(f"Delete topic {topic} with all its messages?", yes)
 
     async def work(admin: AsyncAdmin) -> None:
         await admin.topic_route(topic)
         await admin.delete_topic(topic, cluster=cluster)
 
     with_admin(namesrv, log_level, work)
-    print(f"topic {topic}: deleted")
+    say(f"topic {topic}: deleted")
+
+
+async def _count_messages(admin: AsyncAdmin, topic: str) -> int:
+    return sum(offset.max_offset - offset.min_offset for offset in (await admin.topic_stats(topic)).values())

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from ..config import DEFAULT_BROKER_PORT, DEFAULT_NAMESRV_PORT
 from ..data_dir import expand_user, user_data_dir
 from .options import LogLevel, flag, option
+from .output import say
 from .posix import require_posix
+from .terminal import is_terminal
 
 if TYPE_CHECKING:
     from .cluster import ClusterSpec
@@ -117,9 +119,6 @@ async def _up(spec: ClusterSpec, verbose: bool) -> int:
     from ..store.locate import redact
     from .cluster import Cluster
 
-    def say(line: str) -> None:
-        print(line, flush=True)
-
     say(f"{'data':<17} {spec.data_dir}")
     if verbose:
         say(f"{'logs':<17} {spec.data_dir / 'logs'}")
@@ -133,7 +132,7 @@ async def _up(spec: ClusterSpec, verbose: bool) -> int:
                 for role in (*cluster.namesrvs, *cluster.brokers):
                     say(f"{'log':<17} {role.log_path}")
             say(f"ready {cluster.namesrv_addr}")
-            if sys.stdout.isatty():
+            if is_terminal(sys.stdout):
                 _say_what_next(cluster.namesrv_addr)
             await stop.wait()
         except Stopped:
@@ -149,9 +148,9 @@ def _say_what_next(namesrv_addr: str) -> None:
     from ..config import env_name
     from .options import DEFAULT_NAMESRV
 
-    print("\n  in another terminal:")
+    say("\n  in another terminal:")
     if DEFAULT_NAMESRV not in namesrv_addr.split(";"):
-        print(f"    export {env_name('namesrv_addr')}='{namesrv_addr}'")
-    print("    rmq-redis send hello 'first message'")
-    print("    rmq-redis consume hello")
-    print("  Ctrl-C stops everything; the data stays\n", flush=True)
+        say(f"    export {env_name('namesrv_addr')}='{namesrv_addr}'")
+    say("    rmq-redis send hello 'first message'")
+    say("    rmq-redis consume hello")
+    say("  Ctrl-C stops everything; the data stays\n")

@@ -103,6 +103,19 @@ class DeadLetters:
                 return
             offset = result.next_begin_offset
 
+    async def _chosen(
+        self, queue: MessageQueue, position: int, ids: Collection[str] | None, again: bool
+    ) -> AsyncIterator[MessageExt]:
+        async for message in self.read(queue, 0 if again or ids is not None else position):
+            if ids is None or not ids_of(message).isdisjoint(ids):
+                yield message
+
+    async def to_resend(self, *, ids: Collection[str] | None = None, again: bool = False) -> AsyncIterator[MessageExt]:
+        """What ``resend`` would send, with the same arguments."""
+        for queue, resent in (await self.queues()).items():
+            async for message in self._chosen(queue, resent, ids, again):
+                yield message
+
     async def resend(
         self, producer: AsyncProducer, *, ids: Collection[str] | None = None, again: bool = False
     ) -> AsyncIterator[tuple[MessageExt, SendResult]]:
@@ -121,9 +134,7 @@ class DeadLetters:
         """
         for queue, resent in (await self.queues()).items():
             position = max(resent, await self._consumer.min_offset(queue))
-            async for message in self.read(queue, 0 if again or ids is not None else position):
-                if ids is not None and ids_of(message).isdisjoint(ids):
-                    continue
+            async for message in self._chosen(queue, position, ids, again):
                 key = message.properties.get(PROPERTY_SHARDING_KEY)
                 result = await producer.send(as_sent(message), key=key)
                 if message.queue_offset == position:  # later ones that were picked by id do not move it

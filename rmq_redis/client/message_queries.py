@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 
+import msgspec
+
 from ..codes import PullSysFlag, RequestCode
-from ..errors import QueryNotFoundError, RemoteProtocolError, ResponseError
+from ..errors import QueryNotFoundError, RemoteProtocolError, ResponseError, RmqError
 from ..model import PROPERTY_REAL_TOPIC, TRANS_CHECK_MAX_TIME_TOPIC, MessageExt, MessageQueue, PullStatus, split_keys
 from ..protocol.admin_header import ResumeCheckHalfMessageRequestHeader
+from ..protocol.body import ClusterInfo
 from ..protocol.command import request
 from ..protocol.header import PullMessageRequestHeader, QueryMessageRequestHeader
 from ..protocol.message import decode_records, parse_offset_msg_id
@@ -29,6 +32,9 @@ class MessageQueries(ABC):
 
     @abstractmethod
     async def _brokers_of(self, topic: str) -> dict[str, str]: ...
+
+    @abstractmethod
+    async def cluster_info(self) -> ClusterInfo: ...
 
     async def view_message(self, message_id: str, topic: str | None = None) -> MessageExt:
         """One message by its id.
@@ -93,7 +99,16 @@ class MessageQueries(ABC):
         return message if message.offset_msg_id == offset_msg_id else None
 
     async def _view(self, address: str, physical_offset: int) -> MessageExt:
-        return await self._instance.broker.view_message(address, physical_offset)
+        message = await self._instance.broker.view_message(address, physical_offset)
+        return msgspec.structs.replace(message, broker_name=await self._broker_name_at(address))
+
+    async def _broker_name_at(self, address: str) -> str:
+        """The broker group that has an address; "" if no NameServer says so. A record does not have it."""
+        try:
+            brokers = (await self.cluster_info()).brokers
+        except RmqError:
+            return ""
+        return next((name for name, broker in brokers.items() if address in broker.broker_addrs.values()), "")
 
     async def query_message(
         self, topic: str, key: str, *, max_num: int = 32, begin_ms: int = 0, end_ms: int = ANY_TIME_MS

@@ -20,33 +20,11 @@ from .virtual import VirtualClock
 
 PERCENTILES = (0.5, 0.99, 0.999)
 
-SEND_COLUMNS = [
-    "<load balancer",
-    "sends",
-    "failed",
-    "retries",
-    "busiest/mean",
-    "p50 ms",
-    "p99 ms",
-    "p99.9 ms",
-    "max ms",
-    "other zone",
-    "keys moved",
-    "<problem",
-]
-ALLOCATION_COLUMNS = [
-    "at s",
-    "<change",
-    "<group",
-    "<strategy",
-    "members",
-    "queues",
-    "each has",
-    "most/mean",
-    "moved",
-    "least",
-]
-ALLOCATION_COLUMNS += ["<problem"]
+SEND_COLUMNS = ["<load balancer", "sends", "failed", "retries", "busiest/mean", "other zone"]
+LATENCY_COLUMNS = ["<load balancer", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "keys moved"]
+ALLOCATION_COLUMNS = ["<group", "<strategy", "each has", "most/mean", "moved", "least"]
+Table = tuple[str, list[str], list[tuple[str, ...]]]
+"""A title ("": none), the columns, and the rows. All are narrow enough for a screen of 80 columns."""
 
 
 @dataclass(frozen=True)
@@ -124,69 +102,87 @@ def describe(report: Report) -> str:
     )
 
 
-def send_rows(report: Report) -> list[tuple[str, ...]]:
-    """One row for each load balancer, for ``SEND_COLUMNS``."""
-    rows: list[tuple[str, ...]] = []
-    for figures in report.producers:
-        latencies = figures.latencies()
-        if not latencies:
-            rows.append((figures.name, *["-"] * (len(SEND_COLUMNS) - 2), figures.problem))
-            continue
-        attempts = sum(broker.sent for broker in figures.brokers)
-        rows.append(
-            (
-                figures.name,
-                f"{len(latencies):,}",
-                f"{figures.failed:,}",
-                f"{figures.retries:,}",
-                f"{figures.balance:.2f}",
-                *(f"{percentile(latencies, part):,.1f}" for part in PERCENTILES),
-                f"{latencies[-1]:,.1f}",
-                f"{figures.other_zone / attempts:.0%}",
-                f"{figures.keys_moved:,}" if figures.keyed else "-",
-                figures.problem,
-            )
-        )
-    return rows
+def tables(report: Report) -> list[Table]:
+    """The report for people: what became of the sends, their latencies, and the shares after each change."""
+    sends = [_send_row(figures) for figures in report.producers]
+    latencies = [_latency_row(figures) for figures in report.producers]
+    found: list[Table] = [("", SEND_COLUMNS, sends), ("", LATENCY_COLUMNS, latencies)] if sends else []
+    for title, changes in _changes(report).items():
+        found.append((title, ALLOCATION_COLUMNS, [_allocation_row(figures, change) for figures, change in changes]))
+    if report.consumers:
+        found.append(("all changes", ALLOCATION_COLUMNS, [_sums_row(figures) for figures in report.consumers]))
+    return found
 
 
-def allocation_rows(report: Report) -> list[tuple[str, ...]]:
-    """One row for each change and strategy, for ``ALLOCATION_COLUMNS``; after more than one change the sums."""
-    rows: list[tuple[str, ...]] = []
+def problems(report: Report) -> list[str]:
+    """What the strategies did wrong, each with the name of the strategy."""
+    found = [f"{figures.name}: {figures.problem}" for figures in report.producers if figures.problem]
+    for figures in report.consumers:
+        found += [f"{figures.name}: {figures.problem}"] if figures.problem else []
+        found += [
+            f"{figures.name}, {change.at_s:g} s: {change.problem}" for change in figures.changes if change.problem
+        ]
+    return found
+
+
+def _send_row(figures: ProducerFigures) -> tuple[str, ...]:
+    count = len(figures.latencies())
+    if not count:
+        return (figures.name, *["-"] * (len(SEND_COLUMNS) - 1))
+    return (
+        figures.name,
+        f"{count:,}",
+        f"{figures.failed:,}",
+        f"{figures.retries:,}",
+        f"{figures.balance:.2f}",
+        f"{figures.other_zone / sum(broker.sent for broker in figures.brokers):.0%}",
+    )
+
+
+def _latency_row(figures: ProducerFigures) -> tuple[str, ...]:
+    latencies = figures.latencies()
+    if not latencies:
+        return (figures.name, *["-"] * (len(LATENCY_COLUMNS) - 1))
+    return (
+        figures.name,
+        *(f"{percentile(latencies, part):,.1f}" for part in PERCENTILES),
+        f"{latencies[-1]:,.1f}",
+        f"{figures.keys_moved:,}" if figures.keyed else "-",
+    )
+
+
+def _changes(report: Report) -> dict[str, list[tuple[ConsumerFigures, Change]]]:
+    """Each change in its turn, by its title, with the strategies that met it."""
+    found: dict[str, list[tuple[ConsumerFigures, Change]]] = {}
     for number in range(max((len(figures.changes) for figures in report.consumers), default=0)):
         for figures in report.consumers:
             if number < len(figures.changes):
-                rows.append(_allocation_row(figures, figures.changes[number], is_first=number == 0))
-    for figures in report.consumers:
-        if figures.problem:
-            rows.append(("", "", figures.group, figures.name, *["-"] * 6, figures.problem))
-            continue
-        moved, least = _sums(figures)
-        balance = f"{max(change.balance for change in figures.changes):.2f}"
-        rows.append(("all", "", figures.group, figures.name, "", "", "", balance, f"{moved:,}", f"{least:,}", ""))
-    return rows
+                change = figures.changes[number]
+                title = f"{change.at_s:g} s  {change.what}: {change.members:,} members, {change.queues:,} queues"
+                found.setdefault(title, []).append((figures, change))
+    return found
 
 
 def _sums(figures: ConsumerFigures) -> tuple[int, int]:
     return sum(change.moved for change in figures.changes), sum(change.least_moves for change in figures.changes)
 
 
-def _allocation_row(figures: ConsumerFigures, change: Change, *, is_first: bool) -> tuple[str, ...]:
+def _sums_row(figures: ConsumerFigures) -> tuple[str, ...]:
+    if figures.problem:
+        return (figures.group, figures.name, *["-"] * 4)
+    moved, least = _sums(figures)
+    balance = f"{max(change.balance for change in figures.changes):.2f}"
+    return (figures.group, figures.name, "", balance, f"{moved:,}", f"{least:,}")
+
+
+def _allocation_row(figures: ConsumerFigures, change: Change) -> tuple[str, ...]:
+    is_first = change is figures.changes[0]
     numbers = ["-"] * 4
     if not change.problem and change.members and change.queues:
         each = str(change.most) if change.most == change.fewest else f"{change.fewest}-{change.most}"
         numbers = [each, f"{change.balance:.2f}"]
         numbers += ["-", "-"] if is_first else [f"{change.moved:,}", f"{change.least_moves:,}"]
-    return (
-        f"{change.at_s:g}",
-        change.what,
-        figures.group,
-        figures.name,
-        f"{change.members:,}",
-        f"{change.queues:,}",
-        *numbers,
-        change.problem,
-    )
+    return (figures.group, figures.name, *numbers)
 
 
 # --- JSON --------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def topic() -> str:
 
 def test_a_message_with_everything_comes_out_as_it_went_in(topic: str, env: dict[str, str]) -> None:
     labels = ["--tags", "TagA", "--keys", "k1 k2", "--property", "a=b=c", "--property", "d="]
-    sent = json_of("send", topic, "grüße", "--key", "shard", *labels, **env)
+    sent = json_of("send", topic, "grüße", "--sharding-key", "shard", *labels, **env)
     assert sent["status"] == "SEND_OK"
     [got] = json_lines_of("consume", topic, "--max", "1", "--timeout", "30", **env)
     for name in ("topic", "broker_name", "queue_id", "queue_offset", "msg_id", "offset_msg_id"):
@@ -53,7 +53,7 @@ def test_lines_are_sent_each_as_a_message_and_arrive_in_the_order_of_their_key(
     lines = [f"line {number}" for number in range(200)]
     file = tmp_path / "lines"
     file.write_text("\n".join(lines) + "\n\n")
-    done = run_cli("send", topic, "--file", str(file), "--key", "one", **env)
+    done = run_cli("send", topic, "--file", str(file), "--sharding-key", "one", **env)
     assert done.returncode == 0
     assert done.stdout.startswith("sent 200 messages")
     assert done.stderr == "left out 1 empty lines\n"
@@ -75,7 +75,7 @@ def test_standard_input_without_a_key_spreads_over_the_queues(topic: str, env: d
 
 
 def test_consume_commits_what_it_printed_and_goes_on_there(topic: str, env: dict[str, str]) -> None:
-    result_of("send", topic, "--key", "k", stdin="1\n2\n3\n4\n", **env)
+    result_of("send", topic, "--sharding-key", "k", stdin="1\n2\n3\n4\n", **env)
     parts = [result_of("consume", topic, "-g", topic, "--max", "2", "--timeout", "30", **env) for _ in range(2)]
     assert parts == ["1\n2\n", "3\n4\n"]
     nothing = run_cli("consume", topic, "-g", topic, "--max", "1", "--timeout", "0.5", **env)
@@ -84,7 +84,7 @@ def test_consume_commits_what_it_printed_and_goes_on_there(topic: str, env: dict
 
 def test_consume_filters_by_tags_and_shows_queues(topic: str, env: dict[str, str]) -> None:
     for tag in ("A", "B", "C"):
-        result_of("send", topic, f"body {tag}", "--tags", tag, "--key", "k", **env)
+        result_of("send", topic, f"body {tag}", "--tags", tag, "--sharding-key", "k", **env)
     out = result_of("consume", topic, "--tags", "A || C", "--max", "2", "--timeout", "30", "-v", **env)
     assert [line.split(" ", 1)[1] for line in out.splitlines()] == ["A: body A", "C: body C"]
 
@@ -92,7 +92,7 @@ def test_consume_filters_by_tags_and_shows_queues(topic: str, env: dict[str, str
 def test_consume_filters_by_a_condition_on_properties(topic: str, env: dict[str, str]) -> None:
     for price in ("5", "50", "none", "500"):
         labels = ["--property", f"price={price}"] if price != "none" else []
-        result_of("send", topic, f"costs {price}", "--key", "k", *labels, **env)
+        result_of("send", topic, f"costs {price}", "--sharding-key", "k", *labels, **env)
     out = result_of("consume", topic, "--filter", "price > 9", "--max", "2", "--timeout", "30", **env)
     assert out == "costs 50\ncosts 500\n"
     wrong = run_cli("consume", topic, "--filter", "price >", "--max", "1", **env)
@@ -109,12 +109,12 @@ def test_consume_begins_at_the_first_message_the_next_one_or_a_time(topic: str, 
         return result_of("consume", topic, *arguments, **env).splitlines()
 
     for body in ("1", "2"):
-        result_of("send", topic, body, "--key", "k", **env)
+        result_of("send", topic, body, "--sharding-key", "k", **env)
     [old] = json_lines_of("consume", topic, "-g", f"look{topic}", "--max", "1", "--timeout", "30", **env)
     wait_until(lambda: time.time() * 1000 > old["store_timestamp_ms"] + 1000, "the clock goes on")
     middle = datetime.now(UTC)
     for body in ("3", "4"):
-        result_of("send", topic, body, "--key", "k", **env)
+        result_of("send", topic, body, "--sharding-key", "k", **env)
     assert read("first", "first", 4) == ["1", "2", "3", "4"]
     assert read("iso", middle.isoformat(), 2) == ["3", "4"]
     assert read("ms", str(int(middle.timestamp() * 1000)), 2) == ["3", "4"]
@@ -222,7 +222,9 @@ def test_topics_from_creation_to_deletion(topic: str, env: dict[str, str]) -> No
     assert "broker-a" in result_of("topic", "route", topic, **env)
     assert "min offset" in result_of("topic", "show", topic, **env)
     assert run_cli("send", topic, "x", **env).returncode == 1
-    assert result_of("topic", "delete", topic, **env) == f"topic {topic}: deleted\n"
+    assert run_cli("topic", "delete", topic, stdin="y\n", **env).returncode == 2
+    assert "would be deleted with 0 messages" in result_of("topic", "delete", topic, "--dry-run", **env)
+    assert result_of("topic", "delete", topic, "--yes", **env) == f"topic {topic}: deleted\n"
     assert topic not in json_of("topic", "list", **env)
     gone = run_cli("topic", "show", topic, **env)
     assert gone.returncode == 1
@@ -262,7 +264,7 @@ def test_the_examples_do_what_they_say(env: dict[str, str]) -> None:
 
 
 def test_sends_in_json_are_one_object_a_line(topic: str, env: dict[str, str]) -> None:
-    out = result_of("send", topic, "--json", "--key", "k", stdin="a\nb\n", **env)
+    out = result_of("send", topic, "--json", "--sharding-key", "k", stdin="a\nb\n", **env)
     assert [json.loads(line)["queue_offset"] for line in out.splitlines()] == [0, 1]
 
 

@@ -120,9 +120,13 @@ async def test_dead_letters_are_listed_and_sent_again(namesrv_addr: str) -> None
     assert (sent["msg_id"], sent["topic"]) == (chosen, topic)
     missing = run_cli("dlq", "resend", group, "--msg-id", "unknown", *given)
     assert (missing.returncode, "unknown" in missing.stderr) == (1, True)
-    sent_again = json_lines_of("dlq", "resend", group, "--all", *given)
+    assert run_cli("dlq", "resend", group, "--all", *given).returncode == 2
+    would = json_lines_of("dlq", "resend", group, "--all", "--dry-run", *given)
+    assert {item["origin_topic"] for item in would} == {topic}
+    sent_again = json_lines_of("dlq", "resend", group, "--all", "--yes", *given)
+    assert len(sent_again) == len(would)
     assert sent_again
-    assert "sent 0 dead letters" in result_of("dlq", "resend", group, "--all", *given)
+    assert "sent 0 dead letters" in result_of("dlq", "resend", group, "--all", "--yes", *given)
     assert all(item["resent"] for item in json_lines_of("dlq", "list", group, *given))
 
     async def stored() -> list[MessageExt]:

@@ -1,4 +1,4 @@
-"""An error is one line with what to do next, and exit code 1; never a traceback."""
+"""An error is one line with what to do next, and exit code 1, or 2 for wrong input; never a traceback."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ Run = Callable[..., str]
 def failing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command in this process; the line that it fails with."""
 
-    def run(*arguments: str) -> str:
+    def run(*arguments: str, code: int = 1) -> str:
         monkeypatch.setattr(sys, "argv", ["rmq-redis", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        assert ended.value.code == 1
+        assert ended.value.code == code
         out, error = capsys.readouterr()
         assert out == ""
         [line] = error.splitlines()
@@ -55,21 +55,23 @@ def test_no_namesrv_says_how_to_start_one(failing: Run, arguments: list[str]) ->
 
 
 def test_servers_without_their_redis_say_what_to_give(failing: Run) -> None:
-    assert "--store redis://host:port/db (or RMQ_REDIS_STORE)" in failing("broker")
-    assert "--registry redis://host:port/db (or RMQ_REDIS_REGISTRY)" in failing("namesrv")
+    assert "--store redis://host:port/db (or RMQ_REDIS_STORE)" in failing("broker", code=2)
+    assert "--registry redis://host:port/db (or RMQ_REDIS_REGISTRY)" in failing("namesrv", code=2)
 
 
 def test_addresses_and_names_that_cannot_be(failing: Run) -> None:
-    assert "is not host:port" in failing("topic", "list", "-n", "nowhere:port")
-    assert "log level 'loud' is unknown" in failing("topic", "list", "--log-level", "loud")
-    assert "may only have letters" in failing("broker", "--store", "redis://127.0.0.1:1/0", "--name", "a b")
-    assert "No such file or directory: /no/such" in failing("send", "t", "--file", "/no/such")
+    assert "is not host:port" in failing("topic", "list", "-n", "nowhere:port", code=2)
+    assert "log level 'loud' is unknown" in failing("topic", "list", "--log-level", "loud", code=2)
+    assert "may only have letters" in failing("broker", "--store", "redis://127.0.0.1:1/0", "--name", "a b", code=2)
+    assert "No such file or directory: /no/such" in failing("send", "t", "--file", "/no/such", code=2)
 
 
 def test_a_data_directory_that_cannot_be_made(failing: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("builtins.print", lambda *args, file=None, **more: file and file.write(f"{args[0]}\n"))
-    line = failing("up", "--data-dir", str(tmp_path / "file" / "below"), "--namesrv-port", "0", "--broker-port", "0")
+    line = failing(
+        "up", "--data-dir", str(tmp_path / "file" / "below"), "--namesrv-port", "0", "--broker-port", "0", code=2
+    )
     assert "cannot be used" in line
 
 
@@ -104,20 +106,22 @@ def test_a_plugin_named_on_the_line_must_be_there_whatever_the_command(
     failing: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RMQ_REDIS_PLUGIN", "")
-    assert "--plugin needs MODULE" in failing("topic", "list", "--plugin")
-    assert "plugin no_such_module cannot be loaded" in failing("--plugin", "no_such_module", "topic", "list")
+    assert "--plugin needs MODULE" in failing("topic", "list", "--plugin", code=2)
+    assert "plugin no_such_module cannot be loaded" in failing("--plugin", "no_such_module", "topic", "list", code=2)
     installed_plugins.cache_clear()
 
 
 def test_a_port_that_cannot_be_and_one_in_use(failing: Run) -> None:
     registry = ["namesrv", "--registry", f"redis://127.0.0.1:{free_port()}/0", "--log-level", "error"]
-    assert "port 99999 is not between 0 and 65535" in failing(*registry, "--port", "99999")
+    assert "port 99999 is not between 0 and 65535" in failing(*registry, "--port", "99999", code=2)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        line = failing(*registry, "--host", "127.0.0.1", "--port", port)
+        line = failing(*registry, "--host", "127.0.0.1", "--port", port, code=2)
     assert line == f"error: cannot listen on 127.0.0.1:{port}: it is in use; choose another port or stop what uses it"
-    assert "this machine has no such address" in failing(*registry, "--host", "203.0.113.1", "--port", "0")
-    assert failing("namesrv", "--registry", "nowhere").startswith("error: registry: 'nowhere' is not a Redis URL: ")
+    assert "this machine has no such address" in failing(*registry, "--host", "203.0.113.1", "--port", "0", code=2)
+    assert failing("namesrv", "--registry", "nowhere", code=2).startswith(
+        "error: registry: 'nowhere' is not a Redis URL: "
+    )
 
 
 def test_flags_have_no_value_in_the_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

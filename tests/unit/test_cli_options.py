@@ -18,8 +18,9 @@ from rmq_redis import __version__, cli
 from rmq_redis.cli import app
 from rmq_redis.cli.broker import ALIASES as BROKER_ALIASES
 from rmq_redis.cli.nameserver import ALIASES as NAMESRV_ALIASES
-from rmq_redis.cli.options import config_options
+from rmq_redis.cli.options import SETTINGS, config_options
 from rmq_redis.config import BrokerConfig, NameServerConfig, env_name
+from rmq_redis.errors import RemotingError
 
 runner = CliRunner(env={"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"})
 COMMANDS = [
@@ -50,16 +51,89 @@ def commands_of(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
             yield (*path, name), command
 
 
-def test_every_command_has_help_and_every_option_a_variable_with_our_prefix() -> None:
+def options_of(path: tuple[str, ...], command: Any) -> Iterator[Any]:
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and parameter.name != "help":
+            yield parameter
+
+
+def test_every_command_has_help_and_only_settings_have_variables() -> None:
     found = dict(commands_of(typer.main.get_command(app)))
     assert {tuple(command) for command in COMMANDS} <= set(found)
     for path, command in found.items():
         assert command.help, path
-        for parameter in command.params:
-            if parameter.param_type_name == "option" and parameter.name != "help":
-                assert parameter.help, (path, parameter.name)
-                if path != ("bench",):
-                    assert str(parameter.envvar).startswith("RMQ_REDIS_"), (path, parameter.name)
+        for parameter in options_of(path, command):
+            assert parameter.help, (path, parameter.name)
+            if parameter.envvar is not None:
+                assert str(parameter.envvar).removeprefix("RMQ_REDIS_").lower() in SETTINGS, (path, parameter.name)
+        if path in (("namesrv",), ("broker",)):
+            assert all(parameter.envvar for parameter in options_of(path, command))
+
+
+MEANINGS = {
+    "-a": "--all",
+    "-d": "--directory",
+    "-f": "--file",
+    "-g": "--group",
+    "-h": "--help",
+    "-i": "--msg-id",
+    "-n": "--namesrv",
+    "-p": "--property",
+    "-q": "--queues",
+    "-t": "--topic",
+    "-v": "--verbose",
+    "-y": "--yes",
+}
+
+
+def test_a_short_option_has_one_meaning_in_all_commands() -> None:
+    for path, command in commands_of(typer.main.get_command(app)):
+        for parameter in options_of(path, command):
+            for short in (name for name in parameter.opts if not name.startswith("--")):
+                if short == "-k":  # the key of a message, or several of them
+                    assert {"--key", "--keys"} & set(parameter.opts), path
+                else:
+                    assert MEANINGS[short] in parameter.opts, path
+
+
+def test_an_option_has_one_meaning_in_all_commands() -> None:
+    """The words may differ, the kind of value does not; sharding keys are never just keys."""
+    kinds: dict[str, set[tuple[Any, ...]]] = {}
+    for path, command in commands_of(typer.main.get_command(app)):
+        for parameter in options_of(path, command):
+            for name in (name for name in parameter.opts if name.startswith("--")):
+                kinds.setdefault(name, set()).add((parameter.is_flag, parameter.count))
+                if name in ("--key", "--keys"):
+                    assert parameter.help.startswith("Message key"), path
+    assert {name: kind for name, kind in kinds.items() if len(kind) > 1} == {}
+
+
+DESTRUCTIVE = [
+    ["topic", "delete", "t"],
+    ["group", "delete", "g"],
+    ["offset", "reset", "g", "t", "--to", "last"],
+    ["offset", "reset", "g", "t", "--to", "first", "--only-back"],
+    ["dlq", "resend", "g", "--all"],
+    ["dlq", "resend", "g", "--all", "--again"],
+]
+
+
+@pytest.mark.parametrize("command", DESTRUCTIVE, ids=" ".join)
+@pytest.mark.parametrize("answer", ["", "y\n"])
+def test_without_a_terminal_nothing_is_destroyed_unless_yes_is_given(command: list[str], answer: str) -> None:
+    variables = {"RMQ_REDIS_YES": "1", "RMQ_REDIS_FORCE": "1", "RMQ_REDIS_ALL": "1", "RMQ_REDIS_DRY_RUN": "1"}
+    result = runner.invoke(app, [*command, "-n", "127.0.0.1:1"], input=answer, env=variables)
+    assert result.exit_code == 2
+    assert "give --yes" in " ".join(result.output.replace("│", " ").split())
+    for flag in ("--yes", "-y", "--dry-run"):  # it goes on, and finds no NameServer
+        assert isinstance(runner.invoke(app, [*command, flag, "-n", "127.0.0.1:1"]).exception, RemotingError)
+
+
+def test_no_option_that_is_not_a_setting_comes_from_the_environment() -> None:
+    names = ["JSON", "ALL", "YES", "FORCE", "MAX", "TIMEOUT", "GROUP", "TAGS", "CLUSTER_NAME", "DIRECTORY", "SEED"]
+    variables = {f"RMQ_REDIS_{name}": "7" for name in names}
+    shown = runner.invoke(app, ["plugin", "list"], env=variables)
+    assert shown.output == runner.invoke(app, ["plugin", "list"]).output
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -147,6 +221,17 @@ def test_a_value_that_does_not_fit_is_a_usage_error_that_names_the_variable() ->
         ["topic", "create", "t", "--perm", "x"],
         ["topic", "create", "t", "--queues", "0"],
         ["demo", "--file", "/no/such/file"],
+        ["topic", "create", "a b"],
+        ["topic", "delete", "a/b", "--yes"],
+        ["group", "set", "a b", "--retry-max-times", "1"],
+        ["group", "delete", "a b", "--yes"],
+        ["offset", "reset", "g", "a b", "--to", "first", "--yes"],
+        ["dlq", "list", "a b"],
+        ["consume", "t", "--group", "a b"],
+        ["message", "show", "no-id"],
+        ["message", "query", "a b", "--key", "k"],
+        ["message", "at", "t", "broker-a", "-1", "0"],
+        ["group", "set", "g", "--retry-delays", "soon"],
     ],
     ids=" ".join,
 )

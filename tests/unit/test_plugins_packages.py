@@ -114,7 +114,7 @@ def test_a_local_plugin_adds_commands_and_strategies(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "plugin broken_one.py cannot be loaded: ZeroDivisionError" in done.stderr
 
 
@@ -136,3 +136,25 @@ def test_a_skeleton_overwrites_nothing(tmp_path: Path) -> None:
         write_plugin("lb", tmp_path / "lb")
     with pytest.raises(ConfigError, match="no package name"):
         write_plugin("-x", tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["json", "JSON", "asyncio", "sys", "class", "pytest", "rmq-redis", "redis", "typing"])
+def test_a_skeleton_hides_no_module(name: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["plugin", "new", name, "--directory", str(tmp_path / "new")])
+    assert isinstance(result.exception, ConfigError)
+    assert "choose another name" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plugin_file_wins_over_the_installed_package_of_its_name(python: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rmq_redis_least_backlog.py"
+    file.write_text(
+        "from rmq_redis import hookimpl\n\n\n@hookimpl\ndef register_queue_selectors():\n"
+        "    return {'LEAST_BACKLOG': lambda: lambda queues, message, key: queues[0]}\n"
+    )
+    for spec in (str(file), "./rmq_redis_least_backlog.py"):
+        listed = run(python, "-m", "rmq_redis", "plugin", "list", "--json", "--plugin", spec, cwd=tmp_path)
+        found = [item for item in json.loads(listed) if "LEAST_BACKLOG" in item["offers"].get("load_balancer", [])]
+        assert [item["origin"] for item in found] == [f"--plugin {spec}"]
+    listed = run(python, "-m", "rmq_redis", "plugin", "list", "--json")
+    assert "package rmq-redis-least-backlog" in {item["origin"] for item in json.loads(listed)}

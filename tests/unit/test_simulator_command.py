@@ -19,7 +19,7 @@ from rmq_redis.errors import ConfigError
 from rmq_redis.plugins import create_plugin_manager
 from rmq_redis.simulator import cluster as described
 from rmq_redis.simulator.cluster import default_cluster, load_cluster
-from rmq_redis.simulator.report import SEND_COLUMNS, allocation_rows, as_json, send_rows, simulate
+from rmq_redis.simulator.report import as_json, describe, simulate, tables
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLE = ROOT / "examples/simulation.toml"
@@ -37,7 +37,7 @@ def command(*arguments: str) -> str:
 def test_a_seed_gives_one_result_in_every_process() -> None:
     names = "ROUND_ROBIN,RANDOM,HASH,CONSISTENT_HASH,LATENCY_FAULT_TOLERANT,LATENCY_AWARE,SAME_ZONE,WEIGHTED"
     shares = "AVG,AVG_BY_CIRCLE,CONSISTENT_HASH,MACHINE_ROOM_NEARBY,STICKY"
-    arguments = [*SMALL, "--json", "--keys", "10", "--load-balancer", names, "--allocate-strategy", shares]
+    arguments = [*SMALL, "--json", "--sharding-keys", "10", "--load-balancer", names, "--allocate-strategy", shares]
     here = command(*arguments)
     assert command(*arguments, "--seed", "1") == here
     there = subprocess.run(
@@ -65,8 +65,8 @@ def test_a_seed_gives_one_result_in_every_process() -> None:
 def test_the_table_has_a_row_for_each_strategy() -> None:
     shown = command(*SMALL, "--load-balancer", "round-robin;random", "--load-balancer", "hash", "--quiet")
     rows = [line.split() for line in shown.splitlines() if line.startswith(("round-robin", "random", "hash"))]
-    assert [row[0] for row in rows] == ["round-robin", "random", "hash"]
-    assert all(row[2] == "0" for row in rows)  # nothing fails in a quiet cluster
+    assert [row[0] for row in rows] == ["round-robin", "random", "hash"] * 2  # sends, then latencies
+    assert all(row[2] == "0" for row in rows[:3])  # nothing fails in a quiet cluster
     assert shown.startswith(
         "4 groups with 16 queues, 5 producers with 300 messages/s (8% of the capacity), 6 consumers"
     )
@@ -185,8 +185,10 @@ def test_small_clusters_can_be() -> None:
     for brokers, clients in ((1, 1), (2, 2), (3, 1)):
         small = default_cluster(brokers, 1, clients, clients, duration_s=3.0, rate=50.0, zones=0)
         report = simulate(small, ["LATENCY_AWARE"], ["STICKY"], manager)
-        assert len(send_rows(report)[0]) == len(SEND_COLUMNS)
-        assert {len(row) for row in allocation_rows(report)} == {11}
+        shown = tables(report)
+        assert [title for title, _, _ in shown[:2]] == ["", ""]
+        assert shown[-1][0] == "all changes"
+        assert all({len(row) for row in rows} == {len(columns)} for _, columns, rows in shown)
         assert as_json(report)["load_balancers"][0]["problem"] == ""
 
 
@@ -215,3 +217,13 @@ def test_a_picture_without_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=re.escape("pip install 'rmq-redis[simulate]'")):
         command(*SMALL, "--plot", str(tmp_path / "p.png"))
+
+
+def test_tables_fit_into_80_columns_with_the_longest_names() -> None:
+    larger = default_cluster(30, 32, 500, 300, duration_s=0.5, rate=1_000.0)
+    report = simulate(larger, ["LATENCY_FAULT_TOLERANT"], ["MACHINE_ROOM_NEARBY"], create_plugin_manager())
+    assert describe(report)
+    for title, columns, rows in tables(report):
+        cells = [[column.removeprefix("<") for column in columns], *rows]
+        assert sum(max(map(len, column)) + 2 for column in zip(*cells, strict=True)) <= 80
+        assert len(title) <= 80
