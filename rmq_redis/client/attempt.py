@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import tenacity
 
 from ..codes import RequestCode, ResponseCode
-from ..errors import RemotingError, ResponseError, RouteNotFoundError, response_error
+from ..errors import (
+    RemotingConnectError,
+    RemotingError,
+    ResponseError,
+    RouteNotFoundError,
+    response_error,
+)
 from ..model import SEND_STATUS_BY_CODE, MessageQueue, SendResult, reply_topic
 from ..protocol.command import RemotingCommand
 from ..protocol.header import SendMessageResponseHeader
@@ -87,6 +93,13 @@ def is_retriable(error: BaseException) -> bool:
     return isinstance(error, RemotingError | RouteNotFoundError)
 
 
+def is_away(error: BaseException) -> bool:
+    """Whether a broker is not there, or is not the master now: another will be, in a moment."""
+    if isinstance(error, ResponseError):
+        return error.code in (ResponseCode.SERVICE_NOT_AVAILABLE, ResponseCode.GO_AWAY)
+    return isinstance(error, RemotingConnectError | RouteNotFoundError)
+
+
 def result_of(answer: RemotingCommand, target: QueueTarget, message_id: str, attempts: int) -> SendResult:
     """The result of an answer. Raises the ResponseError of a code that does not mean stored."""
     status = SEND_STATUS_BY_CODE.get(answer.code)
@@ -116,3 +129,13 @@ class StopAtDeadline(tenacity.stop.stop_base):
 
     def __call__(self, _state: tenacity.RetryCallState) -> bool:
         return asyncio.get_running_loop().time() >= self._deadline
+
+
+class StopWhen(tenacity.stop.stop_base):
+    """No further attempt once a condition holds."""
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self._condition = condition
+
+    def __call__(self, _state: tenacity.RetryCallState) -> bool:
+        return self._condition()

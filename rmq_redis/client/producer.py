@@ -35,10 +35,11 @@ from ..protocol.frame import encode_frame
 from ..protocol.header import SendMessageResponseHeader
 from ..protocol.message import UniqKeyGenerator
 from ..remoting.connection import Connection
-from .attempt import PublishTopic, Send, StopAtDeadline, is_retriable, make_topic, result_of
+from .attempt import PublishTopic, Send, StopAtDeadline, StopWhen, is_away, is_retriable, result_of
 from .instance import MQClientInstance, check_group, client_config
 from .intercept import SendChain, check_interceptors
 from .lifecycle import AsyncClient
+from .publish_topics import MOST_PAUSE_S, RETRY_PAUSE_S, PublishTopics, QueueAwayError
 from .request_reply import Requests
 from .sending import (
     QueueTarget,
@@ -61,7 +62,6 @@ AVOID_BROKER_S = 5.0
 """How long the queues of a broker that could not be reached are passed over, if there are others."""
 AVOID_BUSY_BROKER_S = 1.0
 _BATCH_PROPERTIES = b'"WAIT\\u0001true\\u0002"'
-_RETRY_PAUSE_S = 0.05
 _LEAST_ATTEMPT_S = 0.005
 _ONEWAYS_PER_TURN = 64
 
@@ -107,8 +107,8 @@ class AsyncProducer(AsyncClient, ValueSender):
         self._sending = getattr(self._select, "sending", None)
         self._report = getattr(self._select, "report", None)
         self._measures = self._sending is not None or self._report is not None
-        self._topics: dict[str, PublishTopic] = {}
-        self._avoided: dict[str, asyncio.TimerHandle] = {}
+        self._publish = PublishTopics(group)
+        self._topics = self._publish.topics
         self._connections: dict[str, Connection] = {}
         self._timeout_s = self.config.send_timeout_s
         self._max_bytes = self.config.max_message_bytes
@@ -148,8 +148,7 @@ class AsyncProducer(AsyncClient, ValueSender):
         await self._instance.start()
         self._unique_keys = self._instance.unique_keys
         self._connections = self._instance.remoting.connections
-        self._instance.routes.on_topic_change.append(self._topic_changed)
-        self._instance.routes.on_broker_change.append(self._brokers_changed)
+        self._publish.start(self._instance.routes)
         self._instance.register_producer(self.group)
         self._running = True
         try:
@@ -170,9 +169,7 @@ class AsyncProducer(AsyncClient, ValueSender):
         self._running = False
         self._topics.clear()
         self._requests.close()
-        for timer in self._avoided.values():
-            timer.cancel()
-        self._avoided.clear()
+        self._publish.close()
         await self._instance.close()
 
     # --- the public sends ----------------------------------------------------------------------------------------
@@ -190,7 +187,8 @@ class AsyncProducer(AsyncClient, ValueSender):
 
         A send that fails in a way that may pass is repeated at once, on another broker if there is one, up to
         ``retry_times_when_send_failed`` times and within the timeout; one with ``queue``, ``key`` or ``selector`` stays
-        with its queue. After a retry a message may be stored twice (``SendResult.attempts``).
+        with its queue. Attempts at brokers that restart, or have no master, do not count: a send waits for one of them
+        if no other has the topic. After a retry a message may be stored twice (``SendResult.attempts``).
 
         Args:
             queue: the queue to send to.
@@ -200,7 +198,7 @@ class AsyncProducer(AsyncClient, ValueSender):
 
         Raises:
             MessageIllegalLocallyError: no broker would take the message.
-            RouteNotFoundError: no NameServer knows a broker for the topic.
+            RouteNotFoundError: no NameServer knows a broker for the topic; after the timeout while brokers restart.
             ResponseError: the broker refused it.
             RemotingError: no NameServer or no broker answered; the message may or may not be stored.
             ClientError: not started, or closed.
@@ -212,7 +210,7 @@ class AsyncProducer(AsyncClient, ValueSender):
             topic = await self._find_topic(message.topic, timeout_s)
         fixed = queue is not None or key is not None or selector is not None
         if fixed:
-            target = self._choose(topic, message, queue, key, selector)
+            target = await self._target_for(topic, message, queue, key, selector, timeout_s)
         else:
             chosen = self._select(topic.active, message, None)
             target = topic.targets.get(chosen) or self._instead(topic, message, None, chosen)
@@ -292,7 +290,7 @@ class AsyncProducer(AsyncClient, ValueSender):
             As ``send``, as far as it is noticed before the message leaves.
         """
         topic = self._topics.get(message.topic) or await self._find_topic(message.topic, None)
-        target = self._choose(topic, message, queue, key, selector)
+        target = await self._target_for(topic, message, queue, key, selector, None)
         check_body(message.body, self._max_bytes)
         check_flag(message.flag)
         body: Any = message.body
@@ -303,7 +301,8 @@ class AsyncProducer(AsyncClient, ValueSender):
         text, _ = property_text(message, key, self._unique_keys.next(born_ms))
         connection = self._connections.get(target.address)
         if connection is None:
-            connection = await self._connect(target, None, True)
+            fixed = queue is not None or key is not None or selector is not None
+            target, connection = await self._connect_for_oneway(message.topic, fixed, born_ms, target)
         head = target.oneway_head % (sys_flag, born_ms, message.flag, encode_json(text), connection.next_opaque())
         connection.write(encode_frame(head, body))
         await connection.drain()
@@ -335,7 +334,7 @@ class AsyncProducer(AsyncClient, ValueSender):
         name = messages[0].topic
         topic = self._topics.get(name) or await self._find_topic(name, timeout_s)
         body, ids = encode_batch(messages, key, self._unique_keys, born_ms, self._max_bytes)
-        target = self._choose(topic, messages[0], queue, key, None)
+        target = await self._target_for(topic, messages[0], queue, key, None, timeout_s)
         # No UNIQ_KEY of the batch: brokers up to 5.3 append these properties to every message's own, and it would win.
         send = Send(
             name,
@@ -436,8 +435,9 @@ class AsyncProducer(AsyncClient, ValueSender):
                 return topic.targets.get(chosen) or self._instead(topic, message, key, chosen)
         target = topic.targets.get(queue)
         if target is None:
-            self._instance.routes.refresh_soon(message.topic)  # its broker may be back by now
-            raise RouteNotFoundError(f"{queue} is not a queue that messages of topic {message.topic!r} can go to now")
+            if queue.topic != message.topic:
+                raise RouteNotFoundError(f"{queue} is no queue of topic {message.topic!r}, which the message is for")
+            raise QueueAwayError(queue)
         return target
 
     def _instead(self, topic: PublishTopic, message: Message, key: str | None, chosen: MessageQueue) -> QueueTarget:
@@ -451,39 +451,22 @@ class AsyncProducer(AsyncClient, ValueSender):
         if not self._running:
             raise ClientError(f"producer {self.group!r} is not started, or closed")
         check_topic(name)
-        routes = self._instance.routes
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        return await self._publish.find(name, self._timeout_s if timeout_s is None else timeout_s)
+
+    async def _target_for(
+        self,
+        topic: PublishTopic,
+        message: Message,
+        queue: MessageQueue | None,
+        key: str | None,
+        selector: QueueSelector | None,
+        timeout_s: float | None,
+    ) -> QueueTarget:
+        """As ``_choose``; a queue that cannot be written now is waited for."""
         try:
-            async with asyncio.timeout(timeout_s):
-                await routes.get_for_publish(name)
-        except TimeoutError:
-            raise RequestTimeoutError(f"no NameServer gave the route of topic {name!r} in {timeout_s:g} s") from None
-        topic = self._make_topic(name)
-        if topic is None:
-            routes.refresh_soon(name)
-            raise RouteNotFoundError(
-                f"topic {name!r} has no queue that can be written now: no broker of its route is a master and allows it"
-            )
-        self._topics[name] = topic
-        return topic
-
-    def _make_topic(self, name: str) -> PublishTopic | None:
-        topic = make_topic(self.group, name, self._instance.routes)
-        if topic is not None:
-            topic.avoid(self._avoided)
-        return topic
-
-    def _topic_changed(self, name: str) -> None:
-        if name in self._topics:
-            topic = self._make_topic(name)
-            if topic is None:
-                del self._topics[name]
-            else:
-                self._topics[name] = topic
-
-    def _brokers_changed(self) -> None:
-        for name in list(self._topics):
-            self._topic_changed(name)
+            return self._choose(topic, message, queue, key, selector)
+        except QueueAwayError as error:
+            return await self._publish.wait_for(error.queue, self._timeout_s if timeout_s is None else timeout_s)
 
     # --- attempts ------------------------------------------------------------------------------------------------
 
@@ -506,6 +489,21 @@ class AsyncProducer(AsyncClient, ValueSender):
                 return await self._instance.remoting.connect(target.address)
         except TimeoutError:
             raise RemotingConnectError(f"cannot connect to {target.address}: no answer in {timeout_s:g} s") from None
+
+    async def _connect_for_oneway(
+        self, topic: str, fixed: bool, born_ms: int, target: QueueTarget
+    ) -> tuple[QueueTarget, Connection]:
+        """Nothing was sent yet, so a broker that is away is waited for, or another one is taken."""
+        send = Send(topic, False, fixed, 0, born_ms, 0, b"", b"", "", self._deadline(None, born_ms))
+        attempts = 1
+        while True:
+            try:
+                remaining_s = max(send.deadline - asyncio.get_running_loop().time(), 0.001)
+                return target, await self._connect(target, remaining_s, fixed)
+            except RemotingConnectError as error:
+                self._note_failure(topic, target, error)
+                target, _ = await self._next_target(send, target, error, attempts)
+                attempts += 1
 
     async def _attempt(self, send: Send, target: QueueTarget, attempt: int) -> SendResult:
         if not self._measures:
@@ -543,21 +541,18 @@ class AsyncProducer(AsyncClient, ValueSender):
         self._note_failure(send.topic, target, error)
         retries = self.config.retry_times_when_send_failed
         attempts = 1
+        counted = 0  # of these, those at brokers that were there
         first = error
 
         async def attempt() -> SendResult:
-            nonlocal target, attempts, error
-            target, failed = await self._target_of_retry(send, target), target
-            if target.queue.broker_name == failed.queue.broker_name:  # nowhere else to go: give it a moment
-                remaining_s = send.deadline - asyncio.get_running_loop().time()
-                await asyncio.sleep(min(_RETRY_PAUSE_S * 4 ** (attempts - 1), max(remaining_s, 0.0)))
-            if send.deadline - asyncio.get_running_loop().time() < _LEAST_ATTEMPT_S:
-                raise error
+            nonlocal target, attempts, counted, error
+            target, error = await self._next_target(send, target, error, attempts)
             attempts += 1
             try:
                 return await self._attempt(send, target, attempts)
             except RmqError as failure:
                 error = failure
+                counted += not is_away(failure)
                 if is_retriable(failure):
                     self._note_failure(send.topic, target, failure)
                 raise
@@ -566,7 +561,7 @@ class AsyncProducer(AsyncClient, ValueSender):
             raise error
         policy = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(is_retriable),
-            stop=tenacity.stop_any(tenacity.stop_after_attempt(retries), StopAtDeadline(send.deadline)),
+            stop=StopWhen(lambda: counted >= retries) | StopAtDeadline(send.deadline - _LEAST_ATTEMPT_S),
             sleep=asyncio.sleep,
             reraise=True,
         )
@@ -579,6 +574,32 @@ class AsyncProducer(AsyncClient, ValueSender):
                 )
             raise
 
+    async def _next_target(
+        self, send: Send, failed: QueueTarget, error: RmqError, attempts: int
+    ) -> tuple[QueueTarget, RmqError]:
+        """Where the next attempt goes, and the error so far: the broker's, until the routes show that it is away.
+
+        With nowhere else to go it pauses first, and waits until the broker group has a master again.
+
+        Raises:
+            ``error``, when there is not enough time for another attempt.
+        """
+        loop = asyncio.get_running_loop()
+        pause_s = min(RETRY_PAUSE_S * 4 ** min(attempts - 1, 3), MOST_PAUSE_S)
+        while True:
+            target: QueueTarget | None = None
+            try:
+                target = await self._target_of_retry(send, failed)
+            except (RouteNotFoundError, RemotingError) as failure:
+                error = failure
+                self._instance.routes.refresh_soon(send.topic)
+            if target is None or target.queue.broker_name == failed.queue.broker_name:
+                await asyncio.sleep(min(pause_s, max(send.deadline - loop.time(), 0.0)))
+            if send.deadline - loop.time() < _LEAST_ATTEMPT_S:
+                raise error
+            if target is not None:
+                return target, error
+
     async def _target_of_retry(self, send: Send, failed: QueueTarget) -> QueueTarget:
         topic = self._topics.get(send.topic)
         if topic is None:
@@ -587,7 +608,7 @@ class AsyncProducer(AsyncClient, ValueSender):
         if send.fixed:
             target = topic.targets.get(failed.queue)
             if target is None:
-                raise RouteNotFoundError(f"{failed.queue} cannot be written now")
+                raise QueueAwayError(failed.queue)
             return target
         broker_name = failed.queue.broker_name
         others = [queue for queue in topic.active if queue.broker_name != broker_name]
@@ -608,13 +629,4 @@ class AsyncProducer(AsyncClient, ValueSender):
             seconds = AVOID_BUSY_BROKER_S
         else:
             return
-        if broker_name not in self._avoided:
-            loop = asyncio.get_running_loop()
-            self._avoided[broker_name] = loop.call_later(seconds, self._use_again, broker_name)
-            for topic in self._topics.values():
-                topic.avoid(self._avoided)
-
-    def _use_again(self, broker_name: str) -> None:
-        self._avoided.pop(broker_name, None)
-        for topic in self._topics.values():
-            topic.avoid(self._avoided)
+        self._publish.avoid(broker_name, seconds)

@@ -20,7 +20,7 @@ from ..errors import (
     response_error,
 )
 from ..model import DEFAULT_QUEUE_NUMS, DEFAULT_TOPIC, MASTER_ID, BrokerData, MessageQueue, QueueData, TopicRouteData
-from ..protocol.body import decode_route
+from ..protocol.body import decode_cluster_info, decode_route
 from ..protocol.command import RemotingCommand, request
 from ..protocol.header import GetRouteInfoRequestHeader
 from ..remoting.client import RemotingClient
@@ -95,6 +95,11 @@ class NameServers:
         if answer is None:
             raise failure or RequestTimeoutError(f"no NameServer answers ({', '.join(self.addresses)})")
         return answer
+
+    async def know_brokers(self) -> bool:
+        """Whether a broker is registered at all. Raises as ``call``."""
+        answer = await self.call(request(RequestCode.GET_BROKER_CLUSTER_INFO))
+        return bool(decode_cluster_info(answer.body).brokers)
 
     async def route(self, topic: str) -> TopicRouteData | None:
         """A topic's route, None when the NameServer does not know the topic. Raises as ``call``."""
@@ -175,6 +180,8 @@ class RouteTable:
         """Topics that no NameServer knows yet: guessed from the default topic's route."""
         self.brokers: dict[str, dict[int, str]] = {}
         """Broker name -> brokerId -> address, of all routes."""
+        self.seen_brokers: set[str] = set()
+        """Names of all broker groups that any route has ever shown."""
         self.zones: dict[str, str] = {}
         """Broker name -> zone, of the broker groups that have registered one."""
         self.on_topic_change: list[Callable[[str], None]] = []
@@ -253,6 +260,7 @@ class RouteTable:
         addresses = dict(self.brokers)
         for broker in newest.broker_datas:
             addresses[broker.broker_name] = broker.broker_addrs
+            self.seen_brokers.add(broker.broker_name)
             self.zones[broker.broker_name] = broker.zone_name
         named = {
             broker.broker_name

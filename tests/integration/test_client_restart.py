@@ -1,0 +1,178 @@
+"""Sends while the only broker group of a cluster restarts: they wait for a route within their timeout."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from helpers import eventually
+
+from rmq_redis import (
+    AsyncProducer,
+    AsyncTransactionProducer,
+    LocalTransactionState,
+    Message,
+    MessageExt,
+    MessageQueue,
+    Producer,
+    SendResult,
+)
+from rmq_redis.broker.broker import Broker
+from rmq_redis.config import BrokerConfig, NameServerConfig
+from rmq_redis.errors import RmqError, RouteNotFoundError
+from rmq_redis.nameserver.nameserver import NameServer
+from rmq_redis.store.embedded import EmbeddedServer
+
+LONG_S = 60.0
+"""Sends have this long, restarts take as long as the machine needs."""
+
+
+class Group:
+    """A cluster of one NameServer and one broker group."""
+
+    def __init__(self, server: EmbeddedServer, prefix: str) -> None:
+        self._server, self._prefix = server, prefix
+        self._listen: dict[str, Any] = {"listen_host": "127.0.0.1", "listen_port": 0, "key_prefix": prefix}
+        self.namesrv = NameServer(NameServerConfig(registry=server.url, **self._listen))
+        self.broker: Broker | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.namesrv.port}"
+
+    async def start(self) -> None:
+        self.broker = Broker(
+            BrokerConfig(
+                store=self._server.url,
+                namesrv_addr=self.address,
+                advertised_host="127.0.0.1",
+                lease_s=1.0,
+                **self._listen,
+            )
+        )
+        await self.broker.start()
+
+    async def stop(self) -> None:
+        if self.broker is not None:
+            broker, self.broker = self.broker, None
+            await broker.close()
+
+
+@pytest.fixture
+async def group(embedded_server: EmbeddedServer, key_prefix: str) -> AsyncIterator[Group]:
+    group = Group(embedded_server, key_prefix)
+    await group.namesrv.start()
+    await group.start()
+    yield group
+    await group.stop()
+    await group.namesrv.close()
+
+
+class Decides:
+    async def execute_local_transaction(self, message: Message, arg: Any) -> LocalTransactionState:
+        return LocalTransactionState.COMMIT_MESSAGE
+
+    async def check_local_transaction(self, message: MessageExt) -> LocalTransactionState:
+        return LocalTransactionState.COMMIT_MESSAGE
+
+
+QUEUE = MessageQueue("t", "broker-a", 1)
+Sends = Callable[[AsyncTransactionProducer], Awaitable[Any]]
+SENDS: dict[str, Sends] = {
+    "any queue": lambda producer: producer.send(Message("t", "x")),
+    "key": lambda producer: producer.send(Message("t", "x"), key="k"),
+    "queue": lambda producer: producer.send(Message("t", "x"), queue=QUEUE),
+    "batch": lambda producer: producer.send_batch([Message("t", "x"), Message("t", "y")]),
+    "batch to a queue": lambda producer: producer.send_batch([Message("t", "x")], queue=QUEUE),
+    "oneway": lambda producer: producer.send_oneway(Message("t", "x")),
+    "transaction": lambda producer: producer.send_message_in_transaction(Message("t", "x")),
+}
+
+
+@pytest.mark.parametrize("name", SENDS)
+async def test_send_waits_for_the_group_to_come_back(name: str, group: Group) -> None:
+    async with AsyncTransactionProducer("g", Decides(), group.address, send_timeout_s=LONG_S) as producer:
+        await producer.send(Message("t", "first"))
+        await group.stop()
+        sending = asyncio.ensure_future(SENDS[name](producer))
+        await eventually(lambda: bool(producer._publish._avoided) or sending.done())  # an attempt has failed
+        assert not sending.done()
+        await group.start()
+        await asyncio.wait_for(sending, LONG_S)
+
+
+async def test_new_producer_waits_for_brokers_that_are_not_there_yet(group: Group) -> None:
+    await group.stop()
+    async with AsyncProducer("g", group.address, send_timeout_s=LONG_S) as producer:
+        sending = asyncio.ensure_future(producer.send(Message("brand-new", "x")))
+        await asyncio.sleep(0)
+        await group.start()
+        assert (await asyncio.wait_for(sending, LONG_S)).queue.broker_name == "broker-a"
+
+
+async def test_blocking_producer_waits_too(group: Group) -> None:
+    with Producer("g", group.address, send_timeout_s=LONG_S) as producer:
+        await asyncio.to_thread(producer.send, Message("t", "first"))
+        await group.stop()
+        sending = asyncio.ensure_future(asyncio.to_thread(producer.send, Message("t", "x")))
+        future = producer.send_async(Message("t", "y"))
+        await asyncio.sleep(0)
+        await group.start()
+        assert isinstance(await asyncio.wait_for(sending, LONG_S), SendResult)
+        assert isinstance(await asyncio.wait_for(asyncio.wrap_future(future), LONG_S), SendResult)
+        await asyncio.to_thread(producer.close)
+
+
+async def test_rolling_restarts_under_load_fail_no_send(group: Group) -> None:
+    sent = 0
+    stop = False
+
+    async def send(producer: AsyncProducer) -> None:
+        nonlocal sent
+        while not stop:
+            await producer.send(Message("t", "x"))
+            sent += 1
+
+    async with AsyncProducer("g", group.address, send_timeout_s=LONG_S) as producer:
+        tasks = [asyncio.ensure_future(send(producer)) for _ in range(8)]
+        for _ in range(3):
+            before = sent
+            await eventually(lambda before=before: sent > before + 50)  # type: ignore[misc]
+            await group.stop()
+            await group.start()
+        stop = True
+        await asyncio.gather(*tasks)
+
+
+async def test_time_that_is_over_raises_what_is_wrong(group: Group) -> None:
+    async with AsyncProducer("g", group.address) as producer:
+        await producer.send(Message("t", "first"))
+        await group.stop()
+        with pytest.raises(RmqError, match=r"cannot connect to|no queue that can be written|is away"):
+            await producer.send(Message("t", "x"), timeout_s=0.3)
+
+
+@pytest.mark.parametrize(
+    "queue",
+    [MessageQueue("t", "broker-a", 99), MessageQueue("t", "never-seen", 0), MessageQueue("other", "broker-a", 0)],
+)
+async def test_queue_that_cannot_be_is_an_error_at_once(queue: MessageQueue, group: Group) -> None:
+    async with AsyncProducer("g", group.address, send_timeout_s=LONG_S) as producer:
+        with pytest.raises(RouteNotFoundError):
+            await asyncio.wait_for(producer.send(Message("t", "x"), queue=queue), 30)
+
+
+async def test_topic_that_nobody_creates_is_an_error_at_once(embedded_server: EmbeddedServer, key_prefix: str) -> None:
+    group = Group(embedded_server, key_prefix)
+    group._listen["auto_create_topic_enable"] = False
+    await group.namesrv.start()
+    await group.start()
+    try:
+        async with AsyncProducer("g", group.address, send_timeout_s=LONG_S) as producer:
+            with pytest.raises(RouteNotFoundError, match="create the topic first"):
+                await asyncio.wait_for(producer.send(Message("nobody-made-it", "x")), 30)
+    finally:
+        await group.stop()
+        await group.namesrv.close()
