@@ -13,7 +13,7 @@ import asyncio
 import importlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -72,17 +72,21 @@ def fake_redis() -> Iterator[str]:
 
 
 @asynccontextmanager
-async def running_cluster(*, store: str | None = None, **broker_settings: Any) -> AsyncIterator[str]:
+async def running_cluster(
+    *, store: str | None = None, topics: Iterable[str] = (), **broker_settings: Any
+) -> AsyncIterator[str]:
     """A NameServer and a broker on ports that the system chose; the NameServer's address (``namesrv_addr``).
 
-    Topics are created by the first send to them.
+    Other topics are created by the first send to them, and found by consumers up to a second later.
 
     Args:
+        topics: names of topics that are there from the beginning.
         store: Redis URL of a real server to be used instead of fakeredis.
         broker_settings: single fields of ``BrokerConfig``; ``key_prefix`` counts for both.
 
     Raises:
         ConfigError: fakeredis is not installed, or a setting that cannot be used.
+        ClientError: a topic name that is illegal.
     """
     from .broker.broker import Broker
     from .client.admin import AsyncAdmin
@@ -111,4 +115,7 @@ async def running_cluster(*, store: str | None = None, **broker_settings: Any) -
         async with AsyncAdmin(namesrv_addr) as admin:
             while not await admin.master_addresses():
                 await asyncio.sleep(_POLL_S)
+            for topic in topics:
+                await admin.create_topic(topic)
+                await admin.wait_for_route(topic)
         yield namesrv_addr

@@ -340,6 +340,7 @@ class AsyncPushConsumer(AsyncClient):
         self._running = True
         self.service.start()
         routes = self._instance.routes
+        routes.wanted.append(lambda: self._subscriptions)
         for topic in list(self._handlers):
             try:
                 await routes.get(topic)

@@ -68,6 +68,7 @@ class Rebalancer:
             try:
                 async with asyncio.timeout(interval_s):
                     await self._due.wait()
+                    unsettled = 0  # what changed may settle it: begin with short pauses
             except TimeoutError:
                 pass
 

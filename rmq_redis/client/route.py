@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
@@ -186,6 +186,9 @@ class RouteTable:
         """Broker name -> zone, of the broker groups that have registered one."""
         self.on_topic_change: list[Callable[[str], None]] = []
         self.on_broker_change: list[Callable[[], None]] = []
+        self.wanted: list[Callable[[], Collection[str]]] = []
+        """Each returns the topics that somebody consumes: one without a route is looked up every second."""
+        self._missing: set[str] = set()
         self._asking: dict[str, asyncio.Task[TopicRouteData | None]] = {}
         self._asked_at: dict[str, float] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -241,6 +244,16 @@ class RouteTable:
         self._asking.pop(topic, None)
         if not task.cancelled():
             task.exception()  # seen by those who wait; nobody may
+        self._keep_looking(topic)
+
+    def _keep_looking(self, topic: str) -> None:
+        if topic in self.routes or not any(topic in topics() for topics in self.wanted):
+            self._missing.discard(topic)
+            return
+        if topic not in self._missing and not self._closed:
+            self._missing.add(topic)
+            logger.info("topic %s: no NameServer knows it; looked up every %g s", topic, MIN_REFRESH_INTERVAL_S)
+        self.refresh_soon(topic)
 
     async def _ask(self, topic: str) -> TopicRouteData | None:
         self._asked_at[topic] = asyncio.get_running_loop().time()

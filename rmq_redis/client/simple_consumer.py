@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Unpack
+from typing import Literal, Unpack
 
 import msgspec
 
@@ -51,6 +52,7 @@ from ..protocol.pop_header import (
 from .instance import MQClientInstance, check_group, client_config
 from .lifecycle import AsyncClient
 from .pulling import make_subscription
+from .route import MIN_REFRESH_INTERVAL_S
 from .settings import ClientSettings, SimpleConsumerOptions, check_types
 
 logger = logging.getLogger(__name__)
@@ -109,13 +111,21 @@ class AsyncSimpleConsumer(AsyncClient):
         self._subscriptions: dict[str, SubscriptionData] = {}
         self._asking: dict[Target, asyncio.Task[bool]] = {}
         self._turn = 0
+        self._routes_changed = asyncio.Event()  # a new one with each change, so that none is missed
         self._running = False
 
     async def start(self) -> None:
         """Makes the consumer ready. Raises ClientError when it was started before."""
         await self._instance.start()
+        routes = self._instance.routes
+        routes.wanted.append(lambda: self._subscriptions)
+        routes.on_topic_change.append(self._topic_changed)
         self._instance.register_consumer(self.group, self)
         self._running = True
+
+    def _topic_changed(self, _topic: str) -> None:
+        changed, self._routes_changed = self._routes_changed, asyncio.Event()
+        changed.set()
 
     async def close(self) -> None:
         """Leaves the group and closes the connections; what is not acknowledged comes to others when its time is over.
@@ -180,7 +190,7 @@ class AsyncSimpleConsumer(AsyncClient):
 
         Raises:
             ClientError: not started, nothing subscribed, an argument out of range, or closed meanwhile.
-            RouteNotFoundError: no NameServer knows a broker for any of the topics.
+            RouteNotFoundError: no NameServer knew a broker for any of the topics in that time.
             RemotingError, ResponseError: no broker gave an answer that can be used.
         """
         self._check_running()
@@ -194,15 +204,35 @@ class AsyncSimpleConsumer(AsyncClient):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _seconds("await_duration_s", await_duration_s)
         while True:
-            targets = await self._targets()
-            alone = len(targets) == 1
+            changed = self._routes_changed
+            targets = await self._targets_until(deadline)
+            # A POP that waits cannot be given up: not while a topic may appear.
+            alone = len(targets) == 1 and all(topic in self._instance.routes.routes for topic in self._subscriptions)
             # Not longer: another broker group may have the topic by then.
             wait_s = min(max(deadline - loop.time(), 0.0), _ASK_FOR_S) if alone else 0.0
             messages = await self._receive_from(targets, max_message_num, invisible_ms, wait_s)
             if messages or loop.time() >= deadline:
                 return messages
             if not alone:
-                await self._wait_for_one(targets, deadline - loop.time())
+                await self._wait_for_one(targets, changed, deadline - loop.time())
+
+    async def _targets_until(self, deadline: float) -> list[Target]:
+        """As ``_targets``. While there is none, it looks again every second and with each change of the routes."""
+        loop = asyncio.get_running_loop()
+        while True:
+            changed = self._routes_changed
+            try:
+                return await self._targets()
+            except (RouteNotFoundError, RemotingError):
+                wait_s = min(deadline - loop.time(), MIN_REFRESH_INTERVAL_S)
+                if wait_s <= 0:
+                    raise
+            for topic in self._subscriptions:
+                self._instance.routes.refresh_soon(topic)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await changed.wait()
+            self._check_running()
 
     async def _targets(self) -> list[Target]:
         """Where to look, beginning somewhere else each time."""
@@ -286,19 +316,29 @@ class AsyncSimpleConsumer(AsyncClient):
             await self.ack([message for message in messages if message.tags not in subscription.tags_set])
         return wanted
 
-    async def _wait_for_one(self, targets: Sequence[Target], wait_s: float) -> None:
-        """Until one of the brokers says that there is something, or the time is over. Takes nothing anywhere."""
+    async def _wait_for_one(self, targets: Sequence[Target], changed: asyncio.Event, wait_s: float) -> None:
+        """Until a broker has something, the routes change, or the time is over. Takes nothing anywhere."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
+        change = loop.create_task(changed.wait())
+        try:
+            await self._wait_for_news(targets, change, deadline)
+        finally:
+            change.cancel()
+
+    async def _wait_for_news(
+        self, targets: Sequence[Target], change: asyncio.Task[Literal[True]], deadline: float
+    ) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             # What is asked already goes on: a question that is given up would stay with its broker all the same.
             for target in targets:
                 if target not in self._asking:
                     self._asking[target] = loop.create_task(self._ask(target))
-            asking = [self._asking[target] for target in targets]
+            asking = [change, *(self._asking[target] for target in targets)]
             await asyncio.wait(asking, timeout=max(deadline - loop.time(), 0.0), return_when=asyncio.FIRST_COMPLETED)
             self._check_running()
-            found = False
+            found = change.done()
             for target in targets:
                 if self._asking[target].done():
                     found |= self._asking.pop(target).result()
