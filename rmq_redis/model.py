@@ -64,6 +64,7 @@ _NAME = re.compile(r"[%|a-zA-Z0-9_-]+\Z")
 TRANS_CHECK_MAX_TIME_TOPIC = "TRANS_CHECK_MAX_TIME_TOPIC"
 """Half messages that were given up."""
 PROPERTY_REAL_TOPIC = "REAL_TOPIC"
+PROPERTY_REAL_QUEUE_ID = "REAL_QID"
 
 SYSTEM_TOPICS_NOT_WRITABLE = frozenset(
     {
@@ -144,6 +145,10 @@ def split_keys(text: str) -> list[str]:
     return [key for key in text.split(KEY_SEPARATOR) if key]
 
 
+_OF_A_DELAY = frozenset({*LATER_PROPERTIES, PROPERTY_REAL_TOPIC, PROPERTY_REAL_QUEUE_ID})
+"""A message that was delivered late has these; one that is sent on with them is not delayed a second time."""
+
+
 class Message(msgspec.Struct, kw_only=False):
     """A message to be sent.
 
@@ -215,7 +220,7 @@ class Message(msgspec.Struct, kw_only=False):
             raise MessageIllegalLocallyError(f"delivery time: {error}") from None
 
     def _later(self, name: str, value: int) -> Self:
-        kept = {key: text for key, text in self.properties.items() if key not in LATER_PROPERTIES}
+        kept = {key: text for key, text in self.properties.items() if key not in _OF_A_DELAY}
         self.properties = kept | {name: str(value)}
         return self
 

@@ -13,6 +13,8 @@ from ..errors import MessageIllegalError, RemoteProtocolError, ResponseError, St
 from ..model import (
     LATER_PROPERTIES,
     PROPERTY_DELAY,
+    PROPERTY_REAL_QUEUE_ID,
+    PROPERTY_REAL_TOPIC,
     PROPERTY_TIMER_DELAY_MS,
     PROPERTY_TIMER_DELAY_SEC,
     PROPERTY_TIMER_DELIVER_MS,
@@ -40,18 +42,27 @@ def delay_of_level(level: int) -> int:
     return DELAY_LEVELS_S[min(level, len(DELAY_LEVELS_S)) - 1] * 1000
 
 
-def take_due_ms(text: str, now_ms: int) -> tuple[str, int]:
-    """Property string without what asks for a later delivery, and when the message is due (0: now).
+def take_due_ms(text: str, now_ms: int, topic: str) -> tuple[str, int]:
+    """Property string as it is stored, and when the message is due (ms; 0: now).
 
-    DELAY (a level) wins over the timer properties.
+    DELAY (a level) wins over the timer properties. A message that waits keeps them, as with Apache's brokers, and gets
+    the queue that it is for (``with_real_queue``). One that has that already was delivered late once: sent on by a
+    consumer with its properties, it is not delayed a second time; in a retry topic only DELAY counts.
 
     Raises:
         MessageIllegalError: a level or time that is no number, or more than three days ahead.
     """
+    was_delayed = find_property(text, PROPERTY_REAL_TOPIC) is not None
+    if was_delayed:
+        is_retry = topic.startswith(RETRY_PREFIX)
+        for name in (PROPERTY_REAL_TOPIC, PROPERTY_REAL_QUEUE_ID, *LATER_PROPERTIES[is_retry:]):
+            text = remove_property(text, name)
     due_ms = 0
     level = _number(text, PROPERTY_DELAY)
     if level > 0:
         due_ms = now_ms + delay_of_level(level)
+        for name, _ in _TIMERS:
+            text = remove_property(text, name)
     else:
         for name, unit in _TIMERS:
             value = _number(text, name)
@@ -60,9 +71,13 @@ def take_due_ms(text: str, now_ms: int) -> tuple[str, int]:
                 break
     if due_ms > now_ms + MAX_TIMER_DELAY_S * 1000:
         raise MessageIllegalError(f"due in {(due_ms - now_ms) // 1000} s, at most {MAX_TIMER_DELAY_S} s are allowed")
-    for name in LATER_PROPERTIES:
-        text = remove_property(text, name)
     return text, due_ms if due_ms > now_ms else 0
+
+
+def with_real_queue(text: str, topic: str, queue_id: int, room: int) -> str:
+    """Properties of a message that waits, with the queue it is for, if that takes at most ``room`` bytes more."""
+    added = f"{PROPERTY_REAL_TOPIC}\x01{topic}\x02{PROPERTY_REAL_QUEUE_ID}\x01{queue_id}\x02"
+    return text + added if len(added) <= room else text
 
 
 def _number(text: str, name: str) -> int:

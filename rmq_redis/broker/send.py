@@ -53,7 +53,7 @@ from ..remoting.server import Processor, error_response, finish, send_answer
 from ..store.half_store import half_physical_offset
 from ..store.queue import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue
 from ..store.queue_store import QueueStore
-from .schedule import ScheduleService, recall_key, take_due_ms
+from .schedule import ScheduleService, recall_key, take_due_ms, with_real_queue
 from .topics import Topic, TopicTable, max_reconsume_times
 from .transaction import TransactionService
 
@@ -285,7 +285,7 @@ class SendProcessor:
             if text[-1] != "\x02":
                 text += "\x02"
             if "DELAY\x01" in text or "TIMER_DE" in text:
-                text, due_ms = take_due_ms(text, now_ms)
+                text, due_ms = take_due_ms(text, now_ms, header.topic)
             if "MSG_REGION\x01" in text or "POP_CK\x01" in text or "CLUSTER\x01" in text:
                 for name in ("MSG_REGION", "TRACE_ON", "CLUSTER", "POP_CK"):
                     text = remove_property(text, name)
@@ -293,6 +293,9 @@ class SendProcessor:
                 code = self._tags_code(find_property(text, "TAGS"))
         if not (text.startswith("UNIQ_KEY\x01") or "\x02UNIQ_KEY\x01" in text):
             text += f"UNIQ_KEY\x01{self._unique_keys.next(now_ms)}\x02"
+        if due_ms:
+            room = MAX_PROPERTIES_BYTES - len(text.encode()) - len(self._broker_properties)
+            text = with_real_queue(text, header.topic, queue_id, room)
         properties = (text + self._broker_properties).encode()
         if len(properties) > MAX_PROPERTIES_BYTES:
             raise MessageIllegalError(
@@ -324,7 +327,8 @@ class SendProcessor:
             text = item_properties.decode()
             if text and text[-1] != "\x02":
                 text += "\x02"
-            if take_due_ms(text, now_ms)[1]:
+            text, due_ms = take_due_ms(text, now_ms, header.topic)
+            if due_ms:
                 raise MessageIllegalError("a batch cannot carry messages that are due later")
             if find_property(text, "TRAN_MSG") == "true":
                 raise NoPermissionError("a batch cannot carry transactional messages")

@@ -22,7 +22,7 @@ from ..errors import (
     StoreUnconfirmedError,
 )
 from ..hosts import offset_msg_id, pack_host
-from ..model import PROPERTY_REAL_TOPIC, TRANS_CHECK_MAX_TIME_TOPIC, MessageExt
+from ..model import PROPERTY_REAL_QUEUE_ID, PROPERTY_REAL_TOPIC, TRANS_CHECK_MAX_TIME_TOPIC, MessageExt
 from ..protocol.admin_header import ResumeCheckHalfMessageRequestHeader
 from ..protocol.command import RemotingCommand, request, response
 from ..protocol.header import CheckTransactionStateRequestHeader, EndTransactionRequestHeader
@@ -51,7 +51,7 @@ MAX_IMMUNITY_S = 72 * 3600
 _TRANSACTION_BITS = int(MessageSysFlag.TRANSACTION_ROLLBACK)
 _COMMIT = int(MessageSysFlag.TRANSACTION_COMMIT)
 _PREPARED = {"TRAN_MSG": "true"}
-_REAL_QUEUE_ID, _CHECK_TIMES = "REAL_QID", "TRANSACTION_CHECK_TIMES"
+_CHECK_TIMES = "TRANSACTION_CHECK_TIMES"
 _LOOK_PERIOD_S = 0.5
 _CHECK_AT_ONCE = 100
 
@@ -181,15 +181,15 @@ class TransactionService:
         except RemoteProtocolError as error:
             raise ResponseError(str(error)) from None
         message = decode_records(await message_at(self._queue_store, physical_offset), decompress=False)[0]
-        name, queue_id = message.properties.get(PROPERTY_REAL_TOPIC), message.properties.get(_REAL_QUEUE_ID, "")
+        name, queue_id = message.properties.get(PROPERTY_REAL_TOPIC), message.properties.get(PROPERTY_REAL_QUEUE_ID, "")
         if message.topic != TRANS_CHECK_MAX_TIME_TOPIC or name is None or not queue_id.isdecimal():
             raise ResponseError(
                 f"message {header.msg_id} of topic {message.topic} is no half message that was given up: that is in "
-                f"{TRANS_CHECK_MAX_TIME_TOPIC} with {PROPERTY_REAL_TOPIC} and {_REAL_QUEUE_ID}"
+                f"{TRANS_CHECK_MAX_TIME_TOPIC} with {PROPERTY_REAL_TOPIC} and {PROPERTY_REAL_QUEUE_ID}"
             )
         if name not in self._topics.topics:
             raise ResponseError(f"the topic {name!r} of half message {header.msg_id} does not exist any more")
-        told = (PROPERTY_REAL_TOPIC, _REAL_QUEUE_ID, _CHECK_TIMES)
+        told = (PROPERTY_REAL_TOPIC, PROPERTY_REAL_QUEUE_ID, _CHECK_TIMES)
         properties = {key: value for key, value in message.properties.items() if key not in told} | _PREPARED
         record = self._record(message, name, int(queue_id), properties)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -260,7 +260,7 @@ class TransactionService:
         queue = topic.queues[0]
         told = {
             PROPERTY_REAL_TOPIC: message.topic,
-            _REAL_QUEUE_ID: str(message.queue_id),
+            PROPERTY_REAL_QUEUE_ID: str(message.queue_id),
             _CHECK_TIMES: str(times),
         }
         try:

@@ -13,6 +13,7 @@ from msgspec import to_builtins
 from rmq_redis.broker.schedule import DELAY_LEVELS_S, delay_of_level, take_due_ms
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import MessageIllegalError
+from rmq_redis.model import MAX_PROPERTIES_BYTES, Message
 from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps
 from rmq_redis.protocol.command import RemotingCommand, request
 from rmq_redis.protocol.header import (
@@ -21,7 +22,7 @@ from rmq_redis.protocol.header import (
     SendMessageResponseHeader,
     TopicRequestHeader,
 )
-from rmq_redis.protocol.message import decode_records
+from rmq_redis.protocol.message import decode_records, encode_properties
 from rmq_redis.store.embedded import EmbeddedServer
 
 NOW_MS = 1_700_000_000_000
@@ -45,9 +46,22 @@ NOW_MS = 1_700_000_000_000
     ],
 )
 def test_when_a_message_is_due(text: str, due_ms: int) -> None:
-    rest, due = take_due_ms("KEYS\x01k\x02" + text, NOW_MS)
+    rest, due = take_due_ms("KEYS\x01k\x02" + text, NOW_MS, "T")
     assert due == due_ms
-    assert rest == "KEYS\x01k\x02" + (text if text.startswith("MY_") else "")
+    assert rest == "KEYS\x01k\x02" + text.replace("TIMER_DELAY_SEC\x012\x02DELAY", "DELAY")  # a level is alone
+
+
+@pytest.mark.parametrize(
+    ("topic", "text", "rest", "due_ms"),
+    [
+        ("T", "REAL_TOPIC\x01T\x02REAL_QID\x010\x02DELAY\x013\x02K\x01v\x02", "K\x01v\x02", 0),
+        ("T", "REAL_TOPIC\x01T\x02REAL_QID\x010\x02TIMER_DELAY_MS\x019\x02K\x01v\x02", "K\x01v\x02", 0),
+        ("%RETRY%G", "REAL_TOPIC\x01T\x02TIMER_DELAY_MS\x019\x02K\x01v\x02", "K\x01v\x02", 0),
+        ("%RETRY%G", "REAL_TOPIC\x01T\x02TIMER_DELAY_MS\x019\x02DELAY\x013\x02", "DELAY\x013\x02", NOW_MS + 10_000),
+    ],
+)
+def test_message_that_was_delayed_once_is_not_delayed_again(topic: str, text: str, rest: str, due_ms: int) -> None:
+    assert take_due_ms(text, NOW_MS, topic) == (rest, due_ms)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +75,7 @@ def test_when_a_message_is_due(text: str, due_ms: int) -> None:
 )
 def test_a_time_that_cannot_be_is_illegal(text: str) -> None:
     with pytest.raises(MessageIllegalError):
-        take_due_ms(text, NOW_MS)
+        take_due_ms(text, NOW_MS, "T")
 
 
 def test_the_levels_are_those_of_rocketmq() -> None:
@@ -86,7 +100,36 @@ async def test_a_timer_message_appears_when_it_is_due_and_not_before(client: Bro
     message = (await waiting).messages[0]
     assert (message.text(), message.queue_offset, message.tags, message.msg_id) == ("later", 1, "TagA", "A1")
     assert message.store_timestamp_ms >= due_ms
-    assert "TIMER_DELIVER_MS" not in message.properties
+    properties_of_the_delay = {
+        name: message.properties.get(name) for name in ("TIMER_DELIVER_MS", "REAL_TOPIC", "REAL_QID")
+    }
+    assert properties_of_the_delay == {"TIMER_DELIVER_MS": str(due_ms), "REAL_TOPIC": "T", "REAL_QID": "0"}
+
+
+async def test_delayed_message_that_is_sent_on_or_fails_is_not_delayed_twice(client: BrokerClient) -> None:
+    await client.ok(send_request("T", b"later", properties="UNIQ_KEY\x01A1\x02DELAY\x011\x02"))
+    message = (await client.pull_later("T", 0)).messages[0]
+    assert (message.properties["DELAY"], message.properties["REAL_TOPIC"]) == ("1", "T")
+    await client.ok(send_request("T", b"sent on", properties=encode_properties(message.properties)))
+    await client.ok(send_request("T", b"behind"))
+    assert await client.pull_all("T") == ["later", "sent on", "behind"]
+    await client.ok(heartbeat_request("c", "G", {"T": "*"}))
+    await client.ok(send_back(message, level=1))
+    retried = (await client.pull_later("%RETRY%G", 0)).messages[0]
+    assert (retried.text(), retried.reconsume_times) == ("later", 1)
+
+
+async def test_properties_without_room_for_the_queue_are_delayed_all_the_same(client: BrokerClient) -> None:
+    text = "UNIQ_KEY\x01A1\x02TIMER_DELAY_MS\x0130\x02P\x01"
+    text += "x" * (MAX_PROPERTIES_BYTES - 130 - len(text)) + "\x02"
+    await client.ok(send_request("T", b"later", properties=text))
+    message = (await client.pull_later("T", 0)).messages[0]
+    assert message.properties["TIMER_DELAY_MS"] == "30"
+
+
+async def test_sdk_delays_a_message_once_more_only_if_asked_to(client: BrokerClient) -> None:
+    received = {"DELAY": "3", "REAL_TOPIC": "T", "REAL_QID": "0", "mine": "1"}
+    assert Message("T", "x", properties=received).with_delay_s(1).properties == {"TIMER_DELAY_MS": "1000", "mine": "1"}
 
 
 async def test_what_waits_is_invisible_and_survives_the_broker(
