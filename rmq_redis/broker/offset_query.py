@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Awaitable
 
@@ -25,6 +26,8 @@ from ..store.offset_store import OffsetStore
 from ..store.queue import Queue, deliver, split_physical_offset
 from ..store.queue_store import QueueStore
 from .topics import TopicTable
+
+logger = logging.getLogger(__name__)
 
 _MEMORY_SHARE = 0.4
 """A queue that still begins at 0 and is at most this part of the machine's memory counts as young: a group that is new
@@ -142,7 +145,8 @@ async def message_at(queue_store: QueueStore, physical_offset: int) -> bytes:
     try:
         found = None if queue is None else await queue_store.read_one(queue, queue_offset)
     except StoreError as error:
-        raise ServiceNotAvailableError(f"the store is not available: {error}") from None
+        logger.warning("physical offset %d: %s", physical_offset, error)
+        raise ServiceNotAvailableError("the store is not available; the broker's log says why") from None
     if queue is None or found is None or found[0] != queue_offset:
         raise ResponseError(f"no message at physical offset {physical_offset} on this broker")
     return bytes(deliver(queue, [found[1]], [queue_offset]))

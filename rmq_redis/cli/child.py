@@ -30,12 +30,14 @@ class Child:
 
     Attributes:
         name: what we call it in output, and the name of its log file.
+        environ: environment variables that it gets beside ours. What is secret goes here: arguments are public.
         stdout: what it prints; there once it was started.
     """
 
     def __init__(self, name: str, log_path: Path) -> None:
         self.name = name
         self.log_path = log_path
+        self.environ: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self.stdout: asyncio.StreamReader
         self._transport: asyncio.ReadTransport | None = None
@@ -73,6 +75,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                env=os.environ | self.environ,
                 preexec_fn=die_with_parent(),  # noqa: PLW1509  (it calls prctl only)
                 start_new_session=True,
             )

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from ..codes import RequestCode
-from ..config import VIP_PORT_DISTANCE
+from ..config import VIP_PORT_DISTANCE, env_name
 from ..errors import ConfigError, RmqError
 from ..file_lock import try_lock
 from ..model import DEFAULT_TOPIC, MASTER_ID
@@ -172,24 +172,28 @@ class Cluster:
         broker_ports = self._broker_ports(ids)
         self._start_store()
         self.namesrvs = [
-            self._role("namesrv", f"namesrv-{i + 1}", ["--registry", self.store_url], port)
+            self._role("namesrv", f"namesrv-{i + 1}", [], port, registry=self.store_url)
             for i, port in enumerate(namesrv_ports)
         ]
         await self._launch(self.namesrvs)
         for (group, broker_id), port in zip(ids, broker_ports, strict=True):
             name = _broker_name(group)
             stores = spec.group_stores or (self.store_url,)
-            options = ["--broker-name", name, "--broker-id", str(broker_id), "--store", stores[group % len(stores)]]
+            options = ["--broker-name", name, "--broker-id", str(broker_id)]
             options += ["--namesrv-addr", self.namesrv_addr, "--advertised-host", self._connect_host]
-            self.brokers.append(self._role("broker", _broker_label(group, broker_id), options, port))
+            store = stores[group % len(stores)]
+            self.brokers.append(self._role("broker", _broker_label(group, broker_id), options, port, store=store))
         await self._launch(self.brokers)
         self._tasks.append(asyncio.create_task(self._watch_logs_and_store()))
         await self.wait_ready()
 
-    def _role(self, role: str, label: str, options: list[str], port: int) -> Role:
+    def _role(self, role: str, label: str, options: list[str], port: int, **settings: str) -> Role:
+        """``settings`` may hold passwords, so they go into the environment."""
         options = [*options, "--listen-host", self.spec.host, "--log-level", self.spec.log_level]
         log_path = self.log_dir / f"{label.replace(' ', '-')}.log"
-        return Role(role, label, log_path, options, self._connect_host, port)
+        made = Role(role, label, log_path, options, self._connect_host, port)
+        made.environ = {env_name(name): value for name, value in settings.items()}
+        return made
 
     async def _launch(self, roles: list[Role]) -> None:
         tasks = [asyncio.create_task(role.launch(self._roles)) for role in roles]

@@ -116,7 +116,7 @@ def up(
 
 async def _up(spec: ClusterSpec, verbose: bool) -> int:
     from ..runtime import Stopped, stop_signals, unless_stopped
-    from ..store.locate import redact
+    from ..store.url import redact
     from .cluster import Cluster
 
     say(f"{'data':<17} {spec.data_dir}")

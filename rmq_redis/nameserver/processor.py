@@ -47,7 +47,8 @@ from ..protocol.header import (
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..store.route_entries import GroupKey, LiveBroker, check_storable
-from ..store.route_store import RouteStore, without_credentials
+from ..store.route_store import RouteStore
+from ..store.url import without_credentials
 from .routes import ORDER_TOPIC_CONFIG, WRITE_WIPED, RouteTable
 
 _STANDARD_JSON_FROM_VERSION = 401

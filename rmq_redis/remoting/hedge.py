@@ -38,7 +38,10 @@ async def call_one_of(
         RemotingError: none answered within ``timeout_s`` seconds; the text says of each why.
     """
     if len(addresses) == 1:
-        return Answered(addresses[0], await remoting.invoke(addresses[0], command, timeout_s), {})
+        try:
+            return Answered(addresses[0], await remoting.invoke(addresses[0], command, timeout_s), {})
+        except RemotingError as error:
+            raise type(error)(f"no NameServer answers ({error})") from None
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     patience_s = min(MOST_PATIENCE_S, timeout_s / (len(addresses) + 1))

@@ -18,6 +18,9 @@ from ..errors import (
     RmqError,
     StoreBusyError,
     StoreError,
+    StoreFencedError,
+    StoreFullError,
+    StoreLostError,
     StoreUnconfirmedError,
 )
 from ..protocol.command import RemotingCommand, response
@@ -209,11 +212,23 @@ def error_response(command: RemotingCommand, error: Exception) -> RemotingComman
         return response(command, ResponseCode.SYSTEM_BUSY, remark=str(error))
     if isinstance(error, StoreError):
         logger.warning("request %d: store: %s", command.code, error)
-        return response(command, ResponseCode.SERVICE_NOT_AVAILABLE, remark=f"the store is not available: {error}")
+        remark = f"the store is not available: {_why_refused(error)}"
+        return response(command, ResponseCode.SERVICE_NOT_AVAILABLE, remark=remark)
     if isinstance(error, RmqError):
         return response(command, ResponseCode.SYSTEM_ERROR, remark=str(error))
     logger.error("request %d failed", command.code, exc_info=error)
     return response(command, ResponseCode.SYSTEM_ERROR, remark="internal error; the server's log has the details")
+
+
+def _why_refused(error: StoreError) -> str:
+    """What a client may know of it: neither the store's address nor what Redis says, which may name other servers."""
+    if isinstance(error, StoreFullError):
+        return "Redis is out of memory (maxmemory)"
+    if isinstance(error, StoreLostError):
+        return "it has lost its data"
+    if isinstance(error, StoreFencedError):
+        return "another broker has taken this group over"
+    return "it cannot be reached or refused a command; the server's log says why"
 
 
 def _why_not(error: OSError) -> str:

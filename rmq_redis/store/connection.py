@@ -20,6 +20,7 @@ import hiredis
 from ..errors import StoreError, StoreFencedError, StoreFullError, StoreLostError, StoreRefusedError
 from .functions import LIBRARY_NAME, READ_ONLY, function_name, library, script
 from .locate import Locator, Parameters, locator
+from .url import server_text
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,8 @@ class StoreConnection(asyncio.Protocol):
             logger.error("store: the server's answer cannot be understood: %s", error)
             self.close()
 
-    def _error(self, text: str) -> StoreError:
+    def _error(self, answer: str) -> StoreError:
+        text = server_text(answer)
         if text.startswith("FENCED"):
             return StoreFencedError(text)
         if text.startswith("LOST"):

@@ -17,7 +17,7 @@ import asyncio
 import os
 import random
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import parse_url
@@ -28,6 +28,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from ..errors import ConfigError, StoreError
+from .url import read_url, redact, server_text
 
 STORE_VARIABLES = "RMQ_REDIS_STORE"
 REGISTRY_VARIABLES = "RMQ_REDIS_REGISTRY"
@@ -70,13 +71,11 @@ def locator(url: str, tag: str = "", variables: str = STORE_VARIABLES) -> Locato
     Raises:
         ConfigError: not a URL of the kinds above.
     """
-    scheme, separator, rest = url.partition("://")
-    base, _, kind = scheme.partition("+")
-    if kind and separator and base in ("redis", "rediss"):
-        if kind == "sentinel":
-            return _Sentinels(url, base, rest, variables)
-        if kind == "cluster":
-            return _Cluster(url, base, rest, tag, variables)
+    kind = read_url(url).kind
+    if kind == "sentinel":
+        return _Sentinels(url, variables)
+    if kind == "cluster":
+        return _Cluster(url, tag, variables)
     return _Direct(url, variables)
 
 
@@ -86,30 +85,17 @@ def parse_store_url(url: str) -> Parameters:
     Raises:
         ConfigError: not a redis://, rediss:// or unix:// URL.
     """
+    found = read_url(url)
     try:
+        if found.kind:
+            raise ValueError
         parameters = dict(parse_url(url))
-    except ValueError as error:
-        raise ConfigError(
-            f"{redact(url)!r} is not a Redis URL: {error}, or redis+sentinel:// or redis+cluster://"
-        ) from None
+    except ValueError:  # its text may have a part of the password
+        raise ConfigError(f"{found.shown!r} is not the URL of one Redis server: redis://host:port/db") from None
     parameters.pop("connection_class", None)
-    if url.startswith("rediss://"):
+    if found.base == "rediss":
         parameters["ssl"] = True
     return parameters
-
-
-def redact(url: str) -> str:
-    """The URL without its passwords, for messages and logs."""
-    url = "&".join("sentinel_password=***" if p.startswith("sentinel_password=") else p for p in url.split("&"))
-    head, _, query = url.partition("?")
-    if query.startswith("sentinel_password="):
-        query = "&".join(["sentinel_password=***", *query.split("&")[1:]])
-    url = f"{head}?{query}" if query else head
-    head, separator, tail = url.rpartition("@")
-    if not separator:
-        return url
-    scheme, _, credentials = head.partition("://")
-    return f"{scheme}://{credentials.partition(':')[0]}:***@{tail}"
 
 
 def from_environment(parameters: Parameters, variables: str) -> Parameters:
@@ -148,29 +134,27 @@ class _Nodes:
         options: the query.
     """
 
-    def __init__(self, url: str, base: str, rest: str, default_port: int, variables: str) -> None:
-        parts = urlsplit(f"//{rest}")
-        credentials, _, hosts = parts.netloc.rpartition("@")
-        username, _, password = credentials.partition(":")
-        self.options = dict(parse_qsl(parts.query))
+    def __init__(self, url: str, default_port: int, variables: str) -> None:
+        found = read_url(url)
+        self.options = found.options
+        self.shown = found.shown
         self.nodes: list[tuple[str, int]] = []
-        for node in hosts.split(","):
+        for node in found.hosts.split(","):
             host, colon, port = node.rpartition(":")
             if not colon or node.endswith("]"):
                 host, port = node, str(default_port)
-            if not host or not port.isdecimal():
-                raise ConfigError(f"store {redact(url)!r}: {node!r} is not host:port")
+            if not host or not 0 < int(port) < 65536:
+                raise ConfigError(f"store {self.shown!r}: {node!r} is not host:port")
             self.nodes.append((host.strip("[]"), int(port)))
-        self.path = [part for part in parts.path.split("/") if part]
+        self.path = [part for part in found.path.split("/") if part]
         parameters: Parameters = {name: value for name, value in self.options.items() if name.startswith("ssl_")}
-        if base == "rediss":
+        if found.base == "rediss":
             parameters["ssl"] = True
-        if username:
-            parameters["username"] = unquote(username)
-        if password:
-            parameters["password"] = unquote(password)
+        if found.username:
+            parameters["username"] = unquote(found.username)
+        if found.password:
+            parameters["password"] = unquote(found.password)
         self.parameters = from_environment(parameters, variables)
-        self.shown = redact(url)
 
 
 def sentinels(url: str, variables: str) -> tuple[Sentinel, str, Parameters]:
@@ -179,8 +163,7 @@ def sentinels(url: str, variables: str) -> tuple[Sentinel, str, Parameters]:
     Raises:
         ConfigError: it cannot be read; the text says why.
     """
-    scheme, _, rest = url.partition("://")
-    nodes = _Nodes(url, scheme.partition("+")[0], rest, _SENTINEL_PORT, variables)
+    nodes = _Nodes(url, _SENTINEL_PORT, variables)
     service, db = (*nodes.path, "0")[:2] if nodes.path else ("", "")
     if not db.isdecimal() or len(nodes.path) > 2:
         raise ConfigError(f"store {nodes.shown!r} is not redis+sentinel://host:port,host:port/service/db")
@@ -198,7 +181,7 @@ def sentinels(url: str, variables: str) -> tuple[Sentinel, str, Parameters]:
 class _Sentinels:
     finds = True
 
-    def __init__(self, url: str, base: str, rest: str, variables: str) -> None:
+    def __init__(self, url: str, variables: str) -> None:
         self._url = url
         self._variables = variables
         self.shown = redact(url)
@@ -215,7 +198,7 @@ class _Sentinels:
             await _close(client)
         states: list[dict[str, Any]] = [answer for answer in answers if isinstance(answer, dict)]
         if not states:
-            raise StoreError(f"no Sentinel of {self.shown} knows the primary: {answers[0] or 'no answer'}")
+            raise StoreError(f"no Sentinel of {self.shown} knows the primary: {server_text(answers[0]) or 'no answer'}")
         newest = max(states, key=lambda state: int(state["config-epoch"]))
         return parameters | {"host": newest["ip"], "port": int(newest["port"])}
 
@@ -225,7 +208,7 @@ class _Sentinels:
             found = await client.discover_slaves(service)
             host, port = random.choice(found) if found else await client.discover_master(service)
         except (RedisError, OSError) as error:
-            raise StoreError(f"no Sentinel of {self.shown} knows a replica: {error}") from None
+            raise StoreError(f"no Sentinel of {self.shown} knows a replica: {server_text(error)}") from None
         finally:
             await _close(client)
         return parameters | {"host": host, "port": port}
@@ -248,8 +231,8 @@ class _Cluster:
 
     finds = True
 
-    def __init__(self, url: str, base: str, rest: str, tag: str, variables: str) -> None:
-        nodes = _Nodes(url, base, rest, _REDIS_PORT, variables)
+    def __init__(self, url: str, tag: str, variables: str) -> None:
+        nodes = _Nodes(url, _REDIS_PORT, variables)
         if nodes.path and nodes.path != ["0"]:
             raise ConfigError(f"store {nodes.shown!r}: a Redis Cluster has database 0 only")
         self.shown = nodes.shown
@@ -278,7 +261,7 @@ class _Cluster:
             try:
                 ranges, epochs = await self._ask(*node)
             except (RedisError, OSError) as error:
-                failures.append(f"{node[0]}:{node[1]}: {error}")
+                failures.append(f"{node[0]}:{node[1]}: {server_text(error)}")
                 continue
             owner, servers = _servers_of(ranges, self._slot, node[0])
             epoch = epochs.get(owner, 0)

@@ -20,7 +20,6 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -47,6 +46,7 @@ from .route_entries import (
     index_members,
     live_brokers,
 )
+from .url import read_url, server_text, without_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def _store_errors() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
-        raise StoreError(f"registry: {error or type(error).__name__}") from error
+        raise StoreError(f"registry: {server_text(error) or type(error).__name__}") from error
 
 
 class RouteStore:
@@ -126,11 +126,14 @@ class RouteStore:
             "health_check_interval": 15,
             "retry": Retry(NoBackoff(), 0),
         }
-        scheme = url.partition("://")[0]
-        if scheme.endswith("+sentinel"):
+        try:
+            kind = read_url(url).kind
+        except ConfigError as error:
+            raise ConfigError(f"registry: {error}") from None
+        if kind == "sentinel":
             client, service, parameters = sentinels(url, REGISTRY_VARIABLES)
             redis = client.master_for(service, **settings, **parameters)
-        elif scheme.endswith("+cluster"):
+        elif kind == "cluster":
             raise ConfigError(
                 f"registry: {without_credentials(url)!r}: the registry is one small Redis, not a Redis Cluster; use "
                 "redis:// or redis+sentinel://"
@@ -379,12 +382,3 @@ def _queue_expiry(pipe: Any, key: str, ttl_ms: int) -> None:
     """Sets or extends a TTL, never shortens it: another NameServer may have heard of the broker later than we."""
     pipe.pexpire(key, ttl_ms, nx=True)
     pipe.pexpire(key, ttl_ms, gt=True)
-
-
-def without_credentials(url: str) -> str:
-    """A Redis URL as it may be shown: without user and password."""
-    try:
-        parts = urlsplit(url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
-    except ValueError:
-        return "(unreadable URL)"

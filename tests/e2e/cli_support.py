@@ -178,8 +178,10 @@ class CliProcess:
                 stream.close()
 
 
-def up(data_dir: Path, *options: str, namesrvs: int = 1, brokers: int = 1, slaves: int = 0) -> CliProcess:
+def up(
+    data_dir: Path, *options: str, namesrvs: int = 1, brokers: int = 1, slaves: int = 0, **variables: str
+) -> CliProcess:
     """``rmq-redis up`` on ports that the system chooses."""
     numbers = ["--namesrvs", str(namesrvs), "--brokers", str(brokers), "--slaves", str(slaves)]
     ports = ["--namesrv-port", "0", "--broker-port", "0"]
-    return CliProcess("up", *numbers, *ports, "--data-dir", str(data_dir), *options)
+    return CliProcess("up", *numbers, *ports, "--data-dir", str(data_dir), *options, **variables)

@@ -8,10 +8,12 @@ import socket
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from cli_support import CliProcess, alive, json_lines_of, json_of, result_of, run_cli, up, wait_until
+from redis import Redis
 
-from rmq_redis.store.embedded import free_port
+from rmq_redis.store.embedded import EmbeddedServer, free_port
 
 
 @pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
@@ -135,3 +137,19 @@ def test_a_role_that_cannot_start_is_said_with_its_own_words(tmp_path: Path) -> 
         assert len(cluster.error_lines) == 1
         assert "did not start" in cluster.error_lines[0]
         assert not alive(cluster.descendants())
+
+
+def test_no_process_has_a_password_in_its_arguments_or_log(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "store") as server, Redis.from_url(server.url) as client:
+        client.config_set("requirepass", "s3cret-word")
+        url = f"redis://:s3cret-word@127.0.0.1:{server.port}/0"
+        with up(tmp_path / "data", RMQ_REDIS_STORE=url, slaves=1) as cluster:
+            namesrv_addr = cluster.wait_until_ready()
+            for pid in [cluster.process.pid, *cluster.descendants()]:
+                assert "s3cret" not in " ".join(psutil.Process(pid).cmdline())
+            result_of("send", "orders", "hello", "--namesrv", namesrv_addr)
+            cluster.signal(signal.SIGTERM)
+            assert cluster.wait() == 0
+        assert "s3cret" not in "".join([*cluster.lines, *cluster.error_lines])
+        for log in (tmp_path / "data" / "logs").iterdir():
+            assert "s3cret" not in log.read_text()

@@ -28,7 +28,7 @@ async def test_one_that_cannot_start_is_said_with_its_own_words(child: Child) ->
     await child.start("rmq_redis", "broker")
     with pytest.raises(ChildError, match="child did not start: a broker needs a store"):
         await child.listening_port()
-    assert "exit code 1: a broker needs a store" in child.ended_how()
+    assert "exit code 2: a broker needs a store" in child.ended_how()
     assert not child.running
 
 
@@ -140,7 +140,7 @@ class FakeServer:
 async def test_serving_ends_with_0_on_a_signal(capsys: pytest.CaptureFixture[str]) -> None:
     server = FakeServer()
     asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), signal.SIGTERM)
-    assert await serve(server, "namesrv", "127.0.0.1") == 0
+    assert await serve(server, lambda: "namesrv", "127.0.0.1") == 0
     assert server.calls == ["start", "close"]
     assert capsys.readouterr().out == f"namesrv listening on 127.0.0.1:4711 pid {os.getpid()}\n"
 

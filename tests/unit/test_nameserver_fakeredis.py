@@ -17,7 +17,8 @@ from rmq_redis.protocol.body import TopicConfigTable, decode_route, encode_regis
 from rmq_redis.protocol.command import RemotingCommand
 from rmq_redis.remoting.client import RemotingClient
 from rmq_redis.store.route_entries import GroupKey, GroupWrite, LiveBroker, check_storable
-from rmq_redis.store.route_store import RouteStore, without_credentials
+from rmq_redis.store.route_store import RouteStore
+from rmq_redis.store.url import without_credentials
 
 A = GroupKey("C", "broker-a")
 MASTER = LiveBroker(cluster="C", broker_name="broker-a", broker_id=0, broker_addr="10.0.0.1:10911")

@@ -16,6 +16,9 @@ from rmq_redis.errors import (
     ConfigError,
     RemoteProtocolError,
     StoreError,
+    StoreFencedError,
+    StoreFullError,
+    StoreLostError,
     SystemBusyError,
     TopicNotExistError,
 )
@@ -93,8 +96,15 @@ def fails(connection: Connection, command: RemotingCommand) -> RemotingCommand:
         b"topic": TopicNotExistError("no such topic"),
         b"busy": SystemBusyError("[REJECTREQUEST] later"),
         b"protocol": RemoteProtocolError("header X: field y is missing"),
-        b"store": StoreError("the store cannot be reached"),
+        b"store": StoreError("the store at redis://u:***@10.1.2.3:6379/0 cannot be reached"),
+        b"moved": StoreError("MOVED 3999 10.1.2.3:6379"),
+        b"full": StoreFullError("Redis is out of memory (maxmemory): OOM command not allowed"),
+        b"lost": StoreLostError("nothing is left at 10.1.2.3"),
+        b"fenced": StoreFencedError("FENCED 12"),
     }[command.body]
+
+
+NOT_AVAILABLE = "the store is not available: "
 
 
 @pytest.mark.parametrize("processor", [fails, fails_later])
@@ -104,7 +114,11 @@ def fails(connection: Connection, command: RemotingCommand) -> RemotingCommand:
         (b"topic", 17, "no such topic"),
         (b"busy", 2, "[REJECTREQUEST] later"),
         (b"protocol", 1, "header X: field y is missing"),
-        (b"store", 14, "the store is not available: the store cannot be reached"),
+        (b"store", 14, NOT_AVAILABLE + "it cannot be reached or refused a command; the server's log says why"),
+        (b"moved", 14, NOT_AVAILABLE + "it cannot be reached or refused a command; the server's log says why"),
+        (b"full", 14, NOT_AVAILABLE + "Redis is out of memory (maxmemory)"),
+        (b"lost", 14, NOT_AVAILABLE + "it has lost its data"),
+        (b"fenced", 14, NOT_AVAILABLE + "another broker has taken this group over"),
         (b"secret", 1, "internal error; the server's log has the details"),
     ],
 )

@@ -12,10 +12,10 @@ from rmq_redis.store.locate import (
     from_environment,
     locator,
     parse_store_url,
-    redact,
     sentinels,
 )
 from rmq_redis.store.route_store import RouteStore
+from rmq_redis.store.url import redact
 
 
 @pytest.fixture(autouse=True)
