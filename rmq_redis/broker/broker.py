@@ -261,6 +261,7 @@ class Broker:
             demote=self._become_slave,
             moved=self._topics_changed,
             restore=self._restore_store,
+            check=self._check_store,
         )
         await leadership.start()
         if leadership.broker_id != MASTER_ID:
@@ -324,6 +325,7 @@ class Broker:
             await self._topics.start()
             await self._queue_store.load_ends()
             await self._offsets.load()
+            await self._queue_store.go_on_behind(self._offsets.ends())
             await self._batches.load()
             await self._locks.load()
             self._queue_store.lead()
@@ -355,6 +357,10 @@ class Broker:
         self._accept_writes()
         self._pulls.wake_behind()
         await self._topics_changed()
+
+    async def _check_store(self) -> None:
+        await self._topics.check()
+        await self._offsets.write_what_is_missing()
 
     def _accept_writes(self) -> None:
         if not self._closing:

@@ -43,11 +43,13 @@ class Leadership:
         demote: Callable[[], Awaitable[None]],
         moved: Callable[[], Awaitable[None]],
         restore: Callable[[], Awaitable[None]],
+        check: Callable[[], Awaitable[None]],
     ) -> None:
         """
         Args:
             restore: makes a master work on with a store that has lost what it had; awaited when the lease is ours once
                 more and the new epoch is set.
+            check: looks whether the store has what this master wrote; raises StoreLostError if not.
             promote: makes this broker a working master; awaited when the lease is ours and the epoch is set.
             demote: makes it a slave; awaited when another has the lease.
             moved: awaited when its id as a slave is another.
@@ -60,6 +62,7 @@ class Leadership:
         self._demote = demote
         self._moved = moved
         self._restore = restore
+        self._check = check
         self._restore_due = False
         self._seen_epoch = 0
         self._wake = asyncio.Event()
@@ -169,10 +172,11 @@ class Leadership:
             if self._queue_store.fenced:
                 raise StoreFencedError("a write was refused")
             await self._answered(self._queue_store.ping_writes())
+            await self._answered(self._check())
         except StoreLostError as error:
             logger.error(
-                "%s: the store has lost messages (FLUSHALL, an older snapshot, a restart without persistence); topics, "
-                "groups and offsets are written again: %s",
+                "%s: the store has lost data (FLUSHALL, an evicted key, an older snapshot, a restart without "
+                "persistence); topics, groups and offsets are written again: %s",
                 self._name,
                 error,
             )

@@ -13,6 +13,7 @@ from ..errors import (
     InvalidParameterError,
     NoPermissionError,
     StoreError,
+    StoreLostError,
     SubscriptionGroupNotExistError,
     TopicNotExistError,
 )
@@ -178,6 +179,12 @@ class TopicTable:
         if version > self._version:
             logger.warning("the store had lost topics or groups: they are written again")
             self._version = version
+
+    async def check(self) -> None:
+        """Raises StoreLostError if the store lost configurations: an evicted key, or a snapshot of the same epoch."""
+        lost = await self._configs.lost(self._version, has_groups=bool(self.groups))
+        if lost:
+            raise StoreLostError(f"missing, or older than they were: {', '.join(lost)}")
 
     @property
     def data_version(self) -> DataVersion:

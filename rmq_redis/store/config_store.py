@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -44,6 +45,8 @@ class ConfigStore:
     def __init__(self, queue_store: QueueStore) -> None:
         self._store = queue_store
         self._keys: GroupKeys = queue_store.keys
+        self._retired: dict[str, int] = {}
+        """Deleted topics, and the sequence behind which their queues begin if they return; see the hash."""
 
     async def version(self) -> int:
         """How often the configurations changed."""
@@ -54,14 +57,15 @@ class ConfigStore:
         connection = self._store.current_read()
         answer = await connection.execute("HGETALL", self._keys.topics)
         retired = await connection.execute("HGETALL", self._keys.retired)
-        first_offsets = dict(zip(retired[::2], retired[1::2], strict=True))
+        for name, last in zip(retired[::2], retired[1::2], strict=True):
+            self._retire(name.decode(), int(last))
         topics: dict[str, StoredTopic] = {}
         for field, value in zip(answer[::2], answer[1::2], strict=True):
             name = field.decode()
             data = self._load(self._keys.topics, name, value)
             try:
                 numbers = convert(data.pop("queueNumbers", ()), tuple[int, ...])
-                topics[name] = StoredTopic(topic_config(data, name), numbers, int(first_offsets.get(field, 0)))
+                topics[name] = StoredTopic(topic_config(data, name), numbers, self._retired.get(name, 0))
             except RemoteProtocolError as error:
                 raise _damaged(self._keys.topics, name, error) from None
         return topics
@@ -97,7 +101,7 @@ class ConfigStore:
         """
         missing = max(config.read_queue_nums, config.write_queue_nums) - len(queue_numbers)
         if missing > 0:
-            top = int(await self._store.current().execute("INCRBY", self._keys.queue_numbers, missing))
+            top = await self._take_numbers(missing)
             if top > MAX_QUEUE_NUMBER - 1:  # the last two stand for messages that wait for something
                 raise StoreError(f"all {MAX_QUEUE_NUMBER - 1} queue numbers of this broker group are used up")
             queue_numbers += tuple(range(top - missing, top))
@@ -106,6 +110,44 @@ class ConfigStore:
         keys += [self._keys.queue(config.topic_name, queue_id) for queue_id in new]
         text = _topic_text(config, queue_numbers)
         return StoredTopic(config, queue_numbers, int(await self._call("put_topic", keys, [config.topic_name, text])))
+
+    async def _take_numbers(self, nums: int) -> int:
+        """Takes queue numbers that were never used; the one behind them. The store may have lost its count."""
+        connection = self._store.current()
+        top = int(await connection.execute("INCRBY", self._keys.queue_numbers, nums))
+        behind = self._next_number() + nums - top
+        if behind > 0:
+            top = int(await connection.execute("INCRBY", self._keys.queue_numbers, behind))
+        return top
+
+    def _next_number(self) -> int:
+        return max(self._store.queues_by_number, default=-1) + 1
+
+    def _retire(self, topic: str, last: int) -> None:
+        self._retired[topic] = max(last, self._retired.get(topic, 0))
+
+    async def lost(self, version: int, *, has_groups: bool) -> list[str]:
+        """Keys of the configurations that are missing, or older than this process knows them. Raises StoreError.
+
+        Args:
+            version: changes of the configurations that are stored.
+            has_groups: whether there are consumer groups.
+        """
+        keys, connection, numbers = self._keys, self._store.current(), self._next_number()
+        topics, groups, stored_version, count = await asyncio.gather(
+            connection.execute("EXISTS", keys.topics),
+            connection.execute("EXISTS", keys.groups),
+            connection.execute("GET", keys.version),
+            connection.execute("GET", keys.queue_numbers),
+        )
+        is_newer = int(stored_version or 0) > version  # a change is under way: the last group may be deleted
+        found = {
+            keys.topics: bool(topics),
+            keys.groups: bool(groups) or not has_groups or is_newer,
+            keys.version: int(stored_version or 0) >= version,
+            keys.queue_numbers: int(count or 0) >= numbers,
+        }
+        return [key.decode() for key, is_there in found.items() if not is_there]
 
     async def put_group(self, config: SubscriptionGroupConfig) -> None:
         """Stores a consumer group. Raises StoreError."""
@@ -133,6 +175,11 @@ class ConfigStore:
         for pair in pairs:
             args += pair
         keys = self._keys
+        if self._retired:
+            retired: list[Arg] = [b"%d" % self._store.epoch]
+            for name, last in self._retired.items():
+                retired += (name, last)
+            await connection.execute_function("put_retired", [keys.epoch, keys.retired], retired)
         return int(
             await connection.execute_function(
                 "put_again", [keys.epoch, keys.version, keys.queue_numbers, keys.topics, keys.groups], args
@@ -169,6 +216,9 @@ class ConfigStore:
     async def remove_topics(self, topics: list[str], queues: list[Queue], offsets: list[GroupTopic]) -> None:
         """Removes topics, their queues with what POP hid of them, and offsets in them. Raises StoreError."""
         await self._remove(self._keys.topics, topics, queues, offsets)
+        for queue in queues:
+            if queue.known_end:
+                self._retire(queue.queue.topic, queue.known_end)
 
     async def remove_group(self, group: str, topics: list[str]) -> None:
         """Removes a consumer group and the offsets that it has in ``topics``. Raises StoreError."""

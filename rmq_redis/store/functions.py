@@ -178,14 +178,15 @@ return redis.call('INCR', keys[3])
 """,
     # keys: epoch, version, count of queue numbers, topics hash, groups hash
     # args: epoch, least version, least count, n, n * (topic, value), then (group, value)...
-    # Writes what is missing or different. Returns the version: a new one if that was anything.
+    # Writes what is missing or different. Returns the version: a new one if that was anything, or if it was behind.
     "put_again": _GUARD
     + """
 local function least(key, value)
   if tonumber(redis.call('GET', key) or 0) < tonumber(value) then redis.call('SET', key, value) end
 end
 least(keys[3], args[3])
-local changed, groups_from = false, 5 + 2 * tonumber(args[4])
+local changed = tonumber(redis.call('GET', keys[2]) or 0) < tonumber(args[2])
+local groups_from = 5 + 2 * tonumber(args[4])
 for a = 5, #args, 2 do
   local key = keys[4]
   if a >= groups_from then key = keys[5] end
@@ -199,6 +200,16 @@ if changed then
   redis.call('INCR', keys[2])
 end
 return tonumber(redis.call('GET', keys[2]) or 0)
+""",
+    # keys: epoch, retired hash; args: epoch, then (topic, sequence behind which its queues begin if it returns)...
+    "put_retired": _GUARD
+    + """
+for a = 2, #args, 2 do
+  if tonumber(redis.call('HGET', keys[2], args[a]) or 0) < tonumber(args[a + 1]) then
+    redis.call('HSET', keys[2], args[a], args[a + 1])
+  end
+end
+return #args
 """,
     # keys: epoch, topics hash, version, retired hash, stream... of new queues; args: epoch, topic, value.
     # Queues of a topic that existed before begin behind their predecessors. Returns where they begin.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..errors import StoreError
 from .connection import Arg, StoreConnection
@@ -13,6 +13,17 @@ from .queue_store import QueueStore
 logger = logging.getLogger(__name__)
 
 GroupTopic = tuple[str, str]
+
+_KEYS_AT_ONCE = 500
+_LOGGED_KEYS = 8
+
+
+def _log_missing(keys: Sequence[bytes]) -> None:
+    logger.error(
+        "the store lost %d keys with committed offsets (evicted or deleted), they are written again: %s",
+        len(keys),
+        ", ".join(key.decode() for key in keys[:_LOGGED_KEYS]),
+    )
 
 
 class OffsetStore:
@@ -220,6 +231,39 @@ class OffsetStore:
         for (group, topic), offsets in list(self.resets.items()):
             await self.reset(group, topic, dict(offsets))
         await self.flush()
+
+    async def write_what_is_missing(self) -> None:
+        """Writes the offsets whose keys have disappeared from the store (evicted, deleted). Raises StoreError."""
+        connection, keys = self._store.current(), self._store.keys
+        pairs = [pair for pair, queues in self._offsets.items() if queues and pair not in self._dirty]
+        if pairs and not await connection.execute("EXISTS", keys.consumed):
+            _log_missing([keys.consumed])
+            self.write_all_soon()
+            return
+        for start in range(0, len(pairs), _KEYS_AT_ONCE):
+            some = pairs[start : start + _KEYS_AT_ONCE]
+            if await connection.execute("EXISTS", *(keys.offsets(*pair) for pair in some)) < len(some):
+                await self._write_missing(connection, some)
+
+    async def _write_missing(self, connection: StoreConnection, pairs: list[GroupTopic]) -> None:
+        keys = self._store.keys
+        found = await asyncio.gather(*(connection.execute("EXISTS", keys.offsets(*pair)) for pair in pairs))
+        missing = [
+            pair for pair, is_there in zip(pairs, found, strict=True) if not is_there and self._offsets.get(pair)
+        ]
+        if missing:  # else they were removed with their topic or group meanwhile
+            _log_missing([keys.offsets(*pair) for pair in missing])
+            for pair in missing:
+                self._dirty[pair] = self._offsets[pair] | self._dirty.get(pair, {})
+            self._flush_soon()
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """By (topic, queue id), the largest offset that a group committed."""
+        ends: dict[tuple[str, int], int] = {}
+        for (_, topic), queues in self._offsets.items():
+            for queue_id, offset in queues.items():
+                ends[topic, queue_id] = max(offset, ends.get((topic, queue_id), 0))
+        return ends
 
     async def _write_ended_resets(self) -> None:
         ended, self._ended_resets = self._ended_resets, []

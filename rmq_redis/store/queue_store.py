@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import StoreError, StoreFencedError, StoreFullError
@@ -30,6 +30,8 @@ COMMIT_RECORDS = 32
 """So many appends do not wait for the end of the loop turn: Redis begins while the broker reads the rest of a burst,
 instead of one resting while the other works."""
 
+_MOST_LOST = 1 << 32
+"""No queue in memory loses more messages: a committed offset further behind its end is somebody's error."""
 _LOGGED_QUEUES = 8
 """A store that lost everything may concern thousands of queues: the log names this many."""
 NO_LIMIT = 1 << 62
@@ -264,6 +266,24 @@ class QueueStore:
         known = [queue.max_offset for queue in queues]
         await self._load_info(list(queues), connection)
         lost = [(queue, before) for queue, before in zip(queues, known, strict=True) if queue.max_offset < before]
+        await self._raise_ends(connection, lost)
+
+    async def go_on_behind(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Raises the ends of queues that groups have consumed further than they reach. Raises StoreError.
+
+        Their streams were lost while no broker ran; members would miss what takes the place of the lost messages.
+
+        Args:
+            offsets: by (topic, queue id), the largest offset committed. One that is absurd moves nothing.
+        """
+        lost = [
+            (queue, offset)
+            for key, offset in offsets.items()
+            if (queue := self.queues.get(key)) is not None and 0 < offset - queue.max_offset <= _MOST_LOST
+        ]
+        await self._raise_ends(self.current(), lost)
+
+    async def _raise_ends(self, connection: StoreConnection, lost: Sequence[tuple[Queue, int]]) -> None:
         if not lost:
             return
         for queue, before in lost[:_LOGGED_QUEUES]:

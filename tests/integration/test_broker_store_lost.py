@@ -23,7 +23,7 @@ from rmq_redis.protocol.header import (
 from rmq_redis.store.embedded import EmbeddedServer
 
 SHORT_S = 0.5
-LOST = "the store has lost messages"
+LOST = "the store has lost data"
 
 
 @pytest.fixture
@@ -207,6 +207,101 @@ async def test_restarted_master_of_a_flushed_store_sends_members_to_the_beginnin
     assert (await client.pull("T", 3)).outcome == (21, 0)
     await client.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "T", 0, 1)))
     assert (await client.pull("T", 3)).outcome == (21, 1)
+
+
+@pytest.mark.parametrize("name", ["topics", "groups", "version", "queue_numbers", "consumed"])
+async def test_evicted_key_of_the_broker_is_written_again(
+    name: str,
+    master: Broker,
+    start_broker: StartBroker,
+    server: EmbeddedServer,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = connect(master)
+    await client.send("T", *"abc")
+    await client.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "T", 0, 2)))
+    assert (await client.pull("T", 2)).bodies == ["c"]
+    keys = master._queue_store.keys
+    key: bytes = getattr(keys, name)
+    with redis.Redis.from_url(server.url) as store:
+        await eventually(lambda: store.hget(keys.offsets("G", "T"), "0") == b"2")
+        known = store.dump(key)
+        store.delete(key)
+        await eventually(lambda: store.exists(key) == 1)
+        if name in ("topics", "groups", "consumed"):
+            assert store.dump(key) == known
+    assert "lost" in caplog.text
+    await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("Later", 4, 4, 6)))
+    numbers = [queue.number for queue in master._queue_store.queues.values()]
+    assert len(numbers) == len(set(numbers)) == len(master._queue_store.queues_by_number)
+    caplog.clear()
+    for _ in range(3):  # once is enough
+        await master._leadership._look_as_master()  # type: ignore[union-attr]
+    assert "lost" not in caplog.text
+    await master.close()
+    client = connect(await start_broker(store=server.url, lease_s=SHORT_S))
+    assert await client.pull_all("T") == ["a", "b", "c"]
+    query = request(RequestCode.QUERY_CONSUMER_OFFSET, QueryConsumerOffsetRequestHeader("G", "T", 0))
+    assert int(((await client.ok(query)).ext_fields or {})["offset"]) == 2
+
+
+async def test_evicted_offsets_of_an_idle_group_are_written_again(
+    master: Broker, server: EmbeddedServer, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = connect(master)
+    await client.send("T", *"abc")
+    await client.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "T", 0, 2)))
+    key = master._queue_store.keys.offsets("G", "T")
+    with redis.Redis.from_url(server.url) as store:
+        await eventually(lambda: store.hget(key, "0") == b"2")
+        store.delete(key)
+        await eventually(lambda: store.hget(key, "0") == b"2")
+    assert key.decode() in caplog.text
+
+
+async def test_queue_numbers_are_not_used_twice_before_the_loss_is_noticed(
+    start_broker: StartBroker, server: EmbeddedServer, connect: Connect
+) -> None:
+    master = await start_broker(store=server.url, lease_s=60)
+    client = connect(master)
+    await client.send("T", "a")
+    with redis.Redis.from_url(server.url) as store:
+        store.delete(master._queue_store.keys.queue_numbers)
+    await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("Later", 4, 4, 6)))
+    numbers = [queue.number for queue in master._queue_store.queues.values()]
+    assert len(numbers) == len(set(numbers)) == len(master._queue_store.queues_by_number)
+
+
+async def test_stream_lost_while_no_broker_runs_goes_on_behind_what_was_consumed(
+    start_broker: StartBroker, server: EmbeddedServer, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = await start_broker(store=server.url, lease_s=SHORT_S)
+    client = connect(first)
+    await client.send("T", *"abc")
+    await client.send("T", "x", queue_id=1)
+    for queue_id, offset in enumerate((3, 2**40)):  # the second is somebody's error, and moves nothing
+        header = UpdateConsumerOffsetRequestHeader("G", "T", queue_id, offset)
+        await client.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, header))
+    await first.close()
+    await evict_the_stream(server, first)
+    client = connect(await start_broker(store=server.url, lease_s=SHORT_S))
+    assert "lost messages" in caplog.text
+    assert await send_patiently(client, "d") == 3
+    assert (await client.pull("T", 3)).bodies == ["d"]
+    assert (await client.send("T", "y", queue_id=1))[0].queue_offset == 1
+
+
+async def test_deleted_topic_returns_behind_its_old_end_after_a_flush(
+    master: Broker, server: EmbeddedServer, connect: Connect
+) -> None:
+    client = connect(master)
+    await client.send("T", *"abc")
+    await client.ok(request(RequestCode.DELETE_TOPIC_IN_BROKER, TopicRequestHeader("T")))
+    epoch = master._queue_store.epoch
+    await flush(server, master)
+    await eventually(lambda: master._queue_store.epoch > epoch)
+    assert await send_patiently(client, "new") == 3
 
 
 async def test_slave_does_not_take_a_flushed_store_from_a_living_master(
