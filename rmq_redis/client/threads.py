@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -13,6 +15,23 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+_EXIT_WAIT_S = 0.5
+_executors: weakref.WeakSet[DaemonThreadExecutor] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """A moment for the calls that run: a daemon thread that is stopped while it prints would abort the interpreter."""
+    executors = list(_executors)
+    for executor in executors:
+        executor.shutdown(wait=False, cancel_futures=True)
+    deadline = time.monotonic() + _EXIT_WAIT_S
+    for executor in executors:
+        executor.join(deadline)
+
+
+atexit.register(_at_exit)
 
 
 class DaemonThreadExecutor(Executor):
@@ -34,6 +53,7 @@ class DaemonThreadExecutor(Executor):
         self._lock = threading.Lock()
         self._shutdown = False
         weakref.finalize(self, self._calls.put, None).atexit = False
+        _executors.add(self)
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Calls ``function`` in a thread. Raises RuntimeError after ``shutdown``."""
@@ -63,8 +83,12 @@ class DaemonThreadExecutor(Executor):
                         call[0].cancel()
             self._calls.put(None)
         if wait:
-            for thread in self._threads:
-                thread.join()
+            self.join(None)
+
+    def join(self, deadline: float | None) -> None:
+        """Waits until the threads have ended, or until a time of ``time.monotonic``."""
+        for thread in self._threads:
+            thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
 
 
 class _Count:

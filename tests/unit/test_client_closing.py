@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -258,6 +259,63 @@ print("closed", signal.getsignal(signal.SIGTERM) is terminate, flush=True)
         [sys.executable, "-c", program, fake.namesrv_addr], capture_output=True, text=True, timeout=60, check=False
     )
     assert (result.stdout, result.returncode) == ("mine\nclosed True\n", 0), result.stderr
+
+
+async def test_run_forever_outside_of_the_main_thread_ends_by_close() -> None:
+    async with cluster() as fake:
+        fake.broker.put("T", 0, b"x")
+        consumer = AsyncPushConsumer("G", config=fake.config(), consume_from_where=FIRST)
+
+        async def handle(_message: MessageExt) -> None:
+            await consumer.close()
+
+        consumer.subscribe("T", "*", handle)
+        await asyncio.wait_for(asyncio.to_thread(asyncio.run, consumer.run_forever()), HANGS_S)
+        assert fake.broker.offsets["G", "T", 0] == 1
+
+
+@pytest.mark.parametrize("message_model", ["CLUSTERING", "BROADCASTING"])
+async def test_a_replier_that_closes_its_consumer(message_model: str, tmp_path: Path) -> None:
+    async with cluster() as fake:
+        fake.broker.put("T", 0, b"x", b"y")
+        consumer = AsyncPushConsumer(
+            "G",
+            config=fake.config(offset_store_path=str(tmp_path)),
+            consume_from_where=FIRST,
+            concurrency=1,
+            message_model=message_model,
+            await_termination_s=60.0,
+        )
+        loop, seen = asyncio.get_running_loop(), []
+
+        @consumer.replier("T")
+        def reply(message: MessageExt) -> None:
+            seen.append(message.text())
+            asyncio.run_coroutine_threadsafe(consumer.close(), loop).result(HANGS_S)
+
+        await asyncio.wait_for(consumer.run_forever(), HANGS_S)
+        assert seen == ["x"]
+
+
+def test_a_program_that_prints_in_handlers_ends_without_close(fake: FakeCluster) -> None:
+    fake.broker.put("T", 0, *(b"%d" % number for number in range(500)))
+    program = """
+import sys, threading
+from rmq_redis import PushConsumer
+consumer = PushConsumer("G", sys.argv[1], consume_from_where="CONSUME_FROM_FIRST_OFFSET")
+began = threading.Event()
+def handle(message):
+    began.set()
+    for _ in range(100):
+        print("x" * 1000, flush=True)
+consumer.subscribe("T", "*", handle)
+consumer.start()
+began.wait(60)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, fake.namesrv_addr], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.stderr, result.returncode) == ("", 0)
 
 
 # --- close while a call waits ------------------------------------------------------------------------------------

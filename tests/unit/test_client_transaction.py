@@ -302,3 +302,33 @@ async def test_topics_without_a_route_are_tried_again() -> None:
             assert fake.broker.heartbeats == []
             fake.name_server.topics["T"] = route
             await until(lambda: fake.broker.heartbeats)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("in_child_task", [True, False])
+async def test_a_listener_may_close_its_producer(plain: bool, in_child_task: bool) -> None:
+    closed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def close() -> None:
+        await (asyncio.wait_for(producer.close(), 60) if in_child_task else producer.close())
+
+    class Closes(AsyncListener):
+        async def check_local_transaction(self, message: MessageExt) -> Any:
+            try:
+                await close()
+            finally:
+                closed.set()
+
+    class ClosesInThread(Listener):
+        def check_local_transaction(self, message: MessageExt) -> Any:
+            asyncio.run_coroutine_threadsafe(close(), loop).result(60)
+            loop.call_soon_threadsafe(closed.set)
+
+    async with cluster() as fake:
+        listener = ClosesInThread() if plain else Closes()
+        producer = AsyncTransactionProducer("PG", listener, config=fake.config(), topics=["T"])
+        await producer.start()
+        await ask(fake.broker, check())
+        await asyncio.wait_for(closed.wait(), 60)
+        await until(lambda: not producer._instance.remoting.connections and not fake.broker.server.connections)
