@@ -79,7 +79,10 @@ class BrokerConfig:
     lease_s: float = setting(5.0, "a master that does not renew its lease for this long can be replaced")
     auto_create_topic_enable: bool = setting(True, "create unknown topics on first send (template TBW102)")
     auto_create_subscription_group: bool = setting(True, "create unknown consumer groups on first use")
-    default_topic_queue_nums: int = setting(4, "read and write queues of a topic created automatically")
+    default_topic_queue_nums: int = setting(
+        4,
+        "queues of a topic that a first send creates, unless the client asks for another number than 4",
+    )
     enable_mixed_message_type: bool = setting(False, "allow topics with the attribute message.type=MIXED")
     max_message_bytes: int = setting(4 * 1024 * 1024, "largest message body, and largest body of a batch")
     max_pull_bytes: int = setting(256 * 1024, "a pull's answer stops after this many bytes (one message at least)")

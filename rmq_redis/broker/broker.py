@@ -57,7 +57,7 @@ from .send import SendProcessor
 from .send_back import SendBackProcessor
 from .statistics import BrokerStatistics
 from .statistics_admin import StatisticsProcessor
-from .topics import TopicTable
+from .topics import MAX_QUEUE_NUMS, TopicTable
 from .transaction import TransactionService
 from .vip_channel import listen_on_vip_channel
 
@@ -118,6 +118,10 @@ class Broker:
         for name in ("wait_time_in_send_queue_s", "store_busy_timeout_s"):
             if getattr(config, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(config, name):g}; expected more than 0")
+        if not 0 < config.default_topic_queue_nums <= MAX_QUEUE_NUMS:
+            raise ConfigError(
+                f"default_topic_queue_nums is {config.default_topic_queue_nums}; expected 1 to {MAX_QUEUE_NUMS}"
+            )
         if config.broker_id < 0:
             raise ConfigError(f"broker id {config.broker_id} is negative; 0 is the master, 1 and up are slaves")
         self.config = config

@@ -18,6 +18,7 @@ from ..errors import (
     TopicNotExistError,
 )
 from ..model import (
+    DEFAULT_QUEUE_NUMS,
     DEFAULT_TOPIC,
     DLQ_PREFIX,
     RETRY_PREFIX,
@@ -39,8 +40,8 @@ from ..store.queue_store import QueueStore
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_TOPIC_QUEUE_NUMS = 8
-"""Queues of TBW102, the upper limit of what automatic creation gives. Source: BrokerConfig of RocketMQ."""
+TEMPLATE_QUEUE_NUMS = 8
+"""Queues of TBW102 at least, the most that a client may ask for. Source: BrokerConfig.defaultTopicQueueNums."""
 MAX_QUEUE_NUMS = 1024
 _VERSION_3_4_9 = 121
 
@@ -104,7 +105,11 @@ class TopicTable:
         if self._queue_store.fenced:
             return
         for wanted in self._system_topics():
-            if wanted.topic_name not in self.topics:
+            known = self.topics.get(wanted.topic_name)
+            # The template follows its setting, which may have changed since the store was made.
+            if known is None or (
+                wanted.topic_name == DEFAULT_TOPIC and known.config.write_queue_nums != wanted.write_queue_nums
+            ):
                 await self._put(wanted)
         if not self._config.auto_create_topic_enable and DEFAULT_TOPIC in self.topics:
             del self.topics[DEFAULT_TOPIC]
@@ -121,7 +126,9 @@ class TopicTable:
         for name in dict.fromkeys((self._config.broker_name, self._config.cluster_name)):
             topics.append(TopicConfig(topic_name=name, read_queue_nums=1, write_queue_nums=1, perm=rw | Perm.INHERIT))
         if self._config.auto_create_topic_enable:
-            nums = max(DEFAULT_TOPIC_QUEUE_NUMS, self._config.default_topic_queue_nums)
+            nums = self._config.default_topic_queue_nums
+            if nums >= DEFAULT_QUEUE_NUMS:  # clients take their queue from the first 4 that the template shows
+                nums = max(nums, TEMPLATE_QUEUE_NUMS)
             topics.append(
                 TopicConfig(
                     topic_name=DEFAULT_TOPIC, read_queue_nums=nums, write_queue_nums=nums, perm=rw | Perm.INHERIT
@@ -297,8 +304,10 @@ class TopicTable:
     async def create_on_send(self, topic: str, default_topic: str, queue_nums: int) -> Topic:
         """The topic, made as a client's first send makes it.
 
-        From the template ``default_topic`` (TBW102): as many queues as the client wants but not more than the template
-        has, its permissions without the inherit bit. A retry topic gets one queue. Source: ``TopicConfigManager``.
+        From the template ``default_topic``: its permissions without the inherit bit, and as many queues as the client
+        wants, but not more than the template has. A retry topic gets one queue. Source: ``TopicConfigManager``.
+        Clients that were told nothing want 4 queues; from TBW102 they get ``default_topic_queue_nums``, so that an
+        operator can choose more.
 
         Raises:
             TopicNotExistError: automatic creation is off or the template does not allow it.
@@ -323,6 +332,8 @@ class TopicTable:
                         f"the topic {topic!r} does not exist and is not created automatically; create it first"
                     )
                 nums = min(max(queue_nums, 1), template.config.write_queue_nums)
+                if default_topic == DEFAULT_TOPIC and queue_nums == DEFAULT_QUEUE_NUMS:
+                    nums = self._config.default_topic_queue_nums
                 perm = template.config.perm & ~Perm.INHERIT
                 wanted = TopicConfig(topic_name=topic, read_queue_nums=nums, write_queue_nums=nums, perm=int(perm))
             await self._put(wanted)

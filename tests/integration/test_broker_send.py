@@ -14,6 +14,8 @@ from helpers import UNIQ_KEY, BrokerClient, Connect, FakeNameServer, RawPeer, St
 
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
+from rmq_redis.config import BrokerConfig
+from rmq_redis.errors import ConfigError
 from rmq_redis.hosts import offset_msg_id
 from rmq_redis.protocol.body import decode_register_body, loads
 from rmq_redis.protocol.command import RemotingCommand, SerializeType, request
@@ -233,6 +235,25 @@ async def test_an_unknown_topic_gets_the_queues_asked_for_and_at_most_those_of_i
     # The NameServer heard of it before the answer.
     table = decode_register_body(fake_namesrv.registrations[-1].body, sender_version=479).topic_config_table
     assert table["New"].write_queue_nums == created
+
+
+@pytest.mark.parametrize("nums", [1, 2, 4, 8, 16])
+async def test_default_topic_queue_nums_is_what_a_first_send_gets(
+    start_broker: StartBroker, connect: Connect, nums: int
+) -> None:
+    asked = connect(await start_broker(default_topic_queue_nums=nums))
+    await asked.ok(send_request("New"))
+    assert (await topic_config(asked, "New"))["writeQueueNums"] == nums
+    await asked.ok(send_request("Asked", default_topic_queue_nums=3))
+    assert (await topic_config(asked, "Asked"))["writeQueueNums"] == min(3, nums)
+    # Clients choose among the first 4 queues of the template: none of these may be missing in the topic.
+    assert min(4, (await topic_config(asked, "TBW102"))["writeQueueNums"]) <= nums
+
+
+@pytest.mark.parametrize("nums", [0, -1, 1025])
+def test_default_topic_queue_nums_out_of_range_is_refused(nums: int) -> None:
+    with pytest.raises(ConfigError, match="expected 1 to 1024"):
+        Broker(BrokerConfig(store="redis://h:1/0", default_topic_queue_nums=nums))
 
 
 async def test_the_template_keeps_its_inherit_bit(client: BrokerClient) -> None:
