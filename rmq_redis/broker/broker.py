@@ -416,6 +416,8 @@ class Broker:
 
     def _expression_changed(self, group: str, topic: str) -> None:
         self._pulls.expression_changed(group, topic)
+        if self._pops is not None:
+            self._pops.hold.expression_changed(group, topic)
 
     def _connection_closed(self, connection: Connection) -> None:
         self._clients.connection_closed(connection)

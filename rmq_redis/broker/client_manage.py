@@ -87,7 +87,8 @@ class ClientManager:
     ) -> None:
         """
         Args:
-            on_expression_changed: called with (group, topic) when a heartbeat replaced a subscription's expression.
+            on_expression_changed: called with (group, topic) when a heartbeat began a subscription, or replaced its
+                expression.
         """
         self._config = config
         self._topics = topics
@@ -221,6 +222,7 @@ class ClientManager:
             if known is None:
                 changed = True
                 group.subscriptions[subscription.topic] = subscription
+                self._on_expression_changed(group.name, subscription.topic)  # it may have ended with another before
             elif subscription.sub_version > known.sub_version:
                 group.subscriptions[subscription.topic] = subscription
                 if _expression(subscription) != _expression(known):

@@ -166,7 +166,9 @@ class PopProcessor:
         remaining_s = deadline - self._loop.time()
         if remaining_s <= 0 or self.stopping or self.refuse is not None or waiter.connection.closed:
             return ResponseCode.POLLING_TIMEOUT
-        return None if await self.hold.wait(waiter, remaining_s) else ResponseCode.POLLING_FULL
+        if not await self.hold.wait(waiter, remaining_s):
+            return ResponseCode.POLLING_FULL
+        return ResponseCode.POLLING_TIMEOUT if waiter.is_outdated else None
 
     async def _check(self, group: str, topic: str, queue_id: int) -> tuple[str, ...]:
         """Refuses what may not be; the topics to look at: the one asked for and the group's retry topic for it."""

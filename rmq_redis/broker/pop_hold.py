@@ -17,15 +17,17 @@ class Waiter:
         group: consumer group.
         topics: the topic and the retry topic that it looks at.
         queue_id: of the topic; -1 for all of them.
+        is_outdated: the group has another expression for the topic now.
     """
 
-    __slots__ = ("connection", "future", "group", "queue_id", "topics")
+    __slots__ = ("connection", "future", "group", "is_outdated", "queue_id", "topics")
 
     def __init__(self, connection: Connection, group: str, topics: tuple[str, ...], queue_id: int) -> None:
         self.connection = connection
         self.group = group
         self.topics = topics
         self.queue_id = queue_id
+        self.is_outdated = False
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def wants(self, queue: Queue) -> bool:
@@ -107,6 +109,13 @@ class PopHold:
             if not waiter.future.done() and not waiter.connection.closed and waiter.wants(queue):
                 waiter.future.set_result(None)
                 return
+
+    def expression_changed(self, group: str, topic: str) -> None:
+        """Ends the waits of a group for a topic. They filter by the old expression, and step over what it rejects."""
+        for waiter in self._topics.get(topic, {}).get(group, ()):
+            if not waiter.future.done():
+                waiter.is_outdated = True
+                waiter.future.set_result(None)
 
     def wake_all(self) -> None:
         """Wakes every waiter: the broker stops, or is no master any more."""

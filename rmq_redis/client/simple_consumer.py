@@ -145,6 +145,8 @@ class AsyncSimpleConsumer(AsyncClient):
     def subscribe(self, topic: str, expression: str = "*", *, expression_type: str = "TAG") -> None:
         """Has ``receive`` look at a topic. A second call for a topic replaces the first.
 
+        A ``receive`` that waits meanwhile goes on with the new expression as soon as the broker knows of it.
+
         Args:
             expression: ``*`` or tags, ``TagA || TagB``; with ``expression_type="SQL92"`` a condition on properties.
 

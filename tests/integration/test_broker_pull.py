@@ -343,6 +343,21 @@ async def test_changed_expression_ends_held_pulls_where_they_began(
     assert (await own).bodies == (await foreign).bodies == ["a1"]
 
 
+async def test_topic_subscribed_once_more_ends_pulls_held_with_the_expression_before(
+    broker: Broker, client: BrokerClient, connect: Connect
+) -> None:
+    await client.send("T", "a0", tags="TagA")
+    await client.send("Other", "o")
+    await client.ok(heartbeat_request("id", "G", {"T": "TagA", "Other": "*"}, sub_version=5))
+    old = asyncio.create_task(client.pull("T", 1, subscription=None, sub_version=5, suspend_ms=60_000))
+    await held(broker, old)
+    member = connect(broker)
+    await member.ok(heartbeat_request("id", "G", {"Other": "*"}, sub_version=6))  # unsubscribed
+    await held(broker, old)
+    await member.ok(heartbeat_request("id", "G", {"T": "TagC", "Other": "*"}, sub_version=7))
+    assert (await old).outcome == (NO_MATCH, 1)
+
+
 async def test_sql_pull_newer_than_heartbeat_is_25(client: BrokerClient) -> None:
     """Clients do not check SQL92 conditions again, so only the heartbeat's condition will do."""
     await client.send("T", "a", tags="TagA")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,15 @@ from typing import Any
 import pytest
 from helpers import eventually
 
-from rmq_redis import AsyncProducer, AsyncPullConsumer, AsyncPushConsumer, Message, MessageExt
+from rmq_redis import (
+    AsyncAdmin,
+    AsyncProducer,
+    AsyncPullConsumer,
+    AsyncPushConsumer,
+    AsyncSimpleConsumer,
+    Message,
+    MessageExt,
+)
 from rmq_redis.client.pulling import make_subscription
 from rmq_redis.testing import running_cluster
 
@@ -118,3 +127,26 @@ def test_later_subscription_has_a_larger_version(monkeypatch: pytest.MonkeyPatch
     first = make_subscription("t", "A")
     monkeypatch.setattr("rmq_redis.client.pulling.time.time", lambda: 1.0)  # the clock was set back
     assert first.sub_version < make_subscription("t", "C").sub_version
+
+
+@pytest.mark.parametrize(("kind", "before", "after"), [TAG, SQL])
+async def test_receive_that_waits_goes_on_with_the_new_expression(kind: str, before: str, after: str) -> None:
+    async with (
+        running_cluster() as namesrv_addr,
+        AsyncProducer("p", namesrv_addr) as producer,
+        AsyncSimpleConsumer("g", namesrv_addr) as consumer,
+        AsyncAdmin(namesrv_addr) as admin,
+    ):
+        await send(producer, "A", 1)
+        consumer.subscribe("t", before, expression_type=kind)
+        await consumer.ack(await consumer.receive(1, 30, 10))
+        receiving = asyncio.create_task(consumer.receive(1, 30, 30))
+
+        async def told(expression: str) -> bool:
+            return (await admin.consumer_connections("g")).subscriptions["t"].sub_string == expression
+
+        await asyncio.sleep(0.2)  # it waits at the broker by now, or asks anew with the new expression
+        consumer.subscribe("t", after, expression_type=kind)
+        await eventually(lambda: told(after))
+        await send(producer, "C", 1)
+        assert [message.text() for message in await receiving] == ["C0"]
