@@ -85,6 +85,7 @@ class BrokerConfig:
     )
     enable_mixed_message_type: bool = setting(False, "allow topics with the attribute message.type=MIXED")
     max_message_bytes: int = setting(4 * 1024 * 1024, "largest message body, and largest body of a batch")
+    max_batch_msg_nums: int = setting(4096, "messages that one batch may have (code 13 above)")
     max_pull_bytes: int = setting(256 * 1024, "a pull's answer stops after this many bytes (one message at least)")
     max_pull_msg_nums: int = setting(1024, "a pull's answer has at most this many messages")
     max_pending_append_bytes: int = setting(256 * 1024 * 1024, "sends waiting for the store beyond this: SYSTEM_BUSY")

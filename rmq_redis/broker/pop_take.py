@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from ..remoting.connection import Connection
 from ..store.pop_order_store import NO_ATTEMPT, Batch
 from ..store.queue import Queue
+from .filtered_reads import learn, scan_nums
 from .subscription import MessageFilter
 
-MAX_SCAN_NUMS = 800
 MAX_SCAN_BYTES = 8 * 1024 * 1024
 
 Screen = Callable[[Queue, str, Sequence[int], Sequence[bytes]], set[int]]
@@ -39,7 +39,8 @@ class PopRequest:
 
     def scan_nums(self, queue: Queue) -> int:
         """How many records of a queue one look reads."""
-        return queue.read_nums(self.max_nums if self.filter is None else MAX_SCAN_NUMS, MAX_SCAN_BYTES)
+        wanted = self.max_nums if self.filter is None else scan_nums(self.max_nums, self.filter)
+        return queue.read_nums(wanted, MAX_SCAN_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ class Room:
                 self.bytes -= len(record)
                 self.empty = False
             looked_at += 1
+        if request.filter is not None and looked_at:
+            learn(request.filter, len(wanted), looked_at)
         return wanted, looked_at
 
 

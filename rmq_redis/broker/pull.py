@@ -27,6 +27,7 @@ from ..store.offset_store import OffsetStore
 from ..store.queue import Queue, deliver
 from ..store.queue_store import QueueStore
 from .client_manage import ClientManager
+from .filtered_reads import FilteredReads, choose, scan_nums
 from .pull_hold import HeldPull, PullHold
 from .statistics import BrokerStatistics
 from .subscription import TAG, MessageFilter, message_filter
@@ -34,8 +35,6 @@ from .topics import TopicTable
 
 logger = logging.getLogger(__name__)
 
-_MAX_SCAN_NUMS = 800
-"""Messages that one pull looks at when it has a filter. Source: 800 * 20 bytes of consume queue in RocketMQ."""
 _MAX_RESET_ANSWERS = 16
 """So often pulls from elsewhere are sent to a reset offset. Who still goes its own way then follows no answers."""
 _REMARKS = {
@@ -72,6 +71,7 @@ class PullProcessor:
         self._loop = asyncio.get_running_loop()
         self._reset_answers: dict[tuple[tuple[str, str], int], int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._filtered = FilteredReads(self._read_filtered)
         self.hold = PullHold(self._execute_held, config.max_held_pulls)
         self.stopping = False
 
@@ -217,13 +217,24 @@ class PullProcessor:
             self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, pull.queue_offset)
 
     def _read(self, pull: HeldPull) -> None:
+        if pull.filter is None:
+            self._read_and_deliver(pull, pull.max_msg_nums)
+        else:
+            self._filtered.start(pull)
+
+    def _read_filtered(self, pull: HeldPull) -> None:
+        assert pull.filter is not None
+        self._read_and_deliver(pull, scan_nums(pull.max_msg_nums, pull.filter))
+
+    def _read_and_deliver(self, pull: HeldPull, wanted: int) -> None:
         queue = pull.queue
-        wanted = pull.max_msg_nums if pull.filter is None else max(pull.max_msg_nums, _MAX_SCAN_NUMS)
         count = queue.read_nums(wanted, pull.max_bytes)
         end = queue.max_offset
         began_s = self._loop.time()
 
         def read(offsets: Sequence[int], records: list[bytes], error: StoreError | None) -> None:
+            if pull.filter is not None:
+                self._filtered.done(pull.connection)
             if pull.connection.closed:
                 return
             if error is not None:
@@ -250,7 +261,7 @@ class PullProcessor:
         """Sends the records that pass the filter, up to the pull's limits; at least one. Reading them took ``ms``."""
         queue = pull.queue
         if pull.filter is not None:
-            offsets, records, next_offset = self._filter(pull, offsets, records)
+            offsets, records, next_offset = choose(pull, offsets, records)
             if not records:
                 self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, next_offset)
                 return
@@ -273,23 +284,6 @@ class PullProcessor:
             pull.connection.write(encode_frame(header, body))
         else:
             self._answer(pull, ResponseCode.SUCCESS, next_offset, bytes(body))
-
-    @staticmethod
-    def _filter(pull: HeldPull, offsets: Sequence[int], records: list[bytes]) -> tuple[list[int], list[bytes], int]:
-        """What passes the pull's filter, within its limits, and the offset after the last one looked at."""
-        assert pull.filter is not None
-        matches = pull.filter.matches
-        passed: list[bytes] = []
-        passed_offsets: list[int] = []
-        size = 0
-        for offset, record in zip(offsets, records, strict=True):
-            if matches(record):
-                if passed and (len(passed) >= pull.max_msg_nums or size + len(record) > pull.max_bytes):
-                    return passed_offsets, passed, offset
-                passed.append(record)
-                passed_offsets.append(offset)
-                size += len(record)
-        return passed_offsets, passed, offsets[-1] + 1
 
     def _answer(self, pull: HeldPull, code: ResponseCode, next_offset: int, body: bytes = b"") -> None:
         if code != ResponseCode.SUCCESS:

@@ -348,6 +348,7 @@ class SendProcessor:
             change=change,
             change_all=any(name in body for name in _SPECIAL),  # one look at the whole, not several at each message
             suffix=self._broker_property_bytes,
+            max_nums=self._config.max_batch_msg_nums,
         )
 
     def _tags_code(self, tags: str | None) -> int:

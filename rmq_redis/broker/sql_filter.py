@@ -20,6 +20,7 @@ import msgspec
 
 from ..errors import SubscriptionParseFailedError
 from ..protocol.message import find_property, record_properties_start
+from .subscription import FIRST_SHARE
 
 if TYPE_CHECKING:
     from lark import Lark, Token
@@ -107,11 +108,12 @@ _TEXT_OPERATORS: dict[str, Callable[[str, str], bool]] = {
 class SqlFilter:
     """A compiled SQL92 expression."""
 
-    __slots__ = ("_evaluate", "expression")
+    __slots__ = ("_evaluate", "expression", "share")
 
     def __init__(self, expression: str, evaluate: Evaluate) -> None:
         self.expression = expression
         self._evaluate = evaluate
+        self.share = FIRST_SHARE
 
     def matches(self, record: bytes) -> bool:
         """Whether a stored record's properties make the expression true: not false, unknown or impossible."""

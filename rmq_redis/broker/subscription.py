@@ -11,8 +11,18 @@ TAG = "TAG"
 SQL92 = "SQL92"
 
 
+FIRST_SHARE = 0.25
+"""What a filter's ``share`` is until something was read."""
+
+
 class MessageFilter(Protocol):
-    """Says of a stored record whether a subscription wants it. Everything is wanted where there is no filter (None)."""
+    """Says of a stored record whether a subscription wants it. Everything is wanted where there is no filter (None).
+
+    Attributes:
+        share: the part of the records looked at last that passed, above 0 to 1; see ``filtered_reads``.
+    """
+
+    share: float
 
     def matches(self, record: bytes) -> bool:
         """Whether the stored record passes. Raises nothing."""
@@ -22,18 +32,40 @@ class MessageFilter(Protocol):
 class TagFilter:
     """Passes tags by hash code, as RocketMQ's brokers do; clients compare the tags themselves again."""
 
-    __slots__ = ("_codes",)
+    __slots__ = ("_codes", "share")
 
     def __init__(self, tags: list[str]) -> None:
         # as stored records carry them in place of the queue offset: see store.queue_store
+        self.share = FIRST_SHARE
         self._codes = frozenset(tags_code(tag).to_bytes(8, "big", signed=True) for tag in tags)
 
     def matches(self, record: bytes) -> bool:
         return record[QUEUE_OFFSET_POSITION : QUEUE_OFFSET_POSITION + 8] in self._codes
 
 
-_cache: dict[tuple[str, str], MessageFilter | SubscriptionParseFailedError | None] = {}
+MAX_TAG_EXPRESSION_LENGTH = 16 * 1024
+"""Characters of a tag expression; one of SQL92 has a bound of its own."""
+
 _MAX_CACHED = 1000
+_MAX_CACHED_LENGTH = 1024 * 1024
+
+
+class _Cache:
+    """Filters by type and expression, up to a number and a length of all expressions together."""
+
+    def __init__(self) -> None:
+        self.filters: dict[tuple[str, str], MessageFilter | SubscriptionParseFailedError | None] = {}
+        self._length = 0
+
+    def put(self, key: tuple[str, str], made: MessageFilter | SubscriptionParseFailedError | None) -> None:
+        self._length += len(key[1])
+        if len(self.filters) >= _MAX_CACHED or self._length > _MAX_CACHED_LENGTH:
+            self.filters.clear()
+            self._length = len(key[1])
+        self.filters[key] = made
+
+
+_cache = _Cache()
 
 
 def message_filter(expression: str | None, expression_type: str | None = TAG) -> MessageFilter | None:
@@ -50,16 +82,19 @@ def message_filter(expression: str | None, expression_type: str | None = TAG) ->
     kind = expression_type or TAG
     if kind == TAG and (expression is None or expression in ("", "*")):
         return None
-    key = (kind, expression or "")
-    if key not in _cache:
+    text = expression or ""
+    if kind == TAG and len(text) > MAX_TAG_EXPRESSION_LENGTH:
+        raise SubscriptionParseFailedError(
+            f"the tag expression has {len(text)} characters, at most {MAX_TAG_EXPRESSION_LENGTH} are allowed"
+        )
+    key = (kind, text)
+    if key not in _cache.filters:
         try:
             made: MessageFilter | SubscriptionParseFailedError | None = _make(*key)
         except SubscriptionParseFailedError as error:  # a client that asks again and again is refused as cheaply
             made = error
-        if len(_cache) >= _MAX_CACHED:
-            _cache.clear()
-        _cache[key] = made
-    known = _cache[key]
+        _cache.put(key, made)
+    known = _cache.filters[key]
     if isinstance(known, SubscriptionParseFailedError):
         raise SubscriptionParseFailedError(known.remark)
     return known

@@ -492,6 +492,7 @@ def batch_to_records(
     change: Callable[[bytes], tuple[int, bytes]],
     change_all: bool,
     suffix: bytes,
+    max_nums: int = 1 << 31,
 ) -> list[bytes]:
     """The items of a batch body as message records, in one pass: a batch has hundreds of them.
 
@@ -503,7 +504,7 @@ def batch_to_records(
 
     Raises:
         RemoteProtocolError: empty, an item with an empty body, or one that does not fit its own lengths.
-        LocalProtocolError: properties above 32767 bytes.
+        LocalProtocolError: properties above 32767 bytes, or more than ``max_nums`` items.
     """
     is_v4 = len(born_host) == 8 and len(store_host) == 8
     records: list[bytes] = []
@@ -514,6 +515,8 @@ def batch_to_records(
     suffix_size = len(suffix)
     try:
         while position < end:
+            if len(records) >= max_nums:
+                raise LocalProtocolError(f"the batch has more than {max_nums} messages (max_batch_msg_nums)")
             size, _magic, _crc, flag, body_length = unpack(data, position)
             body_end = position + 20 + body_length
             properties_start = body_end + 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 FLUSH_FRAMES = 32
 """So many frames do not wait for the end of the loop turn: the peer begins while we make the rest of a burst."""
+TURN_S = 0.01
+"""A server handles requests of one connection for so long in one turn of the event loop."""
 WRITE_AT_ONCE_BYTES = 4096
 """Above this, uvloop writes to the socket at once and not at the end of the loop turn."""
 
@@ -66,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._drained: asyncio.Future[None] | None = None
+        self._postponed: list[RemotingCommand] = []
         self.closed = False
         self.remote_address = ""
         self.remote_host = b"\0" * 8
@@ -93,6 +97,7 @@ class Connection(asyncio.Protocol):
         except RemoteProtocolError as error:
             broken = error
         pending = self._pending
+        requests: list[RemotingCommand] = []
         for command in commands:
             if command.flag & 1:
                 entry = pending.pop(command.opaque, None)
@@ -101,10 +106,46 @@ class Connection(asyncio.Protocol):
                 elif not entry[0].done():
                     entry[0].set_result(command)
             else:
-                self._on_request(self, command)
+                requests.append(command)
+        if requests:
+            self._take(requests)
         if broken is not None:
             logger.warning("%s: closing the connection: %s", self.remote_address, broken)
             self.close()
+
+    def _take(self, requests: list[RemotingCommand]) -> None:
+        """Hands requests on, for at most ``TURN_S``: the rest waits for the other connections of the event loop."""
+        if self._postponed:
+            self._postponed += requests
+            return
+        until_s = time.monotonic() + TURN_S
+        for index, command in enumerate(requests, 1):
+            self._on_request(self, command)
+            if index < len(requests) and time.monotonic() > until_s and self._is_server:
+                self._postponed = requests[index:]
+                self._pause_reading()
+                self._loop.call_soon(self._take_postponed)
+                return
+
+    def _take_postponed(self) -> None:
+        requests, self._postponed = self._postponed, []
+        if self.closed:
+            return
+        self._take(requests)
+        if not self._postponed:
+            self._resume_reading()
+
+    def _pause_reading(self) -> None:
+        if self._is_server and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        """Unless the peer does not read our answers, or its last requests are not handed on yet."""
+        transport = self._transport
+        if self._drained is not None or self._postponed or not self._is_server:
+            return
+        if transport is not None and not transport.is_closing():
+            transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -122,16 +163,14 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         # A peer that asks without reading the answers: stop taking its requests, or its answers fill our memory.
-        if self._is_server and self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
+        self._pause_reading()
         self._drained = self._loop.create_future()
 
     def resume_writing(self) -> None:
-        if self._is_server and self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         self._drained = None
+        self._resume_reading()
 
     # --- sending -------------------------------------------------------------------------------------------------
 

@@ -468,3 +468,15 @@ async def test_sends_that_wait_for_a_topic_that_cannot_be_made_are_all_refused(
     client = connect(broker)
     answers = await asyncio.gather(*(client.ask(send_request("New")) for _ in range(5)))
     assert [answer.code for answer in answers] == [17] * 5
+
+
+async def test_batch_of_too_many_messages_is_refused_and_others_are_served(
+    start_broker: StartBroker, connect: Connect
+) -> None:
+    broker = await start_broker(max_batch_msg_nums=100)
+    client = connect(broker)
+    item = encode_batch_item(b"x", b"")
+    await client.ok(send_request("T", item * 100, batch=True))
+    refused = await client.ask(send_request("T", item * 101, batch=True))
+    assert (refused.code, "more than 100 messages" in (refused.remark or "")) == (13, True)
+    assert len(await client.pull_all("T")) == 100

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from rmq_redis.errors import (
 )
 from rmq_redis.protocol.command import RemotingCommand, SerializeType, request, response
 from rmq_redis.protocol.header import TopicRequestHeader
+from rmq_redis.remoting.client import RemotingClient
 from rmq_redis.remoting.connection import Connection
 from rmq_redis.remoting.server import RemotingServer, processors_of
 
@@ -389,3 +391,35 @@ def test_processors_of_merges_and_refuses_two_for_one_code() -> None:
     assert set(processors_of(Group(1, 2), Group(3))) == {1, 2, 3}
     with pytest.raises(AssertionError):
         processors_of(Group(1), Group(1))
+
+
+async def test_one_connection_does_not_keep_the_others_waiting() -> None:
+    """500 pipelined requests of 1 ms each: another connection's request is answered before the last of them."""
+    handled: list[str] = []
+
+    def work(connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        handled.append(command.body.decode())
+        until = time.monotonic() + 0.001
+        while time.monotonic() < until:
+            pass
+        return response(command)
+
+    server = RemotingServer({1: work})
+    await server.start("127.0.0.1", 0)
+    address = f"127.0.0.1:{server.port}"
+    greedy, modest = RemotingClient(), RemotingClient()
+    try:
+        await asyncio.gather(greedy.connect(address), modest.connect(address))
+        many = [
+            asyncio.ensure_future(greedy.invoke(address, request(1, body=b"greedy %d" % n), 60.0)) for n in range(500)
+        ]
+        while not handled:
+            await asyncio.sleep(0)
+        await modest.invoke(address, request(1, body=b"modest"), 60.0)
+        assert len(handled) < 400
+        await asyncio.gather(*many)
+        assert [text for text in handled if text != "modest"] == [f"greedy {n}" for n in range(500)]
+    finally:
+        await greedy.close()
+        await modest.close()
+        await server.close()
