@@ -124,7 +124,7 @@ def _model_warnings(members: Members) -> list[str]:
             found.setdefault(member.message_model, client_id)
     if len(found) < 2:
         return []
-    shown = ", ".join(f"{name[:_SHOWN_LENGTH]!r} {model[:20]}" for model, name in sorted(found.items())[:_SHOWN])
+    shown = ", ".join(f"{name[:_SHOWN_LENGTH]!r} {model[:20]!r}" for model, name in sorted(found.items())[:_SHOWN])
     return [f"its members have different message models ({shown}); the broker treats all as the latest one says"]
 
 

@@ -111,7 +111,18 @@ async def test_members_of_different_message_models_are_named(broker: Broker, con
     await beat(one, "one", {"T": "*"})
     await beat(two, "two", {"T": "*"}, messageModel="BROADCASTING")
     (warning,) = await warnings(one)
-    assert "'two' BROADCASTING, 'one' CLUSTERING" in warning
+    assert "'two' 'BROADCASTING', 'one' 'CLUSTERING'" in warning
+
+
+async def test_a_warning_is_one_line_whatever_a_heartbeat_says(
+    broker: Broker, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = connect(broker), connect(broker)
+    await beat(one, "one", {"T": "*"})
+    await beat(two, "t\nw\x1b[2Jo", {"T\n": "A\nB"}, messageModel="X\nY")
+    lines = [*await warnings(one), *logged(caplog)]
+    assert len(lines) >= 3
+    assert not any("\n" in line or "\x1b" in line for line in lines)
 
 
 async def test_two_producers_of_one_id_are_noticed_when_both_go_on(
