@@ -11,6 +11,7 @@ import difflib
 import inspect
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -257,21 +258,29 @@ def _parse(variable: str, text: str, kind: Any) -> Any:
         raise ConfigError(f"{variable}={text!r} is not a{'n' if kind is int else ''} {kind.__name__}") from None
 
 
+_HOST = re.compile(r"\[[0-9A-Fa-f:.%]+\]|[\w-]+(?:\.[\w-]+)*\.?")
+
+
 def parse_addresses(text: str) -> list[str]:
-    """A NameServer list (``host:port;host:port``, commas and blanks allowed; a missing port is 9876).
+    """A NameServer list: ``host:port;host:port``.
+
+    Commas and white space separate, too; a missing port is 9876; ``http://`` in front, as Java's client accepts it, and
+    a slash at the end are dropped.
 
     Raises:
         ConfigError: empty, or an entry that is not host:port.
     """
     addresses: list[str] = []
-    for part in text.replace(",", ";").replace(" ", ";").split(";"):
+    for part in re.split(r"[;,\s]+", text):
         if not part:
             continue
-        host, separator, port = part.rpartition(":")
-        if not separator or part.endswith("]"):
-            host, port = part, str(DEFAULT_NAMESRV_PORT)
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ConfigError(f"NameServer address {part!r} is not host:port")
+        bare = part.removeprefix("http://").removesuffix("/")
+        host, separator, port = bare.rpartition(":")
+        if not separator or bare.endswith("]"):
+            host, port = bare, str(DEFAULT_NAMESRV_PORT)
+        if not _HOST.fullmatch(host) or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+            hint = f"; write [{bare}]:{DEFAULT_NAMESRV_PORT}" if bare.count(":") > 1 and "[" not in bare else ""
+            raise ConfigError(f"NameServer address {part[:80]!r} is not host:port{hint}")
         address = f"{host}:{port}"
         if address not in addresses:
             addresses.append(address)

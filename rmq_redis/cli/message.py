@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ClientError, RmqError
+from ..config import ClientConfig, from_env
+from ..errors import ClientError, MessageIllegalLocallyError, RmqError
 from ..model import MAX_DELAY_LEVEL, SendStatus
 from .options import (
     DEFAULT_NAMESRV,
@@ -240,7 +241,7 @@ async def _send_lines(
 
     async with AsyncProducer(PRODUCER_GROUP, namesrv, **_chosen(load_balancer)) as producer:
         with stop_signals() as stop:
-            chunks = read_lines(file)
+            chunks = read_lines(file, from_env(ClientConfig).max_message_bytes)
             try:
                 while lines := await unless_stopped(stop, next_lines(chunks)):
                     for line in lines:
@@ -256,6 +257,11 @@ async def _send_lines(
                             raise Stopped
             except Stopped:
                 pass
+            except MessageIllegalLocallyError as error:  # of a line that is read, or of one that is sent
+                await finish(0)
+                if not getattr(error, "__notes__", ()):
+                    error.add_note(f"line {line_number + 1}; {sent} messages were sent before it")
+                raise
             await finish(0)
     seconds = time.monotonic() - began
     if not json:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rmq_redis.cli.lines import read_lines
+from rmq_redis.errors import MessageIllegalLocallyError
 
 
 @pytest.fixture
@@ -66,3 +67,13 @@ async def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
             await anext(read_lines(directory))
     finally:
         os.close(directory)
+
+
+async def test_a_line_that_goes_on_beyond_the_bound_is_refused_before_its_end(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    chunks = read_lines(reader, 10)
+    os.write(writer, b"one\n")
+    assert await anext(chunks) == [b"one"]
+    os.write(writer, b"01234567890")  # and its writer keeps the pipe open
+    with pytest.raises(MessageIllegalLocallyError, match="more than 10 bytes"):
+        await anext(chunks)
