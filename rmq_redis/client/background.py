@@ -29,6 +29,7 @@ class BackgroundLoop:
 
     def __init__(self) -> None:
         self.process_id = os.getpid()
+        self._ending = False
         self._loop = new_event_loop()
         self._thread = threading.Thread(target=self._run, name="rmq-redis-loop", daemon=True)
         self._thread.start()
@@ -43,6 +44,7 @@ class BackgroundLoop:
     def _stop(self) -> None:
         """At the interpreter's exit, for clients that were not closed: what is open then would be complained about."""
         if self.process_id == os.getpid():
+            self._ending = True
             self.submit(self._end())
             self._thread.join(_END_TIMEOUT_S)
 
@@ -91,6 +93,8 @@ class BackgroundLoop:
             return future.result()
         except BaseException:
             future.cancel()
+            if self._ending and threading.current_thread().daemon:
+                threading.Event().wait()  # the interpreter ends: this thread does so with it, and without a traceback
             raise
 
 

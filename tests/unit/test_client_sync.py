@@ -167,6 +167,9 @@ def test_help_says_what_the_asynchronous_twin_says() -> None:
         'consumer = PushConsumer("G", addr); consumer.subscribe("T", "*", print); consumer.start()',
         'consumer = PullConsumer("G", addr); consumer.start(); consumer.assign([MessageQueue("T", "broker-a", 0)]); '
         "consumer.poll(0)",
+        'consumer = PullConsumer("G", addr); consumer.start(); consumer.assign([MessageQueue("T", "broker-a", 0)]); '
+        "import threading, time; threading.Thread(target=consumer.poll, args=(60,), daemon=True).start(); "
+        "[time.sleep(0.01) for _ in iter(lambda: bool(consumer._async._polls), True)]",
     ],
 )
 def test_a_program_ends_without_a_complaint(fake: FakeCluster, program: str, loop: str) -> None:
