@@ -37,6 +37,7 @@ from .consumer_admin import ConsumerAdminProcessor
 from .interceptors import BrokerInterceptors
 from .leadership import Leadership
 from .offset_query import OffsetProcessor
+from .oneway import OnewayDrops
 from .pop import PopProcessor
 from .pop_ack import PopAckProcessor
 from .pop_hold import PopHold
@@ -158,6 +159,7 @@ class Broker:
         )
         self._locks = LockStore(self._queue_store, config.lock_expiry_s)
         self._clients = ClientManager(config, self._topics, self._locks, self._expression_changed)
+        self._drops = OnewayDrops()
         self._statistics = BrokerStatistics(config.cluster_name, self._topics, self._queue_store)
         self._pulls = PullProcessor(
             config, self._topics, self._queue_store, self._offsets, self._clients, self._statistics
@@ -215,6 +217,7 @@ class Broker:
             store_host,
             schedule,
             transactions,
+            self._drops,
         )
         self._send_backs = SendBackProcessor(self._topics, self._queue_store, schedule, store_host, self._statistics)
         self._recalls = RecallProcessor(config, self._topics, schedule)
@@ -294,7 +297,7 @@ class Broker:
         """The processors that read state, or change it for an operator, at masters and slaves."""
         config, topics, store, offsets = self.config, self._topics, self._queue_store, self._offsets
         clients, retention, statistics = self._clients, self._retention, self._statistics
-        runtime_info = RuntimeInfoProcessor(config, topics, store, self._pulls, retention, statistics)
+        runtime_info = RuntimeInfoProcessor(config, topics, store, self._pulls, retention, statistics, self._drops)
         self._sampler = runtime_info.sampler
         self._sampler.start()
         return [

@@ -19,6 +19,7 @@ from ..remoting.server import Processor
 from ..store.queue_store import QueueStore
 from ..store.retention_store import StoreMemory, memory_of
 from ..store.server_info import server_info
+from .oneway import OnewayDrops
 from .pull import PullProcessor
 from .rates import Rates, RateSampler
 from .retention import RetentionService
@@ -60,6 +61,7 @@ class RuntimeInfoProcessor:
         pulls: PullProcessor,
         retention: RetentionService,
         statistics: BrokerStatistics,
+        drops: OnewayDrops,
     ) -> None:
         self._config = config
         self._topics = topics
@@ -67,6 +69,7 @@ class RuntimeInfoProcessor:
         self._pulls = pulls
         self._retention = retention
         self._statistics = statistics
+        self._drops = drops
         self._boot_ms = int(time.time() * 1000)
         self._refreshed_s = 0.0
         self._puts = Rates(lambda: queue_store.put_total)
@@ -103,6 +106,7 @@ class RuntimeInfoProcessor:
             "startAcceptSendRequestTimeStamp": str(self._boot_ms),
             "runtime": format_runtime((now_ms - self._boot_ms) // 1000),
             "heldPulls": str(self._pulls.hold.count),
+            "onewayDropTotal": str(self._drops.total),
             "pullThreadPoolQueueCapacity": str(self._config.max_held_pulls),
             "epoch": str(self._queue_store.epoch),
             "storeFull": "true" if self._queue_store.full else "false",

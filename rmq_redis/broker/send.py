@@ -53,6 +53,7 @@ from ..remoting.server import Processor, error_response, finish, send_answer
 from ..store.half_store import half_physical_offset
 from ..store.queue import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue
 from ..store.queue_store import QueueStore
+from .oneway import OnewayDrops
 from .schedule import ScheduleService, recall_key, take_due_ms, with_real_queue
 from .topics import Topic, TopicTable, max_reconsume_times
 from .transaction import TransactionService
@@ -80,6 +81,7 @@ class SendProcessor:
         store_host: bytes,
         schedule: ScheduleService,
         transactions: TransactionService,
+        drops: OnewayDrops,
     ) -> None:
         self._config = config
         self._topics = topics
@@ -88,6 +90,7 @@ class SendProcessor:
         self._store_host = store_host
         self._schedule = schedule
         self._transactions = transactions
+        self._drops = drops
         self._id_prefix = store_host.hex().upper()
         self._broker_properties = f"CLUSTER\x01{config.cluster_name}\x02MSG_REGION\x01{REGION}\x02TRACE_ON\x01true\x02"
         self._broker_property_bytes = self._broker_properties.encode()
@@ -114,6 +117,23 @@ class SendProcessor:
         self, header_type: type[SendHeader], connection: Connection, command: RemotingCommand
     ) -> Awaitable[RemotingCommand | None] | None:
         header: SendHeader = command.header(header_type)
+        if not command.flag & 2:
+            return self._send_of(connection, command, header)
+        try:
+            return self._send_of(connection, command, header)
+        except Exception as error:
+            self._failed(connection, command, header.topic, error)
+            return None
+
+    def _failed(self, connection: Connection, command: RemotingCommand, topic: str, error: Exception) -> None:
+        """Answers a send that failed; one that nobody waits for is counted."""
+        if command.flag & 2:
+            self._drops.add(topic, error)
+        send_answer(connection, command, error_response(command, error))
+
+    def _send_of(
+        self, connection: Connection, command: RemotingCommand, header: SendHeader
+    ) -> Awaitable[RemotingCommand | None] | None:
         if header.topic not in self._topics.topics and self.refuse is None:
             waiting = self._creating.get(header.topic)
             if waiting is not None:
@@ -146,7 +166,7 @@ class SendProcessor:
             await self._topics.create_on_send(header.topic, header.default_topic, header.default_topic_queue_nums)
         except Exception as error:
             for connection, command, _ in waiting:
-                send_answer(connection, command, error_response(command, error))
+                self._failed(connection, command, header.topic, error)
             return
         finally:
             del self._creating[header.topic]
@@ -154,7 +174,7 @@ class SendProcessor:
             try:
                 answer = self._take(connection, command, later)
             except Exception as error:
-                send_answer(connection, command, error_response(command, error))
+                self._failed(connection, command, header.topic, error)
                 continue
             if answer is not None:
                 task = asyncio.ensure_future(finish(connection, command, answer))
@@ -165,7 +185,7 @@ class SendProcessor:
         """Keeps a prepared message out of sight; its answer has the numbers that END_TRANSACTION repeats."""
         if self._config.reject_transaction_message:
             raise NoPermissionError(f"the broker {self._config.broker_name} takes no transactional messages")
-        queue_id, now_ms = self._check(command.body, header, topic)
+        queue_id, now_ms = self._check(command, header, topic)
         header.sys_flag &= ~_TRANSACTION
         text = header.properties or ""
         header.properties = remove_property(text, "DELAY")  # a transaction and a delay exclude each other
@@ -215,9 +235,9 @@ class SendProcessor:
         header.properties = text
         self._store(connection, command, header, topic)
 
-    def _check(self, body: bytes, header: SendHeader, topic: Topic) -> tuple[int, int]:
+    def _check(self, command: RemotingCommand, header: SendHeader, topic: Topic) -> tuple[int, int]:
         """Refuses what cannot be stored; the queue id that the message goes to, and its store time in ms."""
-        config = topic.config
+        config, body = topic.config, command.body
         if not config.perm & _WRITE:
             raise NoPermissionError(f"the topic {header.topic!r} does not allow writing (perm {config.perm})")
         if header.topic in SYSTEM_TOPICS_NOT_WRITABLE:
@@ -239,7 +259,7 @@ class SendProcessor:
             if self._queue_store.full:
                 raise ServiceNotAvailableError("the store is full and takes no messages; try another broker or later")
             raise ServiceNotAvailableError("the store cannot be reached; try another broker")
-        if self._queue_store.window.busy:
+        if self._queue_store.window.busy and not command.flag & 2:  # a one-way sender cannot try again: it is kept
             raise SystemBusyError("[REJECTREQUEST]the store does not answer, start flow control for a while")
         if self._queue_store.pending_bytes > self._config.max_pending_append_bytes:
             raise SystemBusyError(
@@ -255,7 +275,7 @@ class SendProcessor:
     def _store(self, connection: Connection, command: RemotingCommand, header: SendHeader, topic: Topic) -> None:
         """Checks a send and puts it on the append list; the answer is written when Redis has it."""
         body = command.body
-        queue_id, now_ms = self._check(body, header, topic)
+        queue_id, now_ms = self._check(command, header, topic)
         queue = topic.queues[queue_id]
         try:
             if header.batch:
@@ -271,7 +291,8 @@ class SendProcessor:
         except RemoteProtocolError as error:
             raise MessageIllegalError(f"malformed batch: {error}") from None
         size = len(records[0]) if len(records) == 1 else sum(map(len, records))
-        self._queue_store.append(queue, records, size, self._stored, (connection, command, len(records)))
+        arg = connection, command, len(records)
+        self._queue_store.append(queue, records, size, self._stored, arg, patient=bool(command.flag & 2))
 
     def _record(
         self, connection: Connection, header: SendHeader, body: bytes, topic: Topic, queue_id: int, now_ms: int
@@ -375,6 +396,7 @@ class SendProcessor:
         """Answers a message that waits for its time: with the queue asked for, and an address of its own."""
         connection, command, queue_id, handle = arg
         if command.flag & 2:
+            self._note_oneway(command, error)
             return
         if error is not None and not isinstance(error, StoreUnconfirmedError):
             connection.write_command(error_response(command, error))
@@ -392,6 +414,10 @@ class SendProcessor:
         code, remark = _stored_code(error)
         connection.write_command(response(command, code, header, remark=remark))
 
+    def _note_oneway(self, command: RemotingCommand, error: StoreError | None, topic: str = "(delayed)") -> None:
+        if error is not None and not isinstance(error, StoreUnconfirmedError):
+            self._drops.add(topic, error)
+
     def _stored(
         self,
         queue: Queue,
@@ -401,6 +427,7 @@ class SendProcessor:
     ) -> None:
         connection, command, count = arg
         if command.flag & 2:
+            self._note_oneway(command, error, queue.queue.topic)
             return
         if error is not None and not isinstance(error, StoreUnconfirmedError):
             connection.write_command(error_response(command, error))

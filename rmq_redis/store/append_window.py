@@ -45,7 +45,7 @@ class AppendWindow(Generic[C]):
         self._loop = asyncio.get_running_loop()
         self._in_flight = 0
         self._progress_s = 0.0
-        self._held: deque[tuple[float, C]] = deque()
+        self._held: deque[tuple[float, C, bool]] = deque()
         self._releasing = False
         self._timer: asyncio.TimerHandle | None = None
         self.busy = False
@@ -65,13 +65,13 @@ class AppendWindow(Generic[C]):
         """How long the first of them has been waiting."""
         return int((self._loop.time() - self._held[0][0]) * 1000) if self._held else 0
 
-    def offer(self, commit: C) -> None:
-        """Sends a commit, or holds it behind those that are held."""
+    def offer(self, commit: C, *, patient: bool = False) -> None:
+        """Sends a commit, or holds it behind those that are held; a patient one for as long as it takes."""
         now = self._loop.time()
         if not self._in_flight:
             self._progress_s = now
         elif self._held or now - self._progress_s > self._stall_s:
-            self._held.append((now, commit))
+            self._held.append((now, commit, patient))
             if self._timer is None:
                 self._timer = self._loop.call_later(_TICK_S, self._tick)
             return
@@ -95,8 +95,10 @@ class AppendWindow(Generic[C]):
     def _tick(self) -> None:
         self._timer = None
         now = self._loop.time()
-        while self._held and now - self._held[0][0] > self._max_wait_s:
-            began, commit = self._held.popleft()
+        late = [item for item in self._held if not item[2] and now - item[0] > self._max_wait_s]
+        if late:
+            self._held = deque(item for item in self._held if item[2] or now - item[0] <= self._max_wait_s)
+        for began, commit, _ in late:
             self._refuse(
                 commit,
                 StoreBusyError(

@@ -122,6 +122,7 @@ class QueueStore:
             self.window.allow_pauses(confirm_timeout_s * (bool(replicas) + flush))
         self._dirty: list[Queue] = []
         self._uncommitted = 0
+        self._patient = True
         self._epoch = b"0"
         self._recovery: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -352,11 +353,14 @@ class QueueStore:
 
     # --- appending -------------------------------------------------------------------------------------------------
 
-    def append(self, queue: Queue, records: list[bytes], size: int, done: Appended, arg: Any) -> None:
+    def append(
+        self, queue: Queue, records: list[bytes], size: int, done: Appended, arg: Any, *, patient: bool = False
+    ) -> None:
         """Appends records to a queue, together and in order, with everything else of this turn of the loop.
 
         Args:
             size: bytes of the records.
+            patient: nobody waits for the answer, so they wait for a slow store as long as it takes.
             done: called with the offset of the first record once Redis has them all, or with the error.
         """
         if not queue.waiting:
@@ -368,6 +372,7 @@ class QueueStore:
         self.pending_bytes += size
         self.put_bytes += size
         self._uncommitted += len(records)
+        self._patient &= patient
         if self._uncommitted >= COMMIT_RECORDS:
             self._commit()
 
@@ -376,6 +381,7 @@ class QueueStore:
         if not queues:
             return
         self._uncommitted = 0
+        patient, self._patient = self._patient, True
         if self.put_bytes >= self.put_alarm:
             self.put_alarm = NO_LIMIT
             self.on_alarm()
@@ -390,7 +396,7 @@ class QueueStore:
             batch.append((queue, records, waiting))
         for _, records, _ in batch:
             args += records
-        self.window.offer((batch, keys, args, self._loop.time()))
+        self.window.offer((batch, keys, args, self._loop.time()), patient=patient)
 
     def _send(self, commit: _Commit) -> None:
         batch, keys, args, began_s = commit

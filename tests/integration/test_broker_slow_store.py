@@ -95,3 +95,60 @@ async def test_a_store_that_dies_while_sends_are_held_fails_them_clearly(
     assert {answer.code for answer in await asyncio.gather(*sends)} == {ResponseCode.SERVICE_NOT_AVAILABLE}
     assert broker._queue_store.pending_bytes == 0
     own_server.start()
+
+
+async def test_oneway_sends_wait_for_a_stopped_store_and_all_arrive(
+    start_broker: StartBroker, connect: Connect, own_server: EmbeddedServer
+) -> None:
+    broker = await start_broker(
+        store=own_server.url, lease_s=60.0, store_busy_timeout_s=0.2, wait_time_in_send_queue_s=0.05
+    )
+    client = connect(broker)
+    await client.send("T", "before")
+    os.kill(own_server.pid, signal.SIGSTOP)
+    bodies = [f"m{number}" for number in range(2000)]
+    for start in range(0, len(bodies), 100):
+        for body in bodies[start : start + 100]:
+            await client.oneway(send_request("T", body.encode()))
+        await asyncio.sleep(0.02)
+    await eventually(lambda: broker._queue_store.window.busy)
+    for body in ("late1", "late2"):
+        await client.oneway(send_request("T", body.encode()))
+    refused = await client.ask(send_request("T", b"two-way"), timeout_s=60)
+    assert refused.code == ResponseCode.SYSTEM_BUSY  # whose sender can try again
+    os.kill(own_server.pid, signal.SIGCONT)
+
+    async def arrived() -> bool:
+        return await client.pull_all("T") == ["before", *bodies, "late1", "late2"]
+
+    await eventually(arrived, timeout_s=30.0)
+    assert (await client.get(RequestCode.GET_BROKER_RUNTIME_INFO))["table"]["onewayDropTotal"] == "0"
+
+
+async def test_oneway_sends_that_are_dropped_are_counted_and_logged_once(
+    start_broker: StartBroker, connect: Connect, own_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = await start_broker(store=own_server.url, lease_s=60.0, max_pending_append_bytes=20_000)
+    client = connect(broker)
+    await client.send("T", "before")
+    os.kill(own_server.pid, signal.SIGSTOP)
+    for _ in range(300):
+        await client.oneway(send_request("T", b"x" * 1000))
+    await client.oneway(send_request("a b", b"x"))  # and for any other reason
+
+    async def dropped() -> int:
+        return int((await client.get(RequestCode.GET_BROKER_RUNTIME_INFO))["table"]["onewayDropTotal"])
+
+    async def counted() -> bool:
+        return await dropped() >= 250
+
+    await eventually(counted)
+    os.kill(own_server.pid, signal.SIGCONT)
+    await client.send("T", "after")
+    stored = len(await client.pull_all("T")) - 2
+    assert stored + await dropped() == 301
+    assert stored > 0
+    warnings = [
+        record.getMessage() for record in caplog.records if "one-way messages were dropped" in record.getMessage()
+    ]
+    assert len(warnings) == 1
