@@ -178,7 +178,7 @@ def test_a_program_ends_without_a_complaint(fake: FakeCluster, program: str, loo
     head = 'import sys\nsys.modules["uvloop"] = None\n' if loop == "asyncio" else "import sys\n"
     text = head + f"from rmq_redis import *\naddr = sys.argv[1]\n{program}\n"
     result = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", text, fake.namesrv_addr],
+        [sys.executable, "-W", "default", "-c", text, fake.namesrv_addr],  # not -X dev: asyncio would report slow turns
         capture_output=True,
         text=True,
         timeout=60,
