@@ -29,7 +29,11 @@ MASTER_ID = 0
 MAX_TOPIC_LENGTH = 127
 MAX_GROUP_LENGTH = 120
 MAX_PROPERTIES_BYTES = 32767
-MAX_DELAY_LEVEL = 18
+DELAY_LEVELS_S = (1, 5, 10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1200, 1800, 3600, 7200)
+"""Seconds of the delay levels 1 to 18. Source: ``messageDelayLevel``."""
+MAX_DELAY_LEVEL = len(DELAY_LEVELS_S)
+DEFAULT_MAX_RECONSUME_TIMES = 16
+"""Further tries of a message before it becomes a dead letter. Source: ``SubscriptionGroupConfig.retryMaxTimes``."""
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 PROPERTY_KEYS = "KEYS"

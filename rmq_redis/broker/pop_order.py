@@ -28,7 +28,7 @@ from ..store.queue import Queue, deliver
 from ..store.queue_store import QueueStore
 from .pop_hold import PopHold
 from .pop_take import PopRequest, Room, Screen, Taken, next_after
-from .redelivery import again
+from .redelivery import again, log_dead_letter
 from .topics import TopicTable
 
 logger = logging.getLogger(__name__)
@@ -229,6 +229,7 @@ class PopOrder:
         message = decode_records(bytes(deliver(queue, [record], [offset])), decompress=False)[0]
         topic = f"{DLQ_PREFIX}{group}"
         tried = msgspec.structs.replace(message, reconsume_times=times - 1)
+        log_dead_letter(group, tried)
         try:
             return again(tried, topic, 0, self._store_host, dead=True)
         except ResponseError:

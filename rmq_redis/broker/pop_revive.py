@@ -16,7 +16,7 @@ from ..protocol.pop import pop_retry_topic
 from ..store.pop_store import Hidden, PopStore, Revival
 from ..store.queue import Queue, deliver
 from ..store.queue_store import QueueStore
-from .redelivery import again
+from .redelivery import again, log_dead_letter
 from .topics import TopicTable
 
 logger = logging.getLogger(__name__)
@@ -113,6 +113,8 @@ class PopReviveService:
         dead = message.reconsume_times >= group.retry_max_times
         target = await self._target(hidden, dead)
         topic, queue_id = target.queue.topic, target.queue.queue_id
+        if dead:
+            log_dead_letter(hidden.group, message)
         try:
             record = again(message, topic, queue_id, self._store_host, dead=dead)
         except ResponseError:

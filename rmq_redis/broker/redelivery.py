@@ -5,19 +5,45 @@ Source: RocketMQ 5.3 ``AbstractSendMessageProcessor.consumerSendMsgBack``, ``Pop
 
 from __future__ import annotations
 
+import logging
 import time
 
 from ..errors import LocalProtocolError, ResponseError
 from ..hosts import offset_msg_id, pack_host
 from ..model import (
+    DLQ_PREFIX,
+    LATER_PROPERTIES,
+    MAX_PROPERTIES_BYTES,
+    PROPERTY_CLUSTER,
     PROPERTY_DELAY,
     PROPERTY_DLQ_ORIGIN_MESSAGE_ID,
     PROPERTY_DLQ_ORIGIN_TOPIC,
     PROPERTY_ORIGIN_MESSAGE_ID,
+    PROPERTY_REAL_QUEUE_ID,
+    PROPERTY_REAL_TOPIC,
     PROPERTY_RETRY_TOPIC,
+    PROPERTY_WAIT,
     MessageExt,
 )
-from ..protocol.message import encode_properties, encode_record, tags_code
+from ..protocol.message import encode_properties_within, encode_record, tags_code
+
+logger = logging.getLogger(__name__)
+
+_DROPPABLE = (
+    "TRACE_ON",
+    "MSG_REGION",
+    PROPERTY_CLUSTER,
+    PROPERTY_WAIT,
+    PROPERTY_REAL_QUEUE_ID,
+    PROPERTY_REAL_TOPIC,
+    *LATER_PROPERTIES,
+    PROPERTY_DLQ_ORIGIN_MESSAGE_ID,
+    PROPERTY_ORIGIN_MESSAGE_ID,
+    PROPERTY_DLQ_ORIGIN_TOPIC,
+)
+"""What a message at the limit of its properties can do without on its way to another try; in this order."""
+RETRY_ROOM_BYTES = 60
+"""What leaving out what every message has of these (TRACE_ON, MSG_REGION, CLUSTER) gives at least."""
 
 
 def again(
@@ -44,7 +70,7 @@ def again(
         return encode_record(
             topic=topic.encode(),
             body=message.body,
-            properties=encode_properties(properties).encode(),
+            properties=encode_properties_within(properties, MAX_PROPERTIES_BYTES, _DROPPABLE).encode(),
             queue_id=queue_id,
             flag=message.flag,
             sys_flag=message.sys_flag,
@@ -57,3 +83,16 @@ def again(
         )
     except LocalProtocolError as error:
         raise ResponseError(f"the message cannot be delivered again: {error}") from None
+
+
+def log_dead_letter(group: str, message: MessageExt) -> None:
+    """A message that becomes a dead letter needs somebody to look at it."""
+    logger.warning(
+        "group %s: message %s of topic %s failed %d times and becomes a dead letter (%s%s)",
+        group,
+        message.msg_id,
+        message.properties.get(PROPERTY_RETRY_TOPIC) or message.topic,
+        message.reconsume_times + 1,
+        DLQ_PREFIX,
+        group,
+    )

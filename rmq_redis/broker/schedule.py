@@ -11,6 +11,7 @@ import time
 
 from ..errors import MessageIllegalError, RemoteProtocolError, ResponseError, StoreError
 from ..model import (
+    DELAY_LEVELS_S,
     LATER_PROPERTIES,
     PROPERTY_DELAY,
     PROPERTY_REAL_QUEUE_ID,
@@ -26,8 +27,6 @@ from .topics import TopicTable
 
 logger = logging.getLogger(__name__)
 
-DELAY_LEVELS_S = (1, 5, 10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1200, 1800, 3600, 7200)
-"""Seconds of the delay levels 1 to 18. Source: ``messageDelayLevel``."""
 MAX_TIMER_DELAY_S = 3 * 24 * 3600
 """How far ahead a timer may be. Source: ``timerMaxDelaySec``."""
 _TIMERS = ((PROPERTY_TIMER_DELAY_SEC, 1000), (PROPERTY_TIMER_DELAY_MS, 1), (PROPERTY_TIMER_DELIVER_MS, 0))

@@ -6,6 +6,7 @@ The path of one send: frame -> header struct -> record -> append list. No task, 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable
@@ -26,6 +27,7 @@ from ..errors import (
     SystemBusyError,
 )
 from ..model import (
+    DLQ_PREFIX,
     MAX_PROPERTIES_BYTES,
     PROPERTY_DELAY,
     PROPERTY_DLQ_ORIGIN_MESSAGE_ID,
@@ -54,6 +56,7 @@ from ..store.half_store import half_physical_offset
 from ..store.queue import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue
 from ..store.queue_store import QueueStore
 from .oneway import OnewayDrops
+from .redelivery import RETRY_ROOM_BYTES
 from .schedule import ScheduleService, recall_key, take_due_ms, with_real_queue
 from .topics import Topic, TopicTable, max_reconsume_times
 from .transaction import TransactionService
@@ -63,6 +66,10 @@ _MAX_CACHED_TAGS = 10_000
 _WRITE = int(Perm.WRITE)  # plain ints: an operator of an IntFlag costs as much as the rest of the check
 _HOST_FLAGS = int(MessageSysFlag.BORN_HOST_V6 | MessageSysFlag.STORE_HOST_V6)
 _TRANSACTION = int(MessageSysFlag.TRANSACTION_ROLLBACK)
+logger = logging.getLogger(__name__)
+
+_LONGEST_RETRY_TOPIC = 160
+"""Bytes that the RETRY_TOPIC of a redelivery takes at the most."""
 _SPECIAL = (b"TAGS\x01", b"DELAY\x01", b"TIMER_DE", b"TRAN_MSG\x01", b"POP_CK\x01")
 
 SendHeader = SendMessageRequestHeader | SendMessageRequestHeaderV2
@@ -224,6 +231,14 @@ class SendProcessor:
 
     async def _send_to_dead_letters(self, connection: Connection, command: RemotingCommand, header: SendHeader) -> None:
         topic = await self._topics.ensure_dead_letter_topic(header.topic.removeprefix(RETRY_PREFIX))
+        group_name = header.topic.removeprefix(RETRY_PREFIX)
+        logger.warning(
+            "group %s: a message of topic %s failed %d times and becomes a dead letter (%s)",
+            group_name,
+            find_property(header.properties or "", PROPERTY_RETRY_TOPIC),
+            header.reconsume_times or 0,
+            topic.config.topic_name,
+        )
         header.topic, header.queue_id = topic.config.topic_name, 0
         text = remove_property(header.properties or "", PROPERTY_DELAY)
         for name, origin in (
@@ -318,10 +333,8 @@ class SendProcessor:
             room = MAX_PROPERTIES_BYTES - len(text.encode()) - len(self._broker_properties)
             text = with_real_queue(text, header.topic, queue_id, room)
         properties = (text + self._broker_properties).encode()
-        if len(properties) > MAX_PROPERTIES_BYTES:
-            raise MessageIllegalError(
-                f"the properties have {len(properties)} bytes, at most {MAX_PROPERTIES_BYTES} are allowed"
-            )
+        if len(properties) > MAX_PROPERTIES_BYTES - _LONGEST_RETRY_TOPIC:
+            properties = self._at_the_limit(header.topic, text)
         record = encode_record(
             topic=topic.name_bytes,
             body=body,
@@ -337,6 +350,24 @@ class SendProcessor:
             queue_offset=code,
         )
         return record, due_ms
+
+    def _at_the_limit(self, topic: str, text: str) -> bytes:
+        """Properties near the limit: of a resent message without what it can do without, of a new one if a retry fits.
+
+        Raises:
+            MessageIllegalError: they are too long, or would be with the RETRY_TOPIC of a redelivery.
+        """
+        ours, limit = self._broker_properties, MAX_PROPERTIES_BYTES
+        size = len(text.encode())
+        if topic.startswith((RETRY_PREFIX, DLQ_PREFIX)):
+            ours = ours if size + len(ours) <= limit else ""
+        else:
+            limit = min(limit, limit - len(f"{PROPERTY_RETRY_TOPIC}\x01{topic}\x02") + RETRY_ROOM_BYTES)
+        if size + len(ours) > limit:
+            raise MessageIllegalError(
+                f"the properties have {size + len(ours)} bytes, at most {limit} are allowed for this topic"
+            )
+        return (text + ours).encode()
 
     def _batch_records(
         self, connection: Connection, header: SendHeader, body: bytes, topic: Topic, queue_id: int, now_ms: int

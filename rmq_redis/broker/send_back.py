@@ -6,6 +6,7 @@ Source: RocketMQ 5.3 ``AbstractSendMessageProcessor.consumerSendMsgBack``.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from typing import Any
@@ -25,10 +26,12 @@ from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..store.queue import Queue, deliver, split_physical_offset
 from ..store.queue_store import QueueStore
-from .redelivery import again
+from .redelivery import again, log_dead_letter
 from .schedule import ScheduleService, delay_of_level
 from .statistics import BrokerStatistics
 from .topics import TopicTable, max_reconsume_times, retry_topic
+
+logger = logging.getLogger(__name__)
 
 _FIRST_RETRY_LEVEL = 3
 
@@ -84,7 +87,12 @@ class SendBackProcessor:
     async def _retry(self, group: SubscriptionGroupConfig, message: MessageExt, due_ms: int) -> None:
         await self._topics.ensure_group(group.group_name)
         topic = retry_topic(group.group_name, group.retry_queue_nums).topic_name
-        record = again(message, topic, random.randrange(group.retry_queue_nums), self._store_host)
+        try:
+            record = again(message, topic, random.randrange(group.retry_queue_nums), self._store_host)
+        except ResponseError as error:  # without its topic's name a retry would reach no handler
+            logger.error("group %s: message %s cannot be retried: %s", group.group_name, message.msg_id, error)
+            await self.to_dead_letters(group.group_name, message)
+            return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._schedule.add(record, due_ms, _resolve, future)
         await future
@@ -92,7 +100,11 @@ class SendBackProcessor:
     async def to_dead_letters(self, group: str, message: MessageExt) -> None:
         """Stores a message in ``%DLQ%group``. Raises NoPermissionError, StoreError."""
         topic = await self._topics.ensure_dead_letter_topic(group)
-        record = again(message, topic.config.topic_name, 0, self._store_host, dead=True)
+        try:
+            record = again(message, topic.config.topic_name, 0, self._store_host, dead=True)
+        except ResponseError:
+            record = again(message, topic.config.topic_name, 0, self._store_host, bare=True)
+        log_dead_letter(group, message)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue_store.append(topic.queues[0], [record], len(record), _resolve_append, future)
         await future

@@ -18,7 +18,8 @@ from typing import Any
 
 import msgspec
 
-from ..model import ConsumeResult, MessageExt
+from ..errors import MessageDecodeError
+from ..model import DEFAULT_MAX_RECONSUME_TIMES, DELAY_LEVELS_S, ConsumeResult, MessageExt
 from .closing import Worker
 from .process_queue import ProcessQueue
 from .threads import DaemonThreadExecutor
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 MessageHandler = Callable[[MessageExt], Any]
 """A function or coroutine function. None, True, SUCCESS: done. False, LATER, an exception: again later."""
 
+_FIRST_RETRY_LEVEL = 3
 LOCAL_RETRY_S = 5.0
 """A message that could not be given back to a broker is handled again here after this long."""
 _MESSAGES_PER_TURN = 16
@@ -223,28 +225,32 @@ class ConsumeService(ABC):
                 return
 
     def _log_failure(self, message: MessageExt, outcome: Any) -> None:
-        if isinstance(outcome, BaseException):
-            logger.warning(
-                "%s: handler failed for %s of %s", self._name, message.msg_id, message.queue, exc_info=outcome
-            )
+        which = f"{message.msg_id} of {message.queue}, {self._attempt_text(message.reconsume_times)}"
+        if isinstance(outcome, MessageDecodeError):
+            logger.warning("%s: not handled: %s, %s", self._name, outcome, which)
+        elif isinstance(outcome, BaseException):
+            logger.warning("%s: handler failed for %s", self._name, which, exc_info=outcome)
         elif outcome is not False and outcome != ConsumeResult.LATER:
             logger.error(
-                "%s: handler returned %r for %s, which is no ConsumeResult: taken as LATER",
-                self._name,
-                outcome,
-                message.msg_id,
+                "%s: handler returned %r, which is no ConsumeResult: taken as LATER: %s", self._name, outcome, which
             )
         else:
-            logger.debug("%s: handler wants %s of %s again later", self._name, message.msg_id, message.queue)
+            logger.debug("%s: handler wants it later: %s", self._name, which)
+
+    @abstractmethod
+    def _attempt_text(self, reconsume_times: int) -> str:
+        """Which attempt of a message failed, and what comes next."""
 
 
 class ConcurrentService(ConsumeService):
     """Messages of all queues side by side. A message whose handler fails goes back to its broker.
 
     Args:
+        give_up: sends a message that was tried here, while no broker took it back, to the retry topic with its count.
         consume_timeout_s: a message whose handler takes longer goes back too, so that its queue's offset can go on;
             None: it may take for ever.
         process_queues: the queues that the consumer has now.
+        max_reconsume_times: further tries of a message here while no broker takes it back; None: 16.
     """
 
     def __init__(
@@ -253,14 +259,26 @@ class ConcurrentService(ConsumeService):
         concurrency: int,
         handler_of: Callable[[str], Handler | None],
         give_back: GiveBack,
+        give_up: GiveBack,
         consume_timeout_s: float | None,
         process_queues: Callable[[], Iterable[ProcessQueue]],
+        max_reconsume_times: int | None = None,
     ) -> None:
         super().__init__(name, concurrency, handler_of, give_back)
+        self._give_up = give_up
+        self._handing_back: set[asyncio.Future[None]] = set()
+        self._limit = DEFAULT_MAX_RECONSUME_TIMES if max_reconsume_times is None else max_reconsume_times
         self._ready: deque[tuple[ProcessQueue, MessageExt]] = deque()
         self._timeout_s = consume_timeout_s
         self._process_queues = process_queues
         self._watch: asyncio.Task[None] | None = None
+
+    def _attempt_text(self, reconsume_times: int) -> str:
+        attempt = f"attempt {reconsume_times + 1} of {self._limit + 1}"
+        if reconsume_times >= self._limit:
+            return f"{attempt}, it becomes a dead letter"
+        level = min(_FIRST_RETRY_LEVEL + reconsume_times, len(DELAY_LEVELS_S))
+        return f"{attempt}, next in {DELAY_LEVELS_S[level - 1]} s unless its group is configured otherwise"
 
     def start(self) -> None:
         super().start()
@@ -369,11 +387,30 @@ class ConcurrentService(ConsumeService):
             return
         if message.queue_offset not in process_queue.pending:  # it took too long and was given back
             return
-        if await self._give_back(message):
+        await self._hand_back(process_queue, message)
+
+    async def _hand_back(self, process_queue: ProcessQueue, message: MessageExt) -> None:
+        """Gives a message back; one that was tried here since it was pulled is sent with its count instead.
+
+        While no broker takes it, it is tried here, as often as its limit allows; then it only waits for a broker.
+        """
+        was_tried_here = process_queue.pending.get(message.queue_offset) is not message
+        if await (self._give_up if was_tried_here else self._give_back)(message):
             process_queue.done(message)
-        else:
+            return
+        loop = asyncio.get_running_loop()
+        if message.reconsume_times < self._limit:
             again = msgspec.structs.replace(message, reconsume_times=message.reconsume_times + 1)
-            asyncio.get_running_loop().call_later(LOCAL_RETRY_S, self._again, process_queue, again)
+            loop.call_later(LOCAL_RETRY_S, self._again, process_queue, again)
+        else:
+            copy = msgspec.structs.replace(message)  # another object: it counts as tried here
+            loop.call_later(LOCAL_RETRY_S, self._hand_back_later, process_queue, copy)
+
+    def _hand_back_later(self, process_queue: ProcessQueue, message: MessageExt) -> None:
+        if not self.stopping and not process_queue.dropped and message.queue_offset in process_queue.pending:
+            task = asyncio.ensure_future(self._hand_back(process_queue, message))
+            self._handing_back.add(task)
+            task.add_done_callback(self._handing_back.discard)
 
     def _again(self, process_queue: ProcessQueue, message: MessageExt) -> None:
         if not self.stopping and not process_queue.dropped and message.queue_offset in process_queue.pending:
@@ -406,6 +443,13 @@ class OrderlyService(ConsumeService):
         self._is_locked = is_locked
         self._suspend_s = suspend_s
         self._max_reconsume_times = max_reconsume_times
+
+    def _attempt_text(self, reconsume_times: int) -> str:
+        limit = self._max_reconsume_times
+        if limit is None:
+            return f"attempt {reconsume_times + 1}, next in {self._suspend_s:g} s"
+        after = "it becomes a dead letter" if reconsume_times >= limit else f"next in {self._suspend_s:g} s"
+        return f"attempt {reconsume_times + 1} of {limit + 1}, {after}"
 
     def submit(self, process_queue: ProcessQueue, messages: Sequence[MessageExt]) -> None:
         process_queue.waiting.extend(messages)
@@ -484,8 +528,12 @@ class OrderlyService(ConsumeService):
         if process_queue.dropped:
             return False
         limit = self._max_reconsume_times
-        if limit is not None and message.reconsume_times >= limit and await self._give_back(message):
-            return not process_queue.dropped
+        while limit is not None and message.reconsume_times >= limit:
+            if await self._give_back(message):
+                return not process_queue.dropped
+            if self.stopping or process_queue.dropped:
+                return False
+            await asyncio.sleep(self._suspend_s)  # its tries are used up: it only waits for a broker
         if process_queue.waiting:
             process_queue.waiting[0] = msgspec.structs.replace(message, reconsume_times=message.reconsume_times + 1)
         return False

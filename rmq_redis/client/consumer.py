@@ -183,7 +183,14 @@ class AsyncPushConsumer(AsyncClient):
         else:
             give_back, stuck_s = (retries.give_back, consume_timeout_s) if self._clustering else (_drop, None)
             self.service = ConcurrentService(
-                group, concurrency, self._handlers.get, give_back, stuck_s, self._process_queues.values
+                group,
+                concurrency,
+                self._handlers.get,
+                give_back,
+                retries.give_up if self._clustering else _drop,
+                stuck_s,
+                self._process_queues.values,
+                max_reconsume_times,
             )
         self.replies = Replier(self._instance, group, self.service.call)
         self._puller = Puller(

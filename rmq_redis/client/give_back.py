@@ -10,24 +10,29 @@ from ..errors import ResponseError, RmqError, RouteNotFoundError
 from ..model import (
     DEFAULT_QUEUE_NUMS,
     DEFAULT_TOPIC,
+    MAX_PROPERTIES_BYTES,
+    PROPERTY_CLUSTER,
     PROPERTY_DELAY,
     PROPERTY_MAX_RECONSUME_TIMES,
     PROPERTY_ORIGIN_MESSAGE_ID,
     PROPERTY_RECONSUME_TIME,
     PROPERTY_RETRY_TOPIC,
+    PROPERTY_WAIT,
     RETRY_PREFIX,
     SEND_STATUS_BY_CODE,
     MessageExt,
 )
 from ..protocol.command import request
 from ..protocol.header import SendMessageRequestHeaderV2
-from ..protocol.message import encode_properties
+from ..protocol.message import encode_properties_within
 from .instance import MQClientInstance
 from .route import publish_queues
 
 logger = logging.getLogger(__name__)
 
 _FIRST_RETRY_LEVEL = 3
+_DROPPABLE = ("TRACE_ON", "MSG_REGION", PROPERTY_CLUSTER, PROPERTY_WAIT, PROPERTY_ORIGIN_MESSAGE_ID)
+"""What a message at the limit of its properties can do without; the broker sets the first three itself."""
 _NOT_COPIED = ("TRAN_MSG", PROPERTY_RECONSUME_TIME, PROPERTY_MAX_RECONSUME_TIMES)
 
 
@@ -97,7 +102,7 @@ class RetrySender:
                 sys_flag=0,
                 born_timestamp=int(time.time() * 1000),
                 flag=message.flag,
-                properties=encode_properties(properties),
+                properties=encode_properties_within(properties, MAX_PROPERTIES_BYTES, _DROPPABLE),
                 reconsume_times=message.reconsume_times + 1,
                 max_reconsume_times=self._max_reconsume_times,
                 broker_name=queue.broker_name,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from ..model import DEFAULT_MAX_RECONSUME_TIMES
+
 
 class ExponentialRetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Times in ms: ``initial``, then ``multiplier`` times the one before, up to ``max``."""
@@ -70,7 +72,7 @@ class SubscriptionGroupConfig(msgspec.Struct, frozen=True, rename="camel", kw_on
     consume_broadcast_enable: bool = True
     consume_message_orderly: bool = False
     retry_queue_nums: int = 1
-    retry_max_times: int = 16
+    retry_max_times: int = DEFAULT_MAX_RECONSUME_TIMES
     broker_id: int = 0
     which_broker_when_consume_slowly: int = 1
     notify_consumer_ids_changed_enable: bool = True

@@ -63,6 +63,22 @@ def encode_properties(properties: Mapping[str, str]) -> str:
     return text
 
 
+def encode_properties_within(properties: Mapping[str, str], max_bytes: int, droppable: Iterable[str]) -> str:
+    """As ``encode_properties``, in at most ``max_bytes`` of UTF-8 if leaving out ``droppable`` ones does it.
+
+    Args:
+        droppable: names in the order in which they are left out, only as many as it takes.
+    """
+    text = encode_properties(properties)
+    left = dict(properties)
+    for name in droppable:
+        if len(text.encode()) <= max_bytes:
+            break
+        if left.pop(name, None) is not None:
+            text = encode_properties(left)
+    return text
+
+
 def decode_properties(text: str) -> dict[str, str]:
     """The property string as a dict. What is not a pair is dropped, as every RocketMQ client does."""
     properties: dict[str, str] = {}

@@ -10,10 +10,10 @@ import redis
 from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_request, send_request
 from msgspec import to_builtins
 
-from rmq_redis.broker.schedule import DELAY_LEVELS_S, delay_of_level, take_due_ms
+from rmq_redis.broker.schedule import delay_of_level, take_due_ms
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import MessageIllegalError
-from rmq_redis.model import MAX_PROPERTIES_BYTES, Message
+from rmq_redis.model import DELAY_LEVELS_S, MAX_PROPERTIES_BYTES, Message
 from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps
 from rmq_redis.protocol.command import RemotingCommand, request
 from rmq_redis.protocol.header import (
@@ -326,3 +326,43 @@ async def test_what_cannot_be_given_back(client: BrokerClient) -> None:
     assert (await client.ask(request(RequestCode.CONSUMER_SEND_MSG_BACK, header))).code == 1
     header = ConsumerSendMsgBackRequestHeader(-1, "G", 0)
     assert (await client.ask(request(RequestCode.CONSUMER_SEND_MSG_BACK, header))).code == 1
+
+
+# --- messages at a limit ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("topic", ["T", "T" * 127])
+async def test_message_with_no_room_in_its_properties_is_retried_and_becomes_a_dead_letter(
+    topic: str, client: BrokerClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The longest properties that are accepted, found by asking."""
+    await client.ok(heartbeat_request("c", "G", {topic: "*"}))
+    low, high = 30_000, MAX_PROPERTIES_BYTES
+
+    def poison(room: int) -> RemotingCommand:
+        return send_request(topic, b"poison", properties="UNIQ_KEY\x01A1\x02P\x01" + "x" * room + "\x02")
+
+    while high - low > 1:
+        middle = (low + high) // 2
+        if (await client.ask(poison(middle))).code == 0:
+            low = middle
+        else:
+            high = middle
+    refused = await client.ask(poison(high))
+    assert (refused.code, "are allowed for this topic" in (refused.remark or "")) == (13, True)
+    offset = (await client.ok(poison(low))).header(SendMessageResponseHeader).queue_offset
+    message = (await client.pull(topic, offset)).messages[0]
+    await client.ok(send_back(message, level=1))
+    retried = (await client.pull_later("%RETRY%G", 0)).messages[0]
+    assert (retried.text(), retried.reconsume_times, retried.properties["RETRY_TOPIC"]) == ("poison", 1, topic)
+    await client.ok(send_back(retried, level=-1))
+    assert (await client.pull("%DLQ%G", 0)).messages[0].text() == "poison"
+    assert any("becomes a dead letter" in record.getMessage() for record in caplog.records)
+
+
+async def test_retry_that_a_client_sends_itself_at_the_limit_is_taken(client: BrokerClient) -> None:
+    await client.ok(heartbeat_request("c", "G", {"T": "*"}))
+    text = "UNIQ_KEY\x01A1\x02RETRY_TOPIC\x01T\x02DELAY\x011\x02P\x01"
+    text += "x" * (MAX_PROPERTIES_BYTES - len(text) - 1) + "\x02"
+    await client.ok(send_request("%RETRY%G", b"poison", properties=text, reconsume_times=1))
+    assert (await client.pull_later("%RETRY%G", 0)).messages[0].text() == "poison"

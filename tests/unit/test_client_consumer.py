@@ -420,15 +420,15 @@ async def test_orderly_gives_up_after_the_limit_and_the_broker_takes_it_to_the_d
 
         async def handle(message: MessageExt) -> bool:
             seen.append((message.text(), message.reconsume_times))
-            return message.body == b"good" or message.reconsume_times == 4  # where this fake broker puts it
+            return message.body == b"good" or message.reconsume_times == 3  # where this fake broker puts it
 
         async with consumer_of(fake, handle, orderly=True, suspend_current_queue_time_s=0.001, max_reconsume_times=2):
-            await until(lambda: len(seen) == 6)
-        assert seen[:4] == [("bad", 0), ("bad", 1), ("bad", 2), ("bad", 3)]
-        assert sorted(seen[4:]) == [("bad", 4), ("good", 0)]
+            await until(lambda: len(seen) == 5)
+        assert seen[:3] == [("bad", 0), ("bad", 1), ("bad", 2)]  # not once more while it cannot be given up
+        assert sorted(seen[3:]) == [("bad", 3), ("good", 0)]
         assert not backs(fake.broker)
         last = sends(fake.broker)[-1]
-        assert (last.topic, last.reconsume_times, last.max_reconsume_times) == ("%RETRY%G", 4, 2)
+        assert (last.topic, last.reconsume_times, last.max_reconsume_times) == ("%RETRY%G", 3, 2)
 
 
 async def test_a_limit_of_the_consumer_goes_to_the_broker() -> None:
@@ -943,3 +943,30 @@ async def test_other_requests_are_not_supported() -> None:
         command.fields = {"consumerGroup": "unknown"}
         assert (await fake.broker.ask(consumer.client_id, "G", command)).code == ResponseCode.SYSTEM_ERROR
         assert rebalance.LOCK_LIVE_S == 30.0
+
+
+async def test_limit_holds_while_no_broker_takes_a_message_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(consume, "LOCAL_RETRY_S", 0.01)
+    async with cluster() as fake:
+        fake.broker.put("T", 0, b"bad", b"good")
+        fake.broker.unsupported |= {RequestCode.CONSUMER_SEND_MSG_BACK, RequestCode.SEND_MESSAGE_V2}
+        seen: list[tuple[str, int]] = []
+
+        async def handle(message: MessageExt) -> bool:
+            seen.append((message.text(), message.reconsume_times))
+            if message.body == b"bad":
+                raise ValueError("no")
+            return True
+
+        async with consumer_of(fake, handle, max_reconsume_times=2):
+            await until(lambda: sum("stays here" in record.getMessage() for record in caplog.records) > 6)
+            assert [tries for text, tries in seen if text == "bad"] == [0, 1, 2]
+            fake.broker.unsupported.clear()  # it comes with its count, so that the broker makes it a dead letter
+            await until(lambda: bool(sends(fake.broker)) and fake.broker.offsets.get(("G", "T", 0)) == 2)
+        assert sends(fake.broker)[-1].reconsume_times == 3
+        texts = [record.getMessage() for record in caplog.records if "handler failed" in record.getMessage()]
+        assert ["attempt 1 of 3, next in 10 s" in texts[0], "attempt 3 of 3, it becomes a dead letter" in texts[2]] == [
+            True
+        ] * 2
