@@ -25,6 +25,8 @@ DEFAULT_QUEUE_NUMS = 4
 """Read and write queues that an automatically created topic gets in each broker group."""
 RETRY_PREFIX = "%RETRY%"
 DLQ_PREFIX = "%DLQ%"
+ORDER_TOPIC_CONFIG = "ORDER_TOPIC_CONFIG"
+"""KV namespace of the NameServer: topic -> its queues, ``broker-a:4;broker-b:4``, if order counts."""
 MASTER_ID = 0
 MAX_TOPIC_LENGTH = 127
 MAX_GROUP_LENGTH = 120

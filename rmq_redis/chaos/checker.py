@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from .history import Acked, Delivered, Event, Failed
@@ -52,13 +52,17 @@ class Verdict:
         return lines
 
 
-def check(events: Iterable[Event]) -> Verdict:
+def check(events: Iterable[Event], *, keyed: Callable[[str], bool] | None = None) -> Verdict:
     """Judges a whole history; the events of one client must be in the order in which they happened.
 
     - Every message whose send was answered SEND_OK is delivered at least once.
     - No place (queue and offset) holds two messages.
     - Of one sender's messages in a queue, a later one has the larger offset.
     - A consumer gets the messages of a queue that are new to it in ascending order. What it gets again is a duplicate.
+    - All messages of a sender with a sharding key in strict order are in one queue.
+
+    Args:
+        keyed: whether a sender is such a one; None: none is.
     """
     verdict = Verdict()
     acked: dict[str, Acked] = {}
@@ -67,6 +71,7 @@ def check(events: Iterable[Event]) -> Verdict:
     sent_to: dict[tuple[str, str, int], Acked] = {}
     reached: dict[tuple[str, str, int], int] = {}
     seen: set[tuple[str, str, int, int]] = set()
+    kept_to: dict[str, tuple[str, int]] = {}
 
     def place(broker_name: str, queue_id: int, queue_offset: int, body: str) -> None:
         other = places.setdefault((broker_name, queue_id, queue_offset), body)
@@ -87,6 +92,10 @@ def check(events: Iterable[Event]) -> Verdict:
                     f"{event.queue_id}; they are at {before.queue_offset} and {event.queue_offset}"
                 )
             sent_to[key] = event
+            if keyed is not None and keyed(event.sender):
+                queue = kept_to.setdefault(event.sender, key[1:])
+                if queue != key[1:]:
+                    verdict.out_of_order.append(f"{event.body} went to {key[1:]}, the key's queue is {queue}")
         else:
             _check_delivery(event, verdict, reached, seen)
             times[event.body] += 1

@@ -39,6 +39,7 @@ class ChaosSettings:
     Attributes:
         seconds, faults: it ends when so much time is over, or so many faults were injected, whichever comes first.
         both: probability that a second fault comes while the first one lasts.
+        strict_order: all senders have a sharding key, which must keep its queue.
     """
 
     directory: Path
@@ -50,6 +51,7 @@ class ChaosSettings:
     consumers: int = 2
     broker_role: str = "SYNC_MASTER"
     both: float = 0.25
+    strict_order: bool = False
 
 
 @dataclass
@@ -119,7 +121,8 @@ class Chaos:
                 self._report("creating the topic, sending the first messages")
                 await eventually(lambda: self._topic_is_there(admin), _READY_TIMEOUT_S, "the topic on every group")
                 await self._probe_all(world, probe, writer)
-                senders = [await world.add_worker("send", f"p{i}", TOPIC) for i in range(settings.producers)]
+                mode = "send-in-order" if settings.strict_order else "send"
+                senders = [await world.add_worker(mode, f"p{i}", TOPIC) for i in range(settings.producers)]
                 for i in range(settings.consumers):
                     await world.add_worker("consume", f"c{i}", TOPIC)
                 self._report(f"load runs: {settings.producers} producers, {settings.consumers} consumers")
@@ -130,13 +133,16 @@ class Chaos:
             reader = HistoryReader(world.history_dir)
             await self._drain(reader)
             self._report(f"checking {len(reader.events):,} records")
-            self._result.verdict = check(reader.events)
+            self._result.verdict = check(reader.events, keyed=_is_keyed if settings.strict_order else None)
             self._report("stopping the cluster")
         return self._result
 
     async def _topic_is_there(self, admin: AsyncAdmin) -> bool:
         try:
-            return len(await admin.create_topic(TOPIC, queue_nums=QUEUES)) == self._settings.groups
+            return (
+                len(await admin.create_topic(TOPIC, queue_nums=QUEUES, order=self._settings.strict_order))
+                == self._settings.groups
+            )
         except RmqError:
             return False
 
@@ -234,6 +240,10 @@ class Chaos:
             if waiting <= got or loop.time() - progress_at > _DRAIN_TIMEOUT_S:
                 return
             await asyncio.sleep(0.2)
+
+
+def _is_keyed(sender: str) -> bool:
+    return not sender.startswith("probe-")
 
 
 def _same_group(world: World, one: Target, other: Target) -> bool:

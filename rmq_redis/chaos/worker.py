@@ -1,16 +1,20 @@
-"""The clients of a run, as processes: ``python -m rmq_redis.chaos.worker send|consume NAME NAMESRV TOPIC FILE``.
+"""The clients of a run, as processes: ``python -m rmq_redis.chaos.worker MODE NAME NAMESRV TOPIC FILE``.
 
-They print ``ready`` and go on until SIGTERM; what they see goes to FILE.
+MODE is send, send-in-order or consume. They print ``ready`` and go on until SIGTERM; what they see goes to FILE.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..client.consumer import AsyncPushConsumer
 from ..client.producer import AsyncProducer
+from ..client.settings import ClientSettings
 from ..errors import RmqError
 from ..model import ConsumeFromWhere, Message, MessageExt, SendResult
 from ..runtime import run, stop_signals
@@ -27,10 +31,11 @@ def acked(sender: str, body: str, result: SendResult) -> Acked:
     return Acked(sender, body, queue.broker_name, queue.queue_id, result.queue_offset, result.status.value)
 
 
-async def send(name: str, namesrv_addr: str, topic: str, history: HistoryWriter) -> None:
-    """Several senders, each with one send at a time; half of them with a key, which keeps to one queue."""
+async def send(name: str, namesrv_addr: str, topic: str, history: HistoryWriter, *, strict_order: bool = False) -> None:
+    """Several senders, each with one send at a time; half of them with a key, in strict order all of them."""
     with stop_signals() as stop:
-        async with AsyncProducer("chaos-producers", namesrv_addr, poll_name_server_interval_s=2.0) as producer:
+        settings: ClientSettings = {"poll_name_server_interval_s": 2.0, "strict_order": strict_order}
+        async with AsyncProducer("chaos-producers", namesrv_addr, **settings) as producer:
 
             async def keep_sending(sender: str, key: str | None) -> None:
                 number = 0
@@ -46,7 +51,7 @@ async def send(name: str, namesrv_addr: str, topic: str, history: HistoryWriter)
 
             names = [f"{name}-{i}" for i in range(_SENDERS)]
             print("ready", flush=True)
-            await asyncio.gather(*(keep_sending(n, n if i % 2 else None) for i, n in enumerate(names)))
+            await asyncio.gather(*(keep_sending(n, n if i % 2 or strict_order else None) for i, n in enumerate(names)))
 
 
 async def consume(name: str, namesrv_addr: str, topic: str, history: HistoryWriter) -> None:
@@ -74,7 +79,12 @@ async def consume(name: str, namesrv_addr: str, topic: str, history: HistoryWrit
 def main() -> None:
     mode, name, namesrv_addr, topic, path = sys.argv[1:]
     history = HistoryWriter(Path(path))
-    run({"send": send, "consume": consume}[mode](name, namesrv_addr, topic, history))
+    modes: dict[str, Callable[[str, str, str, HistoryWriter], Coroutine[Any, Any, None]]] = {
+        "send": send,
+        "send-in-order": partial(send, strict_order=True),
+        "consume": consume,
+    }
+    run(modes[mode](name, namesrv_addr, topic, history))
 
 
 if __name__ == "__main__":

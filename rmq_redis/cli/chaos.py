@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ..data_dir import expand_user
-from .options import Json, option
+from .options import Json, flag, option
 from .output import note, print_json, say
 from .posix import require_posix
 
@@ -39,6 +39,9 @@ def chaos(
             show_default="a temporary one",
         ),
     ] = None,
+    strict_order: Annotated[
+        bool, flag("--strict-order", help="Give every producer a sharding key, which must keep its queue.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run a cluster of its own under faults: kill -9, pauses, restarts and partitions of everything in it.
@@ -61,6 +64,7 @@ def chaos(
             faults=faults,
             groups=groups,
             broker_role=broker_role,
+            strict_order=strict_order,
         )
         sys.exit(run(_chaos(settings, json)))
 

@@ -92,6 +92,9 @@ def send(
             show_default=False,
         ),
     ] = None,
+    strict_order: Annotated[
+        bool, flag("--strict-order", help="Wait for the sharding key's queue while it cannot be written.")
+    ] = False,
     namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
     log_level: LogLevel = "error",
@@ -122,12 +125,13 @@ def send(
             made.with_delay_level(delay_level)
         return made
 
+    settings = _chosen(load_balancer, strict_order)
     stopped = False
     if body is not None:
-        statuses = run(_send_one(message(argument_bytes(body)), key, load_balancer, namesrv, json))
+        statuses = run(_send_one(message(argument_bytes(body)), key, settings, namesrv, json))
     else:
         with _opened(file or "-") as lines:
-            statuses, stopped = run(_send_lines(lines, message, key, load_balancer, namesrv, json))
+            statuses, stopped = run(_send_lines(lines, message, key, settings, namesrv, json))
     unconfirmed = [status for status in UNCONFIRMED if statuses[status]]
     for status in unconfirmed:
         note(
@@ -163,16 +167,19 @@ def _opened(path: str) -> Iterator[int]:
         yield lines.fileno()
 
 
-def _chosen(load_balancer: str | None) -> ClientSettings:
-    return {} if load_balancer is None else {"load_balancer": load_balancer}
+def _chosen(load_balancer: str | None, strict_order: bool) -> ClientSettings:
+    chosen: ClientSettings = {} if load_balancer is None else {"load_balancer": load_balancer}
+    if strict_order:
+        chosen["strict_order"] = True
+    return chosen
 
 
 async def _send_one(
-    message: Message, key: str | None, load_balancer: str | None, namesrv: str, json: bool
+    message: Message, key: str | None, settings: ClientSettings, namesrv: str, json: bool
 ) -> Counter[SendStatus]:
     from ..client.producer import AsyncProducer
 
-    async with AsyncProducer(PRODUCER_GROUP, namesrv, **_chosen(load_balancer)) as producer:
+    async with AsyncProducer(PRODUCER_GROUP, namesrv, **settings) as producer:
         result = await producer.send(message, key=key)
     if json:
         print_json(send_result(result))
@@ -189,7 +196,7 @@ async def _send_lines(
     file: int,
     message: Callable[[bytes], Message],
     key: str | None,
-    load_balancer: str | None,
+    settings: ClientSettings,
     namesrv: str,
     json: bool,
 ) -> tuple[Counter[SendStatus], bool]:
@@ -239,7 +246,7 @@ async def _send_lines(
         finally:
             reading.cancel()
 
-    async with AsyncProducer(PRODUCER_GROUP, namesrv, **_chosen(load_balancer)) as producer:
+    async with AsyncProducer(PRODUCER_GROUP, namesrv, **settings) as producer:
         with stop_signals() as stop:
             chunks = read_lines(file, from_env(ClientConfig).max_message_bytes)
             try:

@@ -238,7 +238,7 @@ def create(
         ),
     ] = None,
     perm: Annotated[str, option("--perm", help="What clients may do: rw, r, w or none.")] = "rw",
-    order: Annotated[bool, flag("--order", help="Mark it as a topic whose order counts.")] = False,
+    order: Annotated[bool, flag("--order", help="Keys keep their queues, and wait for them.")] = False,
     cluster: Cluster = None,
     retention_time: RetentionTime = None,
     retention_bytes: RetentionBytes = None,

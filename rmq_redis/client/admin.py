@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any, TypeVar, Unpack, cast
 
@@ -19,7 +20,15 @@ from ..errors import (
     RouteNotFoundError,
     TopicNotExistError,
 )
-from ..model import MASTER_ID, RETRY_PREFIX, MessageQueue, TopicConfig, TopicRouteData, subscribe_queues
+from ..model import (
+    MASTER_ID,
+    ORDER_TOPIC_CONFIG,
+    RETRY_PREFIX,
+    MessageQueue,
+    TopicConfig,
+    TopicRouteData,
+    subscribe_queues,
+)
 from ..protocol.admin_header import ResetOffsetRequestHeader
 from ..protocol.body import (
     ClusterInfo,
@@ -200,6 +209,8 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
 
         Args:
             queue_nums: queues per broker, for reading and writing if not given apart.
+            order: also writes the topic's order configuration (ORDER_TOPIC_CONFIG) to the NameServers, or adds to it:
+                every producer spreads sharding keys over exactly these queues, and waits while one cannot be written.
 
         Returns:
             The brokers' addresses. Clients see the topic as soon as the brokers have told the NameServers:
@@ -216,7 +227,19 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
         addresses = [broker_addr] if broker_addr else await self.master_addresses(cluster)
         for address in addresses:
             await self._call(address, request(RequestCode.UPDATE_AND_CREATE_TOPIC, header))
+        if order:
+            known = await self.get_kv_config(ORDER_TOPIC_CONFIG, topic)
+            await self._add_to_order_conf(topic, known or "", header.write_queue_nums, addresses)
         return addresses
+
+    async def _add_to_order_conf(self, topic: str, known: str, queue_nums: int, addresses: Sequence[str]) -> None:
+        """Sets the queues of some masters in an order configuration that is ``known``; those of others stay."""
+        entries = dict(item.partition(":")[::2] for item in known.split(";") if item)
+        for name, data in (await self.cluster_info()).brokers.items():
+            if data.broker_addrs.get(MASTER_ID) in addresses:
+                entries[name] = str(queue_nums)
+        conf = ";".join(f"{name}:{nums}" for name, nums in sorted(entries.items()))
+        await self.put_kv_config(ORDER_TOPIC_CONFIG, topic, conf)
 
     async def update_topic(
         self,
@@ -244,17 +267,20 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
                 known = await self.topic_config(topic, broker_addr=address)
             except TopicNotExistError:
                 continue
-            changed += await self.create_topic(
+            header = CreateTopicRequestHeader(
                 topic,
-                read_queue_nums=known.read_queue_nums if queue_nums is None else queue_nums,
-                write_queue_nums=known.write_queue_nums if queue_nums is None else queue_nums,
-                perm=known.perm if perm is None else perm,
+                known.read_queue_nums if queue_nums is None else queue_nums,
+                known.write_queue_nums if queue_nums is None else queue_nums,
+                known.perm if perm is None else perm,
                 order=known.order,
                 attributes=attributes,
-                broker_addr=address,
             )
+            await self._call(address, request(RequestCode.UPDATE_AND_CREATE_TOPIC, header))
+            changed.append(address)
         if not changed:
             raise TopicNotExistError(f"no broker has the topic {topic!r}")
+        if queue_nums is not None and (conf := await self.get_kv_config(ORDER_TOPIC_CONFIG, topic)):
+            await self._add_to_order_conf(topic, conf, queue_nums, changed)
         return changed
 
     async def delete_topic(self, topic: str, *, cluster: str | None = None) -> None:
@@ -264,6 +290,9 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
         await self._instance.routes.name_servers.call_all(
             lambda: request(RequestCode.DELETE_TOPIC_IN_NAMESRV, TopicRequestHeader(topic, cluster))
         )
+        with contextlib.suppress(RequestCodeNotSupportedError):
+            if cluster is None and await self.get_kv_config(ORDER_TOPIC_CONFIG, topic) is not None:
+                await self.delete_kv_config(ORDER_TOPIC_CONFIG, topic)
         self._instance.routes.routes.pop(topic, None)
 
     async def topic_list(self) -> list[str]:

@@ -38,12 +38,28 @@ RETRIABLE_CODES = frozenset(
 
 
 class PublishTopic:
-    """The queues that a topic's messages may go to now."""
+    """The queues that a topic's messages may go to now.
 
-    __slots__ = ("active", "queues", "targets")
+    Attributes:
+        queues: those that can be written now.
+        active: of these, those of brokers that are not passed over.
+        ordered: those that sharding keys are spread over. In strict order it has queues that cannot be written now.
+        is_strict: whether a key keeps its queue while that cannot be written.
+    """
 
-    def __init__(self, group: str, queues: list[MessageQueue], addresses: dict[str, str], code: RequestCode) -> None:
+    __slots__ = ("active", "is_strict", "ordered", "queues", "targets")
+
+    def __init__(
+        self,
+        group: str,
+        queues: list[MessageQueue],
+        addresses: dict[str, str],
+        code: RequestCode,
+        ordered: list[MessageQueue] | None,
+    ) -> None:
         self.queues = queues
+        self.is_strict = ordered is not None
+        self.ordered = queues if ordered is None else ordered
         self.active = queues
         self.targets = {queue: QueueTarget(group, queue, addresses[queue.broker_name], code) for queue in queues}
 
@@ -51,8 +67,14 @@ class PublishTopic:
         self.active = [queue for queue in self.queues if queue.broker_name not in broker_names] or self.queues
 
 
-def make_topic(group: str, name: str, routes: RouteTable) -> PublishTopic | None:
-    """The queues of a topic by the routes known now; None when there is none that can be written."""
+def make_topic(
+    group: str, name: str, routes: RouteTable, ordered: list[MessageQueue] | None = None
+) -> PublishTopic | None:
+    """The queues of a topic by the routes known now; None when there is none that can be written.
+
+    Args:
+        ordered: in strict order, all queues that keys are spread over.
+    """
     route = routes.routes.get(name) or routes.default_routes.get(name)
     if route is None:
         return None
@@ -68,7 +90,7 @@ def make_topic(group: str, name: str, routes: RouteTable) -> PublishTopic | None
     # All that goes to a cluster's reply topic is a reply. Java looks at every message's MSG_TYPE instead.
     is_reply = any(name == reply_topic(broker.cluster) for broker in route.broker_datas)
     code = RequestCode.SEND_REPLY_MESSAGE_V2 if is_reply else RequestCode.SEND_MESSAGE_V2
-    return PublishTopic(group, queues, addresses, code)
+    return PublishTopic(group, queues, addresses, code, ordered)
 
 
 class Send(NamedTuple):

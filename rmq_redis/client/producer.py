@@ -102,12 +102,12 @@ class AsyncProducer(AsyncClient, ValueSender):
         self._plugins = plugins or installed_plugins()
         context = ClientContext(self.config, self._instance.zone_of)
         self._select = named_selector(self.config.load_balancer, self._plugins, context)
-        by_key = getattr(self._select, "by_key", False)
-        self._select_by_key = self._select if by_key else named_selector("HASH", self._plugins, context)
+        self._by_key = bool(getattr(self._select, "by_key", False))
+        self._select_by_key = self._select if self._by_key else named_selector("HASH", self._plugins, context)
         self._sending = getattr(self._select, "sending", None)
         self._report = getattr(self._select, "report", None)
         self._measures = self._sending is not None or self._report is not None
-        self._publish = PublishTopics(group)
+        self._publish = PublishTopics(group, strict_order=self.config.strict_order)
         self._topics = self._publish.topics
         self._connections: dict[str, Connection] = {}
         self._timeout_s = self.config.send_timeout_s
@@ -192,7 +192,8 @@ class AsyncProducer(AsyncClient, ValueSender):
 
         Args:
             queue: the queue to send to.
-            key: sharding key: messages of one key go to one queue and are consumed in the order of their sends.
+            key: sharding key: messages of one key go to one queue and are consumed in the order of their sends. While a
+                broker group is away its keys go to others, unless ``strict_order`` (or the topic's) says to wait.
             selector: chooses the queue: ``selector(queues, message, key)``.
             timeout_s: seconds for all attempts together; default ``send_timeout_s``.
 
@@ -208,9 +209,9 @@ class AsyncProducer(AsyncClient, ValueSender):
         topic = self._topics.get(message.topic)
         if topic is None:
             topic = await self._find_topic(message.topic, timeout_s)
-        fixed = queue is not None or key is not None or selector is not None
+        fixed = queue is not None or key is not None or selector is not None or (topic.is_strict and self._by_key)
         if fixed:
-            target = await self._target_for(topic, message, queue, key, selector, timeout_s)
+            target, timeout_s = await self._target_for(topic, message, queue, key, selector, timeout_s)
         else:
             chosen = self._select(topic.active, message, None)
             target = topic.targets.get(chosen) or self._instead(topic, message, None, chosen)
@@ -290,7 +291,7 @@ class AsyncProducer(AsyncClient, ValueSender):
             As ``send``, as far as it is noticed before the message leaves.
         """
         topic = self._topics.get(message.topic) or await self._find_topic(message.topic, None)
-        target = await self._target_for(topic, message, queue, key, selector, None)
+        target, _ = await self._target_for(topic, message, queue, key, selector, None)
         check_body(message.body, self._max_bytes)
         check_flag(message.flag)
         body: Any = message.body
@@ -334,7 +335,9 @@ class AsyncProducer(AsyncClient, ValueSender):
         name = messages[0].topic
         topic = self._topics.get(name) or await self._find_topic(name, timeout_s)
         body, ids = encode_batch(messages, key, self._unique_keys, born_ms, self._max_bytes)
-        target = await self._target_for(topic, messages[0], queue, key, None, timeout_s)
+        target, timeout_s = await self._target_for(topic, messages[0], queue, key, None, timeout_s)
+        if timeout_s is not None:
+            born_ms = int(time.time() * 1000)
         # No UNIQ_KEY of the batch: brokers up to 5.3 append these properties to every message's own, and it would win.
         send = Send(
             name,
@@ -425,14 +428,18 @@ class AsyncProducer(AsyncClient, ValueSender):
             if key is not None and not isinstance(key, str):
                 raise MessageIllegalLocallyError(f"the sharding key must be str, not {key!r:.80}")
             if selector is not None:
-                queue = selector(topic.queues, message, key)
+                queue = selector(topic.ordered, message, key)
             else:
-                chosen = (
-                    self._select(topic.active, message, None)
-                    if key is None
-                    else self._select_by_key(topic.queues, message, key)
-                )
-                return topic.targets.get(chosen) or self._instead(topic, message, key, chosen)
+                if key is not None:
+                    chosen = self._select_by_key(topic.ordered, message, key)
+                elif topic.is_strict and self._by_key and message.keys:
+                    chosen = self._select(topic.ordered, message, None)
+                else:
+                    chosen = self._select(topic.active, message, None)
+                target = topic.targets.get(chosen)
+                if target is None and topic.is_strict and chosen in topic.ordered:
+                    raise QueueAwayError(chosen)
+                return target or self._instead(topic, message, key, chosen)
         target = topic.targets.get(queue)
         if target is None:
             if queue.topic != message.topic:
@@ -461,12 +468,15 @@ class AsyncProducer(AsyncClient, ValueSender):
         key: str | None,
         selector: QueueSelector | None,
         timeout_s: float | None,
-    ) -> QueueTarget:
-        """As ``_choose``; a queue that cannot be written now is waited for."""
+    ) -> tuple[QueueTarget, float | None]:
+        """As ``_choose``, and the seconds left for the send; a queue that cannot be written now is waited for."""
         try:
-            return self._choose(topic, message, queue, key, selector)
+            return self._choose(topic, message, queue, key, selector), timeout_s
         except QueueAwayError as error:
-            return await self._publish.wait_for(error.queue, self._timeout_s if timeout_s is None else timeout_s)
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + (self._timeout_s if timeout_s is None else timeout_s)
+            target = await self._publish.wait_for(error.queue, deadline - loop.time())
+            return target, max(deadline - loop.time(), 0.001)
 
     # --- attempts ------------------------------------------------------------------------------------------------
 

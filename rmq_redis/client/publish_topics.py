@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from ..codes import Perm
 from ..errors import RemotingError, RequestTimeoutError, RmqError, RouteNotFoundError
 from ..model import MessageQueue
 from .attempt import PublishTopic, make_topic
-from .route import RouteTable
+from .route import RouteTable, publish_queues
 from .sending import QueueTarget
 
 RETRY_PAUSE_S = 0.05
@@ -33,8 +34,14 @@ class PublishTopics:
         topics: by name, those with a queue that can be written now. The fast path of a send looks here first.
     """
 
-    def __init__(self, group: str) -> None:
+    def __init__(self, group: str, *, strict_order: bool = False) -> None:
+        """
+        Args:
+            strict_order: every topic is in strict order, not only those with an order configuration.
+        """
         self._group = group
+        self._strict_order = strict_order
+        self._queue_nums: dict[str, dict[str, int]] = {}
         self._routes: RouteTable
         self._avoided: dict[str, asyncio.TimerHandle] = {}
         self.topics: dict[str, PublishTopic] = {}
@@ -80,7 +87,10 @@ class PublishTopics:
             raise RequestTimeoutError(f"no NameServer gave the route of topic {name!r} in {timeout_s:g} s") from None
 
     async def _look_up(self, name: str) -> PublishTopic:
-        await self._routes.get_for_publish(name)
+        if self._strict_order:  # a topic that the first send creates has other queues than its key was spread over
+            await self._routes.get(name)
+        else:
+            await self._routes.get_for_publish(name)
         topic = self._make(name)
         if topic is None:
             raise RouteNotFoundError(
@@ -115,7 +125,7 @@ class PublishTopics:
             if target is not None:
                 return target
             is_away = self._routes.master_address(queue.broker_name) is None
-            known = queue.broker_name in self._routes.seen_brokers
+            known = queue.broker_name in self._routes.seen_brokers or (topic.is_strict and queue in topic.ordered)
             if not (is_away and known) or asyncio.get_running_loop().time() + pause_s > deadline:
                 raise QueueAwayError(queue)
             self._routes.refresh_soon(queue.topic)
@@ -125,10 +135,30 @@ class PublishTopics:
     # --- changes ---------------------------------------------------------------------------------------------------
 
     def _make(self, name: str) -> PublishTopic | None:
-        topic = make_topic(self._group, name, self._routes)
+        topic = make_topic(self._group, name, self._routes, self._ordered(name))
         if topic is not None:
             topic.avoid(self._avoided)
         return topic
+
+    def _ordered(self, name: str) -> list[MessageQueue] | None:
+        """All queues that the keys of a topic in strict order are spread over; None for other topics.
+
+        By its order configuration, else by all routes so far: a group that is gone from the route keeps its queues,
+        one that may not be written (it is drained) gives its keys to others.
+        """
+        route = self._routes.routes.get(name)
+        if route is None:
+            return None
+        if route.order_topic_conf:
+            return publish_queues(name, route) or None
+        if not self._strict_order:
+            return None
+        known = self._queue_nums.setdefault(name, {})
+        for data in route.queue_datas:
+            known[data.broker_name] = data.write_queue_nums if data.perm & Perm.WRITE else 0
+        return sorted(
+            MessageQueue(name, broker, queue_id) for broker, nums in known.items() for queue_id in range(nums)
+        )
 
     def _topic_changed(self, name: str) -> None:
         if name in self.topics:

@@ -32,6 +32,7 @@ class ClientSettings(TypedDict, total=False):
     retry_times_when_send_failed: int
     max_message_bytes: int
     load_balancer: str
+    strict_order: bool
     allocate_strategy: str
     read_selector: str
     plugin_interceptors: str

@@ -162,7 +162,7 @@ class AsyncTransactionProducer(AsyncProducer):
             all the same is asked about later.
         """
         topic = self._topics.get(message.topic) or await self._find_topic(message.topic, timeout_s)
-        target = await self._target_for(topic, message, None, None, None, timeout_s)
+        target, timeout_s = await self._target_for(topic, message, None, None, None, timeout_s)
         body: Any = message.body
         check_body(body, self._max_bytes)
         check_flag(message.flag)

@@ -15,7 +15,7 @@ from ..codes import RequestCode, ResponseCode
 from ..config import NameServerConfig
 from ..errors import NoPermissionError, QueryNotFoundError, RemoteProtocolError, ResponseError
 from ..hookspecs import RouteFilter, RouteRequest
-from ..model import MASTER_ID, DataVersion
+from ..model import MASTER_ID, ORDER_TOPIC_CONFIG, DataVersion
 from ..protocol.body import (
     TopicConfigTable,
     decode_register_body,
@@ -49,7 +49,7 @@ from ..remoting.server import Processor
 from ..store.route_entries import GroupKey, LiveBroker, check_storable
 from ..store.route_store import RouteStore
 from ..store.url import without_credentials
-from .routes import ORDER_TOPIC_CONFIG, WRITE_WIPED, RouteTable
+from .routes import WRITE_WIPED, RouteTable
 
 _STANDARD_JSON_FROM_VERSION = 401
 _BROKERS = "brokers"

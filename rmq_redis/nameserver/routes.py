@@ -15,14 +15,12 @@ from dataclasses import dataclass, field
 
 from ..codes import Perm
 from ..errors import ResponseError
-from ..model import MASTER_ID, BrokerData, DataVersion, QueueData, TopicConfig, TopicRouteData
+from ..model import MASTER_ID, ORDER_TOPIC_CONFIG, BrokerData, DataVersion, QueueData, TopicConfig, TopicRouteData
 from ..protocol.body import ClusterInfo, encode_route
 from ..store.route_entries import REVISION_FIELD, GroupKey, LiveBroker
 
 logger = logging.getLogger(__name__)
 
-ORDER_TOPIC_CONFIG = "ORDER_TOPIC_CONFIG"
-"""KV namespace: topic -> ``broker-a:4;broker-b:4``."""
 WRITE_WIPED = "WRITE_PERM_WIPED"
 """KV namespace: names of brokers whose topics are not written, whatever they register (205, until 327)."""
 UNIT_FLAG = 1

@@ -56,6 +56,13 @@ def test_an_offset_that_was_given_out_twice() -> None:
     assert not check([acked("a", 0), acked("b", 0, queue_id=1), got("a", 0), got("b", 0, queue_id=1)]).twice
 
 
+def test_a_key_that_leaves_its_queue() -> None:
+    history: list[Event] = [acked("a", 0), acked("b", 0, queue_id=1), got("a", 0), got("b", 0, queue_id=1)]
+    assert check(history).violations == 0
+    assert check(history, keyed=lambda sender: sender != "p").violations == 0
+    assert len(check(history, keyed=lambda sender: sender == "p").out_of_order) == 1
+
+
 def test_a_senders_messages_out_of_order() -> None:
     verdict = check([acked("a", 5), acked("b", 4), got("b", 4), got("a", 5)])
     assert len(verdict.out_of_order) == 1

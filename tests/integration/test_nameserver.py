@@ -305,8 +305,8 @@ async def test_topics_are_deleted_registered_and_write_protected_everywhere(regi
 
 
 async def test_kv_config(registry, start_nameserver, peers):
-    first = await start_nameserver(registry, order_message_enable=True, sweep_period_s=NEVER_S)
-    second = await start_nameserver(registry, sweep_period_s=NEVER_S)
+    first = await start_nameserver(registry, sweep_period_s=NEVER_S)
+    second = await start_nameserver(registry, order_message_enable=False, sweep_period_s=NEVER_S)
     client = peers()
     await peers(Broker).register(first, "T")
     entry = {"namespace": "ORDER_TOPIC_CONFIG", "key": "T"}

@@ -28,6 +28,7 @@ async def test_topics_are_created_on_every_master() -> None:
         assert (header.perm, header.order, header.default_topic) == (4, True, "TBW102")
         assert len(creations(fake.brokers[1])) == 1
         assert not creations(fake.brokers[2])
+        assert fake.name_server.kv == {("ORDER_TOPIC_CONFIG", "new"): "broker-a:2;broker-b:2"}
         await admin.create_topic("new", broker_addr=fake.brokers[1].address)
         assert (len(creations(fake.brokers[0])), len(creations(fake.brokers[1]))) == (1, 2)
         with pytest.raises(RouteNotFoundError, match="no cluster 'x'; there are: c"):

@@ -304,6 +304,10 @@ class FakeNameServer:
                 RequestCode.GET_ROUTEINFO_BY_TOPIC: self._route,
                 RequestCode.GET_BROKER_CLUSTER_INFO: self._cluster,
                 RequestCode.DELETE_TOPIC_IN_NAMESRV: self._noted,
+                RequestCode.PUT_KV_CONFIG: self._put_kv,
+                RequestCode.GET_KV_CONFIG: lambda _connection, command: response(
+                    command, ResponseCode.QUERY_NOT_FOUND, remark="no such key"
+                ),
             }
         )
         await self.server.start("127.0.0.1", port)
@@ -352,6 +356,11 @@ class FakeNameServer:
             addresses = brokers.setdefault(broker.name, BrokerData("c", broker.name, {})).broker_addrs
             addresses[broker.broker_id] = broker.address
         return response(command, body=encode_cluster_info(ClusterInfo(brokers, {"c": sorted(brokers)})))
+
+    def _put_kv(self, _connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        fields = command.ext_fields
+        self.kv[fields["namespace"], fields["key"]] = fields["value"]
+        return response(command)
 
     def _noted(self, _connection: Connection, command: RemotingCommand) -> RemotingCommand:
         self.requests.append(command)
