@@ -86,6 +86,21 @@ def _is_patched(library: str, module: str) -> bool:
     return patcher is not None and bool(patcher.is_monkey_patched(module))
 
 
+class OneLineFormatter(logging.Formatter):
+    """Writes a message as one line, whatever names a client has sent: they could forge whole lines of the log.
+
+    Control characters and line separators become escapes (``\\n``, ``\\x1b``); tracebacks keep their lines.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        if not record.message.isprintable():
+            record.message = "".join(
+                character if character.isprintable() else character.encode("unicode_escape").decode()
+                for character in record.message
+            )
+        return super().formatMessage(record)
+
+
 def setup_logging(level: str) -> None:
     """One line per event on stderr: time, level, then the subject.
 
@@ -94,9 +109,9 @@ def setup_logging(level: str) -> None:
     """
     if level.lower() not in LOG_LEVELS:
         raise ConfigError(f"log level {level!r} is unknown; use one of {', '.join(LOG_LEVELS)}")
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 

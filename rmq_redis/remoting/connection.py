@@ -91,11 +91,11 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.last_active_s = self._loop.time()
         commands: list[RemotingCommand] = []
-        broken: RemoteProtocolError | None = None
+        broken = ""
         try:
             self._decoder.feed(data, commands)
         except RemoteProtocolError as error:
-            broken = error
+            broken = str(error)  # not the error: its traceback leads to this frame, a cycle with all that was received
         pending = self._pending
         requests: list[RemotingCommand] = []
         for command in commands:
@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
                 requests.append(command)
         if requests:
             self._take(requests)
-        if broken is not None:
+        if broken:
             logger.warning("%s: closing the connection: %s", self.remote_address, broken)
             self.close()
 

@@ -1,0 +1,59 @@
+"""Malformed frames leave nothing behind that only the cyclic garbage collector frees."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from typing import Any
+
+import pytest
+
+from rmq_redis.remoting.connection import Connection
+
+COUNT = 300
+
+
+class FakeTransport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_closed = False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def write(self, data: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff" * 1000, b"\0\0\0\0" * 10, b"\0\0\0\x10\0\0\0\x0c{not json at}", b"\x7f\xff\xff\xff" + b"x" * 500]
+)
+async def test_malformed_frames_leave_no_cycles(data: bytes) -> None:
+    def receive() -> None:
+        connection, transport = Connection(lambda connection, command: None, is_server=True), FakeTransport()
+        connection.connection_made(transport)
+        connection.data_received(data)
+        connection.connection_lost(None)
+
+    receive()
+    gc.collect()
+    gc.disable()
+    logging.disable()  # what a test keeps of the log would count
+    try:
+        before = len(gc.get_objects())
+        for _ in range(COUNT):
+            receive()
+        assert len(gc.get_objects()) - before < COUNT  # less than one object for each
+    finally:
+        logging.disable(logging.NOTSET)
+        gc.enable()
