@@ -80,6 +80,8 @@ class BrokerConfig:
     lease_s: float = setting(5.0, "a master that does not renew its lease for this long can be replaced")
     auto_create_topic_enable: bool = setting(True, "create unknown topics on first send (template TBW102)")
     auto_create_subscription_group: bool = setting(True, "create unknown consumer groups on first use")
+    max_auto_topics: int = setting(20_000, "topics from which on none is created automatically (code 17)")
+    max_auto_groups: int = setting(20_000, "consumer groups from which on none is created automatically (code 26)")
     default_topic_queue_nums: int = setting(
         4,
         "queues of a topic that a first send creates, unless the client asks for another number than 4",

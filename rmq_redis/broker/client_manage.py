@@ -33,13 +33,18 @@ from ..remoting.connection import Connection
 from ..remoting.server import Processor
 from ..store.lock_store import LockKey, LockStore
 from .member_watch import MemberWatch, ProducerWatch, Signature, signature_of
-from .subscription import TAG, message_filter
+from .subscription import MAX_TAG_EXPRESSION_LENGTH, TAG, message_filter
 from .topics import TopicTable
 
 logger = logging.getLogger(__name__)
 
 _ATTACHED = "client_groups"
 _PRODUCER_IDS = "producer_ids"
+_CONSUMER_GROUPS = "consumer_groups"
+_PRODUCER_GROUPS = "producer_groups"
+MAX_GROUPS = 1000
+"""Groups of one heartbeat, producers and consumers together; and subscriptions of one group."""
+MAX_CLIENT_ID_LENGTH = 255
 
 
 class Member(msgspec.Struct, eq=False):
@@ -147,6 +152,7 @@ class ClientManager:
         self, connection: Connection, command: RemotingCommand
     ) -> RemotingCommand | Awaitable[RemotingCommand]:
         heartbeat = decode_heartbeat(command.body)
+        _check(heartbeat)
         if all(self._known(consumer) for consumer in heartbeat.consumer_data_set):
             return self._beat(connection, command, heartbeat)
         return self._ensure_groups_then_beat(connection, command, heartbeat)
@@ -162,7 +168,7 @@ class ClientManager:
         if is_slave:
             await self._topics.reload()
         for consumer in heartbeat.consumer_data_set:
-            if not is_slave:
+            if not is_slave and not connection.closed:
                 await self._topics.ensure_group(consumer.group_name)
         return self._beat(connection, command, heartbeat)
 
@@ -171,7 +177,9 @@ class ClientManager:
             return response(command)
         now = self._loop.time()
         member = Member(connection, heartbeat.client_id, command.language, command.version, now)
+        names = connection.attachments.setdefault(_PRODUCER_GROUPS, set())
         for producer in heartbeat.producer_data_set:
+            names.add(producer.group_name)
             self.producer_groups.setdefault(producer.group_name, {}).setdefault(connection, {})[member.client_id] = (
                 member
             )
@@ -194,6 +202,7 @@ class ClientManager:
         group.consume_type = consumer.consume_type
         group.message_model = consumer.message_model
         group.consume_from_where = consumer.consume_from_where
+        member.connection.attachments.setdefault(_CONSUMER_GROUPS, set()).add(group.name)
         known = group.members.setdefault(member.connection, {})
         before = known.get(member.client_id)
         changed = before is None
@@ -252,13 +261,15 @@ class ClientManager:
         for client_id in connection.attachments.pop(_PRODUCER_IDS, ()):
             if self._producers.get(client_id) is connection:
                 del self._producers[client_id]
-        for name, members in list(self.producer_groups.items()):
+        for name in connection.attachments.pop(_PRODUCER_GROUPS, ()):
+            members = self.producer_groups.get(name, {})
             members.pop(connection, None)
             if not members:
-                del self.producer_groups[name]
-        for group in list(self.consumer_groups.values()):
-            gone = group.members.pop(connection, None)
-            if gone:
+                self.producer_groups.pop(name, None)
+        for name in connection.attachments.pop(_CONSUMER_GROUPS, ()):
+            group = self.consumer_groups.get(name)
+            gone = None if group is None else group.members.pop(connection, None)
+            if group is not None and gone:
                 self._left(group, ", ".join(gone))
 
     def _left(self, group: ConsumerGroup, client_id: str) -> None:
@@ -350,6 +361,34 @@ class ClientManager:
                 f"broker {self._config.broker_name} is a slave; ask the master for queue locks"
             )
         return client_id, queues
+
+
+def _check(heartbeat: HeartbeatData) -> None:
+    """Raises InvalidParameterError for a heartbeat with more, or longer, or other names than any client has."""
+    if not heartbeat.client_id or len(heartbeat.client_id) > MAX_CLIENT_ID_LENGTH:
+        raise InvalidParameterError(
+            f"the client id has {len(heartbeat.client_id)} characters, expected 1 to {MAX_CLIENT_ID_LENGTH}"
+        )
+    consumers = heartbeat.consumer_data_set
+    nums = len(consumers) + len(heartbeat.producer_data_set)
+    nums = max(nums, *(len(consumer.subscription_data_set) for consumer in consumers), 0)
+    if nums > MAX_GROUPS:
+        raise InvalidParameterError(f"a heartbeat with {nums} groups or subscriptions; at most {MAX_GROUPS} are taken")
+    for name in (
+        *(consumer.group_name for consumer in consumers),
+        *(p.group_name for p in heartbeat.producer_data_set),
+    ):
+        error = group_name_error(name)
+        if error is not None:
+            raise InvalidParameterError(error)
+    for consumer in consumers:
+        for subscription in consumer.subscription_data_set:
+            error = topic_name_error(subscription.topic)
+            length = len(subscription.sub_string)
+            if error is None and length > MAX_TAG_EXPRESSION_LENGTH:
+                error = f"the expression has {length} characters, at most {MAX_TAG_EXPRESSION_LENGTH} are allowed"
+            if error is not None:
+                raise InvalidParameterError(error)
 
 
 def _expression(subscription: SubscriptionData) -> tuple[str, str]:

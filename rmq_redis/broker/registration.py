@@ -7,12 +7,15 @@ import logging
 from collections.abc import Callable
 from itertools import count
 
+import msgspec
+
 from ..codes import RequestCode, ResponseCode
 from ..config import BrokerConfig
 from ..errors import RmqError, ServiceNotAvailableError, response_error
 from ..model import TopicRouteData
 from ..protocol.body import TopicConfigTable, decode_route, encode_register_body
-from ..protocol.command import request
+from ..protocol.command import RemotingCommand, request
+from ..protocol.frame import MAX_FRAME_BYTES
 from ..protocol.header import GetRouteInfoRequestHeader, RegisterBrokerRequestHeader, UnregisterBrokerRequestHeader
 from ..remoting.client import RemotingClient
 from ..remoting.hedge import call_one_of
@@ -23,6 +26,27 @@ _CALL_TIMEOUT_S = 5.0
 _ROUTE_TIMEOUT_S = 2.0
 _RETRY_FIRST_S = 0.1
 _RETRY_MOST_S = 2.0
+
+
+def registration_bodies(table: TopicConfigTable, max_bytes: int = MAX_FRAME_BYTES // 2) -> list[bytes]:
+    """Bodies of the requests by which a broker registers; more than one if its topics do not fit into a frame.
+
+    NameServers add the topics of a registration whose DataVersion is new to those that they know. So each part has one
+    of its own, and the last part has that of the whole.
+    """
+    whole = encode_register_body(table)
+    if len(whole) <= max_bytes:
+        return [whole]
+    names = sorted(table.topic_config_table)
+    step = max(1, len(names) * max_bytes // (2 * len(whole)))
+    version = table.data_version
+    bodies = []
+    for start in range(0, len(names), step):
+        part = {name: table.topic_config_table[name] for name in names[start : start + step]}
+        before = len(names) - start - len(part)  # topics that are still to come: 0 for the last part
+        of_part = msgspec.structs.replace(version, timestamp=version.timestamp - before)
+        bodies.append(encode_register_body(TopicConfigTable(part, of_part)))
+    return bodies
 
 
 class Registration:
@@ -125,7 +149,10 @@ class Registration:
                 pass
 
     async def _register(self, address: str) -> None:
-        body = encode_register_body(self._topics())
+        for body in registration_bodies(self._topics()):
+            await self._client.call(address, self._request_of(body), _CALL_TIMEOUT_S)
+
+    def _request_of(self, body: bytes) -> RemotingCommand:
         header = RegisterBrokerRequestHeader(
             broker_name=self._config.broker_name,
             broker_addr=self._broker_addr,
@@ -134,7 +161,7 @@ class Registration:
             ha_server_addr=self._broker_addr,
             zone_name=self._config.zone or None,
         )
-        await self._client.call(address, request(RequestCode.REGISTER_BROKER, header, body), _CALL_TIMEOUT_S)
+        return request(RequestCode.REGISTER_BROKER, header, body)
 
     async def close(self, *, unregister: bool = True) -> None:
         """Stops, and tells every NameServer that this broker goes."""

@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 TEMPLATE_QUEUE_NUMS = 8
 """Queues of TBW102 at least, the most that a client may ask for. Source: BrokerConfig.defaultTopicQueueNums."""
 MAX_QUEUE_NUMS = 1024
+_WARNING_PERIOD_S = 10.0
 _VERSION_3_4_9 = 121
 
 
@@ -90,6 +91,7 @@ class TopicTable:
         self._announcements: set[asyncio.Task[None]] = set()
         self._registering: dict[str, asyncio.Task[None]] = {}
         self._version = 0
+        self._next_warning_s = 0.0
         self._started_ms = int(time.time() * 1000)
         self.topics: dict[str, Topic] = {}
         self.groups: dict[str, SubscriptionGroupConfig] = {}
@@ -331,6 +333,12 @@ class TopicTable:
                     raise TopicNotExistError(
                         f"the topic {topic!r} does not exist and is not created automatically; create it first"
                     )
+                if sum(not name.startswith("%") for name in self.topics) >= self._config.max_auto_topics:
+                    self._warn_of_bound("max_auto_topics", topic)
+                    raise TopicNotExistError(
+                        f"the topic {topic!r} does not exist, and this broker has the {self._config.max_auto_topics} "
+                        "topics up to which it creates them automatically (max_auto_topics); create it first"
+                    )
                 nums = min(max(queue_nums, 1), template.config.write_queue_nums)
                 if default_topic == DEFAULT_TOPIC and queue_nums == DEFAULT_QUEUE_NUMS:
                     nums = self._config.default_topic_queue_nums
@@ -342,6 +350,12 @@ class TopicTable:
         self._announcements.add(task)
         task.add_done_callback(self._announcements.discard)
         return self.topics[topic]
+
+    def _warn_of_bound(self, setting: str, name: str) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._next_warning_s:
+            self._next_warning_s = now_s + _WARNING_PERIOD_S
+            logger.error("%s is reached: %r is not created automatically, nor is any other", setting, name)
 
     async def _announce(self) -> None:
         await self._on_change()
@@ -415,6 +429,13 @@ class TopicTable:
                 if not self._config.auto_create_subscription_group:
                     raise SubscriptionGroupNotExistError(
                         f"the consumer group {name!r} does not exist and is not created automatically"
+                    )
+                if len(self.groups) >= self._config.max_auto_groups:
+                    self._warn_of_bound("max_auto_groups", name)
+                    raise SubscriptionGroupNotExistError(
+                        f"the consumer group {name!r} does not exist, and this broker has the "
+                        f"{self._config.max_auto_groups} groups up to which it creates them automatically "
+                        "(max_auto_groups); create it first"
                     )
                 known = SubscriptionGroupConfig(group_name=name)
                 if self.reads_only:  # served from memory until the master stores it

@@ -1,0 +1,136 @@
+"""What a clumsy or hostile client cannot make without bound: topics, groups, members, registrations."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_request, send_request
+
+from rmq_redis.broker.client_manage import MAX_GROUPS
+from rmq_redis.broker.registration import registration_bodies
+from rmq_redis.codes import RequestCode
+from rmq_redis.model import DataVersion, TopicConfig
+from rmq_redis.nameserver.routes import RouteTable
+from rmq_redis.protocol.body import TopicConfigTable, decode_register_body
+from rmq_redis.protocol.command import request
+from rmq_redis.protocol.header import CreateTopicRequestHeader
+from rmq_redis.store.route_entries import LiveBroker
+
+
+def table_of(nums: int, version: DataVersion, queues: int = 4) -> TopicConfigTable:
+    names = [f"topic-{number:06}" for number in range(nums)]
+    return TopicConfigTable(
+        {name: TopicConfig(topic_name=name, read_queue_nums=queues, write_queue_nums=queues) for name in names}, version
+    )
+
+
+@pytest.mark.parametrize("nums", [0, 1, 3000])
+def test_registration_that_fits_into_no_frame_is_split_and_adds_up(nums: int) -> None:
+    routes = RouteTable()
+
+    def register(version: DataVersion, queues: int) -> None:
+        for body in registration_bodies(table_of(nums, version, queues), max_bytes=20_000):
+            assert len(body) <= 20_000
+            table = decode_register_body(body, sender_version=479)
+            broker = LiveBroker(
+                cluster="c", broker_name="b", broker_id=0, broker_addr="127.0.0.1:1", data_version=table.data_version
+            )
+            assert routes.register(broker, table.topic_config_table, 0.0, object())
+
+    register(DataVersion(counter=1, state_version=7, timestamp=1_700_000_000_000), 4)
+    register(DataVersion(counter=2, state_version=7, timestamp=1_700_000_000_000), 8)  # every topic has changed
+    for number in range(nums):
+        route = routes.route(f"topic-{number:06}")
+        assert route is not None
+        assert [data.write_queue_nums for data in route.queue_datas] == [8]
+    if nums:
+        last = decode_register_body(
+            registration_bodies(table_of(nums, DataVersion(counter=3, timestamp=9)), max_bytes=20_000)[-1],
+            sender_version=479,
+        )
+        assert last.data_version == DataVersion(counter=3, timestamp=9)
+
+
+async def test_automatic_creation_of_topics_stops_and_that_by_hand_does_not(
+    start_broker: StartBroker, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = await start_broker()
+    there = sum(not name.startswith("%") for name in broker._topics.topics)
+    await broker.close()
+    client = connect(await start_broker(max_auto_topics=there + 2))
+    codes = [(await client.ask(send_request(f"T{number}", b"x"))).code for number in range(5)]
+    assert codes == [0, 0, 17, 17, 17]
+    await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T4", 1, 1, 6)))
+    await client.send("T4", "by hand")
+    assert sum("max_auto_topics is reached" in record.getMessage() for record in caplog.records) == 1
+
+
+async def test_automatic_creation_of_groups_stops(start_broker: StartBroker, connect: Connect) -> None:
+    client = connect(await start_broker(max_auto_groups=2))
+    codes = [(await client.ask(heartbeat_request("c", f"G{number}", {"T": "*"}))).code for number in range(4)]
+    assert codes == [0, 0, 26, 26]
+    await client.ok(heartbeat_request("c", "G0", {"T": "*"}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"clientID": "x" * 256},
+        {"consumerDataSet": [{"groupName": f"G{number}"} for number in range(MAX_GROUPS + 1)]},
+        {"producerDataSet": [{"groupName": f"G{number}"} for number in range(MAX_GROUPS + 1)]},
+        {"producerDataSet": [{"groupName": "a b"}]},
+        {"consumerDataSet": [{"groupName": "G" * 500}]},
+        {"consumerDataSet": [{"groupName": "G", "subscriptionDataSet": [{"topic": "T", "subString": "a" * 20_000}]}]},
+        {"consumerDataSet": [{"groupName": "G", "subscriptionDataSet": [{"topic": f"T{n}"} for n in range(1001)]}]},
+        {"consumerDataSet": [{"groupName": "G", "subscriptionDataSet": [{"topic": "a b"}]}]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+async def test_heartbeat_beyond_any_client_is_refused_and_makes_nothing(
+    change: dict[str, Any], start_broker: StartBroker, connect: Connect
+) -> None:
+    broker = await start_broker()
+    client = connect(broker)
+    groups = set(broker._topics.groups)
+    command = heartbeat_request("c", None)
+    command.body = json.dumps({"clientID": "c", "producerDataSet": [], "consumerDataSet": []} | change).encode()
+    assert (await client.ask(command)).code == 29
+    assert set(broker._topics.groups) == groups
+    assert not broker._clients.consumer_groups
+    assert not broker._clients.producer_groups
+
+
+async def test_disconnect_touches_its_own_groups_only(start_broker: StartBroker, connect: Connect) -> None:
+    broker = await start_broker()
+    stays: BrokerClient = connect(broker)
+    for number in range(50):
+        await stays.ok(heartbeat_request("stays", f"G{number}", {"T": "*"}, producer_group=f"P{number}"))
+    leaves = connect(broker)
+    await leaves.ok(heartbeat_request("leaves", "G7", {"T": "*"}, producer_group="P7"))
+    await leaves.ok(heartbeat_request("leaves", "own", {"T": "*"}, producer_group="own"))
+    touched: list[str] = []
+
+    class Watched(dict[Any, Any]):
+        def get(self, key: Any, default: Any = None) -> Any:
+            touched.append(key)
+            return super().get(key, default)
+
+        def items(self) -> Any:
+            raise AssertionError("every group was looked at")
+
+        values = items
+
+    manager = broker._clients
+    consumers, producers = manager.consumer_groups, manager.producer_groups
+    manager.consumer_groups, manager.producer_groups = Watched(consumers), Watched(producers)
+    await leaves.close()
+    await eventually(lambda: "own" not in manager.consumer_groups)
+    assert set(touched) == {"G7", "own", "P7"}
+    manager.consumer_groups, manager.producer_groups = (
+        dict.copy(manager.consumer_groups),
+        dict.copy(manager.producer_groups),
+    )
+    assert manager.consumer_groups["G7"].client_ids() == ["stays"]
+    assert "own" not in manager.producer_groups
