@@ -12,11 +12,16 @@ import msgspec
 from ..codes import RequestCode, ResponseCode
 from ..config import BrokerConfig
 from ..errors import RmqError, ServiceNotAvailableError, response_error
-from ..model import TopicRouteData
+from ..model import MASTER_ID, TopicRouteData
 from ..protocol.body import TopicConfigTable, decode_route, encode_register_body
 from ..protocol.command import RemotingCommand, request
 from ..protocol.frame import MAX_FRAME_BYTES
-from ..protocol.header import GetRouteInfoRequestHeader, RegisterBrokerRequestHeader, UnregisterBrokerRequestHeader
+from ..protocol.header import (
+    GetRouteInfoRequestHeader,
+    RegisterBrokerRequestHeader,
+    RegisterBrokerResponseHeader,
+    UnregisterBrokerRequestHeader,
+)
 from ..remoting.client import RemotingClient
 from ..remoting.hedge import call_one_of
 
@@ -79,6 +84,7 @@ class Registration:
         self._registered: dict[str, int] = {}
         self._unreachable: set[str] = set()
         self._progress = asyncio.Event()
+        self._complaint = ""
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -150,7 +156,16 @@ class Registration:
 
     async def _register(self, address: str) -> None:
         for body in registration_bodies(self._topics()):
-            await self._client.call(address, self._request_of(body), _CALL_TIMEOUT_S)
+            answer = await self._client.call(address, self._request_of(body), _CALL_TIMEOUT_S)
+            shown = answer.header(RegisterBrokerResponseHeader).master_addr
+            if shown and shown != self._broker_addr and self._broker_id() == MASTER_ID and shown != self._complaint:
+                logger.error(
+                    "broker %s: NameServer %s shows %s as the master of this name and does not take this broker",
+                    self._config.broker_name,
+                    address,
+                    shown,
+                )
+                self._complaint = shown
 
     def _request_of(self, body: bytes) -> RemotingCommand:
         header = RegisterBrokerRequestHeader(

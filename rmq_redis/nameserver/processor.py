@@ -52,6 +52,8 @@ from ..store.url import without_credentials
 from .routes import WRITE_WIPED, RouteTable
 
 _STANDARD_JSON_FROM_VERSION = 401
+_MAX_AHEAD_MS = 24 * 3600 * 1000
+"""How far a stateVersion, which is an epoch in ms here and a small number with Apache, may be ahead of our clock."""
 _BROKERS = "brokers"
 _CONFIG_BLACK_LIST = frozenset({"configBlackList", "configStorePath", "kvConfigPath", "rocketmqHome"})
 
@@ -200,10 +202,22 @@ class NameServerProcessor:
             registered_ms=int(time.time() * 1000),
         )
         check_storable((broker, topics))
+        newest = broker.registered_ms + _MAX_AHEAD_MS
+        if broker.data_version.state_version > newest:
+            raise ResponseError(
+                f"register broker: stateVersion {broker.data_version.state_version} is above {newest}; it is an epoch, "
+                "at most the time in ms"
+            )
+        holder = self._table.member(broker.group, broker.broker_id)
         registered = self._table.register(broker, topics.topic_config_table, time.monotonic(), connection)
         if not registered:
-            return response(command)
+            held_by = "" if holder is None else holder.broker.broker_addr
+            return response(command, header=RegisterBrokerResponseHeader(master_addr=held_by or None))
         self._attach(connection, broker)
+        displaced = holder is not None and holder.broker.broker_addr != broker.broker_addr
+        source = holder.source if holder is not None and displaced else None
+        if isinstance(source, Connection) and source is not connection:
+            source.close()  # its broker registers again, and so learns of it at once
         order_topics = self._table.kv.get(ORDER_TOPIC_CONFIG)
         answer = RegisterBrokerResponseHeader()
         if broker.broker_id != MASTER_ID:

@@ -10,6 +10,7 @@ import pytest
 from helpers import eventually
 
 from rmq_redis import (
+    AsyncAdmin,
     AsyncProducer,
     AsyncTransactionProducer,
     LocalTransactionState,
@@ -20,9 +21,15 @@ from rmq_redis import (
     SendResult,
 )
 from rmq_redis.broker.broker import Broker
+from rmq_redis.codes import RequestCode
 from rmq_redis.config import BrokerConfig, NameServerConfig
-from rmq_redis.errors import RmqError, RouteNotFoundError
+from rmq_redis.errors import ResponseError, RmqError, RouteNotFoundError
+from rmq_redis.model import DataVersion
 from rmq_redis.nameserver.nameserver import NameServer
+from rmq_redis.protocol.body import TopicConfigTable, encode_register_body
+from rmq_redis.protocol.command import RemotingCommand, request
+from rmq_redis.protocol.header import RegisterBrokerRequestHeader
+from rmq_redis.remoting.client import RemotingClient
 from rmq_redis.store.embedded import EmbeddedServer
 
 LONG_S = 60.0
@@ -176,3 +183,28 @@ async def test_topic_that_nobody_creates_is_an_error_at_once(embedded_server: Em
     finally:
         await group.stop()
         await group.namesrv.close()
+
+
+async def test_broker_whose_place_is_taken_learns_of_it_at_once(group: Group, caplog: pytest.LogCaptureFixture) -> None:
+    assert group.broker is not None
+    epoch = group.broker._queue_store.epoch
+
+    def registration(state_version: int) -> RemotingCommand:
+        header = RegisterBrokerRequestHeader("broker-a", "127.0.0.1:1", "DefaultCluster", 0)
+        body = encode_register_body(TopicConfigTable({}, DataVersion(state_version=state_version)))
+        return request(RequestCode.REGISTER_BROKER, header, body)
+
+    intruder = RemotingClient()
+    try:
+        with pytest.raises(ResponseError, match="stateVersion"):
+            await intruder.call(group.address, registration(1 << 62))
+        await intruder.call(group.address, registration(epoch - 1))  # not newer: nothing changes
+        async with AsyncAdmin(group.address) as admin:
+            assert await admin.master_addresses() == [group.broker.address]
+            await intruder.call(group.address, registration(epoch + 1))
+            assert await admin.master_addresses() == ["127.0.0.1:1"]
+        await eventually(
+            lambda: any("shows 127.0.0.1:1 as the master" in record.getMessage() for record in caplog.records)
+        )
+    finally:
+        await intruder.close()
