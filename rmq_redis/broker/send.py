@@ -233,8 +233,9 @@ class SendProcessor:
         topic = await self._topics.ensure_dead_letter_topic(header.topic.removeprefix(RETRY_PREFIX))
         group_name = header.topic.removeprefix(RETRY_PREFIX)
         logger.warning(
-            "group %s: a message of topic %s failed %d times and becomes a dead letter (%s)",
+            "group %s: message %s of topic %s failed %d times and becomes a dead letter (%s)",
             group_name,
+            find_property(header.properties or "", PROPERTY_UNIQ_KEY),
             find_property(header.properties or "", PROPERTY_RETRY_TOPIC),
             header.reconsume_times or 0,
             topic.config.topic_name,

@@ -104,10 +104,10 @@ class SendBackProcessor:
             record = again(message, topic.config.topic_name, 0, self._store_host, dead=True)
         except ResponseError:
             record = again(message, topic.config.topic_name, 0, self._store_host, bare=True)
-        log_dead_letter(group, message)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue_store.append(topic.queues[0], [record], len(record), _resolve_append, future)
         await future
+        log_dead_letter(group, message)
 
 
 def _resolve(error: StoreError | None, future: asyncio.Future[None]) -> None:
