@@ -53,14 +53,19 @@ class QueryProcessor:
         is_unique = (header.unique_key_query or "").lower() == "true"
         limit = MAX_NUMS_BY_UNIQUE_KEY if is_unique else max(1, min(header.max_num, MAX_NUMS_BY_KEY))
         begin_ms, end_ms = header.begin_timestamp, header.end_timestamp
+        spans = [(begin_ms, end_ms)]
         made_ms = unique_key_time_ms(header.key, int(time.time() * 1000)) if is_unique else None
         if made_ms is not None:
-            begin_ms = max(begin_ms, made_ms - _CLOCK_SLACK_MS)
-            end_ms = min(end_ms, made_ms + _LATEST_STORE_MS)
+            # Around the time in the key first. It is stored at another time if its producer's clock differs from ours,
+            # and in a retry or dead-letter topic hours later.
+            spans.insert(0, (max(begin_ms, made_ms - _CLOCK_SLACK_MS), min(end_ms, made_ms + _LATEST_STORE_MS)))
         queues = topic.queues if topic is not None else []
         found: list[Found] = []
-        for some in await asyncio.gather(*(self._search(q, header.key, is_unique, begin_ms, end_ms) for q in queues)):
-            found += some
+        for span in spans:
+            for some in await asyncio.gather(*(self._search(q, header.key, is_unique, *span) for q in queues)):
+                found += some
+            if found:
+                break
         if not found:
             raise QueryNotFoundError(f"no message of {header.topic!r} with the key {header.key[:80]!r} in that time")
         newest = sorted(found, key=lambda item: (item[0], item[1].queue.queue_id, item[2]))[-limit:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from helpers import BrokerClient, send_request
+from helpers import BrokerClient, heartbeat_request, send_request
 
 from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.command import RemotingCommand, request
@@ -86,3 +86,14 @@ def test_the_time_of_a_unique_key(made_ms: int, age_ms: int) -> None:
 @pytest.mark.parametrize("key", ["", "abc", "x" * 32, "A" * 31])
 def test_what_is_no_unique_key(key: str) -> None:
     assert unique_key_time_ms(key, 1_700_000_000_000) is None
+
+
+@pytest.mark.parametrize("shift_s", [-86_400, -3600, -90, 0, 90, 3600, 86_400, 40 * 86_400])
+@pytest.mark.parametrize("topic", ["T", "%RETRY%G", "%DLQ%G"])
+async def test_unique_key_of_a_clock_that_differs_is_found(topic: str, shift_s: int, client: BrokerClient) -> None:
+    key = KEYS.next(now_ms() + shift_s * 1000)
+    await client.ok(heartbeat_request("c", "G", {"T": "*"}))
+    await client.ok(send_request(topic, b"wanted", properties=f"UNIQ_KEY\x01{key}\x02"))
+    await client.ok(send_request(topic, b"other", properties=f"UNIQ_KEY\x01{KEYS.next(now_ms())}\x02"))
+    header = QueryMessageRequestHeader(topic, key, 32, 0, now_ms() + 1000, "true")
+    assert await bodies(client, request(RequestCode.QUERY_MESSAGE, header)) == ["wanted"]
