@@ -153,6 +153,7 @@ class ClientManager:
     ) -> RemotingCommand | Awaitable[RemotingCommand]:
         heartbeat = decode_heartbeat(command.body)
         _check(heartbeat)
+        _check_total(connection, heartbeat)
         if all(self._known(consumer) for consumer in heartbeat.consumer_data_set):
             return self._beat(connection, command, heartbeat)
         return self._ensure_groups_then_beat(connection, command, heartbeat)
@@ -246,11 +247,15 @@ class ClientManager:
         if header.producer_group:
             members = self.producer_groups.get(header.producer_group, {})
             _remove(members, connection, header.client_id)
+            if connection not in members:  # no other client id of this connection is in the group
+                connection.attachments.get(_PRODUCER_GROUPS, set()).discard(header.producer_group)
             if not members:
                 self.producer_groups.pop(header.producer_group, None)
         if header.consumer_group:
             group = self.consumer_groups.get(header.consumer_group)
             if group is not None and _remove(group.members, connection, header.client_id):
+                if connection not in group.members:
+                    connection.attachments.get(_CONSUMER_GROUPS, set()).discard(group.name)
                 self._left(group, header.client_id)
         return response(command)
 
@@ -389,6 +394,18 @@ def _check(heartbeat: HeartbeatData) -> None:
                 error = f"the expression has {length} characters, at most {MAX_TAG_EXPRESSION_LENGTH} are allowed"
             if error is not None:
                 raise InvalidParameterError(error)
+
+
+def _check_total(connection: Connection, heartbeat: HeartbeatData) -> None:
+    """Raises InvalidParameterError if a connection's heartbeats together name more groups than one may."""
+    consumers = {consumer.group_name for consumer in heartbeat.consumer_data_set}
+    producers = {producer.group_name for producer in heartbeat.producer_data_set}
+    consumers |= connection.attachments.get(_CONSUMER_GROUPS, set())
+    producers |= connection.attachments.get(_PRODUCER_GROUPS, set())
+    if len(consumers) + len(producers) > MAX_GROUPS:
+        raise InvalidParameterError(
+            f"this connection's heartbeats name {len(consumers) + len(producers)} groups; at most {MAX_GROUPS} are taken"
+        )
 
 
 def _expression(subscription: SubscriptionData) -> tuple[str, str]:

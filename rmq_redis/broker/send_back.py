@@ -34,6 +34,9 @@ from .topics import TopicTable, max_reconsume_times, retry_topic
 logger = logging.getLogger(__name__)
 
 _FIRST_RETRY_LEVEL = 3
+_REPEATED_WITHIN_S = 60.0
+"""A consumer repeats a request whose answer was lost within seconds; a connection that died is noticed within 30 s."""
+_MAX_TAKEN = 10_000
 
 
 class SendBackProcessor:
@@ -52,6 +55,7 @@ class SendBackProcessor:
         self._schedule = schedule
         self._store_host = store_host
         self._statistics = statistics
+        self._taken: dict[tuple[str, int, int], float] = {}
         self.refuse: str | None = None
 
     def processors(self) -> dict[int, Processor]:
@@ -62,7 +66,7 @@ class SendBackProcessor:
         if self.refuse is not None:
             raise ServiceNotAvailableError(self.refuse)
         group = self._topics.group(header.group) or await self._topics.ensure_group(header.group)
-        if group.retry_queue_nums <= 0:
+        if group.retry_queue_nums <= 0 or self._is_repeated(header):
             return response(command)
         message = await self._find(header.offset)
         max_times = max_reconsume_times(group, command.version, header.max_reconsume_times)
@@ -73,8 +77,17 @@ class SendBackProcessor:
             if delay_ms is None:
                 delay_ms = delay_of_level(header.delay_level or _FIRST_RETRY_LEVEL + message.reconsume_times)
             await self._retry(group, message, int(time.time() * 1000) + delay_ms)
+        self._taken[header.group, header.offset, header.delay_level] = time.monotonic()
         self._statistics.sent_back(header.group, message.properties.get(PROPERTY_RETRY_TOPIC) or message.topic)
         return response(command)
+
+    def _is_repeated(self, header: ConsumerSendMsgBackRequestHeader) -> bool:
+        """Whether this message of a queue was taken back a moment ago: the answer to that request was lost."""
+        oldest = time.monotonic() - _REPEATED_WITHIN_S
+        taken = self._taken
+        while taken and (len(taken) > _MAX_TAKEN or next(iter(taken.values())) < oldest):
+            del taken[next(iter(taken))]
+        return (header.group, header.offset, header.delay_level) in taken
 
     async def _find(self, physical_offset: int) -> MessageExt:
         number, queue_offset = split_physical_offset(physical_offset)

@@ -134,3 +134,19 @@ async def test_disconnect_touches_its_own_groups_only(start_broker: StartBroker,
     )
     assert manager.consumer_groups["G7"].client_ids() == ["stays"]
     assert "own" not in manager.producer_groups
+
+
+async def test_many_heartbeats_of_one_connection_have_the_bound_of_one(
+    start_broker: StartBroker, connect: Connect
+) -> None:
+    broker = await start_broker()
+    client = connect(broker)
+
+    def beat(first: int) -> Any:
+        command = heartbeat_request("c", None)
+        groups = [{"groupName": f"P{number}"} for number in range(first, first + 400)]
+        command.body = json.dumps({"clientID": "c", "producerDataSet": groups, "consumerDataSet": []}).encode()
+        return command
+
+    assert [(await client.ask(beat(first))).code for first in (0, 400, 0, 800)] == [0, 0, 0, 29]
+    assert len(broker._clients.producer_groups) == 800

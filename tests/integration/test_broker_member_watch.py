@@ -119,7 +119,7 @@ async def test_a_warning_is_one_line_whatever_a_heartbeat_says(
 ) -> None:
     one, two = connect(broker), connect(broker)
     await beat(one, "one", {"T": "*"})
-    await beat(two, "t\nw\x1b[2Jo", {"T\n": "A\nB"}, messageModel="X\nY")
+    await beat(two, "t\nw\x1b[2Jo", {"T": "A\nB"}, messageModel="X\nY")
     lines = [*await warnings(one), *logged(caplog)]
     assert len(lines) >= 3
     assert not any("\n" in line or "\x1b" in line for line in lines)

@@ -366,3 +366,12 @@ async def test_retry_that_a_client_sends_itself_at_the_limit_is_taken(client: Br
     text += "x" * (MAX_PROPERTIES_BYTES - len(text) - 1) + "\x02"
     await client.ok(send_request("%RETRY%G", b"poison", properties=text, reconsume_times=1))
     assert (await client.pull_later("%RETRY%G", 0)).messages[0].text() == "poison"
+
+
+async def test_message_given_back_twice_after_a_lost_answer_is_retried_once(client: BrokerClient) -> None:
+    message = await sent_and_pulled(client)
+    for _ in range(3):
+        await client.ok(send_back(message, level=-1))
+    await client.ok(send_back(message, level=-1, group="Other"))  # another group has its own
+    assert len(await client.pull_all("%DLQ%G")) == 1
+    assert len(await client.pull_all("%DLQ%Other")) == 1
