@@ -402,10 +402,9 @@ def _check_total(connection: Connection, heartbeat: HeartbeatData) -> None:
     producers = {producer.group_name for producer in heartbeat.producer_data_set}
     consumers |= connection.attachments.get(_CONSUMER_GROUPS, set())
     producers |= connection.attachments.get(_PRODUCER_GROUPS, set())
-    if len(consumers) + len(producers) > MAX_GROUPS:
-        raise InvalidParameterError(
-            f"this connection's heartbeats name {len(consumers) + len(producers)} groups; at most {MAX_GROUPS} are taken"
-        )
+    nums = len(consumers) + len(producers)
+    if nums > MAX_GROUPS:
+        raise InvalidParameterError(f"this connection's heartbeats name {nums} groups; at most {MAX_GROUPS} are taken")
 
 
 def _expression(subscription: SubscriptionData) -> tuple[str, str]:
