@@ -278,13 +278,25 @@ end
 return redis.call('INCR', keys[3])
 """,
     # keys: epoch, due times, records, recallable; args: epoch, then (due ms, id, record, recall key or '').
+    # A message that waits already, by its recall key and its body (length and checksum), was sent once more after a
+    # lost answer: it is not added.
     "schedule": _GUARD
     + """
+local function waits(ids, record)
+  for i = 1, #ids, 16 do
+    local other = redis.call('HGET', keys[3], string.sub(ids, i, i + 15))
+    if other and #other == #record and string.sub(other, 9, 12) == string.sub(record, 9, 12) then return true end
+  end
+  return false
+end
 for a = 2, #args, 4 do
-  local id, recall = args[a + 1], args[a + 3]
-  redis.call('ZADD', keys[2], args[a], id)
-  redis.call('HSET', keys[3], id, args[a + 2])
-  if recall ~= '' then redis.call('HSET', keys[4], recall, (redis.call('HGET', keys[4], recall) or '') .. id) end
+  local id, record, recall = args[a + 1], args[a + 2], args[a + 3]
+  local ids = recall ~= '' and redis.call('HGET', keys[4], recall) or ''
+  if not waits(ids, record) then
+    redis.call('ZADD', keys[2], args[a], id)
+    redis.call('HSET', keys[3], id, record)
+    if recall ~= '' then redis.call('HSET', keys[4], recall, ids .. id) end
+  end
 end
 return (#args - 1) / 4
 """,

@@ -135,3 +135,21 @@ async def test_absent_message_is_recalled_with_success_where_that_is_set(
     due_ms = int(time.time() * 1000) + HOUR_MS
     await client.ok(recall("T", handle_of("T", "broker-a", due_ms, "never-sent")))
     assert (await client.ask(recall("T", handle_of("T", "broker-a", 5, "never-sent")))).code == 604
+
+
+async def test_delayed_message_sent_once_more_after_a_lost_answer_is_delivered_once(client: BrokerClient) -> None:
+    later = "UNIQ_KEY\x01A1\x02TIMER_DELAY_MS\x01300\x02"
+    for body in (b"same", b"same", b"other", b"same"):  # another body is another message, whatever its key
+        await client.ok(send_request("T", body, properties=later))
+
+    async def arrived() -> list[str]:
+        bodies = await client.pull_all("T")
+        return bodies if len(bodies) >= 2 else []
+
+    assert sorted(await eventually(arrived)) == ["other", "same"]
+    await client.ok(send_request("T", b"same", properties=later))  # the first was delivered: this is a new one
+
+    async def arrived_again() -> bool:
+        return sorted(await client.pull_all("T")) == ["other", "same", "same"]
+
+    await eventually(arrived_again)
