@@ -85,7 +85,7 @@ def test_a_file_that_does_not_fit_is_one_clear_line(tmp_path: Path) -> None:
     events = tmp_path / "events.jsonl"
     events.write_text('{"customer": "a"}\n{"client": "b"}\n')
     refused = run_cli("demo", "--file", str(events), "--key-field", "customer")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     [line] = refused.stderr.splitlines()
     assert line.startswith(f"error: {events}, line 2: no field 'customer' (its fields are client)")
 

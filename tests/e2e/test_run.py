@@ -143,7 +143,7 @@ def test_a_worker_that_dies_ends_all(tmp_path: Path, namesrv_addr: str) -> None:
 
 def test_a_wrong_target_is_one_clear_line() -> None:
     done = run_cli("run", "no_such_module_at_all:app")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: there is no module 'no_such_module_at_all' in ")
     assert len(done.stderr.splitlines()) == 1
 

@@ -95,7 +95,7 @@ def test_two_on_one_data_directory_are_refused(tmp_path: Path) -> None:
     with up(tmp_path) as cluster:
         cluster.wait_until_ready()
         second = run_cli("up", "--namesrv-port", "0", "--broker-port", "0", "--data-dir", str(tmp_path))
-        assert second.returncode == 1
+        assert second.returncode == 2
         [line] = second.stderr.splitlines()
         assert f"(process {cluster.process.pid})" in line
         assert "--data-dir" in line
@@ -108,7 +108,7 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
         for option in ("--namesrv-port", "--broker-port"):
             other = "--broker-port" if option == "--namesrv-port" else "--namesrv-port"
             refused = run_cli("up", option, port, other, "0", "--data-dir", str(tmp_path))
-            assert refused.returncode == 1
+            assert refused.returncode == 2
             [line] = refused.stderr.splitlines()
             assert line.startswith(f"error: port {port} on 127.0.0.1 is in use")
             assert option in line

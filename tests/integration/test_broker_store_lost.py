@@ -13,6 +13,7 @@ from helpers import BrokerClient, Connect, StartBroker, eventually, pull_request
 
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
+from rmq_redis.errors import RemotingError
 from rmq_redis.protocol.command import request
 from rmq_redis.protocol.header import (
     CreateTopicRequestHeader,
@@ -60,7 +61,7 @@ async def send_patiently(client: BrokerClient, body: str) -> int:
     async def sent() -> list[int]:
         try:
             answer = await client.ask(send_request("T", body.encode()))
-        except OSError:
+        except (OSError, RemotingError):  # it stepped down for a moment
             return []
         return [] if answer.code else [int((answer.ext_fields or {})["queueOffset"])]
 

@@ -39,7 +39,7 @@ def by_name(figures: ProducerFigures) -> dict[str, int]:
 def test_the_same_numbers_as_the_real_producer() -> None:
     assert producers.AVOID_BROKER_S == real_producer.AVOID_BROKER_S
     assert producers.AVOID_BUSY_BROKER_S == real_producer.AVOID_BUSY_BROKER_S
-    assert producers.RETRY_PAUSE_S == real_producer._RETRY_PAUSE_S
+    assert producers.RETRY_PAUSE_S == real_producer.RETRY_PAUSE_S
     assert producers.LEAST_ATTEMPT_S == real_producer._LEAST_ATTEMPT_S
 
 
