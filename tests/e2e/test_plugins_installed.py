@@ -108,7 +108,7 @@ def test_an_installed_package_takes_effect_in_every_role(tmp_path: Path, monkeyp
     notes = tmp_path / "notes"
     notes.touch()
     unknown = run_cli("send", "T", "x", "--load-balancer", "STRANGE", "-n", "127.0.0.1:1")
-    assert unknown.returncode == 1
+    assert unknown.returncode == 2
     assert "load_balancer='STRANGE' is unknown" in unknown.stderr
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setenv("STRANGER_NOTES", str(notes))
