@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 from ..codes import RequestCode
 from ..errors import QueryNotFoundError, StoreError
-from ..model import split_keys
+from ..model import DLQ_PREFIX, RETRY_PREFIX, split_keys
 from ..protocol.command import RemotingCommand, response
 from ..protocol.header import QueryMessageRequestHeader, QueryMessageResponseHeader
 from ..protocol.message import find_property, record_properties_start, store_timestamp_position, unique_key_time_ms
@@ -28,6 +28,8 @@ MAX_NUMS_BY_KEY = 64
 """Source: ``maxMsgsNumBatch``."""
 MAX_SCANNED_NUMS = 200_000
 """Messages of one queue that a query looks at."""
+_CLIENT_SLACK_MS = 1000
+"""4.x clients and mqadmin begin a query at the time in the key less this. Source: ``MQAdminImpl``."""
 _CLOCK_SLACK_MS = 60_000
 _LATEST_STORE_MS = 10 * 60_000
 _READ_NUMS = 256
@@ -52,13 +54,7 @@ class QueryProcessor:
         topic = self._topics.topics.get(header.topic)
         is_unique = (header.unique_key_query or "").lower() == "true"
         limit = MAX_NUMS_BY_UNIQUE_KEY if is_unique else max(1, min(header.max_num, MAX_NUMS_BY_KEY))
-        begin_ms, end_ms = header.begin_timestamp, header.end_timestamp
-        spans = [(begin_ms, end_ms)]
-        made_ms = unique_key_time_ms(header.key, int(time.time() * 1000)) if is_unique else None
-        if made_ms is not None:
-            # Around the time in the key first. It is stored at another time if its producer's clock differs from ours,
-            # and in a retry or dead-letter topic hours later.
-            spans.insert(0, (max(begin_ms, made_ms - _CLOCK_SLACK_MS), min(end_ms, made_ms + _LATEST_STORE_MS)))
+        spans = _spans(header, is_unique)
         queues = topic.queues if topic is not None else []
         found: list[Found] = []
         for span in spans:
@@ -120,3 +116,17 @@ class QueryProcessor:
             for found_offset, record in zip(offsets, records, strict=True):
                 yield found_offset, record
             offset = offsets[-1] + 1
+
+
+def _spans(header: QueryMessageRequestHeader, is_unique: bool) -> list[tuple[int, int]]:
+    """Ranges of store times (ms) to search, in turn, until one has what is wanted."""
+    begin_ms, end_ms = header.begin_timestamp, header.end_timestamp
+    made_ms = unique_key_time_ms(header.key, int(time.time() * 1000)) if is_unique else None
+    if made_ms is None:
+        return [(begin_ms, end_ms)]
+    if made_ms - _CLIENT_SLACK_MS <= begin_ms <= made_ms:
+        begin_ms = 0  # computed from the key by the client, so no wish of its user
+    if header.topic.startswith((RETRY_PREFIX, DLQ_PREFIX)):
+        return [(begin_ms, end_ms)]  # copies of a message are stored hours apart
+    # Around the time in the key first. It is stored at another time if its producer's clock differs from ours.
+    return [(max(begin_ms, made_ms - _CLOCK_SLACK_MS), min(end_ms, made_ms + _LATEST_STORE_MS)), (begin_ms, end_ms)]

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..codes import RequestCode
 from ..errors import (
@@ -39,6 +39,24 @@ _REPEATED_WITHIN_S = 60.0
 _MAX_TAKEN = 10_000
 
 
+_Request = tuple[int, str, int, int]
+"""(epoch, group, physical offset, delay level); of another epoch, the copy may have been lost with a failover."""
+
+
+class _Taken(NamedTuple):
+    """A message that was taken back, or is just being.
+
+    Attributes:
+        at_s: since when, of ``time.monotonic``.
+        until_ms: its copy is on its way until then (ms since 1970); later, the same message is a replayed one.
+        stored: done when the store has the copy.
+    """
+
+    at_s: float
+    until_ms: int
+    stored: asyncio.Future[None]
+
+
 class SendBackProcessor:
     """Takes back what consumers could not handle. ``refuse`` as in ``SendProcessor``."""
 
@@ -55,7 +73,7 @@ class SendBackProcessor:
         self._schedule = schedule
         self._store_host = store_host
         self._statistics = statistics
-        self._taken: dict[tuple[str, int, int], float] = {}
+        self._taken: dict[_Request, _Taken] = {}
         self.refuse: str | None = None
 
     def processors(self) -> dict[int, Processor]:
@@ -66,28 +84,57 @@ class SendBackProcessor:
         if self.refuse is not None:
             raise ServiceNotAvailableError(self.refuse)
         group = self._topics.group(header.group) or await self._topics.ensure_group(header.group)
-        if group.retry_queue_nums <= 0 or self._is_repeated(header):
+        if group.retry_queue_nums <= 0:
             return response(command)
         message = await self._find(header.offset)
         max_times = max_reconsume_times(group, command.version, header.max_reconsume_times)
-        if message.reconsume_times >= max_times or header.delay_level < 0:
-            await self.to_dead_letters(header.group, message)
-        else:
+        due_ms = None
+        if message.reconsume_times < max_times and header.delay_level >= 0:
             delay_ms = None if header.delay_level else group.retry_delay_ms(message.reconsume_times)
             if delay_ms is None:
                 delay_ms = delay_of_level(header.delay_level or _FIRST_RETRY_LEVEL + message.reconsume_times)
-            await self._retry(group, message, int(time.time() * 1000) + delay_ms)
-        self._taken[header.group, header.offset, header.delay_level] = time.monotonic()
+            due_ms = int(time.time() * 1000) + delay_ms
+        key = self._queue_store.epoch, header.group, header.offset, header.delay_level
+        if (taken := self._taken_before(key)) is not None:
+            await asyncio.shield(taken.stored)
+            return response(command)
+        await self._take(key, group, message, due_ms)
         self._statistics.sent_back(header.group, message.properties.get(PROPERTY_RETRY_TOPIC) or message.topic)
         return response(command)
 
-    def _is_repeated(self, header: ConsumerSendMsgBackRequestHeader) -> bool:
-        """Whether this message of a queue was taken back a moment ago: the answer to that request was lost."""
-        oldest = time.monotonic() - _REPEATED_WITHIN_S
+    async def _take(
+        self, key: _Request, group: SubscriptionGroupConfig, message: MessageExt, due_ms: int | None
+    ) -> None:
+        """Stores the copy of a message: in the retry topic, or with the dead letters if ``due_ms`` is None."""
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        until_ms = int((time.time() + _REPEATED_WITHIN_S) * 1000) if due_ms is None else due_ms
+        self._taken[key] = _Taken(time.monotonic(), until_ms, stored)
+        try:
+            if due_ms is None:
+                await self.to_dead_letters(group.group_name, message)
+            else:
+                await self._retry(group, message, due_ms)
+        except BaseException as error:
+            self._taken.pop(key, None)
+            stored.set_exception(error if isinstance(error, Exception) else ServiceNotAvailableError("try again"))
+            stored.exception()  # nobody else may be waiting for it
+            raise
+        stored.set_result(None)
+
+    def _taken_before(self, key: _Request) -> _Taken | None:
+        """What was made of the same request if its copy is still on its way: the answer to that request was lost.
+
+        A copy that was delivered counts no more: the message was replayed (an offset was reset), and needs another one.
+        """
         taken = self._taken
-        while taken and (len(taken) > _MAX_TAKEN or next(iter(taken.values())) < oldest):
+        oldest_s = time.monotonic() - _REPEATED_WITHIN_S
+        while taken and (len(taken) > _MAX_TAKEN or next(iter(taken.values())).at_s < oldest_s):
             del taken[next(iter(taken))]
-        return (header.group, header.offset, header.delay_level) in taken
+        before = taken.get(key)
+        if before is not None and before.stored.done() and before.until_ms <= time.time() * 1000:
+            del taken[key]
+            return None
+        return before
 
     async def _find(self, physical_offset: int) -> MessageExt:
         number, queue_offset = split_physical_offset(physical_offset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from helpers import BrokerClient, heartbeat_request, send_request
+from helpers import BrokerClient, eventually, heartbeat_request, send_request
 
 from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.command import RemotingCommand, request
@@ -97,3 +97,27 @@ async def test_unique_key_of_a_clock_that_differs_is_found(topic: str, shift_s: 
     await client.ok(send_request(topic, b"other", properties=f"UNIQ_KEY\x01{KEYS.next(now_ms())}\x02"))
     header = QueryMessageRequestHeader(topic, key, 32, 0, now_ms() + 1000, "true")
     assert await bodies(client, request(RequestCode.QUERY_MESSAGE, header)) == ["wanted"]
+
+
+@pytest.mark.parametrize("shift_s", [-90, 0, 90, 3600])
+async def test_unique_key_is_found_if_the_client_computed_the_begin_from_it(shift_s: int, client: BrokerClient) -> None:
+    """As mqadmin 4.x does, on the clock of the producer."""
+    made_ms = now_ms() + shift_s * 1000
+    key = KEYS.next(made_ms)
+    await client.ok(send_request("T", b"wanted", properties=f"UNIQ_KEY\x01{key}\x02"))
+    header = QueryMessageRequestHeader("T", key, 32, made_ms - 1000, 2**63 - 1, "true")
+    assert await bodies(client, request(RequestCode.QUERY_MESSAGE, header)) == ["wanted"]
+
+
+async def test_all_copies_in_a_retry_topic_are_found_by_their_unique_key(
+    client: BrokerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmq_redis.broker.query._LATEST_STORE_MS", 0)
+    made_ms = now_ms() + 300  # the first is stored before that, the second after it
+    key = KEYS.next(made_ms)
+    await client.ok(heartbeat_request("c", "G", {"T": "*"}))
+    for number in range(2):
+        await client.ok(send_request("%RETRY%G", b"%d" % number, properties=f"UNIQ_KEY\x01{key}\x02"))
+        await eventually(lambda: now_ms() > made_ms + 1)
+    header = QueryMessageRequestHeader("%RETRY%G", key, 32, 0, now_ms() + 1000, "true")
+    assert await bodies(client, request(RequestCode.QUERY_MESSAGE, header)) == ["0", "1"]

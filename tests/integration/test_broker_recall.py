@@ -153,3 +153,15 @@ async def test_delayed_message_sent_once_more_after_a_lost_answer_is_delivered_o
         return sorted(await client.pull_all("T")) == ["other", "same", "same"]
 
     await eventually(arrived_again)
+
+
+async def test_comparing_with_delayed_messages_of_one_key_has_a_bound(
+    client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
+    """Each of them was compared with all that wait: 1,500 of 20 KB made one send cost 37 ms of Redis."""
+    later = "UNIQ_KEY\x01A1\x02TIMER_DELAY_MS\x013600000\x02"
+    bodies = [b"%d" % number for number in range(6)]
+    for body in (*bodies, bodies[-1], bodies[2], bodies[1]):  # the last four of the key are compared
+        await client.ok(send_request("T", body, properties=later))
+    with redis.Redis.from_url(embedded_server.url) as store:
+        assert store.zcard(f"{key_prefix}:{{broker-a}}:scheduled") == 7

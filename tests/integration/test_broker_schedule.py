@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -11,8 +12,9 @@ from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_re
 from msgspec import to_builtins
 
 from rmq_redis.broker.schedule import delay_of_level, take_due_ms
+from rmq_redis.broker.send_back import SendBackProcessor
 from rmq_redis.codes import RequestCode
-from rmq_redis.errors import MessageIllegalError
+from rmq_redis.errors import MessageIllegalError, StoreError
 from rmq_redis.model import DELAY_LEVELS_S, MAX_PROPERTIES_BYTES, Message
 from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps
 from rmq_redis.protocol.command import RemotingCommand, request
@@ -375,3 +377,34 @@ async def test_message_given_back_twice_after_a_lost_answer_is_retried_once(clie
     await client.ok(send_back(message, level=-1, group="Other"))  # another group has its own
     assert len(await client.pull_all("%DLQ%G")) == 1
     assert len(await client.pull_all("%DLQ%Other")) == 1
+
+
+async def test_message_given_back_twice_at_once_is_one_dead_letter(client: BrokerClient) -> None:
+    message = await sent_and_pulled(client)
+    await asyncio.gather(*(client.ok(send_back(message, level=-1)) for _ in range(3)))
+    assert len(await client.pull_all("%DLQ%G")) == 1
+
+
+async def test_message_given_back_again_after_its_retry_was_delivered_is_retried_again(client: BrokerClient) -> None:
+    """As after an offset reset: the retry is consumed, so a confirmation without a copy would lose the message."""
+    message = await sent_and_pulled(client)
+    for times in range(2):
+        await client.ok(send_back(message, level=1))
+        await client.ok(send_back(message, level=1))
+        assert (await client.pull_later("%RETRY%G", times)).messages[0].text() == "hello"
+    assert await client.pull_all("%RETRY%G") == ["hello"] * 2
+
+
+async def test_message_that_could_not_be_given_back_is_taken_the_next_time(
+    client: BrokerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = await sent_and_pulled(client)
+
+    async def fail(self: SendBackProcessor, group: str, message: Any) -> None:
+        raise StoreError("no store")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SendBackProcessor, "to_dead_letters", fail)
+        assert (await client.ask(send_back(message, level=-1))).code != 0
+    await client.ok(send_back(message, level=-1))
+    assert len(await client.pull_all("%DLQ%G")) == 1
