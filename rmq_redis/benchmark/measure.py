@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..child_guard import end_with_parent
 from ..client.admin import AsyncAdmin
 from ..errors import RmqError
 from . import limits
@@ -72,6 +73,7 @@ class _Worker:
             self._mode,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            preexec_fn=end_with_parent(),
         )
         await self._say(json.dumps(self._settings))
         await self._line()

@@ -297,7 +297,9 @@ class Broker:
         """The processors that read state, or change it for an operator, at masters and slaves."""
         config, topics, store, offsets = self.config, self._topics, self._queue_store, self._offsets
         clients, retention, statistics = self._clients, self._retention, self._statistics
-        runtime_info = RuntimeInfoProcessor(config, topics, store, self._pulls, retention, statistics, self._drops)
+        runtime_info = RuntimeInfoProcessor(
+            config, topics, store, self._pulls, retention, statistics, self._drops, self._registered_namesrvs
+        )
         self._sampler = runtime_info.sampler
         self._sampler.start()
         return [
@@ -406,6 +408,9 @@ class Broker:
 
     async def _topic_route(self, topic: str) -> TopicRouteData | None:
         return None if self._registration is None else await self._registration.topic_route(topic)
+
+    def _registered_namesrvs(self) -> list[str]:
+        return [] if self._registration is None else self._registration.registered_namesrvs
 
     async def _topics_changed(self) -> None:
         if self._registration is not None:

@@ -90,6 +90,15 @@ class Registration:
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._keep(address)) for address in self._addresses]
 
+    @property
+    def registered_namesrvs(self) -> list[str]:
+        """NameServers at which this process has registered what it is now; not those that it cannot reach."""
+        return [
+            address
+            for address in self._addresses
+            if self._registered.get(address, -1) >= self._wanted and address not in self._unreachable
+        ]
+
     async def register_now(self, timeout_s: float) -> None:
         """Registers everywhere because something changed.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from ..codes import CURRENT_VERSION, RequestCode
 from ..config import BrokerConfig
@@ -62,6 +63,7 @@ class RuntimeInfoProcessor:
         retention: RetentionService,
         statistics: BrokerStatistics,
         drops: OnewayDrops,
+        registered_namesrvs: Callable[[], list[str]],
     ) -> None:
         self._config = config
         self._topics = topics
@@ -70,6 +72,7 @@ class RuntimeInfoProcessor:
         self._retention = retention
         self._statistics = statistics
         self._drops = drops
+        self._registered_namesrvs = registered_namesrvs
         self._boot_ms = int(time.time() * 1000)
         self._refreshed_s = 0.0
         self._puts = Rates(lambda: queue_store.put_total)
@@ -105,6 +108,7 @@ class RuntimeInfoProcessor:
             "bootTimestamp": str(self._boot_ms),
             "startAcceptSendRequestTimeStamp": str(self._boot_ms),
             "runtime": format_runtime((now_ms - self._boot_ms) // 1000),
+            "registeredNamesrvs": ";".join(self._registered_namesrvs()),
             "heldPulls": str(self._pulls.hold.count),
             "onewayDropTotal": str(self._drops.total),
             "pullThreadPoolQueueCapacity": str(self._config.max_held_pulls),

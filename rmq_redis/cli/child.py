@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ..child_guard import end_with_parent
 from ..errors import RmqError
-from ..store.embedded import die_with_parent
 
 _POLL_PERIOD_S = 0.02
 _START_TIMEOUT_S = 30.0
@@ -26,11 +26,12 @@ class ChildError(RmqError):
 class Child:
     """One process that runs a module of this package with this interpreter.
 
-    It dies with us (on Linux even when we are killed), and does not see the Ctrl-C of our terminal: we stop it.
+    It ends with this process, even if this one is killed, and does not see the Ctrl-C of the terminal: call ``stop``.
 
     Attributes:
         name: what we call it in output, and the name of its log file.
         environ: environment variables that it gets beside ours. What is secret goes here: arguments are public.
+        inherited_fds: file descriptors of this process that stay open in the child.
         stdout: what it prints; there once it was started.
     """
 
@@ -38,6 +39,7 @@ class Child:
         self.name = name
         self.log_path = log_path
         self.environ: dict[str, str] = {}
+        self.inherited_fds: tuple[int, ...] = ()
         self.process: subprocess.Popen[bytes] | None = None
         self.stdout: asyncio.StreamReader
         self._transport: asyncio.ReadTransport | None = None
@@ -76,7 +78,8 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=os.environ | self.environ,
-                preexec_fn=die_with_parent(),  # noqa: PLW1509  (it calls prctl only)
+                preexec_fn=end_with_parent(),  # noqa: PLW1509  (it makes system calls only)
+                pass_fds=self.inherited_fds,
                 start_new_session=True,
             )
 
@@ -168,20 +171,6 @@ class Child:
         if self._transport is not None:
             self._transport.close()
         return by_itself
-
-
-def command_of(pid: int) -> str:
-    """The command line of a process; "" when there is none with this id."""
-    if sys.platform == "linux":
-        try:
-            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        except OSError:
-            return ""
-    try:
-        result = subprocess.run(["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return result.stdout.strip()
 
 
 def has_ended(pid: int) -> bool:

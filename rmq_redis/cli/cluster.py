@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import socket
 import string
 import time
@@ -12,27 +10,26 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
-from ..codes import RequestCode
+from ..child_guard import DRAIN_S
 from ..config import VIP_PORT_DISTANCE, env_name
 from ..errors import ConfigError, RmqError
-from ..file_lock import try_lock
-from ..model import DEFAULT_TOPIC, MASTER_ID
-from ..protocol.body import decode_route
-from ..protocol.command import request
-from ..protocol.header import GetRouteInfoRequestHeader
 from ..remoting.client import RemotingClient
 from ..store.embedded import EmbeddedServer
-from .child import Child, ChildError, command_of, has_ended
+from .child import Child, ChildError, has_ended
+from .data_dir_lock import DataDirLock
+from .readiness import Readiness
 
 _PORTS_PER_GROUP = 10
 _READY_TIMEOUT_S = 30.0
+_MISSING_REPORT_S = 5.0
 _CHECK_PERIOD_S = 0.02
 _WATCH_PERIOD_S = 0.5
 _RESTART_PAUSE_S = 1.0
 _MOST_RESTART_PAUSE_S = 10.0
 _STOP_TIMEOUT_S = 15.0
+_EARLIER_RUN_S = DRAIN_S + 10.0
 _LOOK_TIMEOUT_S = 2.0
 
 
@@ -79,6 +76,8 @@ class Role(Child):
         self.options = options
         self.host = host
         self.port = port
+        self.broker_name = ""
+        """Its group; "" for a NameServer."""
         self.given_up = False
         """It died and nobody starts it again."""
 
@@ -119,7 +118,7 @@ class Cluster:
         self.brokers: list[Role] = []
         self.store_url = spec.store
         self.embedded: EmbeddedServer | None = None
-        self._lock: IO[str] | None = None
+        self._data_lock = DataDirLock(spec.data_dir)
         self._tasks: list[asyncio.Task[None]] = []
         self._wildcard = spec.host in ("0.0.0.0", "::", "")
         self._connect_host = spec.advertised_host or (own_address() if self._wildcard else spec.host)
@@ -164,7 +163,7 @@ class Cluster:
 
     async def _start(self) -> None:
         spec = self.spec
-        self._take_data_dir()
+        await self._data_lock.take(_EARLIER_RUN_S)
         namesrv_ports = self._ports(
             spec.namesrv_port, [spec.namesrv_port + i for i in range(spec.namesrvs)], "--namesrv-port"
         )
@@ -182,7 +181,9 @@ class Cluster:
             options = ["--broker-name", name, "--broker-id", str(broker_id)]
             options += ["--namesrv-addr", self.namesrv_addr, "--advertised-host", self._connect_host]
             store = stores[group % len(stores)]
-            self.brokers.append(self._role("broker", _broker_label(group, broker_id), options, port, store=store))
+            role = self._role("broker", _broker_label(group, broker_id), options, port, store=store)
+            role.broker_name = name
+            self.brokers.append(role)
         await self._launch(self.brokers)
         self._tasks.append(asyncio.create_task(self._watch_logs_and_store()))
         await self.wait_ready()
@@ -192,6 +193,7 @@ class Cluster:
         options = [*options, "--listen-host", self.spec.host, "--log-level", self.spec.log_level]
         log_path = self.log_dir / f"{label.replace(' ', '-')}.log"
         made = Role(role, label, log_path, options, self._connect_host, port)
+        made.inherited_fds = self._data_lock.inherited_fds
         made.environ = {env_name(name): value for name, value in settings.items()}
         return made
 
@@ -209,28 +211,6 @@ class Cluster:
 
     def _report_role(self, role: Role) -> None:
         self.report(process_line(role.label, role.address, role.pid))
-
-    def _take_data_dir(self) -> None:
-        data_dir = self.spec.data_dir
-        try:
-            data_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = (data_dir / "lock").open("a+")
-        except OSError as error:
-            raise ConfigError(
-                f"the data directory {data_dir} cannot be used: {error.strerror}; try --data-dir"
-            ) from None
-        if not try_lock(self._lock.fileno()):
-            self._lock.seek(0)
-            pid = self._lock.read().strip()
-            self._lock.close()
-            self._lock = None
-            raise ConfigError(
-                f"another cluster (process {pid}) runs on the data directory {data_dir}; stop it, or give this one "
-                "another --data-dir"
-            ) from None
-        self._lock.truncate(0)
-        self._lock.write(f"{os.getpid()}\n")
-        self._lock.flush()
 
     def _ports(self, first: int, ports: list[int], flag: str) -> list[int]:
         if first == 0:
@@ -261,29 +241,15 @@ class Cluster:
         if self.store_url:
             return
         directory = self.spec.data_dir / "store"
-        self._wait_for_earlier_store(directory)
-        self.embedded = EmbeddedServer(directory, settings={"set-proc-title": "no"})  # for the check above
+        self.embedded = EmbeddedServer(directory, inherited_fds=self._data_lock.inherited_fds)
         self.embedded.start()
-        (self.spec.data_dir / "store.pid").write_text(f"{self.embedded.pid}\n")
         self.store_url = self.embedded.url
         self.report(process_line("store", self.store_url, self.embedded.pid))
-
-    def _wait_for_earlier_store(self, directory: Path) -> None:
-        """Two servers on one append-only file would spoil it: the one of a run that was killed may still be going."""
-        try:
-            pid = int((self.spec.data_dir / "store.pid").read_text())
-        except (OSError, ValueError):
-            return
-        deadline = time.monotonic() + _STOP_TIMEOUT_S
-        while str(directory.resolve()) in command_of(pid):
-            if time.monotonic() > deadline:
-                raise ConfigError(f"the store of an earlier run (process {pid}) still uses {directory}; stop it first")
-            time.sleep(_CHECK_PERIOD_S)
 
     # --- ready -------------------------------------------------------------------------------------------------------
 
     async def wait_ready(self) -> None:
-        """Returns when every NameServer shows every broker, and every broker answers.
+        """Returns when every NameServer shows every broker as it was started now, and no other of their groups.
 
         NameServers that died and are not started again do not count, as long as one lives.
 
@@ -291,47 +257,24 @@ class Cluster:
             ChildError: not within 30 s; the text says what is missing.
         """
         client = RemotingClient(connect_timeout_s=_LOOK_TIMEOUT_S)
-        missing = "nothing was asked yet"
+        readiness = Readiness(client, owns_registry=self.embedded is not None)
+        missing, began = "nothing was asked yet", time.monotonic()
+        next_report_s = began + _MISSING_REPORT_S
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
-                while missing := await self._what_is_missing(client):
+                while missing := await readiness.missing(self._alive(self.namesrvs), self._alive(self.brokers)):
+                    if time.monotonic() >= next_report_s:
+                        self.report(f"not ready after {time.monotonic() - began:.0f} s: {missing}")
+                        next_report_s += _MISSING_REPORT_S
                     await asyncio.sleep(_CHECK_PERIOD_S)
         except TimeoutError:
             raise ChildError(f"the cluster is not ready: {missing}; the logs are in {self.log_dir}") from None
         finally:
             await client.close()
 
-    async def _what_is_missing(self, client: RemotingClient) -> str:
-        namesrvs = [role for role in self.namesrvs if not role.given_up]
-        if not namesrvs:
-            return "no NameServer is left"
-        for namesrv in namesrvs:
-            try:
-                shown = await self._masters_and_slaves(client, namesrv.address)
-            except RmqError as error:
-                return f"{namesrv.label}: {error}"
-            for broker in self.brokers:
-                if not broker.given_up and broker.address not in shown:
-                    return f"{namesrv.label} does not know {broker.label} yet"
-        for broker in self.brokers:
-            if broker.given_up:
-                continue
-            try:
-                await client.call(broker.address, request(RequestCode.GET_BROKER_RUNTIME_INFO), _LOOK_TIMEOUT_S)
-            except RmqError as error:
-                return f"{broker.label}: {error}"
-        return ""
-
-    async def _masters_and_slaves(self, client: RemotingClient, namesrv_addr: str) -> set[str]:
-        """Addresses that a NameServer's route of the default topic shows, of groups that have a master."""
-        header = GetRouteInfoRequestHeader(topic=DEFAULT_TOPIC, accept_standard_json_only=True)
-        answer = await client.call(namesrv_addr, request(RequestCode.GET_ROUTEINFO_BY_TOPIC, header), _LOOK_TIMEOUT_S)
-        return {
-            address
-            for broker in decode_route(answer.body).broker_datas
-            if MASTER_ID in broker.broker_addrs
-            for address in broker.broker_addrs.values()
-        }
+    @staticmethod
+    def _alive(roles: list[Role]) -> list[Role]:
+        return [role for role in roles if not role.given_up]
 
     # --- watch -------------------------------------------------------------------------------------------------------
 
@@ -379,7 +322,6 @@ class Cluster:
                     self.report(f"store: {error}")
                     continue
                 self.embedded = store
-                (self.spec.data_dir / "store.pid").write_text(f"{store.pid}\n")
                 self.report(process_line("store", store.url, store.pid))
 
     # --- stop --------------------------------------------------------------------------------------------------------
@@ -399,11 +341,7 @@ class Cluster:
         if self.embedded is not None:
             store, self.embedded = self.embedded, None
             await asyncio.to_thread(store.stop)
-            with contextlib.suppress(OSError):
-                (self.spec.data_dir / "store.pid").unlink()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._data_lock.release()
 
     def kill(self) -> None:
         """kill -9 for NameServers and brokers: whoever asked is in a hurry. ``stop`` is still to be called."""

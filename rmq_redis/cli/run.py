@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..client.app import App
 
 _POLL_S = 0.1
+_WORKER_DRAIN_S = 60.0
+"""How long the running handlers of a worker may take when the process that started it is gone."""
 
 
 def run(
@@ -106,7 +108,7 @@ def _run_workers(target: str, workers: int, log_level: str) -> int:
         0 when all ended in order after a signal, else the first other exit code.
     """
     require_posix("run --workers")
-    from ..store.embedded import die_with_parent
+    from ..child_guard import end_with_parent
 
     command = [sys.executable, "-m", "rmq_redis", "run", target, "--log-level", log_level]
     # Sessions of their own: a terminal's Ctrl-C reaches them once, from here, and not twice.
@@ -114,7 +116,7 @@ def _run_workers(target: str, workers: int, log_level: str) -> int:
         subprocess.Popen(
             command,
             start_new_session=True,
-            preexec_fn=die_with_parent(),  # noqa: PLW1509  (no threads here)
+            preexec_fn=end_with_parent(_WORKER_DRAIN_S),  # noqa: PLW1509  (no threads here)
         )
         for _ in range(workers)
     ]

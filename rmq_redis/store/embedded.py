@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..child_guard import end_with_parent
 from ..errors import ConfigError, StoreError
 
 logger = logging.getLogger(__name__)
@@ -60,18 +58,6 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-def die_with_parent() -> Callable[[], None] | None:
-    """A ``preexec_fn`` that ends a child when its parent is gone, even by kill -9 (Linux); None elsewhere."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def set_signal() -> None:
-        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-    return set_signal
-
-
 class EmbeddedServer:
     """Starts and stops one server process on a loopback port, append-only file on (everysec).
 
@@ -79,6 +65,7 @@ class EmbeddedServer:
         data_dir: where its files live; made if missing. A restart on the same directory has the same data.
         port: 0 lets the system choose.
         settings: further lines of the server's configuration, by name.
+        inherited_fds: file descriptors of this process that stay open in the server.
     """
 
     def __init__(
@@ -88,11 +75,13 @@ class EmbeddedServer:
         port: int = 0,
         settings: dict[str, str] | None = None,
         binary: Path | None = None,
+        inherited_fds: Sequence[int] = (),
     ) -> None:
         self.data_dir = Path(data_dir).resolve()
         self.port = port
         self._settings = {"appendonly": "yes", "appendfsync": "everysec", "save": ""} | (settings or {})
         self._binary = binary
+        self._inherited_fds = tuple(inherited_fds)
         self._process: subprocess.Popen[bytes] | None = None
         self._log_path = self.data_dir / "server.log"
         self._log_begins = 0
@@ -131,7 +120,8 @@ class EmbeddedServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=die_with_parent(),  # noqa: PLW1509  (it calls prctl only)
+            preexec_fn=end_with_parent(),  # noqa: PLW1509  (it makes system calls only)
+            pass_fds=self._inherited_fds,
             start_new_session=True,  # Ctrl-C in the terminal is for us, who stop it in order
         )
         deadline = time.monotonic() + _START_TIMEOUT_S
