@@ -46,6 +46,10 @@ class NameServerConfig:
     broker_expiry_s: float = setting(120.0, "a broker that was not heard of for this long is dropped; the keys' TTL")
     sweep_period_s: float = setting(10.0, "seconds between sweeps for expired brokers")
     idle_timeout_s: float = setting(120.0, "a connection silent for this long is closed")
+    max_connections: int = setting(15_000, "connections beyond this are refused")
+    max_inbound_bytes: int = setting(
+        64 * 1024 * 1024, "requests that all connections may hold; half of it in incomplete frames, or some are cut"
+    )
     order_message_enable: bool = setting(True, "routes carry the topic's ORDER_TOPIC_CONFIG entry")
     route_filter: str = setting("ZONE", "what each client is shown of a route, by name; empty: all")
     authorizer: str = setting("", "plugin's authorizer that every request must pass, by name")
@@ -97,6 +101,10 @@ class BrokerConfig:
     max_held_pulls: int = setting(100_000, "pulls that may wait for a message at the same time")
     client_expiry_s: float = setting(120.0, "a client whose heartbeats stopped is dropped after this long")
     idle_timeout_s: float = setting(120.0, "a connection silent for this long is closed")
+    max_connections: int = setting(15_000, "connections beyond this are refused")
+    max_inbound_bytes: int = setting(
+        256 * 1024 * 1024, "requests that all connections may hold; half of it in incomplete frames, or some are cut"
+    )
     lock_expiry_s: float = setting(60.0, "a queue lock that was not renewed for this long is free again")
     slave_read_enable: bool = setting(False, "consumers that are far behind, or an overloaded master's, go to a slave")
     slave_read_behind_bytes: int = setting(64 * 1024 * 1024, "so much unread in a queue is far behind")

@@ -165,7 +165,13 @@ class Broker:
             config, self._topics, self._queue_store, self._offsets, self._clients, self._statistics
         )
         self._retry_notice = RetryNotice(self._clients, self._offsets)
-        self._server: RemotingServer | None = None
+        self._server = RemotingServer(
+            None,
+            on_close=self._connection_closed,
+            idle_timeout_s=config.idle_timeout_s,
+            max_connections=config.max_connections,
+            max_inbound_bytes=config.max_inbound_bytes,
+        )
         self._leadership: Leadership | None = None
         self._master_services: tuple[MasterService, ...] = ()
         self._writers: tuple[Writer, ...] = ()
@@ -196,9 +202,7 @@ class Broker:
         config = self.config
         await self._wait_for_store()
         # The address is part of every record, so the port must be known before the first send is taken.
-        self._server = server = RemotingServer(
-            None, on_close=self._connection_closed, idle_timeout_s=config.idle_timeout_s
-        )
+        server = self._server
         await server.start(config.listen_host, config.listen_port)
         self.port = server.port
         self.fast_port = await listen_on_vip_channel(server, config)
@@ -282,9 +286,7 @@ class Broker:
         )
         self._registration.start()
         await self._registration.register_now(_REGISTER_WAIT_S)  # who sees the broker start may ask for routes at once
-        self._plugins.start(
-            lambda: {"connections": len(server.connections), "messages_delivered_total": self._statistics.gets.nums}
-        )
+        self._plugins.start(lambda: {**server.figures(), "messages_delivered_total": self._statistics.gets.nums})
         logger.info(
             "broker %s id %d: serving at %s, epoch %d",
             config.broker_name,
@@ -298,7 +300,15 @@ class Broker:
         config, topics, store, offsets = self.config, self._topics, self._queue_store, self._offsets
         clients, retention, statistics = self._clients, self._retention, self._statistics
         runtime_info = RuntimeInfoProcessor(
-            config, topics, store, self._pulls, retention, statistics, self._drops, self._registered_namesrvs
+            config,
+            topics,
+            store,
+            self._pulls,
+            retention,
+            statistics,
+            self._drops,
+            self._registered_namesrvs,
+            self._server,
         )
         self._sampler = runtime_info.sampler
         self._sampler.start()
@@ -388,8 +398,7 @@ class Broker:
             logger.info("broker %s: goes on reading from the primary: %s", self.config.broker_name, error)
         self._start_following()
         await self._topics_changed()
-        if self._server is not None:
-            self._server.close_connections()
+        self._server.close_connections()
 
     def _slave_reason(self) -> str:
         return f"broker {self.config.broker_name} id {self.broker_id} is a slave; send to the master"
@@ -514,8 +523,7 @@ class Broker:
         self._clients.close()
         if self._sampler is not None:
             self._sampler.close()
-        if self._server is not None:
-            await self._server.close()
+        await self._server.close()
         if not self._queue_store.fenced:
             try:
                 async with asyncio.timeout(self.config.stop_timeout_s):

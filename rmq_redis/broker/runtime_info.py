@@ -16,7 +16,7 @@ from ..errors import StoreError
 from ..protocol.body import dumps
 from ..protocol.command import RemotingCommand, response
 from ..remoting.connection import Connection
-from ..remoting.server import Processor
+from ..remoting.server import Processor, RemotingServer
 from ..store.queue_store import QueueStore
 from ..store.retention_store import StoreMemory, memory_of
 from ..store.server_info import server_info
@@ -64,6 +64,7 @@ class RuntimeInfoProcessor:
         statistics: BrokerStatistics,
         drops: OnewayDrops,
         registered_namesrvs: Callable[[], list[str]],
+        server: RemotingServer,
     ) -> None:
         self._config = config
         self._topics = topics
@@ -73,6 +74,7 @@ class RuntimeInfoProcessor:
         self._statistics = statistics
         self._drops = drops
         self._registered_namesrvs = registered_namesrvs
+        self._server = server
         self._boot_ms = int(time.time() * 1000)
         self._refreshed_s = 0.0
         self._puts = Rates(lambda: queue_store.put_total)
@@ -111,6 +113,10 @@ class RuntimeInfoProcessor:
             "registeredNamesrvs": ";".join(self._registered_namesrvs()),
             "heldPulls": str(self._pulls.hold.count),
             "onewayDropTotal": str(self._drops.total),
+            "connections": str(len(self._server.connections)),
+            "connectionsRefusedTotal": str(self._server.refused.total),
+            "connectionsCutTotal": str(self._server.inbound.cuts.total),
+            "inboundBytes": str(self._server.inbound.total),
             "pullThreadPoolQueueCapacity": str(self._config.max_held_pulls),
             "epoch": str(self._queue_store.epoch),
             "storeFull": "true" if self._queue_store.full else "false",

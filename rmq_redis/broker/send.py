@@ -135,7 +135,7 @@ class SendProcessor:
     def _failed(self, connection: Connection, command: RemotingCommand, topic: str, error: Exception) -> None:
         """Answers a send that failed; one that nobody waits for is counted."""
         if command.flag & 2:
-            self._drops.add(topic, error)
+            self._drops.drop(topic, error)
         send_answer(connection, command, error_response(command, error))
 
     def _send_of(
@@ -448,7 +448,7 @@ class SendProcessor:
 
     def _note_oneway(self, command: RemotingCommand, error: StoreError | None, topic: str = "(delayed)") -> None:
         if error is not None and not isinstance(error, StoreUnconfirmedError):
-            self._drops.add(topic, error)
+            self._drops.drop(topic, error)
 
     def _stored(
         self,

@@ -32,7 +32,8 @@ class NameServer:
             store: a registry to be used instead of the one at ``config.registry``; closed with this NameServer.
 
         Raises:
-            ConfigError: no registry, one that is not a Redis URL, or a period that is not above 0.
+            ConfigError: no registry, one that is not a Redis URL, a period that is not above 0, or
+                a bound that is too small.
         """
         if store is None and not config.registry:
             raise ConfigError("registry is not set; it needs a Redis URL, redis://host:port/db")
@@ -53,7 +54,13 @@ class NameServer:
         )
         self._registry: RegistrySync | None = None
         self._plugins = ServerPlugins("namesrv", f"{config.listen_host}:{config.listen_port}", config)
-        self._server: RemotingServer | None = None
+        self._server = RemotingServer(
+            self._plugins.wrap(processors_of(self._processor)),
+            on_close=self._connection_closed,
+            idle_timeout_s=config.idle_timeout_s,
+            max_connections=config.max_connections,
+            max_inbound_bytes=config.max_inbound_bytes,
+        )
         self._closing = False
         self.port = 0
 
@@ -64,16 +71,11 @@ class NameServer:
             ConfigError: the address cannot be listened on.
         """
         self._registry = RegistrySync(self._table, self._store, sweep_period_s=self.config.sweep_period_s)
-        self._server = RemotingServer(
-            self._plugins.wrap(processors_of(self._processor)),
-            on_close=self._connection_closed,
-            idle_timeout_s=self.config.idle_timeout_s,
-        )
         try:
             await self._registry.start()
             await self._server.start(self.config.listen_host, self.config.listen_port)
             self.port = self._server.port
-            self._plugins.start(lambda: {"connections": len(self._server.connections) if self._server else 0})
+            self._plugins.start(self._server.figures)
         except BaseException:
             await self.close()
             raise
@@ -83,8 +85,7 @@ class NameServer:
         """Answers what was asked, closes all connections and the registry. The brokers stay registered."""
         self._closing = True
         self._plugins.close()
-        if self._server is not None:
-            await self._server.close()
+        await self._server.close()
         if self._registry is not None:
             await self._registry.close()
         await self._store.close()

@@ -23,7 +23,7 @@ class SerializeType(IntEnum):
     ROCKETMQ = 1
 
 
-class RemotingCommand(msgspec.Struct, kw_only=True):
+class RemotingCommand(msgspec.Struct, kw_only=True, weakref=True):
     """A frame's content.
 
     Attributes:

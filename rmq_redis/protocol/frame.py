@@ -7,6 +7,7 @@ Source: RocketMQ 5.3 ``RemotingCommand``, ``RocketMQSerializable``, ``NettyDecod
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -18,6 +19,8 @@ from .header import Int32, loads_lenient
 
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 """Largest frame, the length word included."""
+LARGE_FRAME_BYTES = 4096
+"""From this size on a decoder reports a frame to ``on_large``."""
 
 _LANGUAGE_BY_NAME = {language.name: int(language) for language in LanguageCode}
 _LANGUAGE_NAMES = {int(language): language.name for language in LanguageCode}
@@ -63,10 +66,19 @@ class CommandDecoder:
     Memory held is what the peer really sent of an unfinished frame, never what its length field claims.
     """
 
-    __slots__ = ("_buffer", "_max_frame_bytes", "_wanted")
+    __slots__ = ("_buffer", "_max_frame_bytes", "_on_large", "_wanted")
 
-    def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(
+        self,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
+        on_large: Callable[[RemotingCommand, int], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            on_large: called with each command whose frame has at least ``LARGE_FRAME_BYTES``, and that size.
+        """
         self._max_frame_bytes = max_frame_bytes
+        self._on_large = on_large
         self._buffer = bytearray()
         self._wanted = 0
 
@@ -74,6 +86,10 @@ class CommandDecoder:
     def pending_bytes(self) -> int:
         """Bytes received of a frame that is not complete."""
         return len(self._buffer)
+
+    def discard(self) -> None:
+        """Frees what has arrived of a frame that will not be completed."""
+        self._buffer.clear()
 
     def feed(self, data: bytes, commands: list[RemotingCommand]) -> None:
         """Appends the commands that ``data`` completes to ``commands``.
@@ -94,7 +110,10 @@ class CommandDecoder:
                 self._wanted = end - position
                 self._buffer += data[position:]
                 return
-            commands.append(decode_command(data, position, end))
+            command = decode_command(data, position, end)
+            commands.append(command)
+            if end - position >= LARGE_FRAME_BYTES and self._on_large is not None:
+                self._on_large(command, end - position)
             position = end
         if position < size:
             self._wanted = 4

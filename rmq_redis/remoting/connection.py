@@ -16,6 +16,7 @@ from ..errors import ConnectionClosedError, RemoteProtocolError, RequestTimeoutE
 from ..hosts import pack_host
 from ..protocol.command import RemotingCommand
 from ..protocol.frame import MAX_FRAME_BYTES, CommandDecoder, encode_command
+from .inbound import InboundBytes
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +50,22 @@ class Connection(asyncio.Protocol):
         on_close: Callable[[Connection], None] | None = None,
         max_frame_bytes: int = MAX_FRAME_BYTES,
         is_server: bool = False,
+        inbound: InboundBytes | None = None,
     ) -> None:
         """
         Args:
             is_server: stop reading requests while the peer does not read our answers. Only one end may do so: two
                 that both wait for the other to read would wait for ever.
+            inbound: counts what the server's connections hold; only with ``is_server``.
         """
         self._on_request = on_request
         self._on_open = on_open
         self._on_close = on_close
-        self._decoder = CommandDecoder(max_frame_bytes)
+        self._inbound = inbound
+        self._has_incomplete = False
+        self._postponed_bytes = 0
+        self._held_back = False
+        self._decoder = CommandDecoder(max_frame_bytes, None if inbound is None else inbound.hold)
         self._max_frame_bytes = max_frame_bytes
         self._is_server = is_server
         self._loop = asyncio.get_running_loop()
@@ -89,6 +96,24 @@ class Connection(asyncio.Protocol):
             self._on_open(self)
 
     def data_received(self, data: bytes) -> None:
+        inbound = self._inbound
+        if inbound is None:
+            self._receive(data)
+            return
+        added = inbound.added
+        is_new = self._receive(data)
+        size = self._decoder.pending_bytes
+        if size or self._has_incomplete:
+            self._has_incomplete = size > 0
+            inbound.incomplete(self, size, is_new=is_new)
+        if self._postponed:
+            self._postponed_bytes += len(data)
+            inbound.add(len(data))
+        if inbound.added != added:
+            inbound.added_by(self)
+
+    def _receive(self, data: bytes) -> bool:
+        """Hands on what ``data`` completes; whether that was anything."""
         self.last_active_s = self._loop.time()
         commands: list[RemotingCommand] = []
         broken = ""
@@ -112,6 +137,7 @@ class Connection(asyncio.Protocol):
         if broken:
             logger.warning("%s: closing the connection: %s", self.remote_address, broken)
             self.close()
+        return bool(commands)
 
     def _take(self, requests: list[RemotingCommand]) -> None:
         """Hands requests on, for at most ``TURN_S``: the rest waits for the other connections of the event loop."""
@@ -133,22 +159,51 @@ class Connection(asyncio.Protocol):
             return
         self._take(requests)
         if not self._postponed:
+            self._release_postponed()
             self._resume_reading()
+
+    def _release_postponed(self) -> None:
+        if self._inbound is not None and self._postponed_bytes:
+            size, self._postponed_bytes = self._postponed_bytes, 0
+            self._inbound.release(size)
 
     def _pause_reading(self) -> None:
         if self._is_server and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        """Unless the peer does not read our answers, or its last requests are not handed on yet."""
+        """Unless the peer does not read our answers, its last requests are not handed on yet, or it is held back."""
         transport = self._transport
-        if self._drained is not None or self._postponed or not self._is_server:
+        if self._drained is not None or self._postponed or self._held_back or not self._is_server:
             return
         if transport is not None and not transport.is_closing():
             transport.resume_reading()
 
+    def hold_back(self) -> None:
+        """Reads nothing more until ``go_on``: the server holds as much as it may."""
+        self._held_back = True
+        self._pause_reading()
+
+    def go_on(self) -> None:
+        """Ends ``hold_back``."""
+        self._held_back = False
+        self._resume_reading()
+
+    def cut(self) -> None:
+        """Frees an incomplete frame and closes at once."""
+        self._decoder.discard()
+        self._has_incomplete = False
+        if self._inbound is not None:
+            self._inbound.closed(self)
+        self.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        self._decoder.discard()
+        self._postponed.clear()
+        self._release_postponed()
+        if self._inbound is not None:
+            self._inbound.closed(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -6,10 +6,12 @@ import asyncio
 import errno
 import logging
 import os
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ..codes import ResponseCode
+from ..counted_warning import CountedWarning
 from ..errors import (
     ConfigError,
     LocalProtocolError,
@@ -26,8 +28,12 @@ from ..errors import (
 from ..protocol.command import RemotingCommand, response
 from ..protocol.frame import MAX_FRAME_BYTES
 from .connection import Connection
+from .inbound import TASK_BYTES, InboundBytes
 
 logger = logging.getLogger(__name__)
+
+_OTHER_FILES = 64
+"""So many open files are left for the store, NameServers and listening sockets when connections use up the rest."""
 
 Processor = Callable[[Connection, RemotingCommand], RemotingCommand | Awaitable[RemotingCommand | None] | None]
 """Answers a request: returns the response, or an awaitable of it, or None when it answers by itself (or later).
@@ -41,6 +47,11 @@ class RemotingServer:
 
     Connections that sent nothing for ``idle_timeout_s`` seconds are closed. A request without a processor is answered
     with code 3, as Apache RocketMQ does.
+
+    Attributes:
+        connections: those that are open.
+        refused: connections that were closed at once because of ``max_connections``.
+        inbound: the bytes that the connections hold, and those that were closed because of ``max_inbound_bytes``.
     """
 
     def __init__(
@@ -50,7 +61,23 @@ class RemotingServer:
         on_close: Callable[[Connection], None] | None = None,
         idle_timeout_s: float = 120.0,
         max_frame_bytes: int = MAX_FRAME_BYTES,
+        max_connections: int = sys.maxsize,
+        max_inbound_bytes: int = sys.maxsize,
     ) -> None:
+        """
+        Args:
+            max_inbound_bytes: as ``InboundBytes`` explains.
+
+        Raises:
+            ConfigError: fewer than 1 connection, or bytes for fewer than 2 frames.
+        """
+        if max_connections < 1:
+            raise ConfigError(f"max_connections is {max_connections}; it must be at least 1")
+        self._max_connections = max_connections
+        self.inbound = InboundBytes(max_inbound_bytes)
+        self.refused = CountedWarning(
+            logger, "%d connections were refused (%d since start): max_connections=" + f"{max_connections}; %s"
+        )
         self._processors = processors
         self._on_connection_closed = on_close
         self._idle_timeout_s = idle_timeout_s
@@ -72,9 +99,20 @@ class RemotingServer:
         Raises:
             ConfigError: the address cannot be listened on.
         """
-        raise_open_files_limit()
+        self._leave_files(raise_open_files_limit())
         self.port = await self.listen_also(host, port)
         self._idle_task = asyncio.get_running_loop().create_task(self._close_idle())
+
+    def _leave_files(self, open_files: int | None) -> None:
+        """Refuses connections before the system does: then the store could not be connected to any more, either."""
+        if open_files is None or self._max_connections <= open_files - _OTHER_FILES:
+            return
+        self._max_connections = max(open_files - _OTHER_FILES, 1)
+        logger.info(
+            "at most %d connections are accepted, because this process may open %d files (ulimit -n)",
+            self._max_connections,
+            open_files,
+        )
 
     async def listen_also(self, host: str, port: int) -> int:
         """Listens on one more port and returns it. Raises ConfigError as ``start``."""
@@ -87,6 +125,15 @@ class RemotingServer:
         self._servers.append(server)
         bound: int = server.sockets[0].getsockname()[1]
         return bound
+
+    def figures(self) -> dict[str, float]:
+        """For a metrics sink: gauges, and counters since start."""
+        return {
+            "connections": len(self.connections),
+            "connections_refused_total": self.refused.total,
+            "connections_cut_total": self.inbound.cuts.total,
+            "inbound_bytes": self.inbound.total,
+        }
 
     def stop_accepting(self) -> None:
         """Closes the listening sockets; open connections go on."""
@@ -119,11 +166,19 @@ class RemotingServer:
     def _make_connection(self) -> Connection:
         return Connection(
             self.handle,
-            on_open=self.connections.add,
+            on_open=self._opened,
             on_close=self._closed,
             max_frame_bytes=self._max_frame_bytes,
             is_server=True,
+            inbound=self.inbound,
         )
+
+    def _opened(self, connection: Connection) -> None:
+        if len(self.connections) >= self._max_connections:
+            self.refused.add(f"the last one from {connection.remote_address}")
+            connection.abort()
+            return
+        self.connections.add(connection)
 
     async def _all_closed(self) -> None:
         if self.connections:
@@ -131,6 +186,8 @@ class RemotingServer:
             await self._no_connections.wait()
 
     def _closed(self, connection: Connection) -> None:
+        if connection not in self.connections:  # it was refused
+            return
         self.connections.discard(connection)
         if self._no_connections is not None and not self.connections:
             self._no_connections.set()
@@ -160,7 +217,12 @@ class RemotingServer:
             return
         task = asyncio.get_running_loop().create_task(finish(connection, command, answer))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.inbound.add(TASK_BYTES)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.inbound.release(TASK_BYTES)
 
     async def _close_idle(self) -> None:
         loop = asyncio.get_running_loop()
@@ -240,18 +302,24 @@ def _why_not(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
-def raise_open_files_limit() -> None:
-    """Raises the soft limit of open files to the hard one: ten thousand idle clients are ten thousand files."""
+def raise_open_files_limit() -> int | None:
+    """Raises the soft limit of open files to the hard one: ten thousand idle clients are ten thousand files.
+
+    Returns:
+        The limit; None if there is none, or the system does not say.
+    """
     try:
         import resource
     except ImportError:  # not a Unix
-        return
+        return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (ValueError, OSError) as error:
             logger.info("the limit of open files stays at %d: %s", soft, error)
+            hard = soft
+    return None if hard == resource.RLIM_INFINITY else hard
 
 
 def processors_of(*groups: Any) -> dict[int, Processor]:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_request, send_request
+from helpers import BrokerClient, Connect, RawPeer, StartBroker, eventually, heartbeat_request, send_request
 
 from rmq_redis.broker.client_manage import MAX_GROUPS
 from rmq_redis.broker.registration import registration_bodies
@@ -15,6 +15,7 @@ from rmq_redis.model import DataVersion, TopicConfig
 from rmq_redis.nameserver.routes import RouteTable
 from rmq_redis.protocol.body import TopicConfigTable, decode_register_body
 from rmq_redis.protocol.command import request
+from rmq_redis.protocol.frame import encode_command
 from rmq_redis.protocol.header import CreateTopicRequestHeader
 from rmq_redis.store.route_entries import LiveBroker
 
@@ -150,3 +151,25 @@ async def test_many_heartbeats_of_one_connection_have_the_bound_of_one(
 
     assert [(await client.ask(beat(first))).code for first in (0, 400, 0, 800)] == [0, 0, 0, 29]
     assert len(broker._clients.producer_groups) == 800
+
+
+async def test_runtime_info_counts_connections_and_what_they_hold(start_broker: StartBroker, connect: Connect) -> None:
+    broker = await start_broker(max_connections=2, max_inbound_bytes=64 * 1024 * 1024)
+    client = connect(broker)
+    assert await client.send("T", "a")
+    half = await RawPeer.connect(broker.port)
+    await half.send(encode_command(send_request("T", bytes(100_000)))[:50_000])
+    refused = await RawPeer.connect(broker.port)
+    assert await refused.is_closed_by_server()
+
+    async def figures() -> list[str]:
+        table = (await client.get(RequestCode.GET_BROKER_RUNTIME_INFO))["table"]
+        names = ("connections", "connectionsRefusedTotal", "connectionsCutTotal", "inboundBytes")
+        return [table[name] for name in names]
+
+    await eventually(lambda: broker._server.inbound.total == 50_000)
+    connections, refusals, cuts, held = await figures()
+    assert (connections, refusals, cuts) == ("2", "1", "0")
+    assert 50_000 <= int(held) < 60_000
+    await half.close()
+    await refused.close()
