@@ -52,6 +52,8 @@ LATER_PROPERTIES = (PROPERTY_DELAY, PROPERTY_TIMER_DELAY_SEC, PROPERTY_TIMER_DEL
 """What asks for a later delivery; the first of them that a message has counts."""
 PROPERTY_RETRY_TOPIC = "RETRY_TOPIC"
 PROPERTY_ORIGIN_MESSAGE_ID = "ORIGIN_MESSAGE_ID"
+PROPERTY_RETRY_OFFSET = "RETRY_OFFSET"
+"""Physical offset of what failed, in what a consumer sends to the retry topic itself; the broker takes it out."""
 PROPERTY_RECONSUME_TIME = "RECONSUME_TIME"
 PROPERTY_MAX_RECONSUME_TIMES = "MAX_RECONSUME_TIMES"
 PROPERTY_DLQ_ORIGIN_TOPIC = "DLQ_ORIGIN_TOPIC"

@@ -20,6 +20,7 @@ from ..remoting.server import RemotingServer, processors_of
 from ..server_plugins import ServerPlugins
 from ..store.config_store import ConfigStore
 from ..store.connection import StoreConnection
+from ..store.give_back_store import GiveBackStore
 from ..store.half_store import HalfStore
 from ..store.keys import GroupKeys
 from ..store.lock_store import LockStore
@@ -48,6 +49,7 @@ from .pull import PullProcessor
 from .query import QueryProcessor
 from .rates import RateSampler
 from .recall import RecallProcessor
+from .redelivery import GiveBacks
 from .registration import Registration
 from .reply import ReplyProcessor
 from .retention import RetentionService, check_settings
@@ -209,7 +211,9 @@ class Broker:
         host = config.advertised_host or _own_ip(self._namesrv_addrs[0])
         self.address = f"{host}:{config.advertised_port or self.port}"
         store_host = pack_host(self.address)
-        self._schedule = schedule = ScheduleService(ScheduleStore(self._queue_store), self._topics)
+        schedule_store = ScheduleStore(self._queue_store)
+        self._schedule = schedule = ScheduleService(schedule_store, self._topics)
+        give_backs = GiveBacks(GiveBackStore(self._queue_store, schedule_store), schedule)
         self._transactions = transactions = TransactionService(
             config, HalfStore(self._queue_store), self._topics, self._queue_store, self._clients, self.address
         )
@@ -222,8 +226,9 @@ class Broker:
             schedule,
             transactions,
             self._drops,
+            give_backs,
         )
-        self._send_backs = SendBackProcessor(self._topics, self._queue_store, schedule, store_host, self._statistics)
+        self._send_backs = SendBackProcessor(self._topics, self._queue_store, give_backs, store_host, self._statistics)
         self._recalls = RecallProcessor(config, self._topics, schedule)
         replies = ReplyProcessor(config, self._topics, self._queue_store, self._clients, self.address)
         pop_store = PopStore(self._queue_store)

@@ -28,7 +28,7 @@ from ..store.queue import Queue, deliver
 from ..store.queue_store import QueueStore
 from .pop_hold import PopHold
 from .pop_take import PopRequest, Room, Screen, Taken, next_after
-from .redelivery import again, log_dead_letter
+from .redelivery import again, failed_of_copy, log_dead_letter
 from .topics import TopicTable
 
 logger = logging.getLogger(__name__)
@@ -229,7 +229,6 @@ class PopOrder:
         message = decode_records(bytes(deliver(queue, [record], [offset])), decompress=False)[0]
         topic = f"{DLQ_PREFIX}{group}"
         tried = msgspec.structs.replace(message, reconsume_times=times - 1)
-        log_dead_letter(group, tried)
         try:
             return again(tried, topic, 0, self._store_host, dead=True)
         except ResponseError:
@@ -282,6 +281,8 @@ class PopOrder:
         if not steps:
             return []
         done = await self._store.pop(group, steps, dead_letters)
+        for record in (record for step, ok in zip(steps, done, strict=True) if ok for record in step.dead):
+            log_dead_letter(failed_of_copy(group, record))
         return [
             Taken(step.queue, list(wanted), list(wanted.values()), step.batch)
             for step, wanted, ok in zip(steps, found, done, strict=True)

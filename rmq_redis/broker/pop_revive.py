@@ -10,13 +10,13 @@ import logging
 import time
 
 from ..errors import ResponseError, StoreError
-from ..model import RETRY_PREFIX, TopicConfig
+from ..model import DLQ_PREFIX, RETRY_PREFIX, TopicConfig
 from ..protocol.message import decode_records
 from ..protocol.pop import pop_retry_topic
 from ..store.pop_store import Hidden, PopStore, Revival
 from ..store.queue import Queue, deliver
 from ..store.queue_store import QueueStore
-from .redelivery import again, log_dead_letter
+from .redelivery import again, failed_of_copy, log_dead_letter
 from .topics import TopicTable
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,9 @@ class PopReviveService:
                 logger.error("%s cannot be delivered again now: %s", hidden, error)
                 await self._store.change(hidden, int(time.time() * 1000) + _POSTPONE_MS)
         if revivals:
-            await self._store.revive(revivals)
+            for revival in await self._store.revive(revivals):
+                if revival.target is not None and revival.target.queue.topic.startswith(DLQ_PREFIX):
+                    log_dead_letter(failed_of_copy(revival.hidden.group, revival.record))
 
     async def _revival(self, hidden: Hidden) -> Revival:
         """Where a message goes now: nowhere when it, its topic or its group is gone.
@@ -113,8 +115,6 @@ class PopReviveService:
         dead = message.reconsume_times >= group.retry_max_times
         target = await self._target(hidden, dead)
         topic, queue_id = target.queue.topic, target.queue.queue_id
-        if dead:
-            log_dead_letter(hidden.group, message)
         try:
             record = again(message, topic, queue_id, self._store_host, dead=dead)
         except ResponseError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 
-from ..errors import LocalProtocolError, ResponseError
+from ..errors import LocalProtocolError, ResponseError, StoreError
 from ..hosts import offset_msg_id, pack_host
 from ..model import (
     DLQ_PREFIX,
@@ -22,10 +22,23 @@ from ..model import (
     PROPERTY_REAL_QUEUE_ID,
     PROPERTY_REAL_TOPIC,
     PROPERTY_RETRY_TOPIC,
+    PROPERTY_UNIQ_KEY,
     PROPERTY_WAIT,
+    RETRY_PREFIX,
     MessageExt,
 )
-from ..protocol.message import encode_properties_within, encode_record, tags_code
+from ..protocol.message import (
+    decode_records,
+    encode_properties_within,
+    encode_record,
+    find_property,
+    remove_property,
+    tags_code,
+)
+from ..store.give_back_store import Failed, GiveBackStore
+from ..store.queue import Queue
+from ..store.schedule_store import Held, Scheduled
+from .schedule import ScheduleService
 
 logger = logging.getLogger(__name__)
 
@@ -85,14 +98,72 @@ def again(
         raise ResponseError(f"the message cannot be delivered again: {error}") from None
 
 
-def log_dead_letter(group: str, message: MessageExt) -> None:
-    """A message that becomes a dead letter needs somebody to look at it."""
-    logger.warning(
-        "group %s: message %s of topic %s failed %d times and becomes a dead letter (%s%s)",
+def failed_of(group: str, message: MessageExt) -> Failed:
+    """A message that a group could not handle, as it was pulled."""
+    return Failed(
         group,
-        message.msg_id,
         message.properties.get(PROPERTY_RETRY_TOPIC) or message.topic,
         message.reconsume_times + 1,
-        DLQ_PREFIX,
-        group,
+        message.properties.get(PROPERTY_UNIQ_KEY, ""),
+        message.commit_log_offset,
     )
+
+
+def failed_of_copy(group: str, record: bytes, physical_offset: int | None = None) -> Failed:
+    """The same, of the copy that is made of it."""
+    copy = decode_records(record, decompress=False, read_body=False)[0]
+    topic = copy.properties.get(PROPERTY_RETRY_TOPIC) or f"{RETRY_PREFIX}{group}"
+    unique_key = copy.properties.get(PROPERTY_UNIQ_KEY, "")
+    return Failed(group, topic, copy.reconsume_times, unique_key, physical_offset)
+
+
+def dead_letter_properties(text: str) -> str:
+    """Properties of what a consumer sent to the retry topic, as those of a dead letter: with where it came from."""
+    text = remove_property(text, PROPERTY_DELAY)
+    for name, origin in (
+        (PROPERTY_DLQ_ORIGIN_TOPIC, find_property(text, PROPERTY_RETRY_TOPIC)),
+        (PROPERTY_DLQ_ORIGIN_MESSAGE_ID, find_property(text, PROPERTY_UNIQ_KEY)),
+    ):
+        if origin and find_property(text, name) is None:
+            text += f"{'' if text.endswith(chr(2)) else chr(2)}{name}\x01{origin}\x02"
+    return text
+
+
+def log_dead_letter(failed: Failed) -> None:
+    """A message that became a dead letter needs somebody to look at it. Called once the store has it."""
+    logger.warning(
+        "group %s: message %s of topic %s failed %d times and becomes a dead letter (%s%s)",
+        failed.group,
+        failed.unique_key or failed.physical_offset,
+        failed.topic,
+        failed.reconsume_times,
+        DLQ_PREFIX,
+        failed.group,
+    )
+
+
+class GiveBacks:
+    """Retries and dead letters on their way to the store. ``done`` is called as by ``ScheduleStore.add``."""
+
+    def __init__(self, store: GiveBackStore, schedule: ScheduleService) -> None:
+        self._store = store
+        self._schedule = schedule
+
+    def retry(self, failed: Failed, record: bytes, due_ms: int, done: Scheduled, arg: object) -> None:
+        """Keeps the finished record of a retry until it is due, unless the message was given back before."""
+
+        def kept(held: Held | None, error: StoreError | None, argument: object) -> None:
+            self._schedule.look_at(due_ms)
+            done(held, error, argument)
+
+        self._store.retry(failed, record, due_ms, kept, arg)
+
+    def dead(self, failed: Failed, record: bytes, queue: Queue, done: Scheduled, arg: object) -> None:
+        """Adds the finished record of a dead letter to its queue, unless the message was given back before."""
+
+        def kept(held: Held | None, error: StoreError | None, argument: object) -> None:
+            if held is not None and not held.is_repeat:
+                log_dead_letter(failed)
+            done(held, error, argument)
+
+        self._store.dead(failed, record, queue, kept, arg)

@@ -22,7 +22,7 @@ from ..model import (
     RETRY_PREFIX,
 )
 from ..protocol.message import decode_records, find_property, remove_property
-from ..store.schedule_store import Due, Move, Scheduled, ScheduleStore
+from ..store.schedule_store import Due, Held, Move, Scheduled, ScheduleStore
 from .topics import TopicTable
 
 logger = logging.getLogger(__name__)
@@ -112,13 +112,17 @@ class ScheduleService:
     def add(self, record: bytes, due_ms: int, done: Scheduled, arg: object, *, recall_key: str = "") -> None:
         """Keeps a finished record of a message until it is due; see ``ScheduleStore.add``."""
 
-        def added(error: StoreError | None, argument: object) -> None:
-            if due_ms < self._next_due_ms:
-                self._next_due_ms = due_ms
-                self._wake.set()
-            done(error, argument)
+        def added(held: Held | None, error: StoreError | None, argument: object) -> None:
+            self.look_at(due_ms)
+            done(held, error, argument)
 
         self._store.add(record, due_ms, recall_key, added, arg)
+
+    def look_at(self, due_ms: int) -> None:
+        """Has it look at that time, if it would not before."""
+        if due_ms < self._next_due_ms:
+            self._next_due_ms = due_ms
+            self._wake.set()
 
     async def recall(self, topic: str, unique_key: str) -> bool:
         """Takes a message that waits away; False when there is none (any more). Raises StoreError."""

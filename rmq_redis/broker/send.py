@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Awaitable
 from functools import partial
-from itertools import count
 
 from ..codes import MessageSysFlag, Perm, RequestCode, ResponseCode
 from ..config import BrokerConfig
@@ -29,13 +28,12 @@ from ..errors import (
 from ..model import (
     DLQ_PREFIX,
     MAX_PROPERTIES_BYTES,
-    PROPERTY_DELAY,
-    PROPERTY_DLQ_ORIGIN_MESSAGE_ID,
-    PROPERTY_DLQ_ORIGIN_TOPIC,
+    PROPERTY_RETRY_OFFSET,
     PROPERTY_RETRY_TOPIC,
     PROPERTY_UNIQ_KEY,
     RETRY_PREFIX,
     SYSTEM_TOPICS_NOT_WRITABLE,
+    MessageExt,
 )
 from ..protocol.command import RemotingCommand, response
 from ..protocol.frame import encode_frame
@@ -52,11 +50,12 @@ from ..protocol.message import (
 from ..protocol.recall_handle import RecallHandle, encode_recall_handle
 from ..remoting.connection import Connection
 from ..remoting.server import Processor, error_response, finish, send_answer
-from ..store.half_store import half_physical_offset
+from ..store.half_store import half_key, half_physical_offset
 from ..store.queue import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue
 from ..store.queue_store import QueueStore
+from ..store.schedule_store import Held
 from .oneway import OnewayDrops
-from .redelivery import RETRY_ROOM_BYTES
+from .redelivery import RETRY_ROOM_BYTES, GiveBacks, dead_letter_properties, failed_of_copy
 from .schedule import ScheduleService, recall_key, take_due_ms, with_real_queue
 from .topics import Topic, TopicTable, max_reconsume_times
 from .transaction import TransactionService
@@ -89,6 +88,7 @@ class SendProcessor:
         schedule: ScheduleService,
         transactions: TransactionService,
         drops: OnewayDrops,
+        give_backs: GiveBacks,
     ) -> None:
         self._config = config
         self._topics = topics
@@ -98,6 +98,7 @@ class SendProcessor:
         self._schedule = schedule
         self._transactions = transactions
         self._drops = drops
+        self._give_backs = give_backs
         self._id_prefix = store_host.hex().upper()
         self._broker_properties = f"CLUSTER\x01{config.cluster_name}\x02MSG_REGION\x01{REGION}\x02TRACE_ON\x01true\x02"
         self._broker_property_bytes = self._broker_properties.encode()
@@ -108,7 +109,6 @@ class SendProcessor:
         ) % (REGION.encode(), self._id_prefix.encode(), RemotingCommand(code=0).version)
         self._tag_codes: dict[str, int] = {}
         self._last_store_ms = 0
-        self._scheduled_numbers = count()
         self._creating: dict[str, list[_Waiting]] = {}
         self._tasks: set[asyncio.Future[None]] = set()
         self.refuse: str | None = None
@@ -157,12 +157,28 @@ class SendProcessor:
         if self.refuse is not None:
             raise ServiceNotAvailableError(self.refuse)
         topic = self._topics.topics[header.topic]
-        if header.reconsume_times and header.topic.startswith(RETRY_PREFIX) and self._is_exhausted(command, header):
-            return self._send_to_dead_letters(connection, command, header)
+        if header.reconsume_times and header.topic.startswith(RETRY_PREFIX):
+            return self._take_resent(connection, command, header, topic)
         if header.properties is not None and "TRAN_MSG\x01true" in header.properties and _is_half(header):
             self._send_half(connection, command, header, topic)
             return None
         self._store(connection, command, header, topic)
+        return None
+
+    def _take_resent(
+        self, connection: Connection, command: RemotingCommand, header: SendHeader, topic: Topic
+    ) -> Awaitable[None] | None:
+        """Takes what a consumer sends to its retry topic itself, because it could not be given back (36)."""
+        text = header.properties or ""
+        offset = find_property(text, PROPERTY_RETRY_OFFSET) or ""
+        header.properties = remove_property(text, PROPERTY_RETRY_OFFSET)
+        physical_offset = int(offset) if offset.isdecimal() and len(offset) < 20 else None
+        if self._is_exhausted(command, header) and not header.batch:
+            return self._send_to_dead_letters(connection, command, header, physical_offset)
+        if _is_half(header):
+            self._send_half(connection, command, header, topic)
+        else:
+            self._store(connection, command, header, topic, physical_offset)
         return None
 
     async def _create_then_send(self, header: SendHeader, waiting: list[_Waiting]) -> None:
@@ -201,13 +217,14 @@ class SendProcessor:
         except (LocalProtocolError, UnicodeError) as error:
             raise MessageIllegalError(str(error)) from None
         immunity = find_property(text, "CHECK_IMMUNITY_TIME_IN_SECONDS")
-        arg = connection, command, queue_id, find_property(text, "UNIQ_KEY")
-        self._transactions.prepare(record, immunity, now_ms, self._prepared, arg)
+        unique_key = find_property(text, PROPERTY_UNIQ_KEY)
+        key = half_key(find_property(text, "PGROUP") or "", header.topic, unique_key) if unique_key else ""
+        self._transactions.prepare(record, key, immunity, now_ms, self._prepared, (connection, command, unique_key))
 
     def _prepared(
-        self, number: int, error: StoreError | None, arg: tuple[Connection, RemotingCommand, int, str | None]
+        self, number: int, queue_id: int, error: StoreError | None, arg: tuple[Connection, RemotingCommand, str | None]
     ) -> None:
-        connection, command, queue_id, transaction_id = arg
+        connection, command, transaction_id = arg
         if error is not None and not isinstance(error, StoreUnconfirmedError):
             send_answer(connection, command, error_response(command, error))
             return
@@ -229,27 +246,27 @@ class SendProcessor:
             return False
         return (header.reconsume_times or 0) > max_reconsume_times(group, command.version, header.max_reconsume_times)
 
-    async def _send_to_dead_letters(self, connection: Connection, command: RemotingCommand, header: SendHeader) -> None:
-        topic = await self._topics.ensure_dead_letter_topic(header.topic.removeprefix(RETRY_PREFIX))
-        group_name = header.topic.removeprefix(RETRY_PREFIX)
-        logger.warning(
-            "group %s: message %s of topic %s failed %d times and becomes a dead letter (%s)",
-            group_name,
-            find_property(header.properties or "", PROPERTY_UNIQ_KEY),
-            find_property(header.properties or "", PROPERTY_RETRY_TOPIC),
-            header.reconsume_times or 0,
-            topic.config.topic_name,
-        )
+    async def _send_to_dead_letters(
+        self, connection: Connection, command: RemotingCommand, header: SendHeader, physical_offset: int | None
+    ) -> None:
+        group = header.topic.removeprefix(RETRY_PREFIX)
+        topic = await self._topics.ensure_dead_letter_topic(group)
         header.topic, header.queue_id = topic.config.topic_name, 0
-        text = remove_property(header.properties or "", PROPERTY_DELAY)
-        for name, origin in (
-            (PROPERTY_DLQ_ORIGIN_TOPIC, find_property(text, PROPERTY_RETRY_TOPIC)),
-            (PROPERTY_DLQ_ORIGIN_MESSAGE_ID, find_property(text, PROPERTY_UNIQ_KEY)),
-        ):
-            if origin and find_property(text, name) is None:
-                text += f"{'' if text.endswith(chr(2)) else chr(2)}{name}\x01{origin}\x02"
-        header.properties = text
-        self._store(connection, command, header, topic)
+        header.properties = dead_letter_properties(header.properties or "")
+        queue_id, now_ms = self._check(command, header, topic)
+        try:
+            record, _ = self._record(connection, header, command.body, topic, queue_id, now_ms)
+        except (LocalProtocolError, UnicodeError) as error:
+            raise MessageIllegalError(str(error)) from None
+        queue = topic.queues[0]
+        failed = failed_of_copy(group, record, physical_offset)
+        self._give_backs.dead(failed, record, queue, self._dead_lettered, (connection, command, queue))
+
+    def _dead_lettered(
+        self, held: Held | None, error: StoreError | None, arg: tuple[Connection, RemotingCommand, Queue]
+    ) -> None:
+        connection, command, queue = arg
+        self._stored(queue, -1 if held is None else held.number, error, (connection, command, 1))
 
     def _check(self, command: RemotingCommand, header: SendHeader, topic: Topic) -> tuple[int, int]:
         """Refuses what cannot be stored; the queue id that the message goes to, and its store time in ms."""
@@ -288,8 +305,19 @@ class SendProcessor:
             self._last_store_ms = now_ms
         return queue_id, now_ms
 
-    def _store(self, connection: Connection, command: RemotingCommand, header: SendHeader, topic: Topic) -> None:
-        """Checks a send and puts it on the append list; the answer is written when Redis has it."""
+    def _store(
+        self,
+        connection: Connection,
+        command: RemotingCommand,
+        header: SendHeader,
+        topic: Topic,
+        physical_offset: int | None = None,
+    ) -> None:
+        """Checks a send and puts it on the append list; the answer is written when Redis has it.
+
+        Args:
+            physical_offset: of what failed, if it is a retry.
+        """
         body = command.body
         queue_id, now_ms = self._check(command, header, topic)
         queue = topic.queues[queue_id]
@@ -299,7 +327,7 @@ class SendProcessor:
             else:
                 record, due_ms = self._record(connection, header, body, topic, queue_id, now_ms)
                 if due_ms:
-                    self._schedule_record(connection, command, record, due_ms)
+                    self._schedule_record(connection, command, record, due_ms, physical_offset)
                     return
                 records = [record]
         except (LocalProtocolError, UnicodeError) as error:
@@ -414,30 +442,41 @@ class SendProcessor:
             code = self._tag_codes[tags] = tags_code(tags)
         return code
 
-    def _schedule_record(self, connection: Connection, command: RemotingCommand, record: bytes, due_ms: int) -> None:
+    def _schedule_record(
+        self, connection: Connection, command: RemotingCommand, record: bytes, due_ms: int, physical_offset: int | None
+    ) -> None:
         """Keeps a message until its time; its answer carries what RECALL_MESSAGE needs, unless it is a retry."""
         message = decode_records(record, decompress=False, read_body=False)[0]
+        arg = (connection, command, message)
+        if message.topic.startswith(RETRY_PREFIX) and message.reconsume_times:
+            failed = failed_of_copy(message.topic.removeprefix(RETRY_PREFIX), record, physical_offset)
+            self._give_backs.retry(failed, record, due_ms, self._scheduled, arg)
+            return
         key = recall_key(message.topic, message.msg_id)
-        handle = RecallHandle(message.topic, self._config.broker_name, due_ms, message.msg_id) if key else None
-        arg = (connection, command, message.queue_id, handle)
         self._schedule.add(record, due_ms, self._scheduled, arg, recall_key=key)
 
     def _scheduled(
-        self, error: StoreError | None, arg: tuple[Connection, RemotingCommand, int, RecallHandle | None]
+        self, held: Held | None, error: StoreError | None, arg: tuple[Connection, RemotingCommand, MessageExt]
     ) -> None:
-        """Answers a message that waits for its time: with the queue asked for, and an address of its own."""
-        connection, command, queue_id, handle = arg
+        """Answers a message that waits for its time: with its queue, and an address of its own.
+
+        A send that was repeated gets what the first one got.
+        """
+        connection, command, message = arg
         if command.flag & 2:
             self._note_oneway(command, error)
             return
-        if error is not None and not isinstance(error, StoreUnconfirmedError):
-            connection.write_command(error_response(command, error))
+        if held is None:
+            connection.write_command(error_response(command, error or StoreError("not stored")))
             return
-        number = next(self._scheduled_numbers)
+        handle = None
+        if recall_key(message.topic, message.msg_id):
+            handle = RecallHandle(message.topic, self._config.broker_name, held.due_ms, message.msg_id)
+        number = held.number
         message_id = f"{self._id_prefix}{MAX_QUEUE_NUMBER << QUEUE_NUMBER_SHIFT | number:016X}"
         header = SendMessageResponseHeader(
             message_id,
-            queue_id,
+            held.queue_id,
             number,
             region=REGION,
             trace_on="true",

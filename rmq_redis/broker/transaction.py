@@ -22,7 +22,14 @@ from ..errors import (
     StoreUnconfirmedError,
 )
 from ..hosts import offset_msg_id, pack_host
-from ..model import PROPERTY_REAL_QUEUE_ID, PROPERTY_REAL_TOPIC, TRANS_CHECK_MAX_TIME_TOPIC, MessageExt
+from ..model import (
+    PROPERTY_PRODUCER_GROUP,
+    PROPERTY_REAL_QUEUE_ID,
+    PROPERTY_REAL_TOPIC,
+    PROPERTY_UNIQ_KEY,
+    TRANS_CHECK_MAX_TIME_TOPIC,
+    MessageExt,
+)
 from ..protocol.admin_header import ResumeCheckHalfMessageRequestHeader
 from ..protocol.command import RemotingCommand, request, response
 from ..protocol.header import CheckTransactionStateRequestHeader, EndTransactionRequestHeader
@@ -37,7 +44,7 @@ from ..protocol.message import (
 )
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
-from ..store.half_store import HalfStore, Prepared, half_physical_offset
+from ..store.half_store import HalfStore, Prepared, half_key, half_physical_offset
 from ..store.queue import Queue
 from ..store.queue_store import QueueStore
 from .client_manage import ClientManager
@@ -92,16 +99,17 @@ class TransactionService:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    def prepare(self, record: bytes, immunity: str | None, now_ms: int, done: Prepared, arg: Any) -> None:
+    def prepare(self, record: bytes, key: str, immunity: str | None, now_ms: int, done: Prepared, arg: Any) -> None:
         """Keeps the record of a half message; ``done`` gets its number, the offset that its producer is told.
 
         Args:
+            key: as in ``HalfStore.prepare``.
             immunity: CHECK_IMMUNITY_TIME_IN_SECONDS, in which it is not asked about; None for the usual time.
         """
         wait_s = self._config.transaction_timeout_s
         if immunity and immunity.isdecimal():
             wait_s = min(int(immunity[:9]), MAX_IMMUNITY_S)
-        self._store.prepare(record, now_ms + int(wait_s * 1000), done, arg)
+        self._store.prepare(record, now_ms + int(wait_s * 1000), key, done, arg)
 
     async def _end_transaction(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(EndTransactionRequestHeader)
@@ -123,7 +131,7 @@ class TransactionService:
         if header.commit_or_rollback & _TRANSACTION_BITS == _COMMIT:
             ended = await self._commit(number, message)
         else:
-            ended = await self._store.end(number)
+            ended = await self._store.end(number, _key_of(message))
         if not ended:  # another decision came in between
             raise _not_there(number)
         return response(command)
@@ -139,7 +147,7 @@ class TransactionService:
         if topic is None:
             raise ResponseError(f"the topic {message.topic!r} of half message {number} does not exist any more")
         queue = topic.queues[min(message.queue_id, topic.queue_nums - 1)]
-        return await self._store.end(number, queue, self._visible(message, queue))
+        return await self._store.end(number, _key_of(message), queue, self._visible(message, queue))
 
     def _visible(self, message: MessageExt, queue: Queue, **more_properties: str) -> bytes:
         """The half message as an ordinary one of a queue."""
@@ -193,7 +201,7 @@ class TransactionService:
         properties = {key: value for key, value in message.properties.items() if key not in told} | _PREPARED
         record = self._record(message, name, int(queue_id), properties)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._store.prepare(record, int(time.time() * 1000), _resolve, future)
+        self._store.prepare(record, int(time.time() * 1000), "", _resolve, future)
         number = await future
         logger.info("transaction of %s to topic %s: asked about again, half message %d", message.msg_id, name, number)
         return response(command)
@@ -267,7 +275,7 @@ class TransactionService:
             record = self._visible(message, queue, **told)
         except ResponseError:  # its properties are as long as they may be: then the log has to do
             record = self._visible(message, queue)
-        if await self._store.end(number, queue, record):
+        if await self._store.end(number, _key_of(message), queue, record):
             logger.warning(
                 "transaction of %s to topic %s: undecided after %d questions, given up; the message is in %s",
                 message.msg_id,
@@ -281,7 +289,12 @@ class TransactionService:
         return random.choice(connections) if connections else None
 
 
-def _resolve(number: int, error: StoreError | None, future: asyncio.Future[int]) -> None:
+def _key_of(message: MessageExt) -> str:
+    unique_key = message.properties.get(PROPERTY_UNIQ_KEY, "")
+    return half_key(message.properties.get(PROPERTY_PRODUCER_GROUP, ""), message.topic, unique_key)
+
+
+def _resolve(number: int, queue_id: int, error: StoreError | None, future: asyncio.Future[int]) -> None:
     if future.done():
         return
     if error is None or isinstance(error, StoreUnconfirmedError):  # stored; whoever asks again makes a second one

@@ -16,6 +16,7 @@ from ..model import (
     PROPERTY_MAX_RECONSUME_TIMES,
     PROPERTY_ORIGIN_MESSAGE_ID,
     PROPERTY_RECONSUME_TIME,
+    PROPERTY_RETRY_OFFSET,
     PROPERTY_RETRY_TOPIC,
     PROPERTY_WAIT,
     RETRY_PREFIX,
@@ -31,7 +32,14 @@ from .route import publish_queues
 logger = logging.getLogger(__name__)
 
 _FIRST_RETRY_LEVEL = 3
-_DROPPABLE = ("TRACE_ON", "MSG_REGION", PROPERTY_CLUSTER, PROPERTY_WAIT, PROPERTY_ORIGIN_MESSAGE_ID)
+_DROPPABLE = (
+    "TRACE_ON",
+    "MSG_REGION",
+    PROPERTY_CLUSTER,
+    PROPERTY_WAIT,
+    PROPERTY_RETRY_OFFSET,
+    PROPERTY_ORIGIN_MESSAGE_ID,
+)
 """What a message at the limit of its properties can do without; the broker sets the first three itself."""
 _NOT_COPIED = ("TRAN_MSG", PROPERTY_RECONSUME_TIME, PROPERTY_MAX_RECONSUME_TIMES)
 
@@ -85,6 +93,7 @@ class RetrySender:
         properties = {key: value for key, value in message.properties.items() if key not in _NOT_COPIED}
         properties.setdefault(PROPERTY_ORIGIN_MESSAGE_ID, message.msg_id)
         properties[PROPERTY_RETRY_TOPIC] = message.topic
+        properties[PROPERTY_RETRY_OFFSET] = str(message.commit_log_offset)
         properties[PROPERTY_DELAY] = str(_FIRST_RETRY_LEVEL + message.reconsume_times)
         routes = self._instance.routes
         queues = publish_queues(topic, await routes.get_for_publish(topic))

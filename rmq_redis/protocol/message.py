@@ -26,6 +26,8 @@ MAGIC_V2 = -626843477
 """Records with a two-byte topic length; read, never written."""
 NAME_VALUE_SEPARATOR = "\x01"
 PROPERTY_SEPARATOR = "\x02"
+QUEUE_ID = slice(12, 16)
+"""Where queueId stands in a record, big-endian."""
 QUEUE_OFFSET_POSITION = 20
 """Where queueOffset and physicalOffset stand in a record: 16 bytes that are known only after the append."""
 BODY_LENGTH_POSITION = 84

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 
+from .repeat_functions import GIVE_BACK, PREPARE, SAME, SCHEDULE
+
 _GUARD = """
 local held = redis.call('GET', keys[1])
 if held ~= args[1] then
@@ -278,28 +280,17 @@ end
 return redis.call('INCR', keys[3])
 """,
     # keys: epoch, due times, records, recallable; args: epoch, then (due ms, id, record, recall key or '').
-    # A message that waits already, by its recall key and its body (length and checksum), was sent once more after a
-    # lost answer: it is not added. Only the last four of its key are compared, so that the work has a bound.
-    "schedule": _GUARD
-    + """
-local function waits(ids, record)
-  for i = math.max(1, #ids - 63), #ids, 16 do
-    local other = redis.call('HGET', keys[3], string.sub(ids, i, i + 15))
-    if other and #other == #record and string.sub(other, 9, 12) == string.sub(record, 9, 12) then return true end
-  end
-  return false
-end
-for a = 2, #args, 4 do
-  local id, record, recall = args[a + 1], args[a + 2], args[a + 3]
-  local ids = recall ~= '' and redis.call('HGET', keys[4], recall) or ''
-  if not waits(ids, record) then
-    redis.call('ZADD', keys[2], args[a], id)
-    redis.call('HSET', keys[3], id, record)
-    if recall ~= '' then redis.call('HSET', keys[4], recall, ids .. id) end
-  end
-end
-return (#args - 1) / 4
-""",
+    # A message that waits already was sent once more after a lost answer: it is not added. Only the last four of its
+    # recall key are compared, so that the work has a bound. Returns for each {id, due ms, queueId (4 bytes)} of the
+    # first one, or '' if it was added.
+    "schedule": _GUARD + SAME + SCHEDULE,
+    # keys: epoch, mark, due times, records, dead-letter stream
+    # args: epoch, due ms ('': it becomes a dead letter), id of a retry, record, physical offset of what failed ('' if
+    # not known), ms that the mark stays, last sequence known of the dead-letter stream.
+    # The mark is "<r or d><physical offset>:<id>". A message whose retry waits still, or whose dead letter is there,
+    # was given back once more after a lost answer: it is not added.
+    # Returns {id, ''}, or {id, queueId (4 bytes)} of the first one.
+    "give_back": _GUARD + _ADD + SAME + GIVE_BACK,
     # keys: due times, records; args: now in ms, largest number of records, bytes after which no further one is taken.
     # Returns when the earliest is due ('' for never), then (id, record or '') of those that are due.
     "due": """
@@ -355,31 +346,25 @@ end
 redis.call('HDEL', keys[4], args[2])
 return recalled
 """,
-    # keys: epoch, half hash, checks sorted set, counter; args: epoch, then (check ms, record) pairs.
-    # Returns the number of the first; the others' follow it.
-    "prepare": _GUARD
-    + """
-local count = math.floor((#args - 1) / 2)
-local first = redis.call('INCRBY', keys[4], count) - count
-for i = 0, count - 1 do
-  redis.call('HSET', keys[2], first + i, args[3 + 2 * i])
-  redis.call('ZADD', keys[3], args[2 + 2 * i], first + i)
-end
-return first
-""",
-    # keys: epoch, half hash, checks sorted set, counts hash, [stream]
-    # args: epoch, number, [record, last sequence known].
+    # keys: epoch, half hash, checks sorted set, counter, half keys
+    # args: epoch, then (check ms, record, its key or '').
+    # One that is held already was sent once more after a lost answer: it is not added.
+    # Returns for each {number, ''}, or {number, queueId (4 bytes)} of the first one.
+    "prepare": _GUARD + SAME + PREPARE,
+    # keys: epoch, half hash, checks sorted set, counts hash, half keys, [stream]
+    # args: epoch, number, its key or '', [record, last sequence known].
     # Returns the ID of the entry, or 1 without a stream; '' or 0 when it was decided already.
     "end_half": _GUARD
     + _ADD
     + """
 if redis.call('HDEL', keys[2], args[2]) == 0 then
-  if keys[5] then return '' end
+  if keys[6] then return '' end
   return 0
 end
 redis.call('ZREM', keys[3], args[2])
 redis.call('HDEL', keys[4], args[2])
-if keys[5] then return (add(keys[5], args[4], args[3])) end
+if args[3] ~= '' and redis.call('HGET', keys[5], args[3]) == args[2] then redis.call('HDEL', keys[5], args[3]) end
+if keys[6] then return (add(keys[6], args[5], args[4])) end
 return 1
 """,
     # keys: epoch, checks sorted set, counts hash; args: epoch, number, now ms, first pause ms, longest pause ms.
@@ -635,7 +620,7 @@ return result
 }
 
 READ_ONLY = frozenset({"due", "memory_usage", "queue_info"})
-GROWING = frozenset({"append", "prepare", "schedule"})
+GROWING = frozenset({"append", "give_back", "prepare", "schedule"})
 """Those that take in messages, which a server out of memory (``maxmemory``) refuses. All others go on: offsets are
 committed, the oldest messages removed, due ones moved."""
 

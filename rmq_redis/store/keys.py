@@ -21,6 +21,8 @@ group names cannot contain ``:``, which keeps the names unambiguous.
 | ``<prefix>:{<brokerName>}:half-checks`` | sorted set | numbers by the time (ms) of their next check |
 | ``<prefix>:{<brokerName>}:half-counts`` | hash | number -> how often its producers were asked |
 | ``<prefix>:{<brokerName>}:half-numbers`` | string | how many numbers were given out |
+| ``<prefix>:{<brokerName>}:half-keys`` | hash | ``<PGROUP>+<topic>+<UNIQ_KEY>`` -> number of the half message |
+| ``<prefix>:{<brokerName>}:given-back:<id>`` | string, TTL | where the retry or dead letter of a message is |
 | ``<prefix>:{<brokerName>}:popped`` | sorted set | ``<group>:<topic>:<queueId>:<n>`` by when entry 0-n is visible |
 | ``<prefix>:{<brokerName>}:ordered`` | hash | ``<group>:<topic>:<queueId>`` -> what POPs in order have given out |
 | ``<prefix>:{<brokerName>}:request-modes`` | hash | ``<group>:<topic>`` -> PULL or POP (JSON) |
@@ -77,6 +79,7 @@ class GroupKeys:
         self.half_checks = self.base + b"half-checks"
         self.half_counts = self.base + b"half-counts"
         self.half_numbers = self.base + b"half-numbers"
+        self.half_keys = self.base + b"half-keys"
         self.popped = self.base + b"popped"
         self.ordered = self.base + b"ordered"
         self.request_modes = self.base + b"request-modes"
@@ -86,6 +89,16 @@ class GroupKeys:
 
     def queue(self, topic: str, queue_id: int) -> bytes:
         return b"%bqueue:%b:%d" % (self.base, topic.encode(), queue_id)
+
+    def given_back(self, group: str, topic: str, reconsume_times: int, unique_key: str) -> bytes:
+        """``<id>`` is ``<group>:<topic>:<reconsumeTimes>:<UNIQ_KEY>``: what a group could not handle, and which try."""
+        return b"%bgiven-back:%b:%b:%d:%b" % (
+            self.base,
+            group.encode(),
+            topic.encode(),
+            reconsume_times,
+            unique_key.encode(),
+        )
 
     def slave(self, broker_id: int) -> bytes:
         return b"%bslave:%d" % (self.base, broker_id)

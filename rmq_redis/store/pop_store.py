@@ -147,8 +147,8 @@ class PopStore:
         )
         return [Hidden.of(member, score) for member, score in zip(answer[::2], answer[1::2], strict=True)]
 
-    async def revive(self, revivals: Sequence[Revival]) -> int:
-        """Ends hidden messages and adds what becomes of them; returns how many got an entry of their own."""
+    async def revive(self, revivals: Sequence[Revival]) -> list[Revival]:
+        """Ends hidden messages and adds what becomes of them; returns those that got an entry of their own."""
         keys: list[bytes] = []
         numbers: dict[Queue | None, int] = {None: 0}
         args: list[Arg] = []
@@ -162,9 +162,11 @@ class PopStore:
             args += (numbers[revival.target], revival.record, revival.target.known_end if revival.target else 0)
         answer = await self._call("pop_revive", keys, *args)
         arrived: dict[Queue, tuple[int, list[bytes]]] = {}
+        added: list[Revival] = []
         for revival, entry in zip(revivals, answer, strict=True):
             if entry and revival.target is not None:
+                added.append(revival)
                 arrived.setdefault(revival.target, (int(entry[2:]) - 1, []))[1].append(revival.record)
         for queue, (first, records) in arrived.items():
             self._store.arrived(queue, first, records)
-        return sum(len(records) for _, records in arrived.values())
+        return added

@@ -13,16 +13,31 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from ..errors import StoreError
-from ..protocol.message import store_timestamp_position
+from ..protocol.message import QUEUE_ID, store_timestamp_position
 from .connection import Arg
 from .queue import Queue
 from .queue_store import QueueStore
 
-Scheduled = Callable[["StoreError | None", Any], None]
-"""Called once per message with (error, the caller's argument)."""
+Scheduled = Callable[["Held | None", "StoreError | None", Any], None]
+"""Called once per message with (where it is, error, the caller's argument); without the first if it is not stored."""
 
 MAX_DUE_BYTES = 4 * 1024 * 1024
 """Records of about so many bytes are read at once; always at least one."""
+
+
+class Held(NamedTuple):
+    """Where a message is that was taken in; of a send that was repeated, where the first one is.
+
+    Attributes:
+        number: of this message among those of its master; a dead letter's queue offset.
+        due_ms: when it is due (ms since 1970); 0 for a dead letter.
+        is_repeat: it was stored by an earlier send, and not once more.
+    """
+
+    number: int
+    queue_id: int
+    due_ms: int
+    is_repeat: bool
 
 
 class Due(NamedTuple):
@@ -65,16 +80,19 @@ class ScheduleStore:
 
         Args:
             due_ms: ms since 1970. What is due in the same ms appears in the order of the calls.
-            recall_key: by which ``recall`` finds it; "" for a message that nobody may recall.
+            recall_key: by which ``recall`` finds it; one that waits with the same key and content is not kept twice.
+                "": nobody may recall it, and it is always kept.
             done: called once Redis has it.
         """
         if not self._waiting:
             self._loop.call_soon(self._commit)
-        # Epoch and number: never the same id twice, and later ones sort behind.
-        message_id = self._store.epoch.to_bytes(8, "big") + next(self._numbers).to_bytes(8, "big")
-        self._waiting.append((due_ms, message_id, record, recall_key, done, arg))
+        self._waiting.append((due_ms, self.next_id(), record, recall_key, done, arg))
         self._store.pending_bytes += len(record)
         self._store.put_bytes += len(record)
+
+    def next_id(self) -> bytes:
+        """Epoch and number (8 bytes each): never the same id twice, and later ones sort behind."""
+        return self._store.epoch.to_bytes(8, "big") + next(self._numbers).to_bytes(8, "big")
 
     def _commit(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -83,13 +101,23 @@ class ScheduleStore:
             args += (due_ms, message_id, record, recall_key)
 
         def committed(answer: Any, late: StoreError | None = None) -> None:
-            error = late
-            if isinstance(answer, StoreError):
-                error = answer
+            error = answer if isinstance(answer, StoreError) else None
+            if error is not None:
                 self._store.report(error)
-            for _, _, record, _, done, arg in waiting:
+            for index, (due_ms, message_id, record, _, done, arg) in enumerate(waiting):
                 self._store.pending_bytes -= len(record)
-                done(error, arg)
+                if error is not None:
+                    done(None, error, arg)
+                elif answer[index]:
+                    first_id, first_ms, queue_id = answer[index]
+                    done(
+                        Held(number_of(first_id), int.from_bytes(queue_id, "big"), int(float(first_ms)), True),
+                        late,
+                        arg,
+                    )
+                else:
+                    queue_id = int.from_bytes(record[QUEUE_ID], "big")
+                    done(Held(number_of(message_id), queue_id, due_ms, False), late, arg)
 
         try:
             connection = self._store.current()
@@ -150,6 +178,11 @@ class ScheduleStore:
         except StoreError as error:
             self._store.report(error)
             raise
+
+
+def number_of(message_id: bytes) -> int:
+    """The number in an id."""
+    return int.from_bytes(message_id[8:], "big")
 
 
 def stored_record(record: bytes, now_ms: int) -> bytes:

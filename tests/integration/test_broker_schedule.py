@@ -12,7 +12,6 @@ from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_re
 from msgspec import to_builtins
 
 from rmq_redis.broker.schedule import delay_of_level, take_due_ms
-from rmq_redis.broker.send_back import SendBackProcessor
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import MessageIllegalError, StoreError
 from rmq_redis.model import DELAY_LEVELS_S, MAX_PROPERTIES_BYTES, Message
@@ -26,6 +25,7 @@ from rmq_redis.protocol.header import (
 )
 from rmq_redis.protocol.message import decode_records, encode_properties
 from rmq_redis.store.embedded import EmbeddedServer
+from rmq_redis.store.give_back_store import GiveBackStore
 
 NOW_MS = 1_700_000_000_000
 
@@ -277,6 +277,7 @@ async def test_the_group_says_when_a_message_comes_again(
             if delay_ms >= 10_000:
                 due_ms = store.zrange(f"{key_prefix}:{{broker-a}}:scheduled", -1, -1, withscores=True)[0][1]
                 assert before_ms + delay_ms <= due_ms <= after_ms + delay_ms
+                store.delete(*(f"{key_prefix}:{{broker-a}}:{name}" for name in ("scheduled", "scheduled-records")))
                 await client.ok(send_back(message, level=1))
             message = (await client.pull_later("%RETRY%G", times)).messages[0]
             assert message.reconsume_times == times + 1
@@ -400,11 +401,11 @@ async def test_message_that_could_not_be_given_back_is_taken_the_next_time(
 ) -> None:
     message = await sent_and_pulled(client)
 
-    async def fail(self: SendBackProcessor, group: str, message: Any) -> None:
-        raise StoreError("no store")
+    def fail(self: GiveBackStore, failed: Any, record: bytes, queue: Any, done: Any, arg: Any) -> None:
+        done(None, StoreError("no store"), arg)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SendBackProcessor, "to_dead_letters", fail)
+        patch.setattr(GiveBackStore, "dead", fail)
         assert (await client.ask(send_back(message, level=-1))).code != 0
     await client.ok(send_back(message, level=-1))
     assert len(await client.pull_all("%DLQ%G")) == 1

@@ -197,6 +197,7 @@ async def test_what_cannot_be_given_back_goes_to_the_retry_topic() -> None:
             "TAGS": "A",
             "RETRY_TOPIC": "T",
             "ORIGIN_MESSAGE_ID": "ID",
+            "RETRY_OFFSET": "0",
             "DELAY": "5",
         }
         assert fake.broker.offsets["G", "T", 0] == 1

@@ -37,7 +37,7 @@ async def prepare(store: HalfStore, *records: bytes, check_ms: int = 1000) -> li
     """The numbers of half messages that came in one turn of the loop."""
     futures: list[asyncio.Future[int]] = []
 
-    def done(number: int, error: StoreError | None, arg: Any) -> None:
+    def done(number: int, queue_id: int, error: StoreError | None, arg: Any) -> None:
         if error is None:
             arg.set_result(number)
         else:
@@ -45,7 +45,7 @@ async def prepare(store: HalfStore, *records: bytes, check_ms: int = 1000) -> li
 
     for record in records:
         futures.append(asyncio.get_running_loop().create_future())
-        store.prepare(record, check_ms, done, futures[-1])
+        store.prepare(record, check_ms, "", done, futures[-1])
     return await asyncio.gather(*futures)
 
 
@@ -65,11 +65,11 @@ async def test_a_decision_is_made_once(queue_store: QueueStore) -> None:
     store = HalfStore(queue_store)
     first, second = await prepare(store, b"x" * 100, b"y" * 100)
     queue = queue_store.queues["T", 0]
-    assert await store.end(first, queue, b"z" * 100)
-    assert not await store.end(first, queue, b"z" * 100)
+    assert await store.end(first, "", queue, b"z" * 100)
+    assert not await store.end(first, "", queue, b"z" * 100)
     assert not await store.end(first)
     assert await store.end(second)
-    assert not await store.end(second, queue, b"z" * 100)
+    assert not await store.end(second, "", queue, b"z" * 100)
     assert queue.max_offset == 1
     assert await store.due_for_check(1 << 50, 100) == []
 

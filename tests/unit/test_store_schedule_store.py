@@ -19,7 +19,7 @@ from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.keys import GroupKeys
 from rmq_redis.store.queue import Queue, deliver
 from rmq_redis.store.queue_store import QueueStore
-from rmq_redis.store.schedule_store import Due, Move, ScheduleStore
+from rmq_redis.store.schedule_store import Due, Held, Move, ScheduleStore
 
 
 def record(body: str, born_host: str = "10.0.0.7:50123") -> bytes:
@@ -37,17 +37,18 @@ def record(body: str, born_host: str = "10.0.0.7:50123") -> bytes:
     )
 
 
-async def add(store: ScheduleStore, body: str, due_ms: int, recall_key: str = "", **options: str) -> None:
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+async def add(store: ScheduleStore, body: str, due_ms: int, recall_key: str = "", **options: str) -> Held:
+    future: asyncio.Future[Held] = asyncio.get_running_loop().create_future()
 
-    def done(error: Exception | None, arg: object) -> None:
+    def done(held: Held | None, error: Exception | None, arg: object) -> None:
         if error is None:
-            future.set_result(None)
+            assert held is not None
+            future.set_result(held)
         else:
             future.set_exception(error)
 
     store.add(record(body, **options), due_ms, recall_key, done, None)
-    await future
+    return await future
 
 
 @pytest.fixture
