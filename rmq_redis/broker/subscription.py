@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..errors import ResponseError, SubscriptionParseFailedError
 from ..protocol.message import QUEUE_OFFSET_POSITION, tags_code
@@ -50,14 +50,20 @@ _MAX_CACHED = 1000
 _MAX_CACHED_LENGTH = 1024 * 1024
 
 
+class _Refused(NamedTuple):
+    """Why an expression is refused. Not the error: its traceback would keep the whole request in memory."""
+
+    reason: str
+
+
 class _Cache:
     """Filters by type and expression, up to a number and a length of all expressions together."""
 
     def __init__(self) -> None:
-        self.filters: dict[tuple[str, str], MessageFilter | SubscriptionParseFailedError | None] = {}
+        self.filters: dict[tuple[str, str], MessageFilter | _Refused | None] = {}
         self._length = 0
 
-    def put(self, key: tuple[str, str], made: MessageFilter | SubscriptionParseFailedError | None) -> None:
+    def put(self, key: tuple[str, str], made: MessageFilter | _Refused | None) -> None:
         self._length += len(key[1])
         if len(self.filters) >= _MAX_CACHED or self._length > _MAX_CACHED_LENGTH:
             self.filters.clear()
@@ -90,13 +96,13 @@ def message_filter(expression: str | None, expression_type: str | None = TAG) ->
     key = (kind, text)
     if key not in _cache.filters:
         try:
-            made: MessageFilter | SubscriptionParseFailedError | None = _make(*key)
+            made: MessageFilter | _Refused | None = _make(*key)
         except SubscriptionParseFailedError as error:  # a client that asks again and again is refused as cheaply
-            made = error
+            made = _Refused(error.remark)
         _cache.put(key, made)
     known = _cache.filters[key]
-    if isinstance(known, SubscriptionParseFailedError):
-        raise SubscriptionParseFailedError(known.remark)
+    if isinstance(known, _Refused):
+        raise SubscriptionParseFailedError(known.reason)
     return known
 
 

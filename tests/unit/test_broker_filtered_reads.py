@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from typing import Any, cast
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from rmq_redis.broker import filtered_reads
 from rmq_redis.broker.filtered_reads import MAX_SCAN_NUMS, FilteredReads, choose, learn, scan_nums
 from rmq_redis.broker.pull_hold import HeldPull
-from rmq_redis.broker.subscription import MAX_TAG_EXPRESSION_LENGTH, _Cache, message_filter
+from rmq_redis.broker.subscription import MAX_TAG_EXPRESSION_LENGTH, SQL92, _Cache, message_filter
 from rmq_redis.errors import SubscriptionParseFailedError
 from rmq_redis.protocol.command import request
 from rmq_redis.remoting.connection import Connection
@@ -121,3 +123,18 @@ def test_tag_expressions_have_a_bound_and_so_has_their_cache() -> None:
     for number in range(5000):
         cache.put(("TAG", f"{number}"), None)
         assert len(cache.filters) <= 1000
+
+
+def test_refused_expression_that_is_cached_keeps_no_request_in_memory() -> None:
+    class Request:
+        """A request of many megabytes."""
+
+    def ask(number: int) -> weakref.ref[Request]:
+        received = Request()
+        with pytest.raises(SubscriptionParseFailedError):
+            message_filter(f"a = = {number}", SQL92)
+        return weakref.ref(received)
+
+    requests = [ask(number) for number in range(3)]
+    gc.collect()
+    assert [received() for received in requests] == [None, None, None]
