@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 
@@ -43,7 +43,9 @@ _PRODUCER_IDS = "producer_ids"
 _CONSUMER_GROUPS = "consumer_groups"
 _PRODUCER_GROUPS = "producer_groups"
 MAX_GROUPS = 1000
-"""Groups of one heartbeat, producers and consumers together; and subscriptions of one group."""
+"""Groups of one connection, producers and consumers together; and subscriptions of one group."""
+MAX_MEMBERS = 10_000
+"""Client ids of one connection, each counted once for every group that it is in."""
 MAX_CLIENT_ID_LENGTH = 255
 
 
@@ -153,10 +155,42 @@ class ClientManager:
     ) -> RemotingCommand | Awaitable[RemotingCommand]:
         heartbeat = decode_heartbeat(command.body)
         _check(heartbeat)
-        _check_total(connection, heartbeat)
+        self._check_total(connection, heartbeat)
         if all(self._known(consumer) for consumer in heartbeat.consumer_data_set):
             return self._beat(connection, command, heartbeat)
         return self._ensure_groups_then_beat(connection, command, heartbeat)
+
+    def _check_total(self, connection: Connection, heartbeat: HeartbeatData) -> None:
+        """Raises InvalidParameterError if a connection's heartbeats together make more members than one may have."""
+        consumers, producers = self._groups_of(connection)
+        groups = len(consumers | {data.group_name for data in heartbeat.consumer_data_set}) + len(
+            producers | {data.group_name for data in heartbeat.producer_data_set}
+        )
+        if groups > MAX_GROUPS:
+            raise InvalidParameterError(
+                f"this connection's heartbeats name {groups} groups; at most {MAX_GROUPS} are taken"
+            )
+        members = len(heartbeat.consumer_data_set) + len(heartbeat.producer_data_set)
+        for by_id in self._members_of(connection):
+            members += len(by_id) - (heartbeat.client_id in by_id)
+        if members > MAX_MEMBERS:
+            raise InvalidParameterError(
+                f"this connection's heartbeats make {members} members of groups; at most {MAX_MEMBERS} are taken"
+            )
+
+    @staticmethod
+    def _groups_of(connection: Connection) -> tuple[set[str], set[str]]:
+        attachments = connection.attachments
+        return attachments.get(_CONSUMER_GROUPS, set()), attachments.get(_PRODUCER_GROUPS, set())
+
+    def _members_of(self, connection: Connection) -> Iterator[dict[str, Member]]:
+        """The client ids of a connection in each of its groups."""
+        consumers, producers = self._groups_of(connection)
+        for name in consumers:
+            if (group := self.consumer_groups.get(name)) is not None:
+                yield group.members.get(connection, {})
+        for name in producers:
+            yield self.producer_groups.get(name, {}).get(connection, {})
 
     def _known(self, consumer: ConsumerData) -> bool:
         name = consumer.group_name
@@ -170,12 +204,15 @@ class ClientManager:
             await self._topics.reload()
         for consumer in heartbeat.consumer_data_set:
             if not is_slave and not connection.closed:
-                await self._topics.ensure_group(consumer.group_name)
+                await self._topics.ensure_group(consumer.group_name, registered=False)
+        for consumer in heartbeat.consumer_data_set:  # not one by one: a registration names all topics
+            await self._topics.retry_topic_registered(consumer.group_name)
         return self._beat(connection, command, heartbeat)
 
     def _beat(self, connection: Connection, command: RemotingCommand, heartbeat: HeartbeatData) -> RemotingCommand:
         if connection.closed:  # it went while its groups were made
             return response(command)
+        self._check_total(connection, heartbeat)  # once more: others may have come meanwhile
         now = self._loop.time()
         member = Member(connection, heartbeat.client_id, command.language, command.version, now)
         names = connection.attachments.setdefault(_PRODUCER_GROUPS, set())
@@ -246,18 +283,32 @@ class ClientManager:
         header = command.header(UnregisterClientRequestHeader)
         if header.producer_group:
             members = self.producer_groups.get(header.producer_group, {})
-            _remove(members, connection, header.client_id)
-            if connection not in members:  # no other client id of this connection is in the group
-                connection.attachments.get(_PRODUCER_GROUPS, set()).discard(header.producer_group)
-            if not members:
-                self.producer_groups.pop(header.producer_group, None)
+            if _remove(members, connection, header.client_id):
+                self._producer_left(header.producer_group, connection, header.client_id)
         if header.consumer_group:
             group = self.consumer_groups.get(header.consumer_group)
             if group is not None and _remove(group.members, connection, header.client_id):
-                if connection not in group.members:
-                    connection.attachments.get(_CONSUMER_GROUPS, set()).discard(group.name)
-                self._left(group, header.client_id)
+                self._consumers_left(group, [(connection, header.client_id)])
         return response(command)
+
+    def _producer_left(self, name: str, connection: Connection, client_id: str) -> None:
+        _, producers = self._groups_of(connection)
+        members = self.producer_groups.get(name, {})
+        if connection not in members:  # no other client id of this connection is in the group
+            producers.discard(name)
+        if not members:
+            self.producer_groups.pop(name, None)
+        if not any(client_id in self.producer_groups[other].get(connection, ()) for other in producers):
+            connection.attachments.get(_PRODUCER_IDS, set()).discard(client_id)
+            if self._producers.get(client_id) is connection:
+                del self._producers[client_id]
+
+    def _consumers_left(self, group: ConsumerGroup, gone: list[tuple[Connection, str]]) -> None:
+        for connection, _ in gone:
+            if connection not in group.members:
+                connection.attachments.get(_CONSUMER_GROUPS, set()).discard(group.name)
+        if gone:
+            self._left(group, ", ".join(client_id for _, client_id in gone))
 
     def connection_closed(self, connection: Connection) -> None:
         """Takes a closed connection out of all its groups."""
@@ -314,13 +365,11 @@ class ClientManager:
             await asyncio.sleep(min(10.0, self._config.client_expiry_s / 4))
             oldest = self._loop.time() - self._config.client_expiry_s
             for group in list(self.consumer_groups.values()):
-                for client_id in _remove_older(group.members, oldest):
-                    self._left(group, client_id)
+                self._consumers_left(group, _remove_older(group.members, oldest))
                 group.watch.forget(group.members, oldest)
             for name, members in list(self.producer_groups.items()):
-                _remove_older(members, oldest)
-                if not members:
-                    del self.producer_groups[name]
+                for connection, client_id in _remove_older(members, oldest):
+                    self._producer_left(name, connection, client_id)
 
     def _consumer_list(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(ConsumerGroupRequestHeader)
@@ -396,17 +445,6 @@ def _check(heartbeat: HeartbeatData) -> None:
                 raise InvalidParameterError(error)
 
 
-def _check_total(connection: Connection, heartbeat: HeartbeatData) -> None:
-    """Raises InvalidParameterError if a connection's heartbeats together name more groups than one may."""
-    consumers = {consumer.group_name for consumer in heartbeat.consumer_data_set}
-    producers = {producer.group_name for producer in heartbeat.producer_data_set}
-    consumers |= connection.attachments.get(_CONSUMER_GROUPS, set())
-    producers |= connection.attachments.get(_PRODUCER_GROUPS, set())
-    nums = len(consumers) + len(producers)
-    if nums > MAX_GROUPS:
-        raise InvalidParameterError(f"this connection's heartbeats name {nums} groups; at most {MAX_GROUPS} are taken")
-
-
 def _expression(subscription: SubscriptionData) -> tuple[str, str]:
     return subscription.expression_type or TAG, subscription.sub_string
 
@@ -420,13 +458,13 @@ def _remove(members: dict[Connection, dict[str, Member]], connection: Connection
     return True
 
 
-def _remove_older(members: dict[Connection, dict[str, Member]], oldest_s: float) -> list[str]:
-    gone: list[str] = []
+def _remove_older(members: dict[Connection, dict[str, Member]], oldest_s: float) -> list[tuple[Connection, str]]:
+    gone: list[tuple[Connection, str]] = []
     for connection, known in list(members.items()):
         for client_id, member in list(known.items()):
             if member.last_update_s < oldest_s:
                 del known[client_id]
-                gone.append(client_id)
+                gone.append((connection, client_id))
         if not known:
             del members[connection]
     return gone

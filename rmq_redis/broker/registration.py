@@ -116,7 +116,8 @@ class Registration:
         except TimeoutError:
             late = self._late(wanted)
             self._unreachable.update(late)
-            logger.warning("broker %s: not registered yet at %s", self._config.broker_name, ", ".join(late))
+            if late:  # none if another change has waited and given up, too
+                logger.warning("broker %s: not registered yet at %s", self._config.broker_name, ", ".join(late))
 
     def _late(self, wanted: int) -> list[str]:
         return [a for a in self._addresses if self._registered.get(a, -1) < wanted and a not in self._unreachable]

@@ -313,27 +313,28 @@ class TopicTable:
 
         Raises:
             TopicNotExistError: automatic creation is off or the template does not allow it.
+            SubscriptionGroupNotExistError: the group of a retry or dead-letter topic cannot be created.
             InvalidParameterError: illegal name.
         """
         error = topic_name_error(topic)
         if error is not None:
             raise InvalidParameterError(error)
+        is_of_group = topic.startswith((RETRY_PREFIX, DLQ_PREFIX))
+        if is_of_group:  # else these names would have no bound
+            await self.ensure_group(topic.removeprefix(RETRY_PREFIX).removeprefix(DLQ_PREFIX), retry=False)
         async with self._lock:
             known = self.topics.get(topic)
             if known is not None:
                 return known
             if topic.startswith(RETRY_PREFIX):
-                group = topic.removeprefix(RETRY_PREFIX)
-                if group not in self.groups and not self._config.auto_create_subscription_group:
-                    raise SubscriptionGroupNotExistError(f"the consumer group of {topic!r} does not exist")
-                wanted = retry_topic(group)
+                wanted = retry_topic(topic.removeprefix(RETRY_PREFIX))
             else:
                 template = self.topics.get(default_topic)
                 if template is None or not template.config.perm & Perm.INHERIT:
                     raise TopicNotExistError(
                         f"the topic {topic!r} does not exist and is not created automatically; create it first"
                     )
-                if sum(not name.startswith("%") for name in self.topics) >= self._config.max_auto_topics:
+                if not is_of_group and self._topics_without_group() >= self._config.max_auto_topics:
                     self._warn_of_bound("max_auto_topics", topic)
                     raise TopicNotExistError(
                         f"the topic {topic!r} does not exist, and this broker has the {self._config.max_auto_topics} "
@@ -350,6 +351,9 @@ class TopicTable:
         self._announcements.add(task)
         task.add_done_callback(self._announcements.discard)
         return self.topics[topic]
+
+    def _topics_without_group(self) -> int:
+        return sum(not name.startswith((RETRY_PREFIX, DLQ_PREFIX)) for name in self.topics)
 
     def _warn_of_bound(self, setting: str, name: str) -> None:
         now_s = time.monotonic()
@@ -406,10 +410,14 @@ class TopicTable:
         """A group's configuration, or None for one that is not known."""
         return self.groups.get(name)
 
-    async def ensure_group(self, name: str, *, retry: bool = True) -> SubscriptionGroupConfig:
+    async def ensure_group(self, name: str, *, retry: bool = True, registered: bool = True) -> SubscriptionGroupConfig:
         """The group, and its retry topic, made if they are missing.
 
         The retry topic is there from the first heartbeat on: clients ask its route at once and then only every 30 s.
+
+        Args:
+            retry: whether the retry topic is needed.
+            registered: whether to wait until a new retry topic is in the routes.
 
         Raises:
             InvalidParameterError: illegal name.
@@ -418,7 +426,8 @@ class TopicTable:
         known = self.groups.get(name)
         retry_name = RETRY_PREFIX + name
         if known is not None and (not retry or retry_name in self.topics):
-            await self._registered(retry_name)
+            if registered:
+                await self.retry_topic_registered(name)
             return known
         error = group_name_error(name)
         if error is not None:
@@ -449,12 +458,13 @@ class TopicTable:
                 task = asyncio.get_running_loop().create_task(self._announce())
                 self._registering[retry_name] = task
                 task.add_done_callback(lambda _: self._registering.pop(retry_name, None))
-        await self._registered(retry_name)
+        if registered:
+            await self.retry_topic_registered(name)
         return known
 
-    async def _registered(self, topic: str) -> None:
-        """Returns when a registration of a new retry topic that is under way has ended."""
-        task = self._registering.get(topic)
+    async def retry_topic_registered(self, group: str) -> None:
+        """Returns when a registration of a group's new retry topic that is under way has ended."""
+        task = self._registering.get(RETRY_PREFIX + group)
         if task is not None:
             await asyncio.shield(task)
 

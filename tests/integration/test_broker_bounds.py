@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 from helpers import BrokerClient, Connect, RawPeer, StartBroker, eventually, heartbeat_request, send_request
 
+from rmq_redis.broker import client_manage
 from rmq_redis.broker.client_manage import MAX_GROUPS
 from rmq_redis.broker.registration import registration_bodies
 from rmq_redis.codes import RequestCode
@@ -16,7 +18,7 @@ from rmq_redis.nameserver.routes import RouteTable
 from rmq_redis.protocol.body import TopicConfigTable, decode_register_body
 from rmq_redis.protocol.command import request
 from rmq_redis.protocol.frame import encode_command
-from rmq_redis.protocol.header import CreateTopicRequestHeader
+from rmq_redis.protocol.header import CreateTopicRequestHeader, UnregisterClientRequestHeader
 from rmq_redis.store.route_entries import LiveBroker
 
 
@@ -173,3 +175,52 @@ async def test_runtime_info_counts_connections_and_what_they_hold(start_broker: 
     assert 50_000 <= int(held) < 60_000
     await half.close()
     await refused.close()
+
+
+async def test_pipelined_heartbeats_of_new_groups_have_the_bound_of_one(
+    start_broker: StartBroker, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_manage, "MAX_GROUPS", 10)
+    broker = await start_broker()
+    client = connect(broker)
+
+    def beat(first: int) -> Any:
+        command = heartbeat_request("c", None)
+        groups = [{"groupName": f"G{number}"} for number in range(first, first + 3)]
+        command.body = json.dumps({"clientID": "c", "producerDataSet": [], "consumerDataSet": groups}).encode()
+        return command
+
+    answers = await asyncio.gather(*(client.ask(beat(first)) for first in range(0, 15, 3)))
+    assert sorted(answer.code for answer in answers) == [0, 0, 0, 29, 29]
+    assert len(broker._clients.consumer_groups) == 9
+
+
+async def test_client_ids_of_one_connection_have_a_bound_and_leave_nothing(
+    start_broker: StartBroker, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_manage, "MAX_MEMBERS", 10)
+    broker = await start_broker(client_expiry_s=3.0)
+    manager, client = broker._clients, connect(broker)
+    beats = [heartbeat_request(f"c{number}", "G", {"T": "*"}, producer_group="P") for number in range(6)]
+    assert [(await client.ask(beat)).code for beat in beats] == [0, 0, 0, 0, 0, 29]
+    assert (await client.ask(beats[0])).code == 0  # an id that is known counts once
+    header = UnregisterClientRequestHeader("c4", "P", "G")
+    await client.ok(request(RequestCode.UNREGISTER_CLIENT, header))
+    assert set(manager._producers) == {"c0", "c1", "c2", "c3"}
+    # All expire in one sweep, which must outlive that.
+    await eventually(lambda: not manager.consumer_groups and not manager._producers)
+    await client.ok(beats[5])
+    assert set(manager._producers) == {"c5"}
+    await eventually(lambda: not manager.consumer_groups and not manager._producers)
+
+
+@pytest.mark.parametrize("prefix", ["%RETRY%", "%DLQ%", "%"])
+async def test_automatic_creation_of_topics_with_percent_signs_stops(
+    prefix: str, start_broker: StartBroker, connect: Connect
+) -> None:
+    broker = await start_broker()
+    there = sum(not name.startswith(("%RETRY%", "%DLQ%")) for name in broker._topics.topics)
+    await broker.close()
+    client = connect(await start_broker(max_auto_topics=there + 2, max_auto_groups=2))
+    codes = [(await client.ask(send_request(f"{prefix}T{number}", b"x"))).code for number in range(4)]
+    assert codes == ([0, 0, 17, 17] if prefix == "%" else [0, 0, 26, 26])
