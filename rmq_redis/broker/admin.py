@@ -21,7 +21,6 @@ from ..errors import (
 from ..model import TopicConfig
 from ..protocol.body import (
     SubscriptionGroupConfig,
-    TopicConfigTable,
     decode_struct,
     dumps,
     object_body,
@@ -38,6 +37,7 @@ from ..protocol.header import (
 )
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
+from ..remoting.turn import dumps_in_turns
 from ..store.offset_store import OffsetStore
 from ..store.queue_store import QueueStore
 from .client_manage import ClientManager, Member
@@ -142,9 +142,9 @@ class AdminProcessor:
             self._statistics.forget_topic(topic)
         return response(command)
 
-    def _all_topics(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        table = TopicConfigTable(self._topics.configs(), self._topics.data_version)
-        return response(command, body=dumps(table))
+    async def _all_topics(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        table = {"topicConfigTable": self._topics.configs(), "dataVersion": self._topics.data_version}
+        return response(command, body=await dumps_in_turns(table))
 
     def _topic(self, name: str) -> Topic:
         topic = self._topics.topics.get(name)
@@ -178,11 +178,10 @@ class AdminProcessor:
         self._statistics.forget_group(header.group_name)
         return response(command)
 
-    def _all_groups(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        groups = {name: msgspec.to_builtins(config) for name, config in self._topics.groups.items()}
-        version = msgspec.to_builtins(self._topics.data_version)
-        data = {"dataVersion": version, "forbiddenTable": {}, "subscriptionGroupTable": groups}
-        return response(command, body=dumps(data))
+    async def _all_groups(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        version = self._topics.data_version
+        data = {"dataVersion": version, "forbiddenTable": {}, "subscriptionGroupTable": self._topics.groups}
+        return response(command, body=await dumps_in_turns(data))
 
     def _get_group(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         name = command.header(GroupRequestHeader).group
@@ -193,7 +192,7 @@ class AdminProcessor:
 
     # --- who is connected, and what there is ---------------------------------------------------------------------
 
-    def _consumer_connections(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+    async def _consumer_connections(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         name = command.header(ConsumerGroupRequestHeader).consumer_group
         group = self._clients.consumer_groups.get(name)
         if group is None:
@@ -204,18 +203,20 @@ class AdminProcessor:
             "consumeType": group.consume_type,
             "messageModel": group.message_model,
             "warnings": group.warnings(),  # of ours; other clients pass over it
-            "subscriptionTable": {t: msgspec.to_builtins(s) for t, s in group.subscriptions.items()},
+            "subscriptionTable": group.subscriptions,
         }
-        return response(command, body=dumps(data))
+        return response(command, body=await dumps_in_turns(data))
 
-    def _producer_connections(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+    async def _producer_connections(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         name = command.header(ProducerGroupRequestHeader).producer_group
         members = self._clients.producer_groups.get(name)
         if not members:
             raise ResponseError(f"no producer of the group {name!r} is connected to this broker")
         return response(
             command,
-            body=dumps({"connectionSet": [_connection(m) for by_id in members.values() for m in by_id.values()]}),
+            body=await dumps_in_turns(
+                {"connectionSet": [_connection(m) for by_id in members.values() for m in by_id.values()]}
+            ),
         )
 
     def _consumed_by(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
@@ -236,10 +237,13 @@ class AdminProcessor:
         names = sorted(name for name in self._topics.topics if self._topics.is_system(name))
         return response(command, body=dumps({"topicList": names}))
 
-    def _all_offsets(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        table = {f"{topic}@{group}": queues for (group, topic), queues in self._offsets.table().items()}
-        version = msgspec.to_builtins(self._topics.data_version)
-        return response(command, body=dumps({"dataVersion": version, "offsetTable": table}))
+    async def _all_offsets(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        version, table = self._topics.data_version, self._offsets.table()
+        data = {
+            "dataVersion": version,
+            "offsetTable": {f"{topic}@{group}": table[group, topic] for group, topic in table},
+        }
+        return response(command, body=await dumps_in_turns(data))
 
     def _remove_expired(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         self._retention.look_now()  # at a slave nobody looks: it follows its master

@@ -52,6 +52,7 @@ from .recall import RecallProcessor
 from .redelivery import GiveBacks
 from .registration import Registration
 from .reply import ReplyProcessor
+from .request_bounds import refusal
 from .retention import RetentionService, check_settings
 from .retry_notice import RetryNotice
 from .runtime_info import RuntimeInfoProcessor
@@ -173,6 +174,7 @@ class Broker:
             idle_timeout_s=config.idle_timeout_s,
             max_connections=config.max_connections,
             max_inbound_bytes=config.max_inbound_bytes,
+            refusal=refusal,
         )
         self._leadership: Leadership | None = None
         self._master_services: tuple[MasterService, ...] = ()

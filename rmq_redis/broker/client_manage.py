@@ -46,6 +46,10 @@ MAX_GROUPS = 1000
 """Groups of one connection, producers and consumers together; and subscriptions of one group."""
 MAX_MEMBERS = 10_000
 """Client ids of one connection, each counted once for every group that it is in."""
+MAX_SUBSCRIPTIONS = 4096
+"""Subscriptions of all groups of one heartbeat."""
+MAX_LOCKED_QUEUES = 4096
+"""Queues of one LOCK_BATCH_MQ or UNLOCK_BATCH_MQ."""
 MAX_CLIENT_ID_LENGTH = 255
 
 
@@ -406,7 +410,12 @@ class ClientManager:
         group, client_id = body.get("consumerGroup"), body.get("clientId")
         if not isinstance(group, str) or not isinstance(client_id, str):
             raise RemoteProtocolError("lock: consumerGroup and clientId must be text")
-        queues = {LockKey(group, queue.topic, queue.queue_id): queue for queue in decode_queue_set(body.get("mqSet"))}
+        wanted = decode_queue_set(body.get("mqSet"))
+        if len(wanted) > MAX_LOCKED_QUEUES:
+            raise InvalidParameterError(
+                f"a lock request for {len(wanted)} queues; at most {MAX_LOCKED_QUEUES} are taken, split it"
+            )
+        queues = {LockKey(group, queue.topic, queue.queue_id): queue for queue in wanted}
         errors = [group_name_error(group), *(topic_name_error(key.topic) for key in queues)]
         for error in filter(None, errors):
             raise InvalidParameterError(error)
@@ -428,6 +437,9 @@ def _check(heartbeat: HeartbeatData) -> None:
     nums = max(nums, *(len(consumer.subscription_data_set) for consumer in consumers), 0)
     if nums > MAX_GROUPS:
         raise InvalidParameterError(f"a heartbeat with {nums} groups or subscriptions; at most {MAX_GROUPS} are taken")
+    nums = sum(len(consumer.subscription_data_set) for consumer in consumers)
+    if nums > MAX_SUBSCRIPTIONS:
+        raise InvalidParameterError(f"a heartbeat with {nums} subscriptions; at most {MAX_SUBSCRIPTIONS} are taken")
     for name in (
         *(consumer.group_name for consumer in consumers),
         *(p.group_name for p in heartbeat.producer_data_set),

@@ -32,6 +32,7 @@ from ..protocol.command import RemotingCommand, request, response
 from ..protocol.message import QUEUE_OFFSET_POSITION, parse_offset_msg_id
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
+from ..remoting.turn import dumps_in_turns
 from ..store.offset_store import OffsetStore
 from ..store.queue import Queue
 from ..store.queue_store import QueueStore
@@ -192,7 +193,7 @@ class ConsumerAdminProcessor:
             raise ResponseError(f"{who}: {error}") from None
         return response(command, answer.code, body=answer.body, remark=answer.remark)
 
-    def _producers(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+    async def _producers(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         now_s, now_ms = asyncio.get_running_loop().time(), int(time.time() * 1000)
         data = {
             name: [
@@ -208,7 +209,7 @@ class ConsumerAdminProcessor:
             ]
             for name, members in self._clients.producer_groups.items()
         }
-        return response(command, body=dumps({"data": data}))
+        return response(command, body=await dumps_in_turns({"data": data}))
 
     def _subscription(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(TopicGroupRequestHeader)

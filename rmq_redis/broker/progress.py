@@ -12,11 +12,11 @@ from ..codes import RequestCode
 from ..errors import TopicNotExistError
 from ..model import MessageQueue
 from ..protocol.admin_header import BrokerConsumeStatsRequestHeader, TopicGroupRequestHeader
-from ..protocol.body import dumps
 from ..protocol.command import RemotingCommand, response
 from ..protocol.header import ConsumeStatsRequestHeader, TopicRequestHeader
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
+from ..remoting.turn import Turn, dumps_in_turns
 from ..store.offset_store import OffsetStore
 from ..store.queue_store import QueueStore
 from .client_manage import ClientManager
@@ -70,7 +70,9 @@ class ProgressProcessor:
         table: dict[MessageQueue, Any] = {}
         queues = topic.queues[: topic.queue_nums]
         sizes = await self._retention.usage(queues)
+        turn = Turn()
         for queue, size in zip(queues, sizes, strict=True):
+            await turn.give_way()
             updated_ms = 0
             if queue.max_offset > queue.min_offset:
                 updated_ms = max(0, await self._queue_store.store_timestamp_ms(queue, queue.max_offset - 1))
@@ -80,12 +82,8 @@ class ProgressProcessor:
                 "minOffset": queue.min_offset,
                 "storeBytes": size,  # of ours; other clients pass over it
             }
-        return response(
-            command,
-            body=dumps(
-                {"offsetTable": table, "topicPutTps": self._statistics.tps("TOPIC_PUT_NUMS", topic.config.topic_name)}
-            ),
-        )
+        put_tps = self._statistics.tps("TOPIC_PUT_NUMS", topic.config.topic_name)
+        return response(command, body=await dumps_in_turns({"offsetTable": table, "topicPutTps": put_tps}))
 
     async def _consume_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(ConsumeStatsRequestHeader)
@@ -94,12 +92,13 @@ class ProgressProcessor:
         if header.topic:
             names = [header.topic]
         elif header.topic_list:
-            names = [name for name in header.topic_list.split(";") if name]
+            names = list(dict.fromkeys(name for name in header.topic_list.split(";") if name))
         else:
             names = self._subscribed(header.consumer_group, self._offsets.topics_of(header.consumer_group))
-        table = await self._consume_table(header.consumer_group, names)
-        tps = sum(self._consume_tps(header.consumer_group, name) for name in names if name in self._topics.topics)
-        return response(command, body=dumps({"consumeTps": tps, "offsetTable": table}))
+        names = [name for name in names if name in self._topics.topics]
+        table = await self._consume_table(header.consumer_group, names, Turn())
+        tps = sum(self._consume_tps(header.consumer_group, name) for name in names)
+        return response(command, body=await dumps_in_turns({"consumeTps": tps, "offsetTable": table}))
 
     def _consume_tps(self, group: str, topic: str) -> float:
         return self._statistics.tps("GROUP_GET_NUMS", f"{topic}@{group}")
@@ -109,7 +108,7 @@ class ProgressProcessor:
         live = self._clients.consumer_groups.get(group)
         return names if live is None else [name for name in names if name in live.subscriptions]
 
-    async def _consume_table(self, group: str, names: Iterable[str]) -> dict[MessageQueue, Any]:
+    async def _consume_table(self, group: str, names: Iterable[str], turn: Turn) -> dict[MessageQueue, Any]:
         table: dict[MessageQueue, Any] = {}
         for name in names:
             topic = self._topics.topics.get(name)
@@ -117,6 +116,7 @@ class ProgressProcessor:
                 continue
             await self._refresh(topic)
             for queue in topic.queues[: topic.config.read_queue_nums]:
+                await turn.give_way()
                 offset = self._offsets.get(group, name, queue.queue.queue_id) or 0
                 pulled = self._offsets.pulled(group, name, queue.queue.queue_id)
                 stored_ms = await self._queue_store.store_timestamp_ms(queue, offset - 1) if offset else 0
@@ -135,12 +135,15 @@ class ProgressProcessor:
             await self._offsets.load()
         stats: list[dict[str, list[Any]]] = []
         total = in_flight = 0
+        turn = Turn()
+        topics_of = await self._topics_by_group(turn)
         for group in list(self._topics.groups):
+            await turn.give_way()
             of_group: list[Any] = []
-            for name in self._subscribed(group, self._offsets.topics_of(group)):
+            for name in self._subscribed(group, topics_of.get(group, [])):
                 topic = self._topics.topics.get(name)
                 if topic is not None and (topic.config.order or not header.is_order):
-                    table = await self._consume_table(group, [name])
+                    table = await self._consume_table(group, [name], turn)
                     total += sum(item["brokerOffset"] - item["consumerOffset"] for item in table.values())
                     in_flight += sum(item["pullOffset"] - item["consumerOffset"] for item in table.values())
                     of_group.append({"consumeTps": self._consume_tps(group, name), "offsetTable": table})
@@ -151,7 +154,15 @@ class ProgressProcessor:
             "totalDiff": total,
             "totalInflightDiff": in_flight,
         }
-        return response(command, body=dumps(data))
+        return response(command, body=await dumps_in_turns(data))
+
+    async def _topics_by_group(self, turn: Turn) -> dict[str, list[str]]:
+        """Topics in which each group has offsets: one look at the table, not one for every group."""
+        topics: dict[str, list[str]] = {}
+        for group, topic in list(self._offsets.table()):
+            await turn.give_way()
+            topics.setdefault(group, []).append(topic)
+        return topics
 
     async def _consume_time_span(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         """QUERY_CONSUME_TIME_SPAN: store times of each queue's first, last and last consumed message."""
@@ -160,7 +171,9 @@ class ProgressProcessor:
         await self._refresh(topic)
         now_ms = int(time.time() * 1000)
         spans = []
+        turn = Turn()
         for queue in topic.queues[: topic.config.write_queue_nums]:
+            await turn.give_way()
             stored_ms = functools.partial(self._queue_store.store_timestamp_ms, queue)
             offset = self._offsets.get(header.group, header.topic, queue.queue.queue_id) or 0
             first_ms = await stored_ms(queue.min_offset)
@@ -173,4 +186,4 @@ class ProgressProcessor:
                     "delayTime": now_ms - await stored_ms(offset) if offset < queue.max_offset else 0,
                 }
             )
-        return response(command, body=dumps({"consumeTimeSpanSet": spans}))
+        return response(command, body=await dumps_in_turns({"consumeTimeSpanSet": spans}))

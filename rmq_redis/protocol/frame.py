@@ -21,6 +21,12 @@ MAX_FRAME_BYTES = 16 * 1024 * 1024
 """Largest frame, the length word included."""
 LARGE_FRAME_BYTES = 4096
 """From this size on a decoder reports a frame to ``on_large``."""
+MAX_HEADER_BYTES = 1024 * 1024
+"""Largest header. Apache's longest, the ids of a batch, has some 100 KB."""
+_MAX_LENIENT_HEADER_BYTES = 256 * 1024
+"""Largest header that is not standard JSON: it takes a slower parser."""
+_MAX_FIELDS = 1000
+"""Fields of a header in the binary form."""
 
 _LANGUAGE_BY_NAME = {language.name: int(language) for language in LanguageCode}
 _LANGUAGE_NAMES = {int(language): language.name for language in LanguageCode}
@@ -135,9 +141,12 @@ def decode_command(data: bytes, start: int, end: int) -> RemotingCommand:
     """
     serialize_type = data[start + 4]
     header_start = start + 8
-    header_end = header_start + int.from_bytes(data[start + 5 : header_start], "big")
+    header_length = int.from_bytes(data[start + 5 : header_start], "big")
+    header_end = header_start + header_length
     if header_end > end:
-        raise RemoteProtocolError(f"header of {header_end - header_start} bytes in a frame of {end - start - 4}")
+        raise RemoteProtocolError(f"header of {header_length} bytes in a frame of {end - start - 4}")
+    if header_length > MAX_HEADER_BYTES:
+        raise RemoteProtocolError(f"header of {header_length} bytes, at most {MAX_HEADER_BYTES} are allowed")
     if serialize_type == 0:
         return _decode_json(data[header_start:header_end], data[header_end:end])
     if serialize_type == 1:
@@ -168,6 +177,8 @@ def _decode_json(text: bytes, body: bytes) -> RemotingCommand:
 
 
 def _decode_json_lenient(text: bytes) -> _JsonHeader:
+    if len(text) > _MAX_LENIENT_HEADER_BYTES:
+        raise RemoteProtocolError(f"malformed header of {len(text)} bytes")
     data = loads_lenient(text)
     if not isinstance(data, dict):
         raise RemoteProtocolError(f"header must be a JSON object, got {type(data).__name__}")
@@ -196,7 +207,11 @@ def _decode_binary(header: bytes, body: bytes) -> RemotingCommand:
                 f"binary header announces {fields_length} bytes of fields, has {len(header) - position}"
             )
         fields: dict[str, str] = {}
+        count = 0
         while position < len(header):
+            count += 1
+            if count > _MAX_FIELDS:
+                raise RemoteProtocolError(f"binary header with more than {_MAX_FIELDS} fields")
             (key_length,) = struct.unpack_from(">h", header, position)
             key, position = _take_text(header, position + 2, key_length)
             (value_length,) = struct.unpack_from(">i", header, position)

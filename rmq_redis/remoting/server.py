@@ -14,6 +14,7 @@ from ..codes import ResponseCode
 from ..counted_warning import CountedWarning
 from ..errors import (
     ConfigError,
+    InvalidParameterError,
     LocalProtocolError,
     RemoteProtocolError,
     ResponseError,
@@ -63,10 +64,12 @@ class RemotingServer:
         max_frame_bytes: int = MAX_FRAME_BYTES,
         max_connections: int = sys.maxsize,
         max_inbound_bytes: int = sys.maxsize,
+        refusal: Callable[[RemotingCommand], str | None] = lambda command: None,
     ) -> None:
         """
         Args:
             max_inbound_bytes: as ``InboundBytes`` explains.
+            refusal: why a request is refused unread (code 29, INVALID_PARAMETER); None: it is taken.
 
         Raises:
             ConfigError: fewer than 1 connection, or bytes for fewer than 2 frames.
@@ -78,6 +81,7 @@ class RemotingServer:
         self.refused = CountedWarning(
             logger, "%d connections were refused (%d since start): max_connections=" + f"{max_connections}; %s"
         )
+        self._refusal = refusal
         self._processors = processors
         self._on_connection_closed = on_close
         self._idle_timeout_s = idle_timeout_s
@@ -204,6 +208,10 @@ class RemotingServer:
         if processor is None:
             remark = f" request type {command.code} not supported"
             send_answer(connection, command, response(command, ResponseCode.REQUEST_CODE_NOT_SUPPORTED, remark=remark))
+            return
+        reason = self._refusal(command)
+        if reason is not None:
+            send_answer(connection, command, response(command, InvalidParameterError.code, remark=reason))
             return
         try:
             answer = processor(connection, command)
