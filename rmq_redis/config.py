@@ -168,6 +168,9 @@ class ClientConfig:
     broker_warm_up_s: float = setting(0.0, "WEIGHTED: a group that appears has all of its weight after this long")
     machine_rooms: str = setting("", "for allocate_strategy MACHINE_ROOM: room;room")
     allocate_queues: str = setting("", "for allocate_strategy CONFIG: topic:brokerName:0,1,2;topic:...")
+    max_decompressed_bytes: int = setting(
+        16 * 1024 * 1024, "a compressed body that becomes larger is not decompressed: the message goes to the retries"
+    )
     compress_over_bytes: int = setting(4096, "bodies at least this large are compressed (zlib); 0: never")
 
 

@@ -107,7 +107,8 @@ class MessageRefusedError(ClientError):
 
 
 class MessageDecodeError(RmqError):
-    """The body of a message is no value of the type that its handler takes, or its content type is unknown."""
+    """The body of a message is no value of the type that its handler takes, its content type is unknown, or it cannot
+    be decompressed (``MessageExt.body_error``)."""
 
 
 class RouteNotFoundError(RmqError):

@@ -241,7 +241,8 @@ class Message(msgspec.Struct, kw_only=False):
 class MessageExt(msgspec.Struct, frozen=True):
     """A message as a consumer gets it: what was sent, and what the broker knows about it.
 
-    Times are milliseconds since 1970; hosts are ``ip:port``.
+    Times are milliseconds since 1970; hosts are ``ip:port``. ``body_error`` says why a compressed body could not be
+    decompressed (too large, damaged, not zlib); the body is then as it is stored.
     """
 
     topic: str
@@ -260,6 +261,7 @@ class MessageExt(msgspec.Struct, frozen=True):
     prepared_transaction_offset: int
     store_size: int
     broker_name: str = ""
+    body_error: str | None = None
 
     @property
     def tags(self) -> str:

@@ -516,5 +516,6 @@ def message_fields(message: MessageExt) -> dict[str, Any]:
         "born_timestamp_ms": message.born_timestamp_ms,
         "store_timestamp_ms": message.store_timestamp_ms,
         "reconsume_times": message.reconsume_times,
+        **({"body_error": message.body_error} if message.body_error else {}),
         **body,
     }

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ..codes import MessageSysFlag, RequestCode, ResponseCode
+from ..codes import RequestCode, ResponseCode
 from ..errors import QueryNotFoundError, RemoteProtocolError, response_error
 from ..model import MessageExt, MessageQueue, PullResult, PullStatus
 from ..protocol.body import HeartbeatData, SubscriptionData, convert, decode_queue_set, object_body
 from ..protocol.command import RemotingCommand, request
+from ..protocol.compression import MAX_DECOMPRESSED_BYTES, Decompressor
 from ..protocol.header import (
     ConsumerGroupRequestHeader,
     ConsumerSendMsgBackRequestHeader,
@@ -27,10 +28,11 @@ from ..protocol.header import (
     UpdateConsumerOffsetRequestHeader,
     ViewMessageRequestHeader,
 )
-from ..protocol.message import decode_records, decompress_body
+from ..protocol.message import decode_records
 from ..remoting.client import RemotingClient
 
 _PULL_CODES = frozenset(int(status) for status in PullStatus)
+_BODIES_OF_A_PULL = 4
 _encode_json = msgspec.json.encode
 
 logger = logging.getLogger(__name__)
@@ -40,9 +42,12 @@ class BrokerApi:
     """Each method takes the broker's address, and raises RemotingError when there is no answer and the ResponseError of
     an answer whose code is not a success."""
 
-    def __init__(self, remoting: RemotingClient, timeout_s: float) -> None:
+    def __init__(
+        self, remoting: RemotingClient, timeout_s: float, max_decompressed_bytes: int = MAX_DECOMPRESSED_BYTES
+    ) -> None:
         self.remoting = remoting
         self.timeout_s = timeout_s
+        self.max_decompressed_bytes = max_decompressed_bytes
 
     async def call(self, address: str, command: RemotingCommand) -> RemotingCommand:
         """Any request."""
@@ -131,24 +136,43 @@ class BrokerApi:
 
     # --- messages ------------------------------------------------------------------------------------------------
 
+    def decode(self, records: bytes, broker_name: str = "") -> list[MessageExt]:
+        """The messages of an answer. Bodies that cannot be decompressed are logged, and have a ``body_error``."""
+        decompressor = Decompressor(self.max_decompressed_bytes)
+        messages = decode_records(records, broker_name=broker_name, decompressor=decompressor)
+        log_undecoded(messages)
+        return messages
+
     async def pull(
-        self, address: str, header: PullMessageRequestHeader, broker_name: str, timeout_s: float
+        self,
+        address: str,
+        header: PullMessageRequestHeader,
+        broker_name: str,
+        timeout_s: float,
+        room_bytes: int | None = None,
     ) -> PullResult:
-        """One pull. The answers 0, 19, 20 and 21 are results, every other code is raised."""
+        """One pull. The answers 0, 19, 20 and 21 are results, every other code is raised.
+
+        Args:
+            room_bytes: what the decompressed bodies of the result may take together; None: 4 of the largest allowed.
+                Messages beyond it are left for the next pull. One is always returned.
+        """
         answer = await self.remoting.invoke(address, request(RequestCode.PULL_MESSAGE, header), timeout_s)
         if answer.code not in _PULL_CODES:
             raise response_error(answer.code, answer.remark, address)
         fields = answer.header(PullMessageResponseHeader)
         messages: list[MessageExt] = []
+        next_begin_offset = fields.next_begin_offset
         if answer.code == ResponseCode.SUCCESS:
-            try:
-                messages = decode_records(answer.body, broker_name=broker_name)
-            except RemoteProtocolError as error:
-                logger.warning("%s: pull of %s: %s", address, header.topic, error)
-                messages = _decode_what_can_be(answer.body, broker_name)
+            if room_bytes is None:
+                room_bytes = _BODIES_OF_A_PULL * self.max_decompressed_bytes
+            decompressor = Decompressor(self.max_decompressed_bytes, room_bytes)
+            messages = decode_records(answer.body, broker_name=broker_name, decompressor=decompressor)
+            if decompressor.is_cut:
+                next_begin_offset = messages[-1].queue_offset + 1
         return PullResult(
             PullStatus(answer.code),
-            fields.next_begin_offset,
+            next_begin_offset,
             fields.min_offset,
             fields.max_offset,
             messages,
@@ -181,24 +205,20 @@ class BrokerApi:
         answer = await self.call(
             address, request(RequestCode.VIEW_MESSAGE_BY_ID, ViewMessageRequestHeader(physical_offset))
         )
-        messages = decode_records(answer.body)
+        messages = self.decode(answer.body)
         if not messages:
             raise RemoteProtocolError(f"{address} answered VIEW_MESSAGE_BY_ID without a message")
         return messages[0]
 
 
-def _decode_what_can_be(data: bytes, broker_name: str) -> list[MessageExt]:
-    """Records of which some body cannot be unpacked: those keep it as it is (their sysFlag says compressed).
-
-    Otherwise one such message would stop its queue for good; so it reaches the handler, which can refuse it.
-    """
-    messages = decode_records(data, broker_name=broker_name, decompress=False)
-    for index, message in enumerate(messages):
-        if message.sys_flag & MessageSysFlag.COMPRESSED:
-            try:
-                body = decompress_body(message.body, message.sys_flag)
-            except RemoteProtocolError as error:
-                logger.error("%s offset %d: the body stays compressed: %s", message.queue, message.queue_offset, error)
-            else:
-                messages[index] = msgspec.structs.replace(message, body=body)
-    return messages
+def log_undecoded(messages: Iterable[MessageExt]) -> None:
+    """Logs the messages whose bodies could not be decompressed."""
+    for message in messages:
+        if message.body_error is not None:
+            logger.warning(
+                "%s of %s offset %d: %s; its body stays compressed",
+                message.msg_id,
+                message.queue,
+                message.queue_offset,
+                message.body_error,
+            )

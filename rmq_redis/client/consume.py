@@ -173,6 +173,8 @@ class ConsumeService(ABC):
         handler = self._handler_of(message.topic)
         if handler is None:
             return LookupError(f"no handler for topic {message.topic!r}")
+        if message.body_error is not None:
+            return MessageDecodeError(message.body_error)
         if not handler.is_async:
             return (await self._in_thread(handler, [message], False))[0]
         try:
@@ -225,6 +227,10 @@ class ConsumeService(ABC):
                 return
 
     def _log_failure(self, message: MessageExt, outcome: Any) -> None:
+        if message.body_error is not None:
+            which = f"{message.msg_id} of {message.queue}, attempt {message.reconsume_times + 1}"
+            logger.warning("%s: not handled, goes to the retries: %s, %s", self._name, message.body_error, which)
+            return
         which = f"{message.msg_id} of {message.queue}, {self._attempt_text(message.reconsume_times)}"
         if isinstance(outcome, MessageDecodeError):
             logger.warning("%s: not handled: %s, %s", self._name, outcome, which)
@@ -346,7 +352,9 @@ class ConcurrentService(ConsumeService):
             if process_queue.dropped:
                 continue
             handler = handler_of(message.topic)
-            if handler is not None and handler.is_async:
+            if message.body_error is not None:
+                await self._failed(process_queue, message, MessageDecodeError(message.body_error))
+            elif handler is not None and handler.is_async:
                 outcome: Any
                 try:
                     outcome = await handler.function(message)
@@ -368,7 +376,7 @@ class ConcurrentService(ConsumeService):
         ready = self._ready
         queues, messages = [process_queue], [message]
         for _ in range(handler.chunk_size - 1):
-            if not ready or self._handler_of(ready[0][1].topic) is not handler:
+            if not ready or ready[0][1].body_error is not None or self._handler_of(ready[0][1].topic) is not handler:
                 break
             process_queue, message = ready.popleft()
             if not process_queue.dropped:
@@ -499,6 +507,8 @@ class OrderlyService(ConsumeService):
             handler = self._handler_of(message.topic)
             if handler is None:
                 outcomes: list[Any] = [LookupError(f"no handler for topic {message.topic!r}")]
+            elif message.body_error is not None:
+                outcomes = [MessageDecodeError(message.body_error)]
             elif handler.is_async:
                 try:
                     outcomes = [await handler.function(message)]
@@ -506,7 +516,7 @@ class OrderlyService(ConsumeService):
                     outcomes = [_failure(error)]
             else:
                 for following in itertools.islice(waiting, 1, handler.chunk_size):
-                    if self._handler_of(following.topic) is not handler:
+                    if following.body_error is not None or self._handler_of(following.topic) is not handler:
                         break
                     chunk.append(following)
                 outcomes = await self._in_thread(handler, chunk, True)
@@ -527,7 +537,8 @@ class OrderlyService(ConsumeService):
         self._log_failure(message, outcome)
         if process_queue.dropped:
             return False
-        limit = self._max_reconsume_times
+        # A body that cannot be decompressed stays so: no message of its queue need wait until it can.
+        limit = self._max_reconsume_times if message.body_error is None else 0
         while limit is not None and message.reconsume_times >= limit:
             if await self._give_back(message):
                 return not process_queue.dropped

@@ -309,6 +309,10 @@ class AsyncPushConsumer(AsyncClient):
         """The queues that this consumer has now, sorted."""
         return sorted(self._process_queues)
 
+    def decode(self, records: bytes, broker_name: str) -> list[MessageExt]:
+        """Messages that a broker sent by itself; see ``BrokerApi.decode``."""
+        return self._instance.broker.decode(records, broker_name)
+
     @property
     def process_queues(self) -> list[ProcessQueue]:
         """What was pulled and is not finished yet, of each queue that it has."""

@@ -11,7 +11,6 @@ from ..errors import RemoteProtocolError
 from ..model import ConsumeResult, ConsumeType, MessageQueue
 from ..protocol.body import convert, dumps, object_body
 from ..protocol.command import RemotingCommand, response
-from ..protocol.message import decode_records
 from .consume import is_success
 from .pulling import restore_topics
 
@@ -56,7 +55,8 @@ async def _reset_offsets(consumer: AsyncPushConsumer, command: RemotingCommand) 
 
 
 async def _consume_directly(consumer: AsyncPushConsumer, command: RemotingCommand) -> dict[str, Any]:
-    messages = restore_topics(decode_records(command.body, broker_name=command.ext_fields.get("brokerName", "")))
+    broker_name = command.ext_fields.get("brokerName", "")
+    messages = restore_topics(consumer.decode(command.body, broker_name))
     if not messages:
         raise RemoteProtocolError("CONSUME_MESSAGE_DIRECTLY without a message")
     began = time.monotonic()

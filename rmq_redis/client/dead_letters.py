@@ -150,7 +150,16 @@ class DeadLetters:
 
 
 def as_sent(message: MessageExt) -> Message:
-    """A dead letter as it was sent. Raises MessageIllegalLocallyError when it has no origin topic."""
+    """A dead letter as it was sent.
+
+    Raises:
+        MessageIllegalLocallyError: it has no origin topic, or a body that cannot be decompressed.
+    """
+    if message.body_error is not None:
+        raise MessageIllegalLocallyError(
+            f"the dead letter {message.msg_id} (offset {message.queue_offset} of {message.queue}) "
+            f"cannot be sent again: {message.body_error}"
+        )
     topic = origin_topic(message)
     if not topic:
         raise MessageIllegalLocallyError(

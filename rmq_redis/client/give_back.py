@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from ..codes import RequestCode
+from ..codes import MessageSysFlag, RequestCode
 from ..errors import ResponseError, RmqError, RouteNotFoundError
 from ..model import (
     DEFAULT_QUEUE_NUMS,
@@ -28,6 +28,7 @@ from ..protocol.header import SendMessageRequestHeaderV2
 from ..protocol.message import encode_properties_within
 from .instance import MQClientInstance
 from .route import publish_queues
+from .sending import compress_large
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class RetrySender:
         properties[PROPERTY_RETRY_TOPIC] = message.topic
         properties[PROPERTY_RETRY_OFFSET] = str(message.commit_log_offset)
         properties[PROPERTY_DELAY] = str(_FIRST_RETRY_LEVEL + message.reconsume_times)
+        body, sys_flag = await _as_stored(message)
         routes = self._instance.routes
         queues = publish_queues(topic, await routes.get_for_publish(topic))
         failure: RmqError = RouteNotFoundError(f"no broker to send to topic {topic}")
@@ -108,7 +110,7 @@ class RetrySender:
                 default_topic=DEFAULT_TOPIC,
                 default_topic_queue_nums=DEFAULT_QUEUE_NUMS,
                 queue_id=queue.queue_id,
-                sys_flag=0,
+                sys_flag=sys_flag,
                 born_timestamp=int(time.time() * 1000),
                 flag=message.flag,
                 properties=encode_properties_within(properties, MAX_PROPERTIES_BYTES, _DROPPABLE),
@@ -119,7 +121,7 @@ class RetrySender:
             try:
                 answer = await self._instance.broker.remoting.invoke(
                     address,
-                    request(RequestCode.SEND_MESSAGE_V2, header, message.body),
+                    request(RequestCode.SEND_MESSAGE_V2, header, body),
                     self._instance.config.send_timeout_s,
                 )
             except RmqError as error:
@@ -129,3 +131,12 @@ class RetrySender:
                 return
             failure = ResponseError(answer.remark or "", code=answer.code, address=address)
         raise failure
+
+
+async def _as_stored(message: MessageExt) -> tuple[bytes, int]:
+    """(body, sysFlag): what was compressed goes out compressed, or it might be larger than a broker takes."""
+    if not message.sys_flag & MessageSysFlag.COMPRESSED:
+        return message.body, 0
+    if message.body_error is not None:
+        return message.body, message.sys_flag & int(MessageSysFlag.COMPRESSED | MessageSysFlag.COMPRESSION_MASK)
+    return await compress_large(message.body)

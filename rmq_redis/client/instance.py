@@ -125,7 +125,7 @@ class MQClientInstance:
             )
         )
         self.routes.on_broker_change.append(self.heartbeat_soon)
-        self.broker = BrokerApi(self.remoting, self.config.request_timeout_s)
+        self.broker = BrokerApi(self.remoting, self.config.request_timeout_s, self.config.max_decompressed_bytes)
         self._tasks = [self.spawn(self._poll_routes()), self.spawn(self._heartbeats())]
         self._process_id = os.getpid()
         self.loop = asyncio.get_running_loop()
@@ -366,7 +366,8 @@ def client_config(
         owner: the client's class, for the error about an unknown setting.
 
     Raises:
-        ConfigError: unknown setting, a value of another type, or an environment variable that cannot be parsed.
+        ConfigError: unknown setting, a value of another type, or an environment variable that cannot be parsed, or
+            a bound that lets nothing through.
     """
     given = {name: value for name, value in changes.items() if value is not None}
     if config is not None and not isinstance(config, ClientConfig):
@@ -374,9 +375,10 @@ def client_config(
     if namesrv_addr:
         given["namesrv_addr"] = namesrv_addr
     check_settings(ClientConfig, given, owner)
-    if config is None:
-        return from_env(ClientConfig, **given)
-    return dataclasses.replace(config, **given)
+    config = from_env(ClientConfig, **given) if config is None else dataclasses.replace(config, **given)
+    if config.max_decompressed_bytes < 1:
+        raise ConfigError(f"max_decompressed_bytes is {config.max_decompressed_bytes}; it must be at least 1")
+    return config
 
 
 async def _local_ip(address: str) -> str:

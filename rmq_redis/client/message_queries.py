@@ -14,7 +14,7 @@ from ..protocol.admin_header import ResumeCheckHalfMessageRequestHeader
 from ..protocol.body import ClusterInfo
 from ..protocol.command import request
 from ..protocol.header import PullMessageRequestHeader, QueryMessageRequestHeader
-from ..protocol.message import decode_records, parse_offset_msg_id
+from ..protocol.message import parse_offset_msg_id
 from .instance import MQClientInstance
 
 TOOLS_GROUP = "TOOLS_CONSUMER"
@@ -139,7 +139,7 @@ class MessageQueries(ABC):
                 answer = await broker.remoting.call(address, command, broker.timeout_s * _TIMEOUT_FACTOR)
             except QueryNotFoundError:
                 return []
-            return decode_records(answer.body, broker_name=name)
+            return broker.decode(answer.body, name)
 
         brokers = await self._brokers_of(header.topic)
         answers = await asyncio.gather(*(ask(name, address) for name, address in brokers.items()))

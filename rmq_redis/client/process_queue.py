@@ -136,12 +136,14 @@ class ProcessQueue:
             offset = message.queue_offset
             pending[offset] = message
             order.append(offset)
-            self.bytes += message.store_size
+            size, body_size = message.store_size, len(message.body)
+            self.bytes += size if size > body_size else body_size  # the body may have been decompressed
 
     def done(self, message: MessageExt) -> None:
         """A message is finished: its offset need not be kept back any more."""
         if self.pending.pop(message.queue_offset, None) is not None:
-            self.bytes -= message.store_size
+            size, body_size = message.store_size, len(message.body)
+            self.bytes -= size if size > body_size else body_size
             if self._room_waiter is not None and self.has_room():
                 self._wake_puller()
 
@@ -161,6 +163,11 @@ class ProcessQueue:
         if self._max_span is None or not self.pending:
             return True
         return self._order[-1] - self.commit_offset() <= self._max_span
+
+    @property
+    def room_bytes(self) -> int:
+        """Bytes that may still be pulled; at least 1."""
+        return max(self._max_bytes - self.bytes, 1)
 
     def limit(self, max_count: int, max_bytes: int) -> None:
         """Sets other limits."""

@@ -15,6 +15,7 @@ from ..model import ConsumeFromWhere, ConsumeType, MessageExt, MessageModel, Mes
 from ..protocol.body import ConsumerData, SubscriptionData
 from ..protocol.command import RemotingCommand, response
 from ..protocol.header import PullMessageRequestHeader
+from .broker_api import log_undecoded
 from .instance import MQClientInstance, check_group, client_config
 from .lifecycle import AsyncClient
 from .offsets import OffsetStore
@@ -137,6 +138,7 @@ class AsyncPullConsumer(AsyncClient):
             self._instance.routes.refresh_soon(queue.topic)
             raise
         self._read_from[queue] = result.suggest_which_broker_id
+        log_undecoded(result.messages)
         messages = matching(result.messages, subscription.tags_set)
         if len(messages) == len(result.messages):
             return result

@@ -249,7 +249,9 @@ class Puller:
             subscription.expression_type,
         )
         process_queue.last_pull_s = time.time()
-        result = await self._instance.broker.pull(address, header, queue.broker_name, PULL_TIMEOUT_S)
+        result = await self._instance.broker.pull(
+            address, header, queue.broker_name, PULL_TIMEOUT_S, process_queue.room_bytes
+        )
         if commit_offset:
             process_queue.committed_offset = commit_offset
         process_queue.read_from = result.suggest_which_broker_id

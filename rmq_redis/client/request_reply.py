@@ -39,8 +39,9 @@ from ..model import (
     reply_topic,
 )
 from ..protocol.command import RemotingCommand, request, response
+from ..protocol.compression import decompress_body
 from ..protocol.header import ReplyMessageRequestHeader, SendMessageRequestHeaderV2
-from ..protocol.message import decode_properties, decompress_body
+from ..protocol.message import decode_properties
 from ..remoting.connection import Connection
 from .consume import Handler, MessageHandler
 from .instance import MQClientInstance
@@ -140,16 +141,17 @@ class Requests:
             logger.warning("%s: a reply that nobody waits for (any more): %s", self._instance.client_id, properties)
             return response(command)
         try:
-            reply.set_result(_message(header, properties, bytes(command.body)))
+            max_bytes = self._instance.config.max_decompressed_bytes
+            reply.set_result(_message(header, properties, bytes(command.body), max_bytes))
         except RemoteProtocolError as error:
             reply.set_exception(error)
             raise
         return response(command)
 
 
-def _message(header: ReplyMessageRequestHeader, properties: dict[str, str], body: bytes) -> MessageExt:
+def _message(header: ReplyMessageRequestHeader, properties: dict[str, str], body: bytes, max_bytes: int) -> MessageExt:
     if header.sys_flag & MessageSysFlag.COMPRESSED:
-        body = decompress_body(body, header.sys_flag)
+        body = decompress_body(body, header.sys_flag, max_bytes)
     return MessageExt(
         topic=header.topic,
         body=body,

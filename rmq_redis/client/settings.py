@@ -42,6 +42,7 @@ class ClientSettings(TypedDict, total=False):
     broker_warm_up_s: float
     machine_rooms: str
     allocate_queues: str
+    max_decompressed_bytes: int
     compress_over_bytes: int
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Literal, Unpack
 
@@ -309,7 +310,9 @@ class AsyncSimpleConsumer(AsyncClient):
             return []
         if answer.code != ResponseCode.SUCCESS:
             raise response_error(answer.code, answer.remark, broker_name)
-        messages = received(answer, topic, broker_name)
+        messages = received(
+            answer, topic, broker_name, functools.partial(self._instance.broker.decode, broker_name=broker_name)
+        )
         if not subscription.tags_set:
             return messages
         # Brokers compare hashes of tags: what only looks alike is done with.
@@ -470,7 +473,9 @@ class AsyncSimpleConsumer(AsyncClient):
         )
 
 
-def received(answer: RemotingCommand, topic: str, broker_name: str) -> list[MessageExt]:
+def received(
+    answer: RemotingCommand, topic: str, broker_name: str, decode: Callable[[bytes], list[MessageExt]] = decode_records
+) -> list[MessageExt]:
     """The messages of a POP's answer under the topic that was asked for, each with its handle (POP_CK).
 
     Source: ``MQClientAPIImpl.processPopResponse``. Raises RemoteProtocolError.
@@ -479,7 +484,7 @@ def received(answer: RemotingCommand, topic: str, broker_name: str) -> list[Mess
     starts = parse_offset_info(header.start_offset_info)
     counts = parse_order_count_info(header.order_count_info)
     messages: list[MessageExt] = []
-    for message in decode_records(answer.body):
+    for message in decode(answer.body):
         times = message.reconsume_times
         if PROPERTY_POP_CK not in message.properties:
             mark = _mark_of(message.topic)

@@ -35,7 +35,7 @@ from ..model import (
 )
 from ..protocol.command import RemotingCommand, request
 from ..protocol.header import CheckTransactionStateRequestHeader, EndTransactionRequestHeader
-from ..protocol.message import decode_records, parse_offset_msg_id
+from ..protocol.message import parse_offset_msg_id
 from ..remoting.connection import Connection
 from .attempt import Send
 from .intercept import SendChain
@@ -255,7 +255,7 @@ class AsyncTransactionProducer(AsyncProducer):
 
     def _check_requested(self, connection: Connection, command: RemotingCommand) -> None:
         header = command.header(CheckTransactionStateRequestHeader)
-        messages = decode_records(command.body)
+        messages = self._instance.broker.decode(command.body)
         if len(messages) != 1:
             raise RemoteProtocolError(f"CHECK_TRANSACTION_STATE with {len(messages)} messages, expected one")
         message = messages[0]

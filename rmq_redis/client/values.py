@@ -157,6 +157,8 @@ def decode_value(message: MessageExt, kind: Any = Any, default: str | Serializer
     Raises:
         MessageDecodeError: the body is no value of that type, or its content type is unknown.
     """
+    if message.body_error is not None:
+        raise MessageDecodeError(f"message {message.msg_id} of {message.topic}: {message.body_error}")
     serializer = serializer_of(default)
     given = message.properties.get(PROPERTY_CONTENT_TYPE, "")
     content_type = given.partition(";")[0].strip().lower()

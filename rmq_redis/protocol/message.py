@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ..errors import LocalProtocolError, RemoteProtocolError
 from ..hosts import offset_msg_id, pack_host, unpack_host  # noqa: F401  (they belong to this page's vocabulary)
 from ..model import MAX_PROPERTIES_BYTES, MAX_TOPIC_LENGTH, MessageExt
+from .compression import Decompressor, decompress_body
 
 MAGIC_V1 = -626843481
 MAGIC_V2 = -626843477
@@ -31,8 +32,6 @@ QUEUE_ID = slice(12, 16)
 QUEUE_OFFSET_POSITION = 20
 """Where queueOffset and physicalOffset stand in a record: 16 bytes that are known only after the append."""
 BODY_LENGTH_POSITION = 84
-MAX_DECOMPRESSED_BYTES = 64 * 1024 * 1024
-"""A compressed body that would become larger is refused: the length of what it unpacks to is the sender's claim."""
 
 OFFSETS = struct.Struct(">qq")
 _HEAD_V4 = struct.Struct(">iiiiiqqiq4siq4siiqi")
@@ -312,13 +311,20 @@ def record_properties_start(record: bytes) -> int:
 
 
 def decode_records(
-    data: bytes, *, decompress: bool = True, broker_name: str = "", read_body: bool = True
+    data: bytes,
+    *,
+    decompress: bool = True,
+    broker_name: str = "",
+    read_body: bool = True,
+    decompressor: Decompressor | None = None,
 ) -> list[MessageExt]:
     """All message records in ``data``, back to back.
 
     Args:
         decompress: unpack bodies that the producer compressed (zlib; others raise).
         broker_name: set on every message, as the record does not have it.
+        decompressor: unpacks the bodies within its bounds. None of them raises: a message has ``body_error`` instead.
+            Records beyond its ``left_bytes`` are not returned; there is always one.
 
     Raises:
         RemoteProtocolError: a record that does not fit its own lengths, or a body that cannot be decompressed.
@@ -373,8 +379,15 @@ def decode_records(
             if body_length < 0 or properties_end != record_end or record_end > end:
                 raise RemoteProtocolError(f"record at byte {position}: {size} bytes announced do not match its fields")
             body = data[body_start:body_end]
+            body_error = None
             if sys_flag & 1 and decompress:
-                body = decompress_body(body, sys_flag)
+                if decompressor is None:
+                    body = decompress_body(body, sys_flag)
+                else:
+                    body, body_error = decompressor.read(body, sys_flag)
+                    if decompressor.left_bytes < 0 and messages:
+                        decompressor.is_cut = True
+                        break
             text = data[properties_start:properties_end].decode()
             properties = {}
             for pair in text.split("\x02"):
@@ -399,6 +412,7 @@ def decode_records(
                     prepared_offset,
                     size,
                     broker_name,
+                    body_error,
                 )
             )
             position = record_end
@@ -421,28 +435,6 @@ def _decode_v6(data: bytes, start: int, sys_flag: int) -> tuple[str, int, str, i
         body_length,
         store_end + 16,
     )
-
-
-def decompress_body(body: bytes, sys_flag: int, max_bytes: int = MAX_DECOMPRESSED_BYTES) -> bytes:
-    """Unpacks a body that its producer compressed.
-
-    Raises:
-        RemoteProtocolError: damaged, larger than ``max_bytes``, or LZ4/ZSTD (producers use these only when told).
-    """
-    kind = sys_flag & 0x700
-    if kind not in (0, 0x300):
-        name = {0x100: "LZ4", 0x200: "ZSTD"}.get(kind, f"type {kind:#x}")
-        raise RemoteProtocolError(f"body compressed with {name}, only zlib is supported")
-    try:
-        decompressor = zlib.decompressobj()
-        result = decompressor.decompress(body, max_bytes)
-    except zlib.error as error:
-        raise RemoteProtocolError(f"compressed body is damaged: {error}") from None
-    if decompressor.unconsumed_tail:
-        raise RemoteProtocolError(f"compressed body unpacks to more than {max_bytes} bytes")
-    if not decompressor.eof:
-        raise RemoteProtocolError("compressed body is truncated")
-    return result
 
 
 # --- batches -----------------------------------------------------------------------------------------------------

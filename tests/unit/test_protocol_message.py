@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from rmq_redis.errors import LocalProtocolError, RemoteProtocolError
 from rmq_redis.hosts import offset_msg_id, pack_host, unpack_host
 from rmq_redis.model import MessageExt
+from rmq_redis.protocol.compression import decompress_body
 from rmq_redis.protocol.message import (
     UniqKeyGenerator,
     batch_to_records,
     decode_batch,
     decode_properties,
     decode_records,
-    decompress_body,
     encode_batch_item,
     encode_properties,
     encode_record,
