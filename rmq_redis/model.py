@@ -29,6 +29,8 @@ ORDER_TOPIC_CONFIG = "ORDER_TOPIC_CONFIG"
 """KV namespace of the NameServer: topic -> its queues, ``broker-a:4;broker-b:4``, if order counts."""
 MASTER_ID = 0
 MAX_TOPIC_LENGTH = 127
+MAX_RETRY_TOPIC_LENGTH = 255
+"""Of ``%RETRY%`` and ``%DLQ%`` topics: POP's ``%RETRY%<group>_<topic>`` fits whatever the two names are."""
 MAX_GROUP_LENGTH = 120
 MAX_PROPERTIES_BYTES = 32767
 DELAY_LEVELS_S = (1, 5, 10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1200, 1800, 3600, 7200)
@@ -103,8 +105,8 @@ def reply_topic(cluster: str) -> str:
 def topic_name_error(topic: str) -> str | None:
     """What is wrong with a topic name, or None.
 
-    Letters, digits, ``_``, ``-``, ``%`` and ``|``, 1 to 127 characters (the message record has one signed length byte).
-    Source: ``TopicValidator.validateTopic``.
+    Letters, digits, ``_``, ``-``, ``%`` and ``|``, at most 127 characters, 255 for ``%RETRY%`` and ``%DLQ%``
+    topics. Source: ``TopicValidator.validateTopic``.
     """
     if not isinstance(topic, str):
         return f"the topic must be str, not {topic!r:.80}"
@@ -112,8 +114,9 @@ def topic_name_error(topic: str) -> str | None:
         return "the topic is empty"
     if not _NAME.match(topic):
         return f"the topic {topic[:140]!r} may only have letters, digits and the characters _ - % |"
-    if len(topic) > MAX_TOPIC_LENGTH:
-        return f"the topic has {len(topic)} characters, at most {MAX_TOPIC_LENGTH} are allowed: {topic[:140]!r}"
+    limit = MAX_RETRY_TOPIC_LENGTH if topic.startswith((RETRY_PREFIX, DLQ_PREFIX)) else MAX_TOPIC_LENGTH
+    if len(topic) > limit:
+        return f"the topic has {len(topic)} characters, at most {limit} are allowed: {topic[:140]!r}"
     return None
 
 

@@ -5,7 +5,7 @@ Record, big-endian (IPv4 hosts; each IPv6 host is 12 bytes longer):
     0 totalSize i32 | 4 magic i32 | 8 bodyCRC i32 | 12 queueId i32 | 16 flag i32 | 20 queueOffset i64 |
     28 physicalOffset i64 | 36 sysFlag i32 | 40 bornTimestamp i64 | 48 bornHost 8 | 56 storeTimestamp i64 |
     64 storeHost 8 | 72 reconsumeTimes i32 | 76 preparedTransactionOffset i64 | 84 bodyLength i32 | body |
-    topicLength i8 | topic | propertiesLength i16 | properties
+    topicLength i8 (i16 in version V2) | topic | propertiesLength i16 | properties
 
 Source: RocketMQ 5.3 ``MessageDecoder``, ``MessageExtEncoder``, ``MessageClientIDSetter``.
 """
@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 from ..hosts import offset_msg_id, pack_host, unpack_host  # noqa: F401  (they belong to this page's vocabulary)
-from ..model import MAX_PROPERTIES_BYTES, MAX_TOPIC_LENGTH, MessageExt
+from ..model import MAX_PROPERTIES_BYTES, MAX_RETRY_TOPIC_LENGTH, MAX_TOPIC_LENGTH, MessageExt
 from .compression import Decompressor, decompress_body
 
 MAGIC_V1 = -626843481
 MAGIC_V2 = -626843477
-"""Records with a two-byte topic length; read, never written."""
+"""Records with a two-byte topic length: those of topics above 127 bytes. Source: ``MessageVersion``."""
+_LAST_OF_MAGIC_V2 = MAGIC_V2 & 0xFF
 NAME_VALUE_SEPARATOR = "\x01"
 PROPERTY_SEPARATOR = "\x02"
 QUEUE_ID = slice(12, 16)
@@ -225,19 +226,23 @@ def encode_record(
 ) -> bytes:
     """One message record. ``born_host`` and ``store_host`` are packed hosts; the IPv6 bits of ``sys_flag`` follow them.
 
+    A topic above 127 bytes, the retry topic of POP for long names, makes it a record of version V2.
+
     Raises:
-        LocalProtocolError: topic above 127 bytes, properties above 32767 bytes, or a number out of range.
+        LocalProtocolError: topic above 255 bytes, properties above 32767 bytes, or a number out of range.
     """
-    if len(topic) > MAX_TOPIC_LENGTH:
-        raise LocalProtocolError(f"topic of {len(topic)} bytes, at most {MAX_TOPIC_LENGTH} fit into a record")
+    if len(topic) <= MAX_TOPIC_LENGTH:
+        magic, topic_length = MAGIC_V1, _BYTES[len(topic)]
+    else:
+        magic, topic_length = MAGIC_V2, _long_topic_length(topic)
     if len(properties) > MAX_PROPERTIES_BYTES:
         raise LocalProtocolError(f"properties of {len(properties)} bytes, at most {MAX_PROPERTIES_BYTES} are allowed")
     sys_flag &= ~(_BORN_HOST_V6 | _STORE_HOST_V6)
     try:
         if len(born_host) == 8 and len(store_host) == 8:
             head = _HEAD_V4_HOSTS.pack(
-                91 + len(body) + len(topic) + len(properties),
-                MAGIC_V1,
+                90 + len(topic_length) + len(body) + len(topic) + len(properties),
+                magic,
                 zlib.crc32(body) & 0x7FFFFFFF,
                 queue_id,
                 flag,
@@ -252,20 +257,20 @@ def encode_record(
                 prepared_transaction_offset,
                 len(body),
             )
-            return b"".join((head, body, _BYTES[len(topic)], topic, len(properties).to_bytes(2, "big"), properties))
+            return b"".join((head, body, topic_length, topic, len(properties).to_bytes(2, "big"), properties))
     except struct.error as error:
         raise LocalProtocolError(f"message cannot be encoded: {error}") from None
     if len(born_host) == 20:
         sys_flag |= _BORN_HOST_V6
     if len(store_host) == 20:
         sys_flag |= _STORE_HOST_V6
-    size = 75 + len(born_host) + len(store_host) + len(body) + len(topic) + len(properties)
+    size = 74 + len(born_host) + len(store_host) + len(body) + len(topic_length) + len(topic) + len(properties)
     try:
         return b"".join(
             (
                 _FIRST.pack(
                     size,
-                    MAGIC_V1,
+                    magic,
                     zlib.crc32(body) & 0x7FFFFFFF,
                     queue_id,
                     flag,
@@ -279,7 +284,7 @@ def encode_record(
                 store_host,
                 _TAIL.pack(reconsume_times, prepared_transaction_offset, len(body)),
                 body,
-                len(topic).to_bytes(1, "big"),
+                topic_length,
                 topic,
                 len(properties).to_bytes(2, "big"),
                 properties,
@@ -287,6 +292,13 @@ def encode_record(
         )
     except (struct.error, OverflowError) as error:
         raise LocalProtocolError(f"message cannot be encoded: {error}") from None
+
+
+def _long_topic_length(topic: bytes) -> bytes:
+    """The length of a topic above 127 bytes, as a record of version V2 has it."""
+    if len(topic) > MAX_RETRY_TOPIC_LENGTH:
+        raise LocalProtocolError(f"topic of {len(topic)} bytes, at most {MAX_RETRY_TOPIC_LENGTH} fit into a record")
+    return len(topic).to_bytes(2, "big")
 
 
 _TAIL = struct.Struct(">iqi")
@@ -307,6 +319,8 @@ def record_properties_start(record: bytes) -> int:
     if sys_flag & _STORE_HOST_V6:
         position += 12
     position += 4 + int.from_bytes(record[position : position + 4], "big")
+    if record[7] == _LAST_OF_MAGIC_V2:
+        return position + 2 + int.from_bytes(record[position : position + 2], "big") + 2
     return position + 1 + record[position] + 2
 
 
@@ -514,13 +528,16 @@ def batch_to_records(
 
     Raises:
         RemoteProtocolError: empty, an item with an empty body, or one that does not fit its own lengths.
-        LocalProtocolError: properties above 32767 bytes, or more than ``max_nums`` items.
+        LocalProtocolError: topic above 255 bytes, properties above 32767 bytes, or more than ``max_nums`` items.
     """
     is_v4 = len(born_host) == 8 and len(store_host) == 8
     records: list[bytes] = []
     position, end = 0, len(data)
     unpack, pack, crc32 = _BATCH_HEAD.unpack_from, _HEAD_V4_HOSTS.pack, zlib.crc32
-    topic_part = _BYTES[len(topic)] + topic
+    if len(topic) <= MAX_TOPIC_LENGTH:
+        magic, topic_part = MAGIC_V1, _BYTES[len(topic)] + topic
+    else:
+        magic, topic_part = MAGIC_V2, _long_topic_length(topic) + topic
     fixed_size = 90 + len(topic_part)
     suffix_size = len(suffix)
     try:
@@ -573,7 +590,7 @@ def batch_to_records(
                 )
             head = pack(
                 fixed_size + body_length + properties_size,
-                MAGIC_V1,
+                magic,
                 crc32(body) & 0x7FFFFFFF,
                 queue_id,
                 flag,

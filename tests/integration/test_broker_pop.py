@@ -452,7 +452,7 @@ async def test_a_retry_topic_that_may_be_anothers_is_left(client: BrokerClient) 
         ({"queue_id": 4}, ResponseCode.INVALID_PARAMETER),
         ({"topic": "unknown"}, ResponseCode.TOPIC_NOT_EXIST),
         ({"group": "bad group"}, ResponseCode.INVALID_PARAMETER),
-        ({"group": "g" * 120}, ResponseCode.INVALID_PARAMETER),
+        ({"group": "g" * 121}, ResponseCode.INVALID_PARAMETER),
         ({"exp": "||", "exp_type": "TAG"}, ResponseCode.SUBSCRIPTION_PARSE_FAILED),
         ({"born_time": 1}, ResponseCode.POLLING_TIMEOUT),
     ],

@@ -29,6 +29,7 @@ from rmq_redis.protocol.message import (
     parse_offset_msg_id,
     record_properties_start,
     remove_property,
+    store_timestamp_position,
     tags_code,
 )
 
@@ -97,6 +98,50 @@ def test_version_2_record_with_two_byte_topic_length_is_read() -> None:
     assert message.properties["WAIT"] == "true"
 
 
+def test_golden_record_of_a_topic_above_127_bytes_is_of_version_2() -> None:
+    topic = b"t" * 128
+    topic_length = RECORD.index(b"\x09TopicTest")
+    golden = (175 + 1 + 119).to_bytes(4, "big") + b"\xda\xa3\x20\xab" + RECORD[8:topic_length]
+    golden += b"\x00\x80" + topic + RECORD[topic_length + 10 :]
+    assert encode_record(**(RECORD_FIELDS | {"topic": topic})) == golden
+
+
+@pytest.mark.parametrize("length", [1, 119, 120, 126, 127, 128, 129, 254, 255])
+@pytest.mark.parametrize("born_host", ["10.0.0.7:50123", "[::1]:50123"])
+@pytest.mark.parametrize("store_host", ["10.0.0.5:10911", "[::2]:10911"])
+def test_topics_of_every_length_survive_and_properties_are_found(length: int, born_host: str, store_host: str) -> None:
+    hosts = {"born_host": pack_host(born_host), "store_host": pack_host(store_host)}
+    record = encode_record(**(RECORD_FIELDS | hosts | {"topic": b"t" * length}))
+    assert record[4:8].hex() == ("daa320a7" if length <= 127 else "daa320ab")
+    first, second = decode_records(record * 2)
+    assert first == second
+    assert (first.topic, first.body, first.born_host, first.store_host) == (
+        "t" * length,
+        b"hello",
+        born_host,
+        store_host,
+    )
+    assert record[record_properties_start(record) :] == RECORD_FIELDS["properties"]
+    position = store_timestamp_position(record)
+    assert int.from_bytes(record[position : position + 8], "big") == RECORD_FIELDS["store_timestamp_ms"]
+
+
+@pytest.mark.parametrize("topic", [b"%RETRY%" + b"t" * 120, b"%RETRY%" + b"t" * 121, b"%RETRY%" + b"t" * 248])
+@pytest.mark.parametrize("born_host", ["10.0.0.7:50123", "[::1]:50123"])
+def test_batches_to_long_topics_become_the_records_of_their_items(topic: bytes, born_host: str) -> None:
+    properties = RECORD_FIELDS["properties"]
+    fields = {name: RECORD_FIELDS[name] for name in ("queue_id", "sys_flag", "born_timestamp_ms", "store_timestamp_ms")}
+    fields |= {"topic": topic, "born_host": pack_host(born_host), "store_host": RECORD_FIELDS["store_host"]}
+    made = batch_to_records(
+        encode_batch_item(b"a", properties) + encode_batch_item(b"b", properties),
+        **fields,
+        change=lambda properties: (0, properties),
+        change_all=False,
+        suffix=b"",
+    )
+    assert made == [encode_record(body=body, properties=properties, flag=0, **fields) for body in (b"a", b"b")]
+
+
 TEXT = st.text(max_size=30)
 INT32 = st.integers(-(2**31), 2**31 - 1)
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -111,7 +156,7 @@ PROPERTIES = st.dictionaries(PAIR_TEXT, PAIR_TEXT, max_size=5)
 @st.composite
 def records(draw: st.DrawFn) -> tuple[bytes, MessageExt]:
     """A record and the message that it is, sys_flag without the compression bit and the bits that we set ourselves."""
-    topic = draw(st.text(max_size=31))
+    topic = draw(st.one_of(st.text(max_size=31), st.text("ab", min_size=120, max_size=255)))
     properties = draw(PROPERTIES)
     body = draw(st.binary(max_size=50))
     born_host, store_host = draw(HOST), draw(HOST)
@@ -162,11 +207,12 @@ def test_records_back_to_back_survive(items: list[tuple[bytes, MessageExt]]) -> 
 
 
 @given(records())
-def test_record_size_is_91_plus_contents_and_12_per_ipv6_host(item: tuple[bytes, MessageExt]) -> None:
+def test_record_size_is_91_or_92_plus_contents_and_12_per_ipv6_host(item: tuple[bytes, MessageExt]) -> None:
     record, message = item
     properties = encode_properties(message.properties).encode()
     v6 = bin(message.sys_flag & 0x30).count("1")
-    assert len(record) == 91 + len(message.body) + len(message.topic.encode()) + len(properties) + 12 * v6
+    fixed = 91 if len(message.topic.encode()) <= 127 else 92
+    assert len(record) == fixed + len(message.body) + len(message.topic.encode()) + len(properties) + 12 * v6
     assert int.from_bytes(record[:4], "big") == len(record)
     assert int.from_bytes(record[8:12], "big") == zlib.crc32(message.body) & 0x7FFFFFFF
     assert record[record_properties_start(record) :] == properties
@@ -175,7 +221,7 @@ def test_record_size_is_91_plus_contents_and_12_per_ipv6_host(item: tuple[bytes,
 @pytest.mark.parametrize(
     "change",
     [
-        {"topic": b"t" * 128},
+        {"topic": b"t" * 256},
         {"properties": b"p" * 32768},
         {"queue_id": 2**31},
         {"flag": -(2**31) - 1},
@@ -193,7 +239,7 @@ def test_a_record_that_cannot_be_encoded_is_a_local_error(change: dict[str, Any]
         encode_record(**(RECORD_FIELDS | change))
 
 
-@pytest.mark.parametrize("change", [{"topic": b"t" * 127}, {"properties": b"p" * 32767}], ids=["topic", "properties"])
+@pytest.mark.parametrize("change", [{"topic": b"t" * 255}, {"properties": b"p" * 32767}], ids=["topic", "properties"])
 def test_a_record_at_its_limits_survives(change: dict[str, bytes]) -> None:
     (message,) = decode_records(encode_record(**(RECORD_FIELDS | change)))
     assert message.topic == (RECORD_FIELDS | change)["topic"].decode()
