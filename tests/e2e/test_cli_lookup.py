@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from cli_support import CliProcess, json_lines_of, json_of, result_of, run_cli, up, wait_until
 
-from rmq_redis import Admin
+from rmq_redis import Admin, Message, Producer
+from rmq_redis.protocol.message import UniqKeyGenerator
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,26 @@ def test_a_message_is_shown_by_either_id_and_by_its_place(topic: str, env: dict[
     lines = result_of("message", *arguments, **env).splitlines()
     assert lines[-2:] == ["body, 7 bytes:", "grüße"]
     assert {f"msg_id: {sent['msg_id']}", "property a: b", "property TAGS: TagA"} <= set(lines)
+
+
+@pytest.mark.parametrize("shift_s", [-3 * 3600, 3 * 3600], ids=["behind", "ahead"])
+def test_message_of_a_producer_whose_clock_differs_is_found(
+    topic: str, env: dict[str, str], namesrv_addr: str, shift_s: int
+) -> None:
+    """By CLI and SDK, in a topic, and in the retry topic and the dead letters of a group."""
+    keys = UniqKeyGenerator(b"\x0a\x00\x00\x07", 1, uuid.uuid4().bytes[:4])
+    group = f"g{uuid.uuid4().hex[:10]}"
+    with Producer("lookup-clock", namesrv_addr) as producer, Admin(namesrv_addr) as admin:
+        for name in (topic, f"%RETRY%{group}", f"%DLQ%{group}"):
+            admin.create_topic(name, queue_nums=1)
+            key = keys.next(int(time.time() * 1000) + shift_s * 1000)
+            sent = producer.send(Message(name, "found", keys="order-9", properties={"UNIQ_KEY": key}))
+            assert sent.msg_id == key
+            assert json_of("message", "show", key, "-t", name, **env)["body"] == "found"
+            [queried] = json_lines_of("message", "query", name, "--key", "order-9", **env)
+            assert queried["msg_id"] == key
+            assert admin.view_message(key, name).text() == "found"
+            assert [message.text() for message in admin.query_by_unique_key(name, key)] == ["found"]
 
 
 def test_a_body_that_is_no_text_is_shown_in_hex(topic: str, env: dict[str, str], tmp_path: Path) -> None:

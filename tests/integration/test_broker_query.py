@@ -6,11 +6,14 @@ import time
 
 import pytest
 from helpers import BrokerClient, eventually, heartbeat_request, send_request
+from hypothesis import given
+from hypothesis import strategies as st
 
+from rmq_redis.broker.query_scan import OutwardScan, Window
 from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.command import RemotingCommand, request
 from rmq_redis.protocol.header import QueryMessageRequestHeader, QueryMessageResponseHeader
-from rmq_redis.protocol.message import UniqKeyGenerator, decode_records, unique_key_time_ms
+from rmq_redis.protocol.message import UniqKeyGenerator, decode_records, encode_batch_item, unique_key_time_ms
 
 KEYS = UniqKeyGenerator(b"\x0a\x00\x00\x07", 1, b"salt")
 
@@ -121,3 +124,67 @@ async def test_all_copies_in_a_retry_topic_are_found_by_their_unique_key(
         await eventually(lambda: now_ms() > made_ms + 1)
     header = QueryMessageRequestHeader("%RETRY%G", key, 32, 0, now_ms() + 1000, "true")
     assert await bodies(client, request(RequestCode.QUERY_MESSAGE, header)) == ["0", "1"]
+
+
+async def long_queue(client: BrokerClient, nums: int, wanted_at: int, key: str) -> None:
+    """A queue of T that has ``key`` at one offset, and keys of its own elsewhere."""
+    batch = b""
+    for number in range(nums):
+        item = encode_batch_item(
+            b"wanted" if number == wanted_at else b"other", unique_property(key, number == wanted_at)
+        )
+        batch = batch + item if number % 500 else item
+        if number % 500 == 499:
+            await client.ok(send_request("T", batch, code=RequestCode.SEND_BATCH_MESSAGE, properties="", batch=True))
+
+
+def unique_property(key: str, is_wanted: bool) -> bytes:
+    return f"UNIQ_KEY\x01{key if is_wanted else KEYS.next(now_ms())}\x02".encode()
+
+
+@pytest.mark.parametrize("wanted_at", [0, 1500, 2999], ids=["oldest", "middle", "newest"])
+@pytest.mark.parametrize("shift_s", [-3600, -30, 30, 3600])
+async def test_unique_key_of_a_clock_that_differs_is_found_in_a_long_queue(
+    client: BrokerClient, monkeypatch: pytest.MonkeyPatch, shift_s: int, wanted_at: int
+) -> None:
+    monkeypatch.setattr("rmq_redis.broker.query.MAX_SCANNED_NUMS", 100)
+    key = KEYS.next(now_ms() + shift_s * 1000)
+    await long_queue(client, 3000, wanted_at, key)
+    assert await bodies(client, query(key, unique=True)) == ["wanted"]
+    assert await bodies(client, query(key, unique=True, begin=1)) == ["wanted"]
+    assert (await client.ask(query(KEYS.next(now_ms()), unique=True))).code == 22
+
+
+async def test_query_that_takes_too_long_ends_and_says_so(
+    client: BrokerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = KEYS.next(now_ms())
+    await long_queue(client, 500, 0, key)
+    monkeypatch.setattr("rmq_redis.broker.query.SEARCH_S", -1.0)
+    answer = await client.ask(query(key, unique=True))
+    assert (answer.code, "not searched whole" in (answer.remark or "")) == (22, True)
+
+
+@given(
+    reach=st.tuples(st.integers(0, 40_000), st.integers(0, 40_000)).map(sorted),
+    centre=st.integers(0, 50_000),
+    window=st.tuples(st.integers(0, 40_000), st.integers(0, 40_000)).map(sorted),
+)
+def test_outward_scan_looks_at_everything_once(reach: list[int], centre: int, window: list[int]) -> None:
+    scan = OutwardScan(Window(*reach), centre, Window(*window))
+    looked_at: list[int] = []
+    while parts := scan.next(1 << 62):
+        for part in parts:
+            looked_at += range(*part)
+        if scan.is_window_done:
+            assert set(range(max(window[0], reach[0]), min(window[1], reach[1]))) <= set(looked_at)
+    assert sorted(looked_at) == list(range(*reach))
+    assert (scan.is_window_done, scan.looked_at) == (True, len(looked_at))
+
+
+@given(limit=st.integers(0, 5000))
+def test_outward_scan_keeps_a_limit_and_begins_at_its_centre(limit: int) -> None:
+    scan = OutwardScan(Window(0, 100_000), 50_000, Window(0, 100_000))
+    parts = scan.next(limit)
+    assert sum(part.end - part.first for part in parts) == scan.looked_at <= limit
+    assert not parts or parts[0].first == 50_000
