@@ -342,8 +342,10 @@ class ConcurrentService(ConsumeService):
         ready, handler_of = self._ready, self._handler_of
         worker = self._new_worker()
         turn = 0
+        message: MessageExt | None
         while not self.stopping:
             if not ready:
+                message = None  # an idle worker would keep its last message, which may be large
                 await self._wait_for_work(worker)
                 continue
             process_queue, message = ready.popleft()

@@ -187,7 +187,9 @@ class Puller:
             process_queue.next_offset = result.next_begin_offset
             if result.messages:
                 self._take(process_queue, subscription, result.messages)
-            if result.next_begin_offset > offset or loop.time() - began > 0.5:
+            has_moved = result.next_begin_offset > offset
+            del result  # the next pull may take long, and must not keep the messages of this one
+            if has_moved or loop.time() - began > 0.5:
                 idle_s = 0.0
             else:  # an answer at once that brings nothing (a slave without its master): do not spin
                 idle_s = min(max(2 * idle_s, 0.01), 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import tracemalloc
 import zlib
 from typing import Any
@@ -142,6 +143,32 @@ async def test_flow_control_counts_bodies_as_large_as_they_become() -> None:
             assert queue() is None
             assert {q.bytes for q in consumer.process_queues} == {0}
     assert sorted(offsets) == list(range(60))  # none twice, none left out
+
+
+@pytest.mark.parametrize("kind", ["async", "sync", "orderly"])
+async def test_consumer_keeps_nothing_of_messages_that_are_handled(kind: str) -> None:
+    handled = 0
+
+    async def handle(message: MessageExt) -> None:
+        nonlocal handled
+        await asyncio.sleep(0.02)  # so that every worker has some
+        handled += 1
+
+    def handle_in_thread(message: MessageExt) -> None:
+        nonlocal handled
+        time.sleep(0.02)
+        handled += 1
+
+    async with cluster() as fake:
+        fake.broker.put("T", 0, *[zlib.compress(bytes(MB), 9)] * 40, sys_flag=ZLIB)
+        tracemalloc.start()
+        try:
+            handler = handle_in_thread if kind == "sync" else handle
+            async with consumer_of(fake, handler, orderly=kind == "orderly"):
+                await until(lambda: handled == 40)
+                await until(lambda: tracemalloc.get_traced_memory()[0] < 3 * MB)
+        finally:
+            tracemalloc.stop()
 
 
 async def test_pull_consumer_gets_what_cannot_be_decompressed_as_it_is_stored_with_the_reason(
