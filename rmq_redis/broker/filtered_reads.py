@@ -7,23 +7,22 @@ looks at 800 entries of 20 bytes, would move a hundred times the bytes that are 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from ..remoting.connection import Connection
+from .budget import Budget
 from .pull_hold import HeldPull
 from .subscription import MessageFilter
 
 MAX_SCAN_NUMS = 800
 """Records that one pull looks at, at the most. Source: 800 * 20 bytes of consume queue in RocketMQ."""
 _LEAST_SCAN_NUMS = 32
-_READS_AT_ONCE = 4
+READS_AT_ONCE = 4
 """Filtered reads of one connection on their way. The others wait, so that a client that sends hundreds of pulls with an
 expensive expression does not keep the store's answers to all other clients waiting."""
-_BUDGET_S = 0.005
-"""A filter is not applied to further records of one pull after this time: the client goes on where it ended."""
-_LOOKS_PER_CLOCK = 32
+LOOKS_PER_CLOCK = 8
+"""Records that a filter is applied to between two looks at its ``Budget``."""
 _WEIGHT = 0.3
 
 
@@ -54,7 +53,7 @@ class FilteredReads:
     def start(self, pull: HeldPull) -> None:
         """Reads for a pull, now or when others of its connection have ended."""
         running = self._running.get(pull.connection, 0)
-        if running < _READS_AT_ONCE:
+        if running < READS_AT_ONCE:
             self._running[pull.connection] = running + 1
             self._read(pull)
         else:
@@ -76,7 +75,7 @@ class FilteredReads:
 
 
 def choose(pull: HeldPull, offsets: Sequence[int], records: list[bytes]) -> tuple[list[int], list[bytes], int]:
-    """What passes a pull's filter, within its limits and ``_BUDGET_S``, and the offset after the last one looked at."""
+    """What passes a pull's filter, within its limits and a budget, and the offset after the last one looked at."""
     assert pull.filter is not None
     matches = pull.filter.matches
     passed: list[bytes] = []
@@ -84,9 +83,9 @@ def choose(pull: HeldPull, offsets: Sequence[int], records: list[bytes]) -> tupl
     size = 0
     end = offsets[-1] + 1
     looked_at = len(records)
-    until_s = time.monotonic() + _BUDGET_S
+    budget = Budget()
     for index, (offset, record) in enumerate(zip(offsets, records, strict=True)):
-        if not index % _LOOKS_PER_CLOCK and index and time.monotonic() > until_s:
+        if not index % LOOKS_PER_CLOCK and budget.is_over():
             end, looked_at = offset, index
             break
         if matches(record):

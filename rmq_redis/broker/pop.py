@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from ..codes import Perm, RequestCode, ResponseCode
 from ..config import BrokerConfig
@@ -48,6 +49,7 @@ from ..store.pop_order_store import attempt_of
 from ..store.pop_store import PopStore, Share
 from ..store.queue import Queue, deliver
 from ..store.queue_store import QueueStore
+from .filtered_reads import MAX_SCAN_NUMS, READS_AT_ONCE
 from .pop_hold import PopHold, Waiter
 from .pop_order import PopOrder
 from .pop_revive import PopReviveService
@@ -63,7 +65,18 @@ _LATE_MS = 500
 _RETRY_FIRST_EVERY = 5
 """Each fifth POP looks at the retry topic first, so that neither starves. Source: ``popFromRetryProbability`` 20."""
 _REVIVE_QID = 0
+_FILTERED_POPS = "filtered_pops"
 _MOST_POLL_S = 3600.0
+
+
+def _turn_of(request: PopRequest) -> AbstractAsyncContextManager[object]:
+    """A few POPs with filters of one connection work at a time, as ``FilteredReads`` has it for pulls."""
+    if request.filter is None:
+        return nullcontext()
+    turns: asyncio.Semaphore = request.connection.attachments.setdefault(
+        _FILTERED_POPS, asyncio.Semaphore(READS_AT_ONCE)
+    )
+    return turns
 
 
 class PopProcessor:
@@ -134,8 +147,9 @@ class PopProcessor:
         )
         deadline = self._deadline(header.poll_time)
         while not connection.closed:
-            pop_ms = int(time.time() * 1000)
-            taken = await self._take(request, pop_ms)
+            async with _turn_of(request):
+                pop_ms = int(time.time() * 1000)
+                taken = await self._take(request, pop_ms)
             if taken:
                 return self._answer(command, request, taken, pop_ms)
             if taken is not None and self._backlog(request):
@@ -242,7 +256,7 @@ class PopProcessor:
         Returns:
             None when there was nothing to look at; nothing when nothing of it passed the filter.
         """
-        group, room = request.group, request.max_nums
+        group, room = request.group, request.max_nums if request.filter is None else MAX_SCAN_NUMS
         chosen: list[tuple[Queue, int]] = []
         queues = self._queues(request.topics, request.queue_id)
         if self._batches:
@@ -257,10 +271,10 @@ class PopProcessor:
             elif position >= queue.max_offset:
                 continue
             chosen.append((queue, position))
-            if request.filter is None:
-                room -= queue.max_offset - position
-                if room <= 0:
-                    break
+            nums = queue.max_offset - position
+            room -= nums if request.filter is None else min(nums, request.scan_nums(queue))
+            if room <= 0:
+                break
         if not chosen:
             return None
         self._busy.update((group, queue) for queue, _ in chosen)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ..remoting.connection import Connection
 from ..store.pop_order_store import NO_ATTEMPT, Batch
 from ..store.queue import Queue
-from .filtered_reads import learn, scan_nums
+from .budget import Budget
+from .filtered_reads import LOOKS_PER_CLOCK, learn, scan_nums
 from .subscription import MessageFilter
 
 MAX_SCAN_BYTES = 8 * 1024 * 1024
@@ -58,14 +59,15 @@ class Taken:
 
 
 class Room:
-    """What still fits into an answer. The first message always does."""
+    """What still fits into an answer, and into the time for filters. The first message always does."""
 
-    __slots__ = ("bytes", "empty", "nums")
+    __slots__ = ("_budget", "bytes", "empty", "nums")
 
     def __init__(self, nums: int, max_bytes: int) -> None:
         self.nums = nums
         self.bytes = max_bytes
         self.empty = True
+        self._budget = Budget()
 
     def choose(
         self, request: PopRequest, queue: Queue, offsets: Sequence[int], records: Sequence[bytes], screen: Screen | None
@@ -75,6 +77,8 @@ class Room:
         withheld = screen(queue, request.group, offsets, records) if screen is not None else ()
         looked_at = 0
         for offset, record in zip(offsets, records, strict=True):
+            if request.filter is not None and not looked_at % LOOKS_PER_CLOCK and self._budget.is_over():
+                break
             if offset not in withheld and (request.filter is None or request.filter.matches(record)):
                 if self.nums <= 0 or (self.bytes < len(record) and not self.empty):
                     break

@@ -26,6 +26,7 @@ from ..remoting.server import Processor, error_response
 from ..store.offset_store import OffsetStore
 from ..store.queue import Queue, deliver
 from ..store.queue_store import QueueStore
+from .budget import Budget
 from .client_manage import ClientManager
 from .filtered_reads import FilteredReads, choose, scan_nums
 from .pull_hold import HeldPull, PullHold
@@ -250,8 +251,9 @@ class PullProcessor:
         """Wakes the pulls that wait for these; one that wants just the first gets them without another read."""
         if not queue.held:
             return
-        for pull in self.hold.take_matching(queue, first_offset, records):
-            if pull.queue_offset == first_offset:
+        budget = Budget()
+        for pull in self.hold.take_matching(queue, first_offset, records, budget):
+            if pull.queue_offset == first_offset and (pull.filter is None or not budget.is_over()):
                 self._deliver(pull, range(first_offset, first_offset + len(records)), records)
             else:
                 pull.deadline_s = 0.0

@@ -11,6 +11,7 @@ import msgspec
 from ..protocol.command import RemotingCommand
 from ..remoting.connection import Connection
 from ..store.queue import Queue
+from .budget import Budget
 from .subscription import MessageFilter
 
 logger = logging.getLogger(__name__)
@@ -77,21 +78,29 @@ class PullHold:
         if not keep:
             self._queues.pop(queue, None)
 
-    def take_matching(self, queue: Queue, first_offset: int, records: Sequence[bytes]) -> list[HeldPull]:
-        """Takes off the pulls that the new records wake: those whose filter at least one of them passes."""
+    def take_matching(
+        self, queue: Queue, first_offset: int, records: Sequence[bytes], budget: Budget
+    ) -> list[HeldPull]:
+        """Takes off the pulls that the new records wake: those whose filter at least one of them passes.
+
+        Each filter is applied once. Pulls whose filters the budget has no time left for are woken, too.
+        """
         woken: list[HeldPull] = []
         keep: list[HeldPull] = []
         last = first_offset + len(records)
+        passes: dict[MessageFilter, bool] = {}
         for pull in queue.held:
             if pull.connection.closed:
                 continue
             if pull.queue_offset >= last:
                 keep.append(pull)
                 continue
-            if pull.filter is not None and not any(map(pull.filter.matches, records)):
+            if pull.filter is not None and pull.filter not in passes:
+                passes[pull.filter] = budget.is_over() or any(map(pull.filter.matches, records))
+            if pull.filter is None or passes[pull.filter]:
+                woken.append(pull)
+            else:
                 keep.append(pull)
-                continue
-            woken.append(pull)
         self._release(queue, keep)
         return woken
 

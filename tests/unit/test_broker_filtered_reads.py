@@ -10,13 +10,16 @@ from typing import Any, cast
 
 import pytest
 
-from rmq_redis.broker import filtered_reads
-from rmq_redis.broker.filtered_reads import MAX_SCAN_NUMS, FilteredReads, choose, learn, scan_nums
-from rmq_redis.broker.pull_hold import HeldPull
+from rmq_redis.broker.budget import Budget
+from rmq_redis.broker.filtered_reads import MAX_SCAN_NUMS, READS_AT_ONCE, FilteredReads, choose, learn, scan_nums
+from rmq_redis.broker.pop_take import PopRequest, Room
+from rmq_redis.broker.pull_hold import HeldPull, PullHold
 from rmq_redis.broker.subscription import MAX_TAG_EXPRESSION_LENGTH, SQL92, _Cache, message_filter
 from rmq_redis.errors import SubscriptionParseFailedError
+from rmq_redis.model import MessageQueue
 from rmq_redis.protocol.command import request
 from rmq_redis.remoting.connection import Connection
+from rmq_redis.store.queue import Queue
 
 
 class Filter:
@@ -39,8 +42,7 @@ class FakeConnection:
     closed = False
 
 
-def pull_of(connection: Any, message_filter: Any, max_msg_nums: int = 32) -> HeldPull:
-    queue: Any = None
+def pull_of(connection: Any, message_filter: Any, max_msg_nums: int = 32, queue: Any = None) -> HeldPull:
     return HeldPull(connection, request(11), queue, 0, max_msg_nums, 1 << 20, message_filter, 0.0, "G")
 
 
@@ -95,7 +97,7 @@ async def test_one_connection_has_few_reads_on_their_way() -> None:
     pulls = [pull_of(greedy, Filter()) for _ in range(50)]
     for pull in pulls:
         reads.start(pull)
-    assert len(started) == filtered_reads._READS_AT_ONCE
+    assert len(started) == READS_AT_ONCE
     reads.start(pull_of(modest, Filter()))
     assert started[-1].connection is modest  # it does not wait for the others' reads
     reads.done(modest)
@@ -106,7 +108,7 @@ async def test_one_connection_has_few_reads_on_their_way() -> None:
     for _ in range(6):
         reads.start(pull_of(gone, Filter()))
     gone.closed = True
-    for _ in range(filtered_reads._READS_AT_ONCE):
+    for _ in range(READS_AT_ONCE):
         reads.done(gone)
     assert reads._running == {}
     assert reads._waiting == {}
@@ -138,3 +140,41 @@ def test_refused_expression_that_is_cached_keeps_no_request_in_memory() -> None:
     requests = [ask(number) for number in range(3)]
     gc.collect()
     assert [received() for received in requests] == [None, None, None]
+
+
+def test_new_records_cost_each_filter_of_held_pulls_once_and_have_a_budget() -> None:
+    queue = Queue(MessageQueue("T", "b", 0), 0, b"key")
+    hold = PullHold(lambda _: None, max_held=1000)
+    shared = Filter()
+    for _ in range(100):
+        hold.hold(pull_of(FakeConnection(), shared, queue=queue))
+    assert hold.take_matching(queue, 0, [b"n", b"n"], Budget()) == []
+    assert shared.looks == 2
+    filters = [Filter(cost_s=0.002) for _ in range(50)]
+    expensive = [pull_of(FakeConnection(), message_filter, queue=queue) for message_filter in filters]
+    for pull in expensive:
+        hold.hold(pull)
+    woken = hold.take_matching(queue, 0, [b"n"], Budget())
+    assert sum(message_filter.looks for message_filter in filters) < 10
+    assert woken  # they read on their own, a few of a connection at a time
+    assert [pull.filter for pull in woken] == [f for f in filters if not f.looks]
+    assert hold.count == 150 - len(woken)
+
+
+def test_pop_with_expensive_filter_ends_early_in_all_queues_and_loses_nothing() -> None:
+    queues = [Queue(MessageQueue("T", "b", number), number, b"key") for number in range(20)]
+    left = {queue: [b"y", b"n"] * 30 for queue in queues}
+    message_filter = Filter(cost_s=0.001)
+    pop = PopRequest(cast(Connection, FakeConnection()), "G", ("T",), -1, 10_000, 1000, False, message_filter)
+    got, rounds = 0, 0
+    while any(left.values()):
+        room, before = Room(10_000, 1 << 30), message_filter.looks
+        for queue in queues:
+            records = left[queue]
+            wanted, looked_at = room.choose(pop, queue, range(len(records)), records, None)
+            left[queue] = records[looked_at:]
+            got += len(wanted)
+        rounds += 1
+        assert 0 < message_filter.looks - before < 100
+    assert got == 20 * 30
+    assert rounds > 10
