@@ -13,6 +13,7 @@ from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_re
 
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode, ResponseCode
+from rmq_redis.errors import StoreError
 from rmq_redis.model import MessageExt
 from rmq_redis.protocol.command import RemotingCommand, request
 from rmq_redis.protocol.header import OffsetResponseHeader, QueryConsumerOffsetRequestHeader, TopicRequestHeader
@@ -31,6 +32,7 @@ from rmq_redis.protocol.pop_header import (
     PopMessageResponseHeader,
 )
 from rmq_redis.store.embedded import EmbeddedServer
+from rmq_redis.store.pop_store import PopStore
 from rmq_redis.store.queue import Queue
 
 LONG_MS = 60_000
@@ -178,6 +180,31 @@ async def test_an_ack_that_comes_too_late_does_not_end_the_second_try(
     await pop_until(client, 1)
     await client.ok(ack_request(first.handles[0]))
     assert pending(embedded_server, key_prefix) == 1
+
+
+async def test_dead_letter_is_logged_once_the_store_has_it(
+    client: BrokerClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = json.dumps({"groupName": "G", "retryMaxTimes": 0}).encode()
+    await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=config))
+    await client.send("T", "m")
+    logged_before: list[int] = []
+    revive = PopStore.revive
+
+    def logged() -> list[str]:
+        return [record.getMessage() for record in caplog.records if "becomes a dead letter" in record.getMessage()]
+
+    async def fail_first(self: PopStore, revivals: Any) -> Any:
+        logged_before.append(len(logged()))
+        if len(logged_before) == 1:
+            raise StoreError("no store")
+        return await revive(self, revivals)
+
+    monkeypatch.setattr(PopStore, "revive", fail_first)
+    await pop(client, invisible_ms=20)
+    assert len(await eventually(logged)) == 1
+    assert logged_before == [0, 0]
+    assert await client.pull_all("%DLQ%G") == ["m"]
 
 
 async def test_after_the_last_try_it_goes_to_the_dead_letters(client: BrokerClient) -> None:

@@ -42,6 +42,7 @@ from rmq_redis.protocol.pop_header import (
 from rmq_redis.store.connection import Store as Reads
 from rmq_redis.store.connection import StoreConnection, open_connection
 from rmq_redis.store.embedded import EmbeddedServer
+from rmq_redis.store.pop_order_store import PopOrderStore
 
 LONG_MS = 60_000
 
@@ -324,6 +325,29 @@ async def test_a_repeated_request_that_wants_less_leaves_the_rest_for_the_next(c
     assert await pop(client) == []
     await ack(client, a)
     assert tried(await pop(client)) == [("b", 1), ("c", 1)]
+
+
+async def test_dead_letter_of_a_pop_in_order_is_logged_once_the_store_has_it(
+    client: BrokerClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = json.dumps({"groupName": "G", "retryMaxTimes": 0}).encode()
+    await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=config))
+    await client.send("T", *"ab")
+    logged_before: list[int] = []
+    give = PopOrderStore.pop
+
+    def logged() -> list[str]:
+        return [record.getMessage() for record in caplog.records if "becomes a dead letter" in record.getMessage()]
+
+    async def note(self: PopOrderStore, group: str, steps: Any, dead_letters: Any) -> Any:
+        if dead_letters is not None:
+            logged_before.append(len(logged()))
+        return await give(self, group, steps, dead_letters)
+
+    monkeypatch.setattr(PopOrderStore, "pop", note)
+    await pop(client, nums=1, invisible_ms=1)
+    assert tried(await pop_some(client)) == [("b", 0)]
+    assert (logged_before, len(logged())) == ([0], 1)
 
 
 async def test_after_the_last_try_it_goes_to_the_dead_letters_and_the_queue_goes_on(
