@@ -104,9 +104,9 @@ def unique_name(prefix: str) -> str:
     return f"interop_{prefix}_{uuid.uuid4().hex[:10]}"
 
 
-def create_topic(cluster: Cluster, queues: int = 4) -> str:
+def create_topic(cluster: Cluster, queues: int = 4, topic: str | None = None) -> str:
     """Creates a topic on every master, as mqadmin does (106, 17, 105), and waits until it has a route."""
-    topic = unique_name("topic")
+    topic = topic or unique_name("topic")
     for address in master_addresses(cluster).values():
         fields = {
             "topic": topic,

@@ -220,11 +220,16 @@ def pops(java_driver: Driver, cluster: Cluster, topic: str, group: str, **option
     )
 
 
-def test_a_push_consumer_pops_where_the_broker_says_so(java_driver: Driver, cluster: Cluster) -> None:
+@pytest.mark.parametrize(("group_length", "topic_length"), [(0, 0), (120, 127)], ids=["short", "long"])
+def test_a_push_consumer_pops_where_the_broker_says_so(
+    java_driver: Driver, cluster: Cluster, group_length: int, topic_length: int
+) -> None:
     """401, 400, 200050, 200051 and 200053. What fails comes again after 10 s, the first step of the client's back-off:
     twice the invisible time, so that by then whatever had not been acknowledged would have come again as well.
+    With long names the records of the retry topic have message version V2.
     """
-    topic, group = create_topic(cluster), unique_name("group")
+    topic = create_topic(cluster, topic=unique_name("topic").ljust(topic_length, "t"))
+    group = unique_name("group").ljust(group_length, "g")
     java_driver.run(cluster, "create-group", group=group)
     java_driver.run(cluster, "set-request-mode", topic=topic, group=group, mode="POP")
     fails = {"fail_bodies": "message-7"}
