@@ -12,6 +12,7 @@ from test_broker_pop import ack_request, change_request, pop, pop_request, pop_u
 
 from rmq_redis import AsyncProducer, AsyncSimpleConsumer, Message, MessageExt
 from rmq_redis.codes import RequestCode, ResponseCode
+from rmq_redis.model import MAX_PROPERTIES_BYTES
 from rmq_redis.protocol.command import request
 from rmq_redis.protocol.header import (
     CreateTopicRequestHeader,
@@ -147,14 +148,34 @@ async def test_only_retry_and_dead_letter_topics_may_be_long(client: BrokerClien
 
 
 @pytest.mark.parametrize("lengths", [(60, 60), (120, 127)])
+async def test_messages_at_the_properties_limit_are_retried_with_long_names(
+    client: BrokerClient, lengths: tuple[int, int]
+) -> None:
+    text = "UNIQ_KEY\x01U\x02big\x01"
+    properties = text + "x" * (MAX_PROPERTIES_BYTES - len(text) - 60) + "\x02"
+    answer = await client.ask(send_request("t" * lengths[1], b"m", properties=properties))
+    while answer.code != ResponseCode.SUCCESS:  # the broker adds properties of its own
+        properties = properties[:-11] + "\x02"
+        answer = await client.ask(send_request("t" * lengths[1], b"m", properties=properties))
+    for times in (0, 1, 2):
+        command = pop_request(invisible_ms=20, poll_ms=20_000, **names(lengths))
+        while (popped := await client.ask(command, 30.0)).code != ResponseCode.SUCCESS:
+            assert popped.code == ResponseCode.POLLING_TIMEOUT
+            command = pop_request(invisible_ms=20, poll_ms=20_000, **names(lengths))
+        (message,) = decode_records(popped.body)  # a retry with its retry topic: there is no room for a handle
+        assert (message.text(), message.reconsume_times) == ("m", times)
+
+
+@pytest.mark.parametrize("fifo", [False, True])
+@pytest.mark.parametrize("lengths", [(60, 60), (120, 127)])
 async def test_the_sdk_receives_retries_changes_and_acks_with_long_names(
-    embedded_server: EmbeddedServer, key_prefix: str, lengths: tuple[int, int]
+    embedded_server: EmbeddedServer, key_prefix: str, lengths: tuple[int, int], fifo: bool
 ) -> None:
     group, topic = names(lengths).values()
     async with (
         running_cluster(store=embedded_server.url, topics=[topic], key_prefix=key_prefix) as namesrv_addr,
         AsyncProducer("p", namesrv_addr) as producer,
-        AsyncSimpleConsumer(group, namesrv_addr) as consumer,
+        AsyncSimpleConsumer(group, namesrv_addr, fifo=fifo) as consumer,
     ):
         consumer.subscribe(topic, "TagA")
 
