@@ -114,7 +114,7 @@ class _Watched:
         self.drain_s = drain_s
         self.descriptor = -1
         if sys.platform == "linux":
-            with contextlib.suppress(OSError):  # an old kernel
+            with contextlib.suppress(OSError, AttributeError):  # an old kernel, a Python made for one
                 self.descriptor = os.pidfd_open(pid)
 
     @property

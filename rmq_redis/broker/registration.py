@@ -31,6 +31,8 @@ _CALL_TIMEOUT_S = 5.0
 _ROUTE_TIMEOUT_S = 2.0
 _RETRY_FIRST_S = 0.1
 _RETRY_MOST_S = 2.0
+_MAX_TOPICS_IN_LOOP = 500
+"""A registration of more topics is encoded in a thread: 20,000 would hold the event loop for half a second."""
 
 
 def registration_bodies(table: TopicConfigTable, max_bytes: int = MAX_FRAME_BYTES // 2) -> list[bytes]:
@@ -165,7 +167,12 @@ class Registration:
                 pass
 
     async def _register(self, address: str) -> None:
-        for body in registration_bodies(self._topics()):
+        table = self._topics()
+        if len(table.topic_config_table) <= _MAX_TOPICS_IN_LOOP:
+            bodies = registration_bodies(table)
+        else:
+            bodies = await asyncio.to_thread(registration_bodies, table)
+        for body in bodies:
             answer = await self._client.call(address, self._request_of(body), _CALL_TIMEOUT_S)
             shown = answer.header(RegisterBrokerResponseHeader).master_addr
             if shown and shown != self._broker_addr and self._broker_id() == MASTER_ID and shown != self._complaint:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
-from helpers import Connect, StartBroker, heartbeat_request
+from helpers import Connect, StartBroker, eventually, heartbeat_request
 
+from rmq_redis.broker import registration
 from rmq_redis.broker.client_manage import MAX_LOCKED_QUEUES, MAX_SUBSCRIPTIONS
 from rmq_redis.broker.request_bounds import MAX_BODY_BYTES, MAX_BODY_VALUES, refusal
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import RemoteProtocolError
 from rmq_redis.model import MessageQueue, TopicConfig
 from rmq_redis.protocol.admin_header import BrokerConsumeStatsRequestHeader, TopicGroupRequestHeader
-from rmq_redis.protocol.body import dumps
+from rmq_redis.protocol.body import TopicConfigTable, dumps, encode_register_body
 from rmq_redis.protocol.command import RemotingCommand, request
 from rmq_redis.protocol.frame import decode_command, encode_command
 from rmq_redis.protocol.header import (
@@ -70,6 +72,24 @@ async def test_short_request_is_answered_during_a_long_one(
     question = request(RequestCode.GET_MAX_OFFSET, QueueOffsetRequestHeader("wide", 0))
     await asyncio.gather(ask("long", long, request(code, header)), ask("short", short, question))
     assert order == ["short", "long"]
+
+
+async def test_registration_of_many_topics_is_encoded_outside_of_the_event_loop(
+    start_broker: StartBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = await start_broker()
+    threads: list[int] = []
+
+    def encode(table: TopicConfigTable) -> list[bytes]:
+        threads.append(threading.get_ident())
+        return [encode_register_body(table)]
+
+    monkeypatch.setattr(registration, "registration_bodies", encode)
+    monkeypatch.setattr(registration, "_MAX_TOPICS_IN_LOOP", 0)
+    assert broker._registration is not None
+    await broker._registration.register_now(10.0)
+    await eventually(lambda: threads)
+    assert threading.get_ident() not in threads
 
 
 async def test_a_topic_that_is_named_often_is_looked_at_once(start_broker: StartBroker, connect: Connect) -> None:
