@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
+
+from cli_support import environment
 
 FIGURES = (
     "send_acked_per_s",
@@ -36,3 +40,13 @@ def test_a_table_for_people() -> None:
     table = run()
     for text in ("acknowledged", "batches", "consumed", "end to end", "XADD", "XRANGE"):
         assert text in table
+
+
+def test_benchmark_of_filters_prints_a_figure_for_every_share_of_matches() -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "filters.py"
+    command = [sys.executable, str(script), "--rounds", "1", "--count", "2000", "--bodies", "16"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    for beginning in ("no filter ", "all ", "1 in 10 ", "1 in 1,000 ", "random bodies of 64 KB, compression "):
+        [line] = [line for line in done.stdout.splitlines() if line.startswith(beginning)]
+        assert re.search(r" [1-9][\d,]* ", line)
