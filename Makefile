@@ -1,13 +1,17 @@
 # Shortcuts; .ci/run is what counts.
 PYTHON ?= python3
 
-.PHONY: check test interop bench
+.PHONY: check test models interop bench
 
 check:
 	ruff check . && ruff format --check . && mypy
 
 test:
 	$(PYTHON) -m pytest -q
+
+# Random sequences of sends, consumption and kill -9 against models; the tests try four of each.
+models:
+	RMQ_MODEL_EXAMPLES=100 $(PYTHON) -m pytest -q --timeout 7200 $(wildcard tests/*/test_*_model.py)
 
 # Third-party clients against our servers, and our SDK against an Apache RocketMQ where a JVM and Maven are at hand.
 # What is missing on this machine is skipped, with its reason in the summary.

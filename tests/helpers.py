@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import inspect
 import json
+import os
 import socket
 import struct
 import time
@@ -34,6 +35,8 @@ from rmq_redis.remoting.server import Processor, RemotingServer
 
 DEADLINE_S = 10.0
 """Until a condition that must come true is given up. Only a failing test waits this long."""
+MODEL_EXAMPLES = int(os.environ.get("RMQ_MODEL_EXAMPLES", "4"))
+"""Random sequences that each test against a model tries; ``make models`` tries many."""
 
 
 async def eventually(condition: Callable[[], Any], what: str = "", timeout_s: float = DEADLINE_S) -> Any:

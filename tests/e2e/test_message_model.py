@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from helpers import BrokerClient, eventually, pull_request, send_request
+from helpers import MODEL_EXAMPLES, BrokerClient, eventually, pull_request, send_request
 from processes import RoleProcess, broker, namesrv
 
 from rmq_redis.codes import RequestCode, ResponseCode
@@ -274,7 +274,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
         yield store.url, names.address, log_dir
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=MODEL_EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(steps=STEPS)
 def test_nothing_is_lost_doubled_or_out_of_order(
     servers: tuple[str, str, Path], steps: list[tuple[str, object, object]]

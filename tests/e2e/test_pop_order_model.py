@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from helpers import eventually
+from helpers import MODEL_EXAMPLES, eventually
 from test_pop_model import (
     DEAD,
     DEADLINE_S,
@@ -309,7 +309,9 @@ TRIED_OUT = [("pop", 0, 4), ("expire", 0, 0)] * (RETRY_MAX_TIMES + 2)
         ("ack", 4, True),
     ]
 )
-@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=MODEL_EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(steps=STEPS)
 def test_a_queue_is_consumed_in_order_whatever_happens(
     servers: tuple[str, str, Path],
