@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 GroupTopic = tuple[str, str]
 
 _KEYS_AT_ONCE = 500
+_KEYS_A_LOOK = 5000
 _LOGGED_KEYS = 8
 
 
@@ -44,6 +45,7 @@ class OffsetStore:
         self._pulled: dict[GroupTopic, dict[int, int]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Future[None] | None = None
+        self._looked_at = 0
         self._loop = asyncio.get_running_loop()
 
     async def load(self) -> None:
@@ -233,13 +235,19 @@ class OffsetStore:
         await self.flush()
 
     async def write_what_is_missing(self) -> None:
-        """Writes the offsets whose keys have disappeared from the store (evicted, deleted). Raises StoreError."""
+        """Writes the offsets whose keys have disappeared from the store (evicted, deleted). Raises StoreError.
+
+        One call looks at ``_KEYS_A_LOOK`` keys, the next one at those behind them: the lease is renewed between calls.
+        """
         connection, keys = self._store.current(), self._store.keys
         pairs = [pair for pair, queues in self._offsets.items() if queues and pair not in self._dirty]
         if pairs and not await connection.execute("EXISTS", keys.consumed):
             _log_missing([keys.consumed])
             self.write_all_soon()
             return
+        first = self._looked_at if self._looked_at < len(pairs) else 0
+        self._looked_at = first + _KEYS_A_LOOK
+        pairs = pairs[first : self._looked_at]
         for start in range(0, len(pairs), _KEYS_AT_ONCE):
             some = pairs[start : start + _KEYS_AT_ONCE]
             if await connection.execute("EXISTS", *(keys.offsets(*pair) for pair in some)) < len(some):

@@ -11,6 +11,7 @@ import redis as redis_py
 from helpers import eventually
 
 from rmq_redis.errors import StoreError, StoreFencedError
+from rmq_redis.store import offset_store
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.keys import GroupKeys
 from rmq_redis.store.offset_store import OffsetStore
@@ -265,3 +266,29 @@ async def test_ends_of_resets_that_were_not_written_are_written_again(
     assert redis.hgetall(queue_store.keys.offset_resets) == {}
     await offsets.close()
     redis.close()
+
+
+async def test_one_look_for_missing_offsets_is_bounded_and_the_next_goes_on(
+    queue_store: QueueStore, redis: redis_py.Redis, key_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offset_store, "_KEYS_A_LOOK", 3)
+    monkeypatch.setattr(offset_store, "_KEYS_AT_ONCE", 2)
+    offsets = OffsetStore(queue_store, NEVER_S)
+    keys = [f"{key_prefix}:{{broker-a}}:offsets:G{number}:T" for number in range(8)]
+    for number in range(8):
+        offsets.commit(f"G{number}", "T", 0, number)
+    await offsets.flush()
+    redis.delete(*keys)
+    there: list[int] = []
+    for _ in range(4):
+        await offsets.write_what_is_missing()
+        await offsets.flush()
+        there.append(sum(redis.exists(key) for key in keys))
+    assert there[0] == 3
+    assert there == sorted(there)
+    assert there[-1] == 8
+    redis.delete(*keys)
+    for _ in range(4):  # round again
+        await offsets.write_what_is_missing()
+        await offsets.flush()
+    assert sum(redis.exists(key) for key in keys) == 8
