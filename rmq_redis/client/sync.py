@@ -120,6 +120,13 @@ class Renewed(_Facade[A]):
     def _async(self) -> A:
         return self._renew() if self._twin.is_inherited else self._twin
 
+    def start(self) -> None:
+        """As the asynchronous ``start``."""
+        if self._twin.is_inherited:
+            self._renew()
+        else:
+            super().start()
+
     def _renew(self) -> A:
         with _renewing:
             if self._twin.is_inherited:

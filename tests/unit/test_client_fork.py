@@ -119,6 +119,37 @@ in_child(lambda: producer.send(Message("T", "closed")))
     assert len(sends(fake.broker)) == 6
 
 
+def test_start_and_with_in_a_child_start_anew(fake: FakeCluster, loop: str) -> None:
+    lines = run(
+        fake,
+        loop,
+        """
+producer, admin = Producer("PG", addr), Admin(addr)
+producer.start()
+admin.start()
+def started():
+    producer.start()
+    print(producer.send(Message("T", "child"), timeout_s=60).attempts)
+    try:
+        producer.start()
+    except ClientError as error:
+        print(error)
+    producer.close()
+def used_with():
+    with producer, admin:
+        print(producer.send(Message("T", "child"), timeout_s=60).attempts, len(admin.master_addresses()))
+in_child(started)
+in_child(used_with)
+print(producer.send(Message("T", "parent"), timeout_s=60).attempts)
+admin.close()
+producer.close()
+""",
+    )
+    again = "started twice: a client is started once, and a closed one is not started again"
+    assert lines == ["1", again, "1", again, "1 1", "1 1", "1"]
+    assert len(sends(fake.broker)) == 5
+
+
 def test_children_of_multiprocessing_send_at_the_same_time(fake: FakeCluster, loop: str) -> None:
     run(
         fake,
