@@ -38,7 +38,7 @@ settings.load_profile("rmq")
 
 IN_CI = bool(os.environ.get("CI"))
 ON_UVLOOP = ("test_remoting_", "test_store_", "test_broker_")
-TEST_TIMEOUT_S = 60.0
+TEST_TIMEOUT_S = 600.0
 
 
 def pytest_configure(config: pytest.Config) -> None:

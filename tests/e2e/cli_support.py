@@ -16,7 +16,7 @@ from typing import IO, Any, Self
 
 import psutil
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 """Until something that must happen is given up. Only a failing test waits this long."""
 _PROCESS_LINE = re.compile(r"^(\S+(?: master| slave \d+)?) +(\S*) +pid (\d+)$")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-START_DEADLINE_S = 30.0
+START_DEADLINE_S = 120.0
 _LISTENING = re.compile(r"listening on (\S+:\d+)")
 
 

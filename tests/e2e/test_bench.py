@@ -28,7 +28,7 @@ FIGURES = (
 
 def run(*arguments: str) -> str:
     command = [sys.executable, "-m", "rmq_redis", "bench", "--quick", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
 
 
 def test_one_json_object_with_every_figure() -> None:

@@ -207,7 +207,7 @@ def test_the_example_of_retries_and_dead_letters(namesrv_addr: str) -> None:
 # --- kill -9 while messages fall due ---------------------------------------------------------------------------------
 
 BURST = 10_000
-BURSTS = 5
+BURSTS = 20
 """Bursts until one is hit in the middle. The first almost always is; a machine that stalls may miss it."""
 
 

@@ -23,7 +23,7 @@ from rmq_redis.model import ConsumeFromWhere
 from rmq_redis.store.embedded import EmbeddedServer
 
 LEASE = ("--lease-s", "1")
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 
 
 class Group:

@@ -63,7 +63,7 @@ async def test_a_producer_hears_busy_from_a_broker_whose_store_stands_still(clus
             tasks.append(asyncio.create_task(send_one()))
             return any("[REJECTREQUEST]" in str(error) for error in errors)
 
-        await eventually(busy, "sends are refused", 30)
+        await eventually(busy, "sends are refused")
         assert all(isinstance(error, SystemBusyError) and error.retriable for error in errors)
         assert any("[TIMEOUT_CLEAN_QUEUE]" in str(error) for error in errors)
         os.kill(cluster.store.pid, signal.SIGCONT)
@@ -106,10 +106,10 @@ async def test_a_producer_goes_to_the_other_group_while_one_store_stands_still(t
                         in_a_row += 1
                     return in_a_row >= 20
 
-                await eventually(goes_on, "sends go to the other group", 50)
+                await eventually(goes_on, "sends go to the other group")
             finally:
                 os.kill(store_a.pid, signal.SIGCONT)
-            await eventually(lambda: uses(producer, topic, "broker-a"), "the first group is used again", 60)
+            await eventually(lambda: uses(producer, topic, "broker-a"), "the first group is used again")
 
 
 async def both_are_registered(admin: AsyncAdmin) -> bool:
@@ -205,7 +205,7 @@ async def test_consuming_is_switched_off_and_on_for_a_group(cluster: Cluster) ->
             await producer.send(Message(topic, "two"))
             await admin.create_group(group, consume_enable=True)
             await producer.send(Message(topic, "three"))
-            await eventually(lambda: received == ["one", "two", "three"], timeout_s=30)
+            await eventually(lambda: received == ["one", "two", "three"])
 
 
 async def test_broadcasting_is_switched_off_for_a_group(cluster: Cluster) -> None:

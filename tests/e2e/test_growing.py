@@ -21,7 +21,7 @@ from rmq_redis.errors import RmqError
 from rmq_redis.model import ConsumeFromWhere
 from rmq_redis.store.embedded import EmbeddedServer
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 
 
 async def test_a_group_is_added_and_another_drained_and_nobody_is_restarted(tmp_path: Path) -> None:

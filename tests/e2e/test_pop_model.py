@@ -53,7 +53,7 @@ TOPIC, GROUP, QUEUES = "pop-model", "pop-model-group", 2
 DEAD = f"%DLQ%{GROUP}"
 RETRY_MAX_TIMES = 2
 SHORT_MS, LONG_MS = 120, 600_000
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 _prefixes = count()
 
 STEPS = st.lists(

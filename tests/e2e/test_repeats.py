@@ -30,7 +30,7 @@ from rmq_redis.store.embedded import EmbeddedServer
 
 HALF = "TRAN_MSG\x01true\x02PGROUP\x01PG\x02UNIQ_KEY\x01A1\x02"
 COMMIT = 8
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 
 
 class Group:

@@ -34,8 +34,7 @@ from rmq_redis.store.embedded import EmbeddedServer
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "request_reply.py"
 TOPIC = "requests"
 FIRST = "CONSUME_FROM_FIRST_OFFSET"
-DEADLINE_S = 60.0
-pytestmark = pytest.mark.timeout(180)
+DEADLINE_S = 120.0
 
 
 @pytest.fixture(scope="module")

@@ -96,12 +96,12 @@ async def test_kill_9_in_the_middle_of_trimming_takes_nothing_but_what_was_trimm
                 server.sadd("rmq:{broker-a}:consumed", f"idle:{topic}")
                 for _ in range(4):
                     low = trimmed(server, topic)
-                    await eventually(lambda low=low: trimmed(server, topic) > low + 1500, "trimming goes on", 30)
+                    await eventually(lambda low=low: trimmed(server, topic) > low + 1500, "trimming goes on")
                     master.kill()
                     master = broker(store.url, names.address, tmp_path, "--port", master.port, *options)
                     await asyncio.to_thread(master.wait_until_serving)
                 await load.stop()
-            await eventually(lambda: entries(server, topic) == KEPT, "as many are left as are to be kept", 30)
+            await eventually(lambda: entries(server, topic) == KEPT, "as many are left as are to be kept")
             kept = await kept_messages(names.address, topic)
         finally:
             master.kill()
@@ -170,7 +170,7 @@ async def test_an_endless_load_stays_within_maxmemory_and_a_slow_group_goes_on_a
                 most = max(most, info["used_memory"] - info["mem_not_counted_for_evict"])
                 return trimmed(server, topic) * 5000 > 2 * maxmemory
 
-            await eventually(enough, "twice as much as fits was removed", 50)
+            await eventually(enough, "twice as much as fits was removed")
             assert most <= maxmemory
             await load.stop()
             low = trimmed(server, topic)
@@ -178,7 +178,7 @@ async def test_an_endless_load_stays_within_maxmemory_and_a_slow_group_goes_on_a
             assert before <= 100
             gate.set()
             last = max(offset for _, offset in load.acknowledged)
-            await eventually(lambda: received[-1].queue_offset >= last, "the slow group caught up", 50)
+            await eventually(lambda: received[-1].queue_offset >= last, "the slow group caught up")
         kept = await kept_messages(names.address, topic)
     # What it had pulled before, then what is left: in between the broker sent it to the min offset.
     offsets = [message.queue_offset for message in received]

@@ -36,7 +36,7 @@ from rmq_redis.store.embedded import EmbeddedServer
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "order_payment_transaction.py"
 TOPIC = "transactions"
 SOON = ("--transaction-timeout-s", "1", "--transaction-check-interval-s", "1")
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 COMMIT, ROLLBACK = LocalTransactionState.COMMIT_MESSAGE, LocalTransactionState.ROLLBACK_MESSAGE
 UNKNOW = LocalTransactionState.UNKNOW
 

@@ -193,5 +193,5 @@ async def test_thousands_of_idle_connections_leave_another_client_served(client:
         assert len(await client.pull_all("T")) == 200
     finally:
         await process.communicate(b"")
-    await eventually(lambda: len(broker._server.connections) == 1, timeout_s=30)  # type: ignore[union-attr]
+    await eventually(lambda: len(broker._server.connections) == 1)  # type: ignore[union-attr]
     await is_served(client)

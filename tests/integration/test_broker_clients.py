@@ -437,7 +437,7 @@ async def test_a_lock_outlives_the_broker_that_gave_it(start_broker: StartBroker
     body = dumps({"clientId": "b", "consumerGroup": "G", "mqSet": queues(0)})
     assert (await client.ask(request(RequestCode.LOCK_BATCH_MQ, body=body))).code == 14, "only the master knows them"
     await first.close()
-    await eventually(lambda: slave.broker_id == 0 and not slave._queue_store.reads_only, timeout_s=30)
+    await eventually(lambda: slave.broker_id == 0 and not slave._queue_store.reads_only)
     assert await lock(client, "b", 0, 1, 2) == [2]
     assert await lock(client, "a", 0, 1) == [0, 1]
     await unlock(client, "a", 1)

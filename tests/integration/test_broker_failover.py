@@ -72,14 +72,14 @@ async def test_a_slave_takes_over_with_all_that_the_master_had(
     assert (await new.ask(send_request("T"))).code == 14
     waiting = new.pull_later("T", 2)
     await dies(first)
-    await eventually(lambda: takes_messages(new), "the slave takes messages", timeout_s=30)
+    await eventually(lambda: takes_messages(new), "the slave takes messages")
     assert second.broker_id == 0
     assert (await new.send("T", "c"))[0].queue_offset == 2
     assert (await waiting).bodies == ["c"]
     assert await new.pull_all("T") == ["a", "b", "c"]
     query = request(RequestCode.QUERY_CONSUMER_OFFSET, QueryConsumerOffsetRequestHeader("G", "T", 0))
     assert (await new.ok(query)).header(OffsetResponseHeader).offset == 1
-    await eventually(lambda: pulled(new, ["a", "b", "c", "later"]), "what was due later comes", timeout_s=30)
+    await eventually(lambda: pulled(new, ["a", "b", "c", "later"]), "what was due later comes")
     await eventually(lambda: registered_ids(fake_namesrv, second) == [1, 0])
 
 
@@ -94,14 +94,14 @@ async def test_a_master_that_comes_back_is_a_slave_and_can_take_over_again(
     second = await start_broker(broker_id=1, lease_s=SHORT_S)
     await connect(first).send("T", "a")
     await dies(first)
-    await eventually(lambda: second.broker_id == 0 and not second._queue_store.reads_only, timeout_s=30)
+    await eventually(lambda: second.broker_id == 0 and not second._queue_store.reads_only)
     back = await start_broker(lease_s=SHORT_S)
     assert back.broker_id == 1, "the id that the new master left"
     client = connect(back)
     assert (await client.ask(send_request("T"))).code == 14
     assert await client.pull_all("T") == ["a"]
     await second.close()  # gives the lease back
-    await eventually(lambda: takes_messages(client), timeout_s=30)
+    await eventually(lambda: takes_messages(client))
     await eventually(lambda: registered_ids(fake_namesrv, back) == [1, 0])
 
 
@@ -114,7 +114,7 @@ async def test_a_fenced_master_steps_down_and_drops_its_clients(
     await old.send("T", "a")
     assert first._leadership is not None
     await first._leadership.stop()  # as if it did not run: the lease expires
-    await eventually(lambda: registered_ids(fake_namesrv, second) == [1, 0], timeout_s=30)  # so it takes messages
+    await eventually(lambda: registered_ids(fake_namesrv, second) == [1, 0])  # so it takes messages
     assert (await old.ask(send_request("T", b"lost"))).code == 14
     await first._leadership.start()
     await eventually(lambda: registered_ids(fake_namesrv, first) == [0, 1])
@@ -134,7 +134,7 @@ async def test_without_failover_a_slave_stays_one_and_a_second_master_waits(
     assert (await connect(waiting).ask(send_request("T"))).code == 14
     await dies(first)
     client = connect(waiting)
-    await eventually(lambda: takes_messages(client), timeout_s=30)
+    await eventually(lambda: takes_messages(client))
     assert (waiting.broker_id, slave.broker_id) == (0, 1)
 
 
@@ -178,7 +178,7 @@ async def test_a_slave_answers_as_one_until_it_has_read_all_that_a_master_knows(
         assert (await new.ask(send_request("T", b"x"))).code == 14
     finally:
         go_on.set()
-    await eventually(lambda: takes_messages(new), timeout_s=30)
+    await eventually(lambda: takes_messages(new))
     assert (await new.ok(query)).header(OffsetResponseHeader).offset == 3
 
 
@@ -237,7 +237,7 @@ async def test_a_store_that_falls_silent_while_a_slave_takes_over_is_connected_t
 
         async def slow() -> None:  # so long that the lease has to be renewed meanwhile
             if not silenced:
-                await eventually(lambda: silenced, timeout_s=30)
+                await eventually(lambda: silenced)
             await load_ends()
 
         store.load_ends = slow  # type: ignore[method-assign]
@@ -245,7 +245,7 @@ async def test_a_store_that_falls_silent_while_a_slave_takes_over_is_connected_t
         silence(second._offsets, "load", True)
     await dies(first)
     new = connect(second)
-    await eventually(lambda: takes_messages(new), timeout_s=30)
+    await eventually(lambda: takes_messages(new))
     assert silenced
     assert await new.pull_all("T") == ["a"]
 
@@ -320,7 +320,7 @@ async def test_a_master_that_lives_comes_before_others_when_redis_lost_its_lease
         return result
 
     lease.claim_slave_id = counted  # type: ignore[method-assign]
-    await eventually(lambda: looks, "the slave sees that there is a master", timeout_s=30)
+    await eventually(lambda: looks, "the slave sees that there is a master")
     for side in (store._writes, store._reads):
 
         async def held(right: Callable[[], Awaitable[StoreConnection]] = side._open) -> StoreConnection:
@@ -333,10 +333,10 @@ async def test_a_master_that_lives_comes_before_others_when_redis_lost_its_lease
     store.reconnect()
     second._queue_store.reconnect()
     looks = 0
-    await eventually(lambda: looks >= 3, "the slave sees that there is none", timeout_s=30)
+    await eventually(lambda: looks >= 3, "the slave sees that there is none")
     assert second.broker_id == 1
     gate.set()
-    await eventually(lambda: store.available, timeout_s=30)
+    await eventually(lambda: store.available)
     assert (await client.send("T", "b"))[0].queue_offset == 2
     assert await client.pull_all("T") == ["a", "b"]
     assert (first.broker_id, second.broker_id) == (0, 1)
@@ -349,11 +349,11 @@ async def test_a_slave_whose_connection_broke_takes_over_from_a_master_that_does
     second = await start_broker(broker_id=1, lease_s=SHORT_S)
     await connect(first).send("T", "a")
     assert second._leadership is not None
-    await eventually(lambda: second._leadership._master, "the slave sees that there is a master", timeout_s=30)
+    await eventually(lambda: second._leadership._master, "the slave sees that there is a master")
     await dies(first)
     second._queue_store.reconnect()
     new = connect(second)
-    await eventually(lambda: takes_messages(new), timeout_s=30)
+    await eventually(lambda: takes_messages(new))
     assert await new.pull_all("T") == ["a"]
 
 

@@ -424,7 +424,7 @@ async def test_another_master_goes_on_where_the_last_was(start_broker: StartBrok
     a, b = await pop(client, nums=2)
     await ack(client, a)
     await first.close()
-    await eventually(lambda: serves(new), timeout_s=30)
+    await eventually(lambda: serves(new))
     await ack(new, b)
     assert tried(await pop(new)) == [("c", 0)]
 

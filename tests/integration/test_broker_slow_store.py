@@ -121,7 +121,7 @@ async def test_oneway_sends_wait_for_a_stopped_store_and_all_arrive(
     async def arrived() -> bool:
         return await client.pull_all("T") == ["before", *bodies, "late1", "late2"]
 
-    await eventually(arrived, timeout_s=30.0)
+    await eventually(arrived)
     assert (await client.get(RequestCode.GET_BROKER_RUNTIME_INFO))["table"]["onewayDropTotal"] == "0"
 
 

@@ -65,7 +65,7 @@ async def send_patiently(client: BrokerClient, body: str) -> int:
             return []
         return [] if answer.code else [int((answer.ext_fields or {})["queueOffset"])]
 
-    return (await eventually(sent, timeout_s=30.0))[0]
+    return (await eventually(sent))[0]
 
 
 Loss = Callable[[EmbeddedServer, Broker], Awaitable[None]]

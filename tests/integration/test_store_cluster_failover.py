@@ -30,8 +30,6 @@ STORED = (
     ResponseCode.FLUSH_SLAVE_TIMEOUT,
 )
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture
 async def shards(tmp_path: Path, embedded_server: EmbeddedServer) -> AsyncIterator[Shards]:

@@ -257,7 +257,6 @@ def looks_often() -> object:
         yield
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("looks_often")
 @given(steps=STEPS)
 @settings(max_examples=30)

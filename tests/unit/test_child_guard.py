@@ -112,7 +112,7 @@ os.close(write)
 while chunk := os.read(read, 100):
     print(chunk.decode())
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout == ""
 
 
@@ -128,6 +128,6 @@ def test_a_killed_guard_is_replaced() -> None:
 
 def test_guard_ends_with_a_parent_that_ends_in_order() -> None:
     program = "from rmq_redis.child_guard import end_with_parent, guard_pid; end_with_parent(); print(guard_pid())"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
     _wait(lambda: not _is_running(int(done.stdout)), "the guard ends")
     assert done.stderr == ""

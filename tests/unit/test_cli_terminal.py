@@ -170,7 +170,7 @@ def test_closed_streams_do_not_abort_a_command(command: str, closed: str, tmp_pa
         env=environ | {"RMQ_REDIS_NAMESRV_ADDR": "127.0.0.1:1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=100,
+        timeout=300,
         cwd=tmp_path,
         check=False,
     )
@@ -194,7 +194,7 @@ def test_no_locale_ends_a_command_with_an_internal_error(variables: dict[str, st
             [sys.executable, "-m", "rmq_redis", *command],
             env=os.environ | {"RMQ_REDIS_NAMESRV_ADDR": "127.0.0.1:1", "PYTHONCOERCECLOCALE": "0"} | variables,
             capture_output=True,
-            timeout=100,
+            timeout=300,
             check=False,
         )
         assert b"internal error" not in done.stderr, done.stderr

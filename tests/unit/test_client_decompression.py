@@ -248,7 +248,7 @@ async def test_message_that_becomes_too_large_ends_in_the_dead_letters_and_can_b
                 except Exception:
                     return []
 
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 while not (letters := await dead()):
                     await asyncio.sleep(0.05)
             await until(lambda: handled == [b"fine"])

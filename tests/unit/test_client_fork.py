@@ -79,7 +79,7 @@ def run(fake: FakeCluster, loop: str, program: str) -> list[str]:
         [sys.executable, "-W", "error::ResourceWarning", "-c", HEAD + program, fake.namesrv_addr, loop],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert (result.stderr, result.returncode) == ("", 0), result.stdout
@@ -172,7 +172,7 @@ for child in children:
     child.start()
 for _ in range(20):
     assert producer.send(Message("T", "parent"), timeout_s=60).attempts == 1
-found = {ids.get(timeout=60) for _ in children} | {producer.client_id}
+found = {ids.get(timeout=300) for _ in children} | {producer.client_id}
 assert len(found) == 4 and all("@web" in client_id for client_id in found), found
 for child in children:
     child.join()
@@ -223,7 +223,7 @@ pull, simple = PullConsumer("G2", addr), SimpleConsumer("G3", addr)
 simple.subscribe("T")
 for consumer in (push, pull, simple):
     consumer.start()
-assert arrived.acquire(timeout=60)
+assert arrived.acquire(timeout=300)
 queue, = [queue for queue in pull.fetch_subscribe_message_queues("T") if queue.queue_id == 0]
 pull.assign([queue])
 message, = pull.poll(60)
@@ -241,7 +241,7 @@ def child():
 in_child(child)
 with Producer("PG", addr) as producer:
     producer.send(Message("T", "1"), queue=queue)
-assert arrived.acquire(timeout=60)
+assert arrived.acquire(timeout=300)
 assert [message.text() for message in pull.poll(60)] == ["1"]
 for consumer in (push, pull, simple):
     consumer.close()
@@ -340,7 +340,7 @@ def handle(message):
 consumer = PushConsumer("G", addr, consume_from_where=FIRST, concurrency=1)
 consumer.subscribe("T", "*", handle)
 with consumer:
-    assert done.acquire(timeout=60) and done.acquire(timeout=60)
+    assert done.acquire(timeout=300) and done.acquire(timeout=300)
 producer.close()
 """.replace("T2", "T"),
     )

@@ -36,7 +36,7 @@ def fake() -> Iterator[FakeCluster]:
 @pytest.fixture(params=list(PATCH))
 def library(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    found = subprocess.run([sys.executable, "-c", PATCH[name]], capture_output=True, check=False, timeout=60)
+    found = subprocess.run([sys.executable, "-c", PATCH[name]], capture_output=True, check=False, timeout=300)
     if found.returncode:
         pytest.skip(f"{name} is not installed")
     return name
@@ -47,7 +47,7 @@ def run(fake: FakeCluster, patch: str, program: str) -> list[str]:
         [sys.executable, "-W", "ignore", "-c", patch + HEAD + program, fake.namesrv_addr],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert (result.stderr, result.returncode) == ("", 0), result.stdout

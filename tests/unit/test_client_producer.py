@@ -29,7 +29,6 @@ from rmq_redis.errors import (
     RemotingError,
     RequestTimeoutError,
     RouteNotFoundError,
-    ServiceNotAvailableError,
     SystemBusyError,
 )
 from rmq_redis.model import Message, MessageQueue, SendStatus
@@ -454,10 +453,8 @@ async def test_a_batch_is_retried_too() -> None:
     async with cluster("broker-a", "broker-b") as fake, AsyncProducer("PG", config=fake.config()) as producer:
         for broker in fake.brokers:
             broker.answers[RequestCode.SEND_BATCH_MESSAGE] = [14]
-        with pytest.raises(ServiceNotAvailableError):
-            await producer.send_batch([Message("T", b"x")], key="", timeout_s=0.01)
         result = await producer.send_batch([Message("T", b"x")])
-        assert result.attempts in (1, 2)
+        assert result.attempts == 3
 
 
 async def test_oneway_asks_for_no_answer() -> None:

@@ -212,7 +212,7 @@ async def test_a_sign_of_life_while_the_registry_is_away_is_not_lost(server, red
 
 
 async def eventually(condition):
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while True:
             value = condition()
             if await value if asyncio.iscoroutine(value) else value:

@@ -95,7 +95,7 @@ async def run(program: str, *arguments: str, stdin: str | None = None) -> subpro
         [sys.executable, "-c", HIDE + program, *arguments],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         input=stdin,
         check=False,
         env={name: value for name, value in os.environ.items() if not name.startswith("RMQ_REDIS_")},

@@ -26,8 +26,6 @@ from rmq_redis.protocol.frame import CommandDecoder, decode_command, encode_comm
 from rmq_redis.protocol.header import decode_header, fields_of_json, loads_lenient
 from rmq_redis.protocol.message import decode_batch, decode_properties, decode_records
 
-pytestmark = pytest.mark.timeout(60)
-
 COMPRESSED_RECORD = RECORD[:36] + b"\0\0\0\1" + RECORD[40:]
 CLUSTER = (
     b'{"brokerAddrTable":{"b":{"brokerAddrs":{0:"h:1"},"brokerName":"b","cluster":"c"}},"clusterAddrTable":{"c":["b"]}}'

@@ -46,7 +46,7 @@ def test_a_seed_gives_one_result_in_every_process() -> None:
         check=True,
         env=os.environ | {"PYTHONHASHSEED": "12345"},
         text=True,
-        timeout=100,
+        timeout=300,
     )
     assert there.stdout == here
     assert command(*arguments, "--seed", "2") != here
@@ -100,7 +100,7 @@ def test_a_strategy_of_a_file_that_fails_is_in_the_table(tmp_path: Path) -> None
         check=False,
         env=os.environ | {"COLUMNS": "300"},
         text=True,
-        timeout=100,
+        timeout=300,
     )
     assert found.returncode == 0, found.stderr
     assert "Traceback" not in found.stderr

@@ -63,7 +63,6 @@ def pyright(program: Path, directory: Path) -> dict[int, str]:
 CHECKERS = [pytest.param(mypy, "mypy", id="mypy"), pytest.param(pyright, "basedpyright", id="pyright")]
 
 
-@pytest.mark.timeout(600)  # a checker reads the whole package
 @pytest.mark.parametrize(("check", "package"), CHECKERS)
 @pytest.mark.parametrize("name", ["right.py", "wrong.py"])
 def test_a_checker_finds_the_marked_lines_and_no_others(
