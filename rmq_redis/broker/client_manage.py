@@ -51,6 +51,8 @@ MAX_SUBSCRIPTIONS = 4096
 MAX_LOCKED_QUEUES = 4096
 """Queues of one LOCK_BATCH_MQ or UNLOCK_BATCH_MQ."""
 MAX_CLIENT_ID_LENGTH = 255
+MAX_EXPRESSIONS_LENGTH = 256 * 1024
+"""Characters of all expressions of one heartbeat; every heartbeat compares them."""
 
 
 class Member(msgspec.Struct, eq=False):
@@ -447,6 +449,11 @@ def _check(heartbeat: HeartbeatData) -> None:
         error = group_name_error(name)
         if error is not None:
             raise InvalidParameterError(error)
+    total = sum(len(data.sub_string) for consumer in consumers for data in consumer.subscription_data_set)
+    if total > MAX_EXPRESSIONS_LENGTH:
+        raise InvalidParameterError(
+            f"the expressions of a heartbeat have {total} characters, at most {MAX_EXPRESSIONS_LENGTH} are allowed"
+        )
     for consumer in consumers:
         for subscription in consumer.subscription_data_set:
             error = topic_name_error(subscription.topic)

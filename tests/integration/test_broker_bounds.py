@@ -87,6 +87,12 @@ async def test_automatic_creation_of_groups_stops(start_broker: StartBroker, con
         {"consumerDataSet": [{"groupName": "G" * 500}]},
         {"consumerDataSet": [{"groupName": "G", "subscriptionDataSet": [{"topic": "T", "subString": "a" * 20_000}]}]},
         {"consumerDataSet": [{"groupName": "G", "subscriptionDataSet": [{"topic": f"T{n}"} for n in range(1001)]}]},
+        {
+            "consumerDataSet": [
+                {"groupName": "G", "subscriptionDataSet": [{"topic": f"T{n}", "subString": "a" * 9000}]}
+                for n in range(30)
+            ]
+        },
         {"consumerDataSet": [{"groupName": "G", "subscriptionDataSet": [{"topic": "a b"}]}]},
     ],
     ids=lambda change: next(iter(change)),
