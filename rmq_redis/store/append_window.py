@@ -61,6 +61,13 @@ class AppendWindow(Generic[C]):
         return len(self._held)
 
     @property
+    def holds(self) -> bool:
+        """Whether a commit that is offered now is held."""
+        if not self._in_flight:
+            return False
+        return bool(self._held) or self._loop.time() - self._progress_s > self._stall_s
+
+    @property
     def head_wait_ms(self) -> int:
         """How long the first of them has been waiting."""
         return int((self._loop.time() - self._held[0][0]) * 1000) if self._held else 0
@@ -70,7 +77,7 @@ class AppendWindow(Generic[C]):
         now = self._loop.time()
         if not self._in_flight:
             self._progress_s = now
-        elif self._held or now - self._progress_s > self._stall_s:
+        elif self.holds:
             self._held.append((now, commit, patient))
             if self._timer is None:
                 self._timer = self._loop.call_later(_TICK_S, self._tick)

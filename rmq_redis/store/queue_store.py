@@ -363,6 +363,8 @@ class QueueStore:
             patient: nobody waits for the answer, so they wait for a slow store as long as it takes.
             done: called with the offset of the first record once Redis has them all, or with the error.
         """
+        if patient != self._patient and self._dirty and self.window.holds:
+            self._commit()  # what is refused later must take nothing with it that is kept
         if not queue.waiting:
             if not self._dirty:
                 self._loop.call_soon(self._commit)

@@ -13,8 +13,11 @@ import redis.asyncio
 from helpers import Connect, StartBroker, eventually, send_request
 
 from rmq_redis.codes import RequestCode, ResponseCode
+from rmq_redis.errors import StoreError
 from rmq_redis.protocol.command import RemotingCommand
+from rmq_redis.protocol.message import encode_record
 from rmq_redis.store.embedded import EmbeddedServer
+from rmq_redis.store.queue import Queue
 
 
 @pytest.fixture
@@ -123,6 +126,45 @@ async def test_oneway_sends_wait_for_a_stopped_store_and_all_arrive(
 
     await eventually(arrived)
     assert (await client.get(RequestCode.GET_BROKER_RUNTIME_INFO))["table"]["onewayDropTotal"] == "0"
+
+
+async def test_oneway_sends_beside_refused_sends_of_the_same_turn_are_kept(
+    start_broker: StartBroker, connect: Connect, own_server: EmbeddedServer
+) -> None:
+    broker = await start_broker(store=own_server.url, lease_s=60.0, store_busy_timeout_s=60.0)
+    client = connect(broker)
+    await client.send("T", "before")
+    queue = broker._topics.topics["T"].queues[0]
+    os.kill(own_server.pid, signal.SIGSTOP)
+    first = asyncio.create_task(client.ask(send_request("T", b"on its way"), timeout_s=60))
+    await eventually(lambda: broker._queue_store.window.holds)
+    answered: dict[bytes, StoreError | None] = {}
+
+    def done(_: Queue, __: int, error: StoreError | None, body: bytes) -> None:
+        answered[body] = error
+
+    bodies = [b"oneway-1", b"twoway-1", b"oneway-2", b"twoway-2"]  # in one turn of the event loop
+    for body in bodies:
+        record = encode_record(
+            topic=b"T",
+            body=body,
+            properties=b"",
+            queue_id=0,
+            flag=0,
+            sys_flag=0,
+            born_timestamp_ms=1,
+            born_host=bytes(8),
+            store_timestamp_ms=1,
+            store_host=bytes(8),
+        )
+        broker._queue_store.append(queue, [record], len(record), done, body, patient=body.startswith(b"oneway"))
+    await eventually(lambda: {b"twoway-1", b"twoway-2"} <= set(answered))
+    assert set(answered) == {b"twoway-1", b"twoway-2"}
+    os.kill(own_server.pid, signal.SIGCONT)
+    await first
+    await eventually(lambda: len(answered) == 4)
+    assert [body for body in bodies if answered[body] is None] == [b"oneway-1", b"oneway-2"]
+    assert await client.pull_all("T") == ["before", "on its way", "oneway-1", "oneway-2"]
 
 
 async def test_oneway_sends_that_are_dropped_are_counted_and_logged_once(
