@@ -177,7 +177,7 @@ class BrokerStatistics:
     def _queue_puts(self, key: str) -> list[Counter]:
         """``topic@queueId``"""
         topic, _, queue_id = key.rpartition("@")
-        queue = self._queue_store.queues.get((topic, int(queue_id))) if queue_id.isdecimal() else None
+        queue = self._queue_store.queues.get((topic, _queue_id(queue_id)))
         return [queue.puts] if queue is not None and queue.puts is not None else []
 
     def _latency_puts(self, key: str) -> list[Counter]:
@@ -194,7 +194,7 @@ class BrokerStatistics:
         """``topic@queueId@group``"""
         topic, _, rest = key.partition("@")
         queue_id, _, group = rest.partition("@")
-        counter = self._gets.get((group, topic), {}).get(int(queue_id)) if queue_id.isdecimal() else None
+        counter = self._gets.get((group, topic), {}).get(_queue_id(queue_id))
         return [] if counter is None else [counter]
 
     def _latency_gets(self, key: str) -> Iterable[Counter]:
@@ -208,6 +208,11 @@ class BrokerStatistics:
         for name, topic in self._topics.topics.items():
             if self._topics.is_system(name):
                 yield from (queue.puts for queue in topic.queues if queue.puts is not None)
+
+
+def _queue_id(text: str) -> int:
+    """A queue id; -1 for what is none. Python refuses to convert numbers of thousands of digits."""
+    return int(text) if text.isdecimal() and len(text) < 10 else -1
 
 
 def _sum(counters: Iterable[Counter]) -> tuple[Window, Window, Window] | None:

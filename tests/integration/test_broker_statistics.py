@@ -313,3 +313,13 @@ async def test_cleaning_unused_topics_succeeds_and_removes_nothing(client: Broke
     await client.send("T", "a")
     await client.ok(request(RequestCode.CLEAN_UNUSED_TOPIC))
     assert (await client.pull("T", 0)).bodies == ["a"]
+
+
+@pytest.mark.parametrize("queue_id", ["9" * 5000, "-1", "x", ""])
+async def test_statistic_of_an_absurd_queue_id_does_not_exist(queue_id: str, client: BrokerClient) -> None:
+    await client.send("T", "a")
+    for name, key in (("QUEUE_PUT_NUMS", f"T@{queue_id}"), ("QUEUE_GET_NUMS", f"T@{queue_id}@G")):
+        answer = await client.ask(
+            request(RequestCode.VIEW_BROKER_STATS_DATA, ViewBrokerStatsDataRequestHeader(name, key))
+        )
+        assert (answer.code, (answer.remark or "").endswith("not exist")) == (1, True)
