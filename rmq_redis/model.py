@@ -184,7 +184,10 @@ class Message(msgspec.Struct, kw_only=False):
 
     def __post_init__(self) -> None:
         if isinstance(self.body, str):
-            self.body = self.body.encode()
+            try:
+                self.body = self.body.encode()
+            except UnicodeEncodeError as error:
+                raise MessageIllegalLocallyError(f"the body cannot be written as UTF-8: {error}") from None
         if not isinstance(self.keys, str):
             self.keys = _joined(self.keys)
         if not isinstance(self.topic, str):
@@ -198,7 +201,7 @@ class Message(msgspec.Struct, kw_only=False):
         Raises:
             MessageIllegalLocallyError: no level from 1 to 18.
         """
-        if not isinstance(level, int) or not 1 <= level <= MAX_DELAY_LEVEL:
+        if not isinstance(level, int) or isinstance(level, bool) or not 1 <= level <= MAX_DELAY_LEVEL:
             raise MessageIllegalLocallyError(f"delay level {level!r:.80}, expected 1 to {MAX_DELAY_LEVEL}")
         return self._later(PROPERTY_DELAY, level)
 

@@ -428,6 +428,8 @@ class AsyncProducer(AsyncClient, ValueSender):
             if key is not None and not isinstance(key, str):
                 raise MessageIllegalLocallyError(f"the sharding key must be str, not {key!r:.80}")
             if selector is not None:
+                if not callable(selector):
+                    raise ClientError(f"selector={selector!r:.80} is not a function")
                 queue = selector(topic.ordered, message, key)
             else:
                 if key is not None:
@@ -440,6 +442,9 @@ class AsyncProducer(AsyncClient, ValueSender):
                 if target is None and topic.is_strict and chosen in topic.ordered:
                     raise QueueAwayError(chosen)
                 return target or self._instead(topic, message, key, chosen)
+        if not isinstance(queue, MessageQueue):
+            given = "queue" if selector is None else "the selector's result"
+            raise ClientError(f"{given} must be a MessageQueue, not {queue!r:.80}")
         target = topic.targets.get(queue)
         if target is None:
             if queue.topic != message.topic:

@@ -204,6 +204,30 @@ async def test_flags_and_handles_are_checked_before_anything_is_sent() -> None:
         assert [header.flag for header in sends(fake.broker)] == [-(2**31), 2**31 - 1]
 
 
+async def test_what_is_no_queue_and_no_selector_is_refused() -> None:
+    wrong: list[dict[str, Any]] = [
+        {"queue": "broker-a:0"},
+        {"queue": []},
+        {"selector": 3},
+        {"selector": lambda _queues, _message, _key: None},
+    ]
+    async with cluster() as fake:
+        producer = AsyncProducer("PG", config=fake.config())
+        async with producer:
+            for arguments in wrong:
+                for send in (producer.send, producer.send_oneway):
+                    with pytest.raises(ClientError, match=r"must be a MessageQueue|is not a function"):
+                        await send(Message("T", "x"), **arguments)
+        assert not sends(fake.broker)
+
+
+def test_a_body_that_is_no_unicode_text_and_a_level_that_is_no_number_are_refused() -> None:
+    with pytest.raises(MessageIllegalLocallyError, match="UTF-8"):
+        Message("T", "\udcff")
+    with pytest.raises(MessageIllegalLocallyError, match="delay level True"):
+        Message("T", "x").with_delay_level(True)
+
+
 async def test_durations_of_a_simple_consumer() -> None:
     async with cluster() as fake:
         consumer = AsyncSimpleConsumer("G", config=fake.config())
