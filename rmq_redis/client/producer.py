@@ -46,6 +46,7 @@ from .sending import (
     check_body,
     check_flag,
     check_handle,
+    check_messages,
     check_timeout,
     check_topic,
     compress_large,
@@ -328,8 +329,7 @@ class AsyncProducer(AsyncClient, ValueSender):
             Others as ``send``.
         """
         born_ms = int(time.time() * 1000)
-        if not messages:
-            raise MessageIllegalLocallyError("a batch needs at least one message")
+        check_messages(messages)
         if timeout_s is not None:
             check_timeout(timeout_s)
         name = messages[0].topic

@@ -96,6 +96,17 @@ def check_timeout(timeout_s: object) -> None:
         raise ClientError(f"timeout_s={timeout_s!r:.80} is not a number of seconds")
 
 
+def check_messages(messages: object) -> None:
+    """Raises MessageIllegalLocallyError for a batch that is empty, or has something that is no message."""
+    if not isinstance(messages, Sequence):
+        raise MessageIllegalLocallyError(f"a batch must be a list of messages, not {messages!r:.80}")
+    if not messages:
+        raise MessageIllegalLocallyError("a batch needs at least one message")
+    for message in messages:
+        if not isinstance(message, Message):
+            raise MessageIllegalLocallyError(f"a batch must be a list of messages, this one has {message!r:.80}")
+
+
 def check_handle(topic: str, text: str) -> RecallHandle:
     """What a recall handle says. Raises MessageIllegalLocallyError for what is none, or one of another topic."""
     if not isinstance(text, str):

@@ -221,6 +221,14 @@ async def test_what_is_no_queue_and_no_selector_is_refused() -> None:
         assert not sends(fake.broker)
 
 
+async def test_what_is_no_list_of_messages_is_refused_as_a_batch() -> None:
+    async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
+        for wrong in (Message("T", "x"), [1], [Message("T", "x"), None], "ab", 3):
+            with pytest.raises(MessageIllegalLocallyError, match="list of messages"):
+                await producer.send_batch(wrong)  # type: ignore[arg-type]
+        assert not sends(fake.broker)
+
+
 def test_a_body_that_is_no_unicode_text_and_a_level_that_is_no_number_are_refused() -> None:
     with pytest.raises(MessageIllegalLocallyError, match="UTF-8"):
         Message("T", "\udcff")
