@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 
 from rmq_redis import AsyncAdmin, AsyncProducer, Message, MessageQueue
-from rmq_redis.cli.cluster import Cluster, ClusterSpec, Role
 from rmq_redis.errors import RmqError
+from rmq_redis.localcluster.cluster import Cluster, ClusterSpec, Role
 from rmq_redis.runtime import run
 
 TOPIC = "failover"

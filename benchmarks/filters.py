@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from rmq_redis import AsyncProducer, AsyncPushConsumer, ConsumeFromWhere, Message, MessageExt
-from rmq_redis.cli.cluster import Cluster, ClusterSpec
+from rmq_redis.localcluster.cluster import Cluster, ClusterSpec
 from rmq_redis.runtime import run
 
 SHARES = {"all": 1, "1 in 10": 10, "1 in 1,000": 1000}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import timeit
 from collections.abc import Callable
 
-from rmq_redis.client.sending import QueueTarget, encode_batch, property_text
+from rmq_redis.client.produce.sending import QueueTarget, encode_batch, property_text
 from rmq_redis.codes import RequestCode
 from rmq_redis.model import Message, MessageQueue
 from rmq_redis.protocol.command import request
@@ -21,7 +21,7 @@ from rmq_redis.protocol.message import (
     encode_record,
     pack_host,
 )
-from rmq_redis.store.queue import Queue, deliver
+from rmq_redis.store.group.queue import Queue, deliver
 
 HOST = pack_host("127.0.0.1:10911")
 BODY = b"x" * 256

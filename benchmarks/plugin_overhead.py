@@ -19,9 +19,9 @@ from typing import Any
 from rmq_redis import AsyncProducer, Message, hookimpl
 from rmq_redis.broker.broker import Broker
 from rmq_redis.config import BrokerConfig, NameServerConfig
-from rmq_redis.default_queue_selectors import RoundRobin
 from rmq_redis.nameserver.nameserver import NameServer
 from rmq_redis.plugins import create_plugin_manager
+from rmq_redis.plugins.defaults.queues import RoundRobin
 from rmq_redis.runtime import run
 from rmq_redis.store.embedded import EmbeddedServer
 

@@ -19,9 +19,9 @@ from typing import Any
 import redis.asyncio
 
 from rmq_redis import AsyncAdmin, AsyncProducer, Message
-from rmq_redis.benchmark.worker import percentile
-from rmq_redis.cli.cluster import Cluster, ClusterSpec
 from rmq_redis.errors import RmqError
+from rmq_redis.labs.benchmark.worker import percentile
+from rmq_redis.localcluster.cluster import Cluster, ClusterSpec
 from rmq_redis.runtime import run
 
 TOPIC = "endless"

@@ -10,19 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client.admin import AsyncAdmin
+    from .client.admin.admin import AsyncAdmin
     from .client.app import App
-    from .client.consumer import AsyncPushConsumer
-    from .client.producer import AsyncProducer
-    from .client.pull_consumer import AsyncPullConsumer
-    from .client.request_reply import reply_to
-    from .client.simple_consumer import AsyncSimpleConsumer
-    from .client.sync import Producer, PullConsumer, PushConsumer
-    from .client.sync_admin import Admin
-    from .client.sync_simple_consumer import SimpleConsumer
-    from .client.sync_transaction import TransactionProducer
-    from .client.transaction import AsyncTransactionProducer, TransactionListener
-    from .client.values import decode_value, value_message
+    from .client.blocking.admin import Admin
+    from .client.blocking.facades import Producer, PullConsumer, PushConsumer
+    from .client.blocking.simple import SimpleConsumer
+    from .client.blocking.transaction import TransactionProducer
+    from .client.consume.pull import AsyncPullConsumer
+    from .client.consume.push import AsyncPushConsumer
+    from .client.consume.simple import AsyncSimpleConsumer
+    from .client.core.values import decode_value, value_message
+    from .client.produce.producer import AsyncProducer
+    from .client.produce.request_reply import reply_to
+    from .client.produce.transaction import AsyncTransactionProducer, TransactionListener
     from .config import ClientConfig
     from .errors import (
         ClientError,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
         RmqError,
         RouteNotFoundError,
     )
-    from .hookspecs import hookimpl
     from .model import (
         ConsumeFromWhere,
         ConsumeResult,
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
         SendStatus,
         TransactionSendResult,
     )
+    from .plugins.hookspecs import hookimpl
     from .runtime import stop_signals
 
 __all__ = [
@@ -106,21 +106,21 @@ __all__ = [
 ]
 
 _MODULES = {
-    ".client.admin": ("AsyncAdmin",),
+    ".client.admin.admin": ("AsyncAdmin",),
     ".client.app": ("App",),
-    ".client.consumer": ("AsyncPushConsumer",),
-    ".client.producer": ("AsyncProducer",),
-    ".client.pull_consumer": ("AsyncPullConsumer",),
-    ".client.request_reply": ("reply_to",),
-    ".client.simple_consumer": ("AsyncSimpleConsumer",),
-    ".client.sync": ("Producer", "PullConsumer", "PushConsumer"),
-    ".client.sync_admin": ("Admin",),
-    ".client.sync_simple_consumer": ("SimpleConsumer",),
-    ".client.sync_transaction": ("TransactionProducer",),
-    ".client.transaction": ("AsyncTransactionProducer", "TransactionListener"),
-    ".client.values": ("decode_value", "value_message"),
+    ".client.consume.push": ("AsyncPushConsumer",),
+    ".client.produce.producer": ("AsyncProducer",),
+    ".client.consume.pull": ("AsyncPullConsumer",),
+    ".client.produce.request_reply": ("reply_to",),
+    ".client.consume.simple": ("AsyncSimpleConsumer",),
+    ".client.blocking.facades": ("Producer", "PullConsumer", "PushConsumer"),
+    ".client.blocking.admin": ("Admin",),
+    ".client.blocking.simple": ("SimpleConsumer",),
+    ".client.blocking.transaction": ("TransactionProducer",),
+    ".client.produce.transaction": ("AsyncTransactionProducer", "TransactionListener"),
+    ".client.core.values": ("decode_value", "value_message"),
     ".config": ("ClientConfig",),
-    ".hookspecs": ("hookimpl",),
+    ".plugins.hookspecs": ("hookimpl",),
     ".model": (
         "ConsumeFromWhere",
         "ConsumeResult",

@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from .client import forking
+from .client.core import forking
 from .errors import ConfigError
 from .model import ConsumeResult, MessageExt
 
@@ -217,7 +217,7 @@ class _Marks:
 
     def renew_in_background(self, key: str, token: str) -> Callable[[], None]:
         """As ``renew``, for a handler that has no event loop; returns what ends it."""
-        from .client.background import background_loop
+        from .client.blocking.loop import background_loop
 
         loop, ended = background_loop(), asyncio.Event()
 

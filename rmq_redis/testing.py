@@ -89,10 +89,10 @@ async def running_cluster(
         ClientError: a topic name that is illegal.
     """
     from .broker.broker import Broker
-    from .client.admin import AsyncAdmin
+    from .client.admin.admin import AsyncAdmin
     from .config import BrokerConfig, NameServerConfig, check_settings
     from .nameserver.nameserver import NameServer
-    from .store.route_store import RouteStore
+    from .store.registry.routes import RouteStore
 
     check_settings(BrokerConfig, broker_settings)
     async with AsyncExitStack() as stack:

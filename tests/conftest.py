@@ -37,7 +37,7 @@ settings.register_profile(
 settings.load_profile("rmq")
 
 IN_CI = bool(os.environ.get("CI"))
-ON_UVLOOP = ("test_remoting_", "test_store_", "test_broker_")
+ON_UVLOOP = re.compile(r"unit/(remoting|store|broker)/|integration/test_(store|broker)_")
 TEST_TIMEOUT_S = 600.0
 
 
@@ -55,13 +55,13 @@ def pytest_asyncio_loop_factories(
     """Sockets are tried on both event loops, brokers and stores on the one of production."""
     if uvloop is None or not _is_on_uvloop(item):
         return {"asyncio": asyncio.new_event_loop}
-    if item.path.name.startswith("test_remoting_"):
+    if "unit/remoting/" in item.path.as_posix():
         return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"uvloop": uvloop.new_event_loop}
 
 
 def _is_on_uvloop(item: pytest.Item) -> bool:
-    return item.path.parent.name in ("unit", "integration") and item.path.name.startswith(ON_UVLOOP)
+    return ON_UVLOOP.search(item.path.as_posix()) is not None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

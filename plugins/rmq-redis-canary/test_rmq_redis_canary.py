@@ -5,8 +5,8 @@ from collections import Counter
 import rmq_redis_canary as plugin
 
 from rmq_redis import Message, MessageQueue
-from rmq_redis.guards import allocation_error
 from rmq_redis.plugins import allocate_strategy, create_plugin_manager, queue_selector
+from rmq_redis.plugins.guards import allocation_error
 
 QUEUES = [MessageQueue("T", name, i) for name in ("broker-a", "broker-a-canary-blue") for i in range(4)]
 MANAGER = create_plugin_manager(plugins=(plugin,))

@@ -9,13 +9,13 @@ from typing import Any
 from ..codes import RequestCode, ResponseCode
 from ..config import BrokerConfig
 from ..errors import ResponseError, StoreError
-from ..plugins import named_objects
+from ..plugins.manager import named_objects
 from ..protocol.command import RemotingCommand
 from ..remoting.connection import Connection
+from ..remoting.plugins import request_of
 from ..remoting.server import Processor
-from ..server_plugins import request_of
-from ..store.queue import Queue
-from .pull_hold import HeldPull
+from ..store.group.queue import Queue
+from .consume.hold import HeldPull
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from ..store.counters import Counter, Window, add_up
-from ..store.queue import Queue
-from ..store.queue_store import QueueStore
-from .topics import TopicTable
+from ..store.group.counters import Counter, Window, add_up
+from ..store.group.queue import Queue
+from ..store.group.queues import QueueStore
+from .group.topics import TopicTable
 
 GroupTopic = tuple[str, str]
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from . import broker, chaos, dlq, group, lookup, message, nameserver, offset, plugin, run, simulate, topic, up
-from .demo import demo
+from .demo.command import demo
 from .terminal import decode_arguments, prepare_streams
 
 app = typer.Typer(

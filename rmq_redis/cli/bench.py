@@ -27,7 +27,7 @@ def bench_app(
 ) -> None:
     """Measure a cluster of its own: sends, batches, consuming, latencies, and the store's own rates beside them."""
     require_posix("bench")
-    from ..benchmark.measure import BenchmarkSettings
+    from ..labs.benchmark.measure import BenchmarkSettings
     from ..runtime import run
 
     settings = BenchmarkSettings(rounds=rounds, seconds=seconds, body_bytes=body_bytes, in_flight=in_flight)
@@ -49,8 +49,8 @@ def bench_app(
 
 
 async def _bench(settings: Any) -> dict[str, Any]:
-    from ..benchmark.measure import measure
-    from .cluster import Cluster, ClusterSpec
+    from ..labs.benchmark.measure import measure
+    from ..localcluster.cluster import Cluster, ClusterSpec
 
     with tempfile.TemporaryDirectory(prefix="rmq-redis-bench-") as directory:
         spec = ClusterSpec(data_dir=Path(directory), namesrvs=1, brokers=1, slaves=0, log_level="warning", restart=())
@@ -63,7 +63,7 @@ def _print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..benchmark.measure import MARKS, reached
+    from ..labs.benchmark.measure import MARKS, reached
 
     ok = reached(result)
     table = Table(title="rmq-redis on this machine", caption=_caption(result))

@@ -15,8 +15,8 @@ from .output import say
 from .posix import require_posix
 
 if TYPE_CHECKING:
-    from ..client.admin import AsyncAdmin
-    from ..client.broker_queries import Backlog
+    from ..client.admin.admin import AsyncAdmin
+    from ..client.admin.brokers import Backlog
 
 app = typer.Typer(invoke_without_command=True)
 _LOOK_PERIOD_S = 1.0

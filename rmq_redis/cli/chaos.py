@@ -15,7 +15,7 @@ from .output import note, print_json, say
 from .posix import require_posix
 
 if TYPE_CHECKING:
-    from ..chaos.run import ChaosSettings
+    from ..labs.chaos.run import ChaosSettings
 
 
 def chaos(
@@ -52,7 +52,7 @@ def chaos(
     with --json on stderr.
     """
     require_posix("chaos")
-    from ..chaos.run import ChaosSettings
+    from ..labs.chaos.run import ChaosSettings
     from ..runtime import run, setup_logging
 
     setup_logging("error")
@@ -70,7 +70,7 @@ def chaos(
 
 
 async def _chaos(settings: ChaosSettings, json: bool) -> int:
-    from ..chaos.run import Chaos
+    from ..labs.chaos.run import Chaos
 
     began = time.monotonic()
 

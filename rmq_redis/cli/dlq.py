@@ -14,7 +14,7 @@ from .options import DEFAULT_NAMESRV, Json, LogLevel, Namesrv, flag, group_argum
 from .output import local_time, note, print_json, say
 
 if TYPE_CHECKING:
-    from ..client.dead_letters import DeadLetters
+    from ..client.admin.dead_letters import DeadLetters
     from ..model import MessageExt
 
 app = typer.Typer(help="List dead letters, and send them to their topics again.", no_args_is_help=True)
@@ -23,8 +23,8 @@ Group = Annotated[str, group_argument("Consumer group whose dead letters these a
 
 @asynccontextmanager
 async def _dead_letters(group: str, namesrv: str) -> AsyncIterator[DeadLetters]:
-    from ..client.dead_letters import RESEND_GROUP, DeadLetters
-    from ..client.pull_consumer import AsyncPullConsumer
+    from ..client.admin.dead_letters import RESEND_GROUP, DeadLetters
+    from ..client.consume.pull import AsyncPullConsumer
 
     async with AsyncPullConsumer(RESEND_GROUP, namesrv) as consumer:
         yield DeadLetters(consumer, group)
@@ -72,7 +72,7 @@ async def _list(group: str, most: int | None, namesrv: str, json: bool) -> int:
 
 def dead_letter_fields(message: MessageExt, resent: bool) -> dict[str, Any]:
     """A dead letter as JSON."""
-    from ..client.dead_letters import origin_topic
+    from ..client.admin.dead_letters import origin_topic
     from ..model import PROPERTY_ORIGIN_MESSAGE_ID
 
     return {
@@ -124,7 +124,7 @@ def resend(
 
 async def _show_resend(group: str, ids: set[str] | None, again: bool, namesrv: str, json: bool) -> set[str]:
     """Prints what ``_resend`` would send; returns the ids that no dead letter has."""
-    from ..client.dead_letters import ids_of, origin_topic
+    from ..client.admin.dead_letters import ids_of, origin_topic
 
     missing = set(ids or ())
     count = 0
@@ -143,8 +143,8 @@ async def _show_resend(group: str, ids: set[str] | None, again: bool, namesrv: s
 
 async def _resend(group: str, ids: set[str] | None, again: bool, namesrv: str, json: bool) -> set[str]:
     """Sends and prints; returns the ids that no dead letter has."""
-    from ..client.dead_letters import ids_of, origin_topic
-    from ..client.producer import AsyncProducer
+    from ..client.admin.dead_letters import ids_of, origin_topic
+    from ..client.produce.producer import AsyncProducer
 
     missing = set(ids or ())
     count = 0

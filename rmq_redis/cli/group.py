@@ -12,7 +12,7 @@ from .options import DEFAULT_NAMESRV, Cluster, Json, LogLevel, Namesrv, flag, gr
 from .output import note, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from ..client.admin import AsyncAdmin
+    from ..client.admin.admin import AsyncAdmin
     from ..protocol.group_config import GroupRetryPolicy, SubscriptionGroupConfig
 
 app = typer.Typer(help="List, show, change and delete consumer groups.", no_args_is_help=True)

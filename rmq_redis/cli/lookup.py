@@ -25,7 +25,7 @@ from .output import EXIT_ERROR, local_time, note, print_json, say
 from .terminal import visible
 
 if TYPE_CHECKING:
-    from ..client.admin import AsyncAdmin
+    from ..client.admin.admin import AsyncAdmin
     from ..model import MessageExt
 
 app = typer.Typer(

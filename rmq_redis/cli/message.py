@@ -35,7 +35,7 @@ from .terminal import argument_bytes, is_terminal, visible, visible_lines
 if TYPE_CHECKING:
     import asyncio
 
-    from ..client.settings import ClientSettings
+    from ..client.core.settings import ClientSettings
     from ..model import Message, MessageExt, SendResult
 
 SENDS_IN_FLIGHT = 64
@@ -177,7 +177,7 @@ def _chosen(load_balancer: str | None, strict_order: bool) -> ClientSettings:
 async def _send_one(
     message: Message, key: str | None, settings: ClientSettings, namesrv: str, json: bool
 ) -> Counter[SendStatus]:
-    from ..client.producer import AsyncProducer
+    from ..client.produce.producer import AsyncProducer
 
     async with AsyncProducer(PRODUCER_GROUP, namesrv, **settings) as producer:
         result = await producer.send(message, key=key)
@@ -209,7 +209,7 @@ async def _send_lines(
     """
     import asyncio
 
-    from ..client.producer import AsyncProducer
+    from ..client.produce.producer import AsyncProducer
     from ..runtime import Stopped, stop_signals, unless_stopped
     from .lines import read_lines
 
@@ -314,7 +314,7 @@ def recall(
 
 
 async def _recall(topic: str, handle: str, namesrv: str) -> str:
-    from ..client.producer import AsyncProducer
+    from ..client.produce.producer import AsyncProducer
 
     async with AsyncProducer(PRODUCER_GROUP, namesrv) as producer:
         return await producer.recall(topic, handle)
@@ -393,8 +393,8 @@ async def _consume(
 ) -> int:
     import asyncio
 
-    from ..client.admin import AsyncAdmin
-    from ..client.consumer import AsyncPushConsumer
+    from ..client.admin.admin import AsyncAdmin
+    from ..client.consume.push import AsyncPushConsumer
     from ..errors import RouteNotFoundError
     from ..runtime import Stopped, stop_signals, unless_stopped
 

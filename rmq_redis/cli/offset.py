@@ -24,7 +24,7 @@ from .options import (
 from .output import local_time, note, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..client.admin import AsyncAdmin, ConsumeOffset
+    from ..client.admin.admin import AsyncAdmin, ConsumeOffset
     from ..model import MessageQueue
 
 app = typer.Typer(help="Show how far consumer groups are, and move them.", no_args_is_help=True)

@@ -52,7 +52,7 @@ def load_plugins() -> None:
     Raises:
         ConfigError: one cannot be loaded.
     """
-    from ..plugins import installed_plugins
+    from ..plugins.manager import installed_plugins
 
     installed_plugins.cache_clear()  # what was loaded before knew nothing of those named now
     installed_plugins()
@@ -60,7 +60,7 @@ def load_plugins() -> None:
 
 def add_plugin_commands(root: typer.Typer) -> None:
     """Has plugins add their commands. Raises ConfigError with the name of one that fails."""
-    from ..plugins import installed_plugins
+    from ..plugins.manager import installed_plugins
 
     for implementation in installed_plugins().hook.register_commands.get_hookimpls():
         try:
@@ -86,8 +86,8 @@ PICKED_BY = {
 def list_plugins(json: Json = False) -> None:
     """List the plugins: origin, version, hooks, and what each offers, by the setting that picks it."""
     from ..config import BrokerConfig, ClientConfig, NameServerConfig
-    from ..hookspecs import ClientContext
-    from ..plugins import installed_plugins, offers
+    from ..plugins.hookspecs import ClientContext
+    from ..plugins.manager import installed_plugins, offers
 
     manager = installed_plugins()
     context = ClientContext(ClientConfig(), lambda broker_name: "")
@@ -130,7 +130,7 @@ def new(
     ] = None,
 ) -> None:
     """Begin a plugin package: a load balancer that works, with its tests, pyproject.toml and README."""
-    from ..plugin_template import write_plugin
+    from ..plugins.template import write_plugin
 
     for path in write_plugin(name, directory or Path(name)):
         say(str(path))

@@ -56,10 +56,10 @@ def simulate(
     compared, else ROUND_ROBIN, LATENCY_FAULT_TOLERANT and LATENCY_AWARE, AVG, STICKY and STICKY_EVEN.
     """
     from ..errors import ConfigError
-    from ..plugins import installed_plugins
-    from ..simulator import report
-    from ..simulator.cluster import default_cluster, load_cluster, with_options
-    from ..simulator.virtual import VirtualClock, virtual_time
+    from ..labs.simulator import report
+    from ..labs.simulator.cluster import default_cluster, load_cluster, with_options
+    from ..labs.simulator.virtual import VirtualClock, virtual_time
+    from ..plugins.manager import installed_plugins
 
     shape = {
         "brokers": brokers,
@@ -84,7 +84,7 @@ def simulate(
     else:
         cluster = with_options(load_cluster(scenario), f"scenario {scenario}", **times)
     if plot is not None:
-        from ..simulator.plot import check_plot, draw
+        from ..labs.simulator.plot import check_plot, draw
 
         check_plot(plot)
     clock = VirtualClock()

@@ -15,7 +15,7 @@ from .options import DEFAULT_NAMESRV, Cluster, Json, LogLevel, Namesrv, flag, op
 from .output import local_time, note, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from ..client.admin import AsyncAdmin
+    from ..client.admin.admin import AsyncAdmin
     from ..model import TopicRouteData
 
 app = typer.Typer(help="List, show, create, change and delete topics.", no_args_is_help=True)

@@ -14,7 +14,7 @@ from .posix import require_posix
 from .terminal import is_terminal
 
 if TYPE_CHECKING:
-    from .cluster import ClusterSpec
+    from ..localcluster.cluster import ClusterSpec
 
 
 def up(
@@ -93,8 +93,8 @@ def up(
     line that begins with `ready` and has the NameServer addresses for clients. Data stays in the data directory.
     """
     require_posix("up")
+    from ..localcluster.cluster import ClusterSpec
     from ..runtime import run, setup_logging
-    from .cluster import ClusterSpec
 
     setup_logging("debug" if log_level == "debug" else "warning")
     spec = ClusterSpec(
@@ -115,9 +115,9 @@ def up(
 
 
 async def _up(spec: ClusterSpec, verbose: bool) -> int:
+    from ..localcluster.cluster import Cluster
     from ..runtime import Stopped, stop_signals, unless_stopped
-    from ..store.url import redact
-    from .cluster import Cluster
+    from ..store.redis.url import redact
 
     say(f"{'data':<17} {spec.data_dir}")
     if verbose:

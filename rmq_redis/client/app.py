@@ -16,14 +16,14 @@ import pluggy
 from ..config import ClientConfig, unknown_name
 from ..errors import ClientError, ConfigError
 from ..runtime import first_of, force_exit, run, stop_signals
-from .closing import Closing
-from .consume import ConsumeService
-from .consumer import AsyncPushConsumer
-from .instance import check_group, client_config
-from .lifecycle import AsyncLifecycle
-from .producer import AsyncProducer
-from .settings import ClientSettings, ConsumeOptions, hints_of
-from .values import NO_VALUE, Serializer, serializer_of, typed_handler
+from .consume.push import AsyncPushConsumer
+from .consume.service import ConsumeService
+from .core.closing import Closing
+from .core.instance import check_group, client_config
+from .core.lifecycle import AsyncLifecycle
+from .core.settings import ClientSettings, ConsumeOptions, hints_of
+from .core.values import NO_VALUE, Serializer, serializer_of, typed_handler
+from .produce.producer import AsyncProducer
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class App(AsyncLifecycle):
         namesrv_addr, config, settings: as of every client.
         serializer: ``json``, ``msgpack`` or an object, of ``producer.send_value``, and of values without a content
             type.
-        interceptors: of the producer and of all consumers, see ``rmq_redis.interceptors``.
+        interceptors: of the producer and of all consumers, see ``rmq_redis.plugins.interceptors``.
         plugins: plugin manager; default: built-in and installed plugins.
 
     Raises:

@@ -6,11 +6,11 @@ import logging
 
 from ..config import NameServerConfig
 from ..errors import ConfigError
-from ..plugins import route_filter
+from ..plugins.manager import route_filter
 from ..remoting.connection import Connection
+from ..remoting.plugins import ServerPlugins
 from ..remoting.server import RemotingServer, processors_of
-from ..server_plugins import ServerPlugins
-from ..store.route_store import RouteStore
+from ..store.registry.routes import RouteStore
 from .processor import NameServerProcessor
 from .registry import RegistrySync
 from .shared_routes import SharedRouteTable

@@ -14,8 +14,8 @@ from typing import Any
 from ..codes import RequestCode, ResponseCode
 from ..config import NameServerConfig
 from ..errors import NoPermissionError, QueryNotFoundError, RemoteProtocolError, ResponseError
-from ..hookspecs import RouteFilter, RouteRequest
 from ..model import MASTER_ID, ORDER_TOPIC_CONFIG, DataVersion
+from ..plugins.hookspecs import RouteFilter, RouteRequest
 from ..protocol.body import (
     TopicConfigTable,
     decode_register_body,
@@ -46,9 +46,9 @@ from ..protocol.header import (
 )
 from ..remoting.connection import Connection
 from ..remoting.server import Processor
-from ..store.route_entries import GroupKey, LiveBroker, check_storable
-from ..store.route_store import RouteStore
-from ..store.url import without_credentials
+from ..store.redis.url import without_credentials
+from ..store.registry.entries import GroupKey, LiveBroker, check_storable
+from ..store.registry.routes import RouteStore
 from .routes import WRITE_WIPED, RouteTable
 
 _STANDARD_JSON_FROM_VERSION = 401

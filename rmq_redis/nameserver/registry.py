@@ -12,8 +12,8 @@ import time
 from contextlib import aclosing
 
 from ..errors import StoreError
-from ..store.route_entries import GroupKey, GroupSnapshot, GroupWrite, RegistryEvent
-from ..store.route_store import RouteStore
+from ..store.registry.entries import GroupKey, GroupSnapshot, GroupWrite, RegistryEvent
+from ..store.registry.routes import RouteStore
 from .routes import GroupChanges
 from .shared_routes import SharedRouteTable
 

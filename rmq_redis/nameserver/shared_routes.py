@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from ..model import MASTER_ID
-from ..store.route_entries import GroupKey, GroupSnapshot, GroupWrite, LiveBroker
+from ..store.registry.entries import GroupKey, GroupSnapshot, GroupWrite, LiveBroker
 from .routes import Group, GroupChanges, Member, RouteTable
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ import sys
 import time
 
 from rmq_redis import AsyncPushConsumer, MessageExt
-from rmq_redis.client import consumer, rebalance
+from rmq_redis.client.consume import push as consumer
+from rmq_redis.client.consume import rebalance
 from rmq_redis.runtime import run, stop_signals
 
 # Locks of seconds instead of a minute, so that a killed owner's queues are soon free (as the broker's LOCK_EXPIRY_S).

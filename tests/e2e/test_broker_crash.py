@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import redis
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from helpers import eventually
 from load import Load, all_messages, check, check_streams, more_than, sent_one
 from processes import broker, namesrv

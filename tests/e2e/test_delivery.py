@@ -14,10 +14,6 @@ from typing import Any
 
 import pytest
 import redis
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from cli_support import DEADLINE_S, environment, json_lines_of, json_of, result_of, run_cli, up, wait_until
 from helpers import eventually
 from load import all_messages, more_than, sent_one

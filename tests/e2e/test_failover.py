@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from helpers import BrokerClient, eventually, send_request
 from load import Load, all_messages, check, sent_one
 from processes import RoleProcess, broker, namesrv

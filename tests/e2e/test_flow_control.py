@@ -5,15 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from helpers import BrokerClient, eventually, heartbeat_request, pull_request, send_request
 from processes import RoleProcess, broker, namesrv
 

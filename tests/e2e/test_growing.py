@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 
 import redis
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from cli_support import CliProcess, json_of, result_of, run_cli, up
 from helpers import eventually
 from load import Load, sent_one

@@ -8,7 +8,6 @@ places, none is where nobody sent it, no queue is out of order, and what was rea
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,13 +16,9 @@ from pathlib import Path
 
 import pytest
 import redis
+from helpers import MODEL_EXAMPLES, BrokerClient, eventually, pull_request, send_request
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from helpers import MODEL_EXAMPLES, BrokerClient, eventually, pull_request, send_request
 from processes import RoleProcess, broker, namesrv
 
 from rmq_redis.codes import RequestCode, ResponseCode

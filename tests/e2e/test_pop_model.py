@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,13 +18,9 @@ from pathlib import Path
 
 import pytest
 import redis
+from helpers import MODEL_EXAMPLES, BrokerClient, eventually, send_request
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from helpers import MODEL_EXAMPLES, BrokerClient, eventually, send_request
 from processes import RoleProcess, broker, namesrv
 
 from rmq_redis.codes import RequestCode, ResponseCode

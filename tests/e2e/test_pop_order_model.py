@@ -8,7 +8,6 @@ nothing is out. A broker is killed with sends, acknowledgements and POPs on thei
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,13 +15,9 @@ from itertools import count, pairwise
 from pathlib import Path
 
 import redis
+from helpers import MODEL_EXAMPLES, eventually
 from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from helpers import MODEL_EXAMPLES, eventually
 from test_pop_model import (
     DEAD,
     DEADLINE_S,
@@ -38,7 +33,7 @@ from test_pop_model import (
     servers,
 )
 
-from rmq_redis.client.simple_consumer import received
+from rmq_redis.client.consume.simple import received
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.protocol.command import RemotingCommand, request
 from rmq_redis.protocol.pop import PopHandle, parse_handle

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import redis
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from helpers import BrokerClient, eventually, heartbeat_request, send_request
 from processes import RoleProcess, broker, namesrv
 

@@ -13,10 +13,6 @@ from pathlib import Path
 
 import pytest
 import redis
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from helpers import eventually
 from processes import RoleProcess, broker, namesrv
 

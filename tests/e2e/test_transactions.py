@@ -14,10 +14,6 @@ from typing import Any
 
 import pytest
 import redis
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from cli_support import environment, json_lines_of, result_of, run_cli
 from helpers import eventually
 from processes import RoleProcess, broker, namesrv

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rmq_redis.chaos.run import Chaos, ChaosSettings
+from rmq_redis.labs.chaos.run import Chaos, ChaosSettings
 from rmq_redis.store.embedded import EmbeddedServer
 
 SEED = int(os.environ.get("RMQ_CHAOS_SEED", "7"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmq_redis.chaos.checker import check
-from rmq_redis.chaos.history import Acked, Delivered, Event, Failed, HistoryReader, HistoryWriter
+from rmq_redis.labs.chaos.checker import check
+from rmq_redis.labs.chaos.history import Acked, Delivered, Event, Failed, HistoryReader, HistoryWriter
 
 OK = "SEND_OK"
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from rmq_redis.chaos.proxy import Proxy
+from rmq_redis.labs.chaos.proxy import Proxy
 from rmq_redis.store.embedded import free_port
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from helpers import BrokerClient, Connect, FakeNameServer, StartBroker, eventually, heartbeat_request
 
-from rmq_redis.broker.assignment import share_for_pop
+from rmq_redis.broker.consume.assignment import share_for_pop
 from rmq_redis.codes import RequestCode, ResponseCode
-from rmq_redis.default_allocate_strategies import allocate_averagely
 from rmq_redis.model import BrokerData, MessageQueue, QueueData, TopicRouteData
+from rmq_redis.plugins.defaults.allocate import allocate_averagely
 from rmq_redis.protocol.body import loads
 from rmq_redis.protocol.command import RemotingCommand, request
 from rmq_redis.protocol.header import GroupRequestHeader

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from helpers import BrokerClient, Connect, RawPeer, StartBroker, eventually, heartbeat_request, send_request
 
-from rmq_redis.broker import client_manage
-from rmq_redis.broker.client_manage import MAX_GROUPS
-from rmq_redis.broker.registration import registration_bodies
+from rmq_redis.broker.group import clients as client_manage
+from rmq_redis.broker.group.clients import MAX_GROUPS
+from rmq_redis.broker.group.registration import registration_bodies
 from rmq_redis.codes import RequestCode
 from rmq_redis.model import DataVersion, TopicConfig
 from rmq_redis.nameserver.routes import RouteTable
@@ -19,7 +19,7 @@ from rmq_redis.protocol.body import TopicConfigTable, decode_register_body
 from rmq_redis.protocol.command import request
 from rmq_redis.protocol.frame import encode_command
 from rmq_redis.protocol.header import CreateTopicRequestHeader, UnregisterClientRequestHeader
-from rmq_redis.store.route_entries import LiveBroker
+from rmq_redis.store.registry.entries import LiveBroker
 
 
 def table_of(nums: int, version: DataVersion, queues: int = 4) -> TopicConfigTable:

@@ -17,8 +17,8 @@ from helpers import (
     heartbeat_request,
 )
 
-from rmq_redis.broker import retry_notice
 from rmq_redis.broker.broker import Broker
+from rmq_redis.broker.group import retry_notice
 from rmq_redis.codes import RequestCode
 from rmq_redis.model import MessageQueue
 from rmq_redis.protocol.body import SubscriptionGroupConfig, decode_register_body, dumps, loads

@@ -31,8 +31,8 @@ from rmq_redis.protocol.header import (
     RegisterBrokerRequestHeader,
     UpdateConsumerOffsetRequestHeader,
 )
-from rmq_redis.store.connection import StoreConnection
-from rmq_redis.store.lease_store import LeaseStore
+from rmq_redis.store.group.lease import LeaseStore
+from rmq_redis.store.redis.connection import StoreConnection
 
 SHORT_S = 1.0
 LONG_S = 600.0

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_request
 
-from rmq_redis.broker import member_watch
 from rmq_redis.broker.broker import Broker
+from rmq_redis.broker.group import member_watch
 from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.command import request
 from rmq_redis.protocol.header import ConsumerGroupRequestHeader

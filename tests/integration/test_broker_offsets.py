@@ -188,7 +188,7 @@ async def test_the_earliest_store_time_is_that_of_the_first_message_and_minus_1_
 
 async def test_search_by_time(client: BrokerClient, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([2_000_000_000.001, 2_000_000_000.001, 2_000_000_000.003])
-    monkeypatch.setattr("rmq_redis.broker.send.time", SimpleNamespace(time=lambda: next(clock)))
+    monkeypatch.setattr("rmq_redis.broker.produce.send.time", SimpleNamespace(time=lambda: next(clock)))
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T", 1, 1, 6)))
     await client.send("T", "a", "b", "c")
     base = 2_000_000_000_000

@@ -32,8 +32,8 @@ from rmq_redis.protocol.pop_header import (
     PopMessageResponseHeader,
 )
 from rmq_redis.store.embedded import EmbeddedServer
-from rmq_redis.store.pop_store import PopStore
-from rmq_redis.store.queue import Queue
+from rmq_redis.store.group.pop import PopStore
+from rmq_redis.store.group.queue import Queue
 
 LONG_MS = 60_000
 

@@ -13,7 +13,7 @@ import redis
 from helpers import BrokerClient, Connect, StartBroker, eventually
 
 from rmq_redis.broker.broker import Broker
-from rmq_redis.client.simple_consumer import received
+from rmq_redis.client.consume.simple import received
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import StoreError
 from rmq_redis.model import PROPERTY_POP_CK, MessageExt
@@ -39,10 +39,10 @@ from rmq_redis.protocol.pop_header import (
     PopMessageRequestHeader,
     PopMessageResponseHeader,
 )
-from rmq_redis.store.connection import Store as Reads
-from rmq_redis.store.connection import StoreConnection, open_connection
 from rmq_redis.store.embedded import EmbeddedServer
-from rmq_redis.store.pop_order_store import PopOrderStore
+from rmq_redis.store.group.pop_order import PopOrderStore
+from rmq_redis.store.redis.connection import Store as Reads
+from rmq_redis.store.redis.connection import StoreConnection, open_connection
 
 LONG_MS = 60_000
 

@@ -19,7 +19,7 @@ from helpers import (
 )
 
 from rmq_redis.broker.broker import Broker
-from rmq_redis.broker.pull_hold import HeldPull
+from rmq_redis.broker.consume.hold import HeldPull
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import ConfigError, RequestTimeoutError
 from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps

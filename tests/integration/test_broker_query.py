@@ -9,7 +9,7 @@ from helpers import BrokerClient, eventually, heartbeat_request, send_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmq_redis.broker.query_scan import OutwardScan, Window
+from rmq_redis.broker.admin.message_scan import OutwardScan, Window
 from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.command import RemotingCommand, request
 from rmq_redis.protocol.header import QueryMessageRequestHeader, QueryMessageResponseHeader
@@ -115,7 +115,7 @@ async def test_unique_key_is_found_if_the_client_computed_the_begin_from_it(shif
 async def test_all_copies_in_a_retry_topic_are_found_by_their_unique_key(
     client: BrokerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmq_redis.broker.query._LATEST_STORE_MS", 0)
+    monkeypatch.setattr("rmq_redis.broker.admin.messages._LATEST_STORE_MS", 0)
     made_ms = now_ms() + 300  # the first is stored before that, the second after it
     key = KEYS.next(made_ms)
     await client.ok(heartbeat_request("c", "G", {"T": "*"}))
@@ -147,7 +147,7 @@ def unique_property(key: str, is_wanted: bool) -> bytes:
 async def test_unique_key_of_a_clock_that_differs_is_found_in_a_long_queue(
     client: BrokerClient, monkeypatch: pytest.MonkeyPatch, shift_s: int, wanted_at: int
 ) -> None:
-    monkeypatch.setattr("rmq_redis.broker.query.MAX_SCANNED_NUMS", 100)
+    monkeypatch.setattr("rmq_redis.broker.admin.messages.MAX_SCANNED_NUMS", 100)
     key = KEYS.next(now_ms() + shift_s * 1000)
     await long_queue(client, 3000, wanted_at, key)
     assert await bodies(client, query(key, unique=True)) == ["wanted"]
@@ -160,7 +160,7 @@ async def test_query_that_takes_too_long_ends_and_says_so(
 ) -> None:
     key = KEYS.next(now_ms())
     await long_queue(client, 500, 0, key)
-    monkeypatch.setattr("rmq_redis.broker.query.SEARCH_S", -1.0)
+    monkeypatch.setattr("rmq_redis.broker.admin.messages.SEARCH_S", -1.0)
     answer = await client.ask(query(key, unique=True))
     assert (answer.code, "not searched whole" in (answer.remark or "")) == (22, True)
 

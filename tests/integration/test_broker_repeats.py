@@ -23,7 +23,7 @@ from rmq_redis.protocol.header import (
     SendMessageResponseHeader,
 )
 from rmq_redis.protocol.message import encode_properties, parse_offset_msg_id
-from rmq_redis.store.give_back_store import MARK_S
+from rmq_redis.store.group.give_backs import MARK_S
 
 HALF = "TRAN_MSG\x01true\x02PGROUP\x01PG\x02UNIQ_KEY\x01A1\x02"
 COMMIT, ROLLBACK = 8, 12

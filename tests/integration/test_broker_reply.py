@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_request, send_request
 
-from rmq_redis.broker import reply as reply_module
 from rmq_redis.broker.broker import Broker
+from rmq_redis.broker.produce import reply as reply_module
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.protocol.command import RemotingCommand, request, response
 from rmq_redis.protocol.header import (

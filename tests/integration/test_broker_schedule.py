@@ -11,7 +11,7 @@ import redis
 from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_request, send_request
 from msgspec import to_builtins
 
-from rmq_redis.broker.schedule import delay_of_level, take_due_ms
+from rmq_redis.broker.group.schedule import delay_of_level, take_due_ms
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import MessageIllegalError, StoreError
 from rmq_redis.model import DELAY_LEVELS_S, MAX_PROPERTIES_BYTES, Message
@@ -25,7 +25,7 @@ from rmq_redis.protocol.header import (
 )
 from rmq_redis.protocol.message import decode_records, encode_properties
 from rmq_redis.store.embedded import EmbeddedServer
-from rmq_redis.store.give_back_store import GiveBackStore
+from rmq_redis.store.group.give_backs import GiveBackStore
 
 NOW_MS = 1_700_000_000_000
 

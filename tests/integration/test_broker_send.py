@@ -27,7 +27,7 @@ from rmq_redis.protocol.header import (
 )
 from rmq_redis.protocol.message import encode_batch_item, parse_offset_msg_id
 from rmq_redis.store.embedded import EmbeddedServer
-from rmq_redis.store.queue import split_physical_offset
+from rmq_redis.store.group.queue import split_physical_offset
 
 SEND_CODES = [RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE]
 
@@ -153,7 +153,7 @@ async def test_body_at_the_limit_is_stored(client: BrokerClient) -> None:
 async def test_store_times_never_go_back(client: BrokerClient, monkeypatch: pytest.MonkeyPatch) -> None:
     await client.send("T", "a")
     clock = iter([2_000_000_000.0, 1_999_999_000.0, 2_000_000_001.0])
-    monkeypatch.setattr("rmq_redis.broker.send.time", SimpleNamespace(time=lambda: next(clock)))
+    monkeypatch.setattr("rmq_redis.broker.produce.send.time", SimpleNamespace(time=lambda: next(clock)))
     await client.send("T", "b", "c", "d")
     times = [message.store_timestamp_ms for message in (await client.pull("T", 1)).messages]
     assert times == [2_000_000_000_000, 2_000_000_000_000, 2_000_000_001_000]

@@ -17,7 +17,7 @@ from rmq_redis.errors import StoreError
 from rmq_redis.protocol.command import RemotingCommand
 from rmq_redis.protocol.message import encode_record
 from rmq_redis.store.embedded import EmbeddedServer
-from rmq_redis.store.queue import Queue
+from rmq_redis.store.group.queue import Queue
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from helpers import BrokerClient, Connect, StartBroker, eventually
 
+from rmq_redis.broker.admin.runtime_info import format_runtime, readable_bytes
 from rmq_redis.broker.broker import Broker
-from rmq_redis.broker.runtime_info import format_runtime, readable_bytes
 from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.admin_header import ViewBrokerStatsDataRequestHeader
 from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps, loads

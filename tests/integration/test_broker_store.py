@@ -22,8 +22,8 @@ from rmq_redis.protocol.header import (
     SendMessageResponseHeader,
     UpdateConsumerOffsetRequestHeader,
 )
-from rmq_redis.store.connection import Store, StoreConnection, open_connection
 from rmq_redis.store.embedded import EmbeddedServer
+from rmq_redis.store.redis.connection import Store, StoreConnection, open_connection
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from nameserver_support import NEVER_S, Broker, addresses, addresses_are, keys_o
 from rmq_redis.codes import RequestCode as Code
 from rmq_redis.errors import ServiceNotAvailableError
 from rmq_redis.store.embedded import EmbeddedServer, free_port
-from rmq_redis.store.route_entries import GroupKey
+from rmq_redis.store.registry.entries import GroupKey
 
 shared_server, registry = nameserver_support.shared_server, nameserver_support.registry
 start_nameserver, peers = nameserver_support.start_nameserver, nameserver_support.peers

@@ -16,7 +16,7 @@ from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.command import request
 from rmq_redis.protocol.header import CreateTopicRequestHeader
 from rmq_redis.store.embedded import EmbeddedServer, SentinelServer
-from rmq_redis.store.functions import LIBRARY_NAME
+from rmq_redis.store.redis.functions import LIBRARY_NAME
 
 LONG_S = 60.0
 SERVERS = {"repl-diskless-sync-delay": "0", "repl-diskless-load": "swapdb"}

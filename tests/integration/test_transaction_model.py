@@ -16,8 +16,8 @@ from helpers import BrokerClient, FakeNameServer, eventually, heartbeat_request,
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from rmq_redis.broker import transaction as transaction_module
 from rmq_redis.broker.broker import Broker
+from rmq_redis.broker.produce import transaction as transaction_module
 from rmq_redis.codes import RequestCode
 from rmq_redis.config import BrokerConfig
 from rmq_redis.errors import RmqError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -19,7 +18,6 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("interop_support", "scenarios")
 
 from interop_support import (  # noqa: E402
@@ -33,6 +31,7 @@ from interop_support import (  # noqa: E402
     prepared_dir,
     require_program,
 )
+from java_support import apache_jars, driver_or_skip, require_java  # noqa: E402
 
 START_DEADLINE_S = 60.0
 APACHE_START_DEADLINE_S = 180.0
@@ -97,21 +96,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 # ---- Apache's own servers
-
-
-def apache_jars() -> Path:
-    """The directory of the pom, with the jars below lib."""
-    require_java()
-    shown = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr
-    version = re.search(r'version "(\d+)', shown)
-    if version is None or int(version[1]) < 17:
-        raise ClientUnavailableError(f"Apache RocketMQ is tried on Java 17 and newer, here is: {shown.strip()}")
-
-    def maven(directory: Path) -> None:
-        command = ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=lib"]
-        install("Apache RocketMQ", [command], cwd=directory)
-
-    return prepared_dir("apache", maven)
 
 
 def free_apache_ports() -> tuple[int, int]:
@@ -199,13 +183,6 @@ def wait_for_apache(cluster: Cluster, processes: Mapping[str, subprocess.Popen[b
 # ---- clients
 
 
-def driver_or_skip(build: Callable[[], Driver]) -> Driver:
-    try:
-        return build()
-    except ClientUnavailableError as error:
-        pytest.skip(str(error))
-
-
 def build_node_driver() -> Driver:
     require_program("node", "npm")
 
@@ -213,12 +190,6 @@ def build_node_driver() -> Driver:
         install("ali-ons", [["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"]], cwd=directory)
 
     return Driver(["node", str(prepared_dir("node", npm_install) / "driver.js")])
-
-
-def require_java(*programs: str) -> None:
-    if os.environ.get("RMQ_INTEROP_JAVA") != "1":
-        raise ClientUnavailableError("RMQ_INTEROP_JAVA=1 is not set (make interop sets it)")
-    require_program("java", "mvn", *programs)
 
 
 def java_command() -> list[str]:

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import apache_jars, driver_or_skip
+from java_support import apache_jars, driver_or_skip
 
 from rmq_redis.config import ClientConfig
 from rmq_redis.hookspecs import ClientContext

@@ -39,7 +39,7 @@ from rmq_redis import (
     SendStatus,
     reply_to,
 )
-from rmq_redis.client.dead_letters import RESEND_GROUP, DeadLetters, origin_topic
+from rmq_redis.client.admin.dead_letters import RESEND_GROUP, DeadLetters, origin_topic
 from rmq_redis.errors import QueryNotFoundError, SubscriptionParseFailedError
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(900)]  # the first test may fetch and start Apache's servers

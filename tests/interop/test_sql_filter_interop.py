@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from interop_support import Cluster, Driver, create_topic, unique_name, wait_until
 from sql_filter_model import NAMES, VALUES, Tree, outcome, trees, written
 
-from rmq_redis.broker.sql_filter import MAX_EXPRESSION_CHARS, compile_sql
+from rmq_redis.broker.filter.sql import MAX_EXPRESSION_CHARS, compile_sql
 from rmq_redis.errors import SubscriptionParseFailedError
 from rmq_redis.protocol.message import encode_properties
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rmq_redis.cli.output import fail
-from rmq_redis.client.local_offsets import store_path
+from rmq_redis.client.consume.local_offsets import store_path
 from rmq_redis.data_dir import expand_user, user_data_dir
 from rmq_redis.errors import ConfigError
 

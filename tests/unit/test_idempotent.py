@@ -12,7 +12,7 @@ import pytest
 import redis
 from helpers import eventually
 
-from rmq_redis.client.background import background_loop
+from rmq_redis.client.blocking.loop import background_loop
 from rmq_redis.errors import ConfigError
 from rmq_redis.idempotent import RENEWAL, _Marks, idempotent
 from rmq_redis.model import ConsumeResult, MessageExt

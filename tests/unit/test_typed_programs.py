@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from rmq_redis.client import settings
-from rmq_redis.client.admin import AsyncAdmin
+from rmq_redis.client.admin.admin import AsyncAdmin
 from rmq_redis.client.app import App
-from rmq_redis.client.consumer import AsyncPushConsumer
-from rmq_redis.client.producer import AsyncProducer
-from rmq_redis.client.pull_consumer import AsyncPullConsumer
-from rmq_redis.client.simple_consumer import AsyncSimpleConsumer
-from rmq_redis.client.transaction import AsyncTransactionProducer
+from rmq_redis.client.consume.pull import AsyncPullConsumer
+from rmq_redis.client.consume.push import AsyncPushConsumer
+from rmq_redis.client.consume.simple import AsyncSimpleConsumer
+from rmq_redis.client.core import settings
+from rmq_redis.client.produce.producer import AsyncProducer
+from rmq_redis.client.produce.transaction import AsyncTransactionProducer
 from rmq_redis.config import ClientConfig
 
 PROGRAMS = Path(__file__).parent / "typed_programs"

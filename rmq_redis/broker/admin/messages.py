@@ -1,0 +1,190 @@
+"""QUERY_MESSAGE (12): messages by the client's unique key or by a business key, within a time range.
+
+There is no index. A unique key carries the time of its making, so the search begins at what was stored then and goes
+outward: the producer's clock may differ. For a business key the topic's messages in the time range are looked at,
+newest first, up to a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import NamedTuple
+
+from ...codes import RequestCode
+from ...errors import QueryNotFoundError, StoreError
+from ...model import DLQ_PREFIX, RETRY_PREFIX, split_keys
+from ...protocol.command import RemotingCommand, response
+from ...protocol.header import QueryMessageRequestHeader, QueryMessageResponseHeader
+from ...protocol.message import find_property, record_properties_start, store_timestamp_position, unique_key_time_ms
+from ...remoting.connection import Connection
+from ...remoting.server import Processor
+from ...store.group.queue import Queue, deliver
+from ...store.group.queues import QueueStore
+from ..group.topics import TopicTable
+from .message_scan import OutwardScan, Window
+
+MAX_NUMS_BY_UNIQUE_KEY = 32
+"""Source: ``defaultQueryMaxNum``."""
+MAX_NUMS_BY_KEY = 64
+"""Source: ``maxMsgsNumBatch``."""
+MAX_SCANNED_NUMS = 200_000
+"""Messages of one queue that a query by business key looks at. One by unique key goes on until ``SEARCH_S``."""
+SEARCH_S = 2.5
+"""Seconds that a query looks for messages: shorter than the timeouts of clients, of which 3 s is the shortest."""
+_NO_LIMIT = 1 << 62
+_CLIENT_SLACK_MS = 1000
+"""4.x clients and mqadmin begin a query at the time in the key less this. Source: ``MQAdminImpl``."""
+_CLOCK_SLACK_MS = 60_000
+_LATEST_STORE_MS = 10 * 60_000
+_READ_NUMS = 256
+_READ_BYTES = 1024 * 1024
+
+Found = tuple[int, Queue, int, bytes]
+"""(store time in ms, queue, offset, record)"""
+
+
+class _Span(NamedTuple):
+    """Of which store times a message is looked for.
+
+    Attributes:
+        begin_ms, end_ms: both included.
+        made_ms: the time in a unique key; it is stored at another if its producer's clock differs. None: not known.
+        may_stop: once something was found, what is far from ``made_ms`` is left out.
+    """
+
+    begin_ms: int
+    end_ms: int
+    made_ms: int | None
+    may_stop: bool
+
+
+class _Search:
+    """What is looked for, until when (``time.monotonic``), and what was found."""
+
+    def __init__(self, key: str, is_unique: bool, deadline_s: float) -> None:
+        self._key = key
+        self._is_unique = is_unique
+        self._deadline_s = deadline_s
+        self.wanted = key.encode()
+        self.found: list[Found] = []
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() > self._deadline_s
+
+    def matches(self, record: bytes) -> bool:
+        text = record[record_properties_start(record) :].decode()
+        value = find_property(text, "UNIQ_KEY" if self._is_unique else "KEYS")
+        return value is not None and (value == self._key if self._is_unique else self._key in split_keys(value))
+
+
+class QueryProcessor:
+    """Answers from the queues themselves."""
+
+    def __init__(self, topics: TopicTable, queue_store: QueueStore) -> None:
+        self._topics = topics
+        self._queue_store = queue_store
+
+    def processors(self) -> dict[int, Processor]:
+        return {RequestCode.QUERY_MESSAGE: self._query}
+
+    async def _query(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(QueryMessageRequestHeader)
+        topic = self._topics.topics.get(header.topic)
+        is_unique = (header.unique_key_query or "").lower() == "true"
+        limit = MAX_NUMS_BY_UNIQUE_KEY if is_unique else max(1, min(header.max_num, MAX_NUMS_BY_KEY))
+        span = _span_of(header, is_unique)
+        search = _Search(header.key, is_unique, time.monotonic() + SEARCH_S)
+        scans = await asyncio.gather(
+            *(self._scan(queue, span) for queue in (topic.queues if topic is not None else []))
+        )
+        is_whole = await self._search([scan for scan in scans if scan is not None], search, span)
+        found = search.found
+        if not found:
+            rest = "" if is_whole else "; it was not searched whole, as it has too many messages: give a shorter time"
+            raise QueryNotFoundError(
+                f"no message of {header.topic!r} with the key {header.key[:80]!r} in that time{rest}"
+            )
+        newest = sorted(found, key=lambda item: (item[0], item[1].queue.queue_id, item[2]))[-limit:]
+        body = b"".join(bytes(deliver(queue, [record], [offset])) for _, queue, offset, record in newest)
+        last_ms, last_queue, last_offset, _ = newest[-1]
+        answer = QueryMessageResponseHeader(last_ms, last_queue.physical_offset(last_offset))
+        return response(command, header=answer, body=body)
+
+    async def _scan(self, queue: Queue, span: _Span) -> tuple[Queue, OutwardScan] | None:
+        """In which order a queue is searched; None if it has nothing of that time."""
+        if self._queue_store.reads_only:
+            await self._queue_store.refresh([queue])
+        if queue.max_offset == queue.min_offset or span.begin_ms > span.end_ms:
+            return None
+        offset_at = partial(self._queue_store.search_by_timestamp, queue)
+        reach = Window(await offset_at(span.begin_ms), await offset_at(span.end_ms + 1))
+        if span.made_ms is None:
+            return queue, OutwardScan(reach, reach.end, reach)
+        window = Window(
+            await offset_at(span.made_ms - _CLOCK_SLACK_MS), await offset_at(span.made_ms + _LATEST_STORE_MS + 1)
+        )
+        return queue, OutwardScan(reach, await offset_at(span.made_ms), window)
+
+    async def _search(self, scans: list[tuple[Queue, OutwardScan]], search: _Search, span: _Span) -> bool:
+        """Searches all queues step by step; False if it ended before all was looked at."""
+        while True:
+            parts: list[tuple[Queue, Window]] = []
+            is_whole = True
+            for queue, scan in scans:
+                limit = _NO_LIMIT
+                if span.made_ms is None:
+                    limit = MAX_SCANNED_NUMS - scan.looked_at
+                elif search.found and span.may_stop:
+                    limit = 0 if scan.is_window_done else MAX_SCANNED_NUMS - scan.looked_at
+                parts += ((queue, part) for part in scan.next(limit))
+                is_whole &= limit > 0
+            if not parts or search.is_over:
+                return is_whole and not parts
+            await asyncio.gather(*(self._look(queue, part, search) for queue, part in parts))
+
+    async def _look(self, queue: Queue, part: Window, search: _Search) -> None:
+        async for offset, record in self._records(queue, part.first, part.end, search):
+            if search.wanted in record and search.matches(record):  # most do not have it, and that is quick
+                position = store_timestamp_position(record)
+                search.found.append((int.from_bytes(record[position : position + 8], "big"), queue, offset, record))
+
+    async def _records(self, queue: Queue, offset: int, end: int, search: _Search) -> AsyncIterator[tuple[int, bytes]]:
+        loop = asyncio.get_running_loop()
+        while offset < end and not search.is_over:
+            future: asyncio.Future[tuple[list[int], list[bytes]]] = loop.create_future()
+
+            def done(
+                offsets: list[int],
+                records: list[bytes],
+                error: StoreError | None,
+                future: asyncio.Future[tuple[list[int], list[bytes]]] = future,
+            ) -> None:
+                if future.done():
+                    return
+                if error is not None:
+                    future.set_exception(error)
+                else:
+                    future.set_result((offsets, records))
+
+            count = queue.read_nums(min(_READ_NUMS, end - offset), _READ_BYTES)
+            self._queue_store.read(queue, offset, count, done)
+            offsets, records = await future
+            if not records:
+                return
+            for found_offset, record in zip(offsets, records, strict=True):
+                if found_offset < end:  # behind a gap there may be some of the next part
+                    yield found_offset, record
+            offset = offsets[-1] + 1
+
+
+def _span_of(header: QueryMessageRequestHeader, is_unique: bool) -> _Span:
+    begin_ms, end_ms = header.begin_timestamp, header.end_timestamp
+    made_ms = unique_key_time_ms(header.key, int(time.time() * 1000)) if is_unique else None
+    if made_ms is not None and made_ms - _CLIENT_SLACK_MS <= begin_ms <= made_ms:
+        begin_ms = 0  # computed from the key by the client, so no wish of its user
+    # Copies in a retry topic or the dead letters are stored hours apart: one that was found is not all.
+    return _Span(begin_ms, end_ms, made_ms, not header.topic.startswith((RETRY_PREFIX, DLQ_PREFIX)))

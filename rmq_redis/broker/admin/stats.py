@@ -1,0 +1,126 @@
+"""VIEW_BROKER_STATS_DATA (315), GET_BROKER_HA_STATUS (907), CLEAN_UNUSED_TOPIC (316), and what has no meaning here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from ...codes import RequestCode, ResponseCode
+from ...errors import ResponseError, ServiceNotAvailableError, StoreError
+from ...protocol.admin_header import ViewBrokerStatsDataRequestHeader
+from ...protocol.body import dumps
+from ...protocol.command import RemotingCommand, response
+from ...remoting.connection import Connection
+from ...remoting.server import Processor
+from ...store.group.counters import Window
+from ...store.group.queues import QueueStore
+from ...store.redis.server_info import Replication, replication
+from ..statistics import BrokerStatistics
+
+_STORE_ANSWER_S = 2.0
+_IN_SYNC_LAG_S = 10
+"""A replica that confirmed nothing for longer is behind; Redis' own ``repl-timeout`` is 60 s. Replicas confirm once a
+second."""
+
+_NOT_SUPPORTED = {
+    RequestCode.UPDATE_AND_CREATE_STATIC_TOPIC: "static topics are not supported; every queue belongs to one broker",
+    RequestCode.RESET_MASTER_FLUSH_OFFSET: "there is no flush offset to reset; Redis replicates by itself",
+    RequestCode.UPDATE_COLD_DATA_FLOW_CTR_CONFIG: "there is no cold data; all messages are in the store's memory",
+    RequestCode.REMOVE_COLD_DATA_FLOW_CTR_CONFIG: "there is no cold data; all messages are in the store's memory",
+    RequestCode.GET_COLD_DATA_FLOW_CTR_INFO: "there is no cold data; all messages are in the store's memory",
+    RequestCode.SET_COMMITLOG_READ_MODE: "there is no commit log; messages are read from the store's memory",
+}
+
+
+class StatisticsProcessor:
+    """Answers from the broker's counters and from Redis' own replication, at masters and slaves."""
+
+    def __init__(self, queue_store: QueueStore, statistics: BrokerStatistics) -> None:
+        self._queue_store = queue_store
+        self._statistics = statistics
+
+    def processors(self) -> dict[int, Processor]:
+        processors: dict[int, Processor] = {
+            RequestCode.VIEW_BROKER_STATS_DATA: self._view,
+            RequestCode.GET_BROKER_HA_STATUS: self._ha_status,
+            RequestCode.CLEAN_UNUSED_TOPIC: self._clean_unused_topic,
+        }
+        for code in _NOT_SUPPORTED:
+            processors[code] = self._not_supported
+        return processors
+
+    def _view(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(ViewBrokerStatsDataRequestHeader)
+        found = self._statistics.windows(header.stats_name, header.stats_key)
+        if found is None:
+            raise ResponseError(f"The stats <{header.stats_name:.80}> <{header.stats_key:.300}> not exist")
+        minute, hour, day = (_item(window, found.field) for window in found.windows)
+        return response(command, body=dumps({"statsDay": day, "statsHour": hour, "statsMinute": minute}))
+
+    async def _ha_status(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        try:
+            async with asyncio.timeout(_STORE_ANSWER_S):
+                if self._queue_store.reads_only:
+                    body = _ha_of_slave(await replication(self._queue_store.current_read()))
+                else:
+                    body = _ha_of_master(await replication(self._queue_store.current()))
+        except (StoreError, TimeoutError):
+            raise ServiceNotAvailableError("the store does not answer INFO replication, or refuses it") from None
+        return response(command, body=dumps(body))
+
+    def _clean_unused_topic(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        """Nothing is left to clean: deleting a topic removes its queues and offsets in the same step."""
+        return response(command)
+
+    def _not_supported(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        remark = _NOT_SUPPORTED[RequestCode(command.code)]
+        return response(command, ResponseCode.REQUEST_CODE_NOT_SUPPORTED, remark=remark)
+
+
+def _item(window: Window, field: str) -> dict[str, Any]:
+    total: int = getattr(window.total, field)
+    return {
+        "avgpt": total / window.total.times if window.total.times else 0.0,
+        "sum": total,
+        "tps": total / window.elapsed_s,
+    }
+
+
+def _ha_of_master(state: Replication) -> dict[str, Any]:
+    replicas = [
+        {
+            "addr": replica.address,
+            "diff": max(state.offset - replica.offset, 0),
+            "inSync": replica.is_online and 0 <= replica.lag_s <= _IN_SYNC_LAG_S,
+            "slaveAckOffset": replica.offset,
+            "transferFromWhere": replica.offset,
+            "transferredByteInSecond": state.bytes_per_s // len(state.replicas),
+        }
+        for replica in state.replicas
+    ]
+    return {
+        "haConnectionInfo": replicas,
+        "inSyncSlaveNums": sum(item["inSync"] is True for item in replicas),
+        "master": True,
+        "masterCommitLogMaxOffset": state.offset,
+    }
+
+
+def _ha_of_slave(state: Replication) -> dict[str, Any]:
+    heard_ms = int(time.time() * 1000) - state.last_io_s * 1000 if state.last_io_s >= 0 else 0
+    return {
+        "haClientRuntimeInfo": {
+            "activated": state.is_link_up,
+            "lastReadTimestamp": heard_ms,
+            "lastWriteTimestamp": heard_ms,
+            "masterAddr": state.primary,
+            "masterFlushOffset": state.offset,
+            "maxOffset": state.offset,
+            "transferredByteInSecond": state.bytes_per_s,
+        },
+        "haConnectionInfo": [],
+        "inSyncSlaveNums": 0,
+        "master": False,
+        "masterCommitLogMaxOffset": 0,
+    }

@@ -1,0 +1,148 @@
+"""Pulls that wait for a message (long polling)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ...protocol.command import RemotingCommand
+from ...remoting.connection import Connection
+from ...store.group.queue import Queue
+from ..budget import Budget
+from ..filter.subscription import MessageFilter
+
+logger = logging.getLogger(__name__)
+
+_SCAN_PERIOD_S = 0.5
+
+
+class HeldPull(msgspec.Struct, eq=False):
+    """One pull that is answered when a message comes or its time is over.
+
+    Attributes:
+        deadline_s: event-loop time at which it is answered without a message.
+    """
+
+    connection: Connection
+    command: RemotingCommand
+    queue: Queue
+    queue_offset: int
+    max_msg_nums: int
+    max_bytes: int
+    filter: MessageFilter | None
+    deadline_s: float
+    consumer_group: str
+
+
+class PullHold:
+    """Keeps held pulls on their queue. Neither a task nor a timer per pull."""
+
+    def __init__(self, execute: Callable[[HeldPull], None], max_held: int) -> None:
+        """
+        Args:
+            execute: answers a pull now, without holding it again.
+        """
+        self._execute = execute
+        self._max_held = max_held
+        self._queues: dict[Queue, None] = {}
+        self._count = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._expire())
+
+    @property
+    def count(self) -> int:
+        """How many pulls wait."""
+        return self._count
+
+    def queues(self) -> list[Queue]:
+        """Queues on which pulls wait."""
+        return list(self._queues)
+
+    def hold(self, pull: HeldPull) -> bool:
+        """Keeps a pull, unless too many wait already."""
+        if self._count >= self._max_held:
+            return False
+        pull.queue.held.append(pull)
+        self._queues[pull.queue] = None
+        self._count += 1
+        return True
+
+    def _release(self, queue: Queue, keep: list[HeldPull]) -> None:
+        self._count += len(keep) - len(queue.held)
+        queue.held = keep
+        if not keep:
+            self._queues.pop(queue, None)
+
+    def take_matching(
+        self, queue: Queue, first_offset: int, records: Sequence[bytes], budget: Budget
+    ) -> list[HeldPull]:
+        """Takes off the pulls that the new records wake: those whose filter at least one of them passes.
+
+        Each filter is applied once. Pulls whose filters the budget has no time left for are woken, too.
+        """
+        woken: list[HeldPull] = []
+        keep: list[HeldPull] = []
+        last = first_offset + len(records)
+        passes: dict[MessageFilter, bool] = {}
+        for pull in queue.held:
+            if pull.connection.closed:
+                continue
+            if pull.queue_offset >= last:
+                keep.append(pull)
+                continue
+            if pull.filter is not None and pull.filter not in passes:
+                passes[pull.filter] = budget.is_over() or any(map(pull.filter.matches, records))
+            if pull.filter is None or passes[pull.filter]:
+                woken.append(pull)
+            else:
+                keep.append(pull)
+        self._release(queue, keep)
+        return woken
+
+    def take_of_group(self, queue: Queue, group: str) -> list[HeldPull]:
+        """Takes off the pulls of one consumer group that wait on a queue."""
+        taken: list[HeldPull] = []
+        keep: list[HeldPull] = []
+        for pull in queue.held:
+            (taken if pull.consumer_group == group else keep).append(pull)
+        self._release(queue, keep)
+        return [pull for pull in taken if not pull.connection.closed]
+
+    def wake(self, queue: Queue) -> None:
+        """Executes every pull that waits on a queue."""
+        pulls = queue.held
+        self._release(queue, [])
+        for pull in pulls:
+            if not pull.connection.closed:
+                self._execute(pull)
+
+    def wake_all(self) -> None:
+        """Executes every pull that waits."""
+        for queue in self.queues():
+            self.wake(queue)
+
+    async def _expire(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_SCAN_PERIOD_S)
+            now = loop.time()
+            for queue in self.queues():
+                expired = [p for p in queue.held if p.deadline_s <= now or p.connection.closed]
+                if expired:
+                    self._release(queue, [p for p in queue.held if p.deadline_s > now and not p.connection.closed])
+                    for pull in expired:
+                        if pull.connection.closed:
+                            continue
+                        try:
+                            self._execute(pull)
+                        except Exception:  # a mistake of ours must not end the task
+                            logger.exception("%s: a pull that waited long enough is not answered", queue.queue)
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,189 @@
+"""How far topics and consumer groups are: GET_TOPIC_STATS_INFO (202), GET_CONSUME_STATS (208),
+GET_BROKER_CONSUME_STATS (317), QUERY_CONSUME_TIME_SPAN (303)."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from ...codes import RequestCode
+from ...errors import TopicNotExistError
+from ...model import MessageQueue
+from ...protocol.admin_header import BrokerConsumeStatsRequestHeader, TopicGroupRequestHeader
+from ...protocol.command import RemotingCommand, response
+from ...protocol.header import ConsumeStatsRequestHeader, TopicRequestHeader
+from ...remoting.connection import Connection
+from ...remoting.server import Processor
+from ...remoting.turn import Turn, dumps_in_turns
+from ...store.group.offsets import OffsetStore
+from ...store.group.queues import QueueStore
+from ..group.clients import ClientManager
+from ..group.retention import RetentionService
+from ..group.topics import Topic, TopicTable
+from ..statistics import BrokerStatistics
+
+
+class ProgressProcessor:
+    """Answers at masters and slaves; a slave looks at the store first."""
+
+    def __init__(
+        self,
+        broker_addr: str,
+        topics: TopicTable,
+        queue_store: QueueStore,
+        offsets: OffsetStore,
+        clients: ClientManager,
+        retention: RetentionService,
+        statistics: BrokerStatistics,
+    ) -> None:
+        self._broker_addr = broker_addr
+        self._topics = topics
+        self._queue_store = queue_store
+        self._offsets = offsets
+        self._clients = clients
+        self._retention = retention
+        self._statistics = statistics
+
+    def processors(self) -> dict[int, Processor]:
+        return {
+            RequestCode.GET_TOPIC_STATS_INFO: self._topic_stats,
+            RequestCode.GET_CONSUME_STATS: self._consume_stats,
+            RequestCode.GET_BROKER_CONSUME_STATS: self._broker_consume_stats,
+            RequestCode.QUERY_CONSUME_TIME_SPAN: self._consume_time_span,
+        }
+
+    def _topic(self, name: str) -> Topic:
+        topic = self._topics.topics.get(name)
+        if topic is None:
+            raise TopicNotExistError(f"the topic {name!r} does not exist on this broker")
+        return topic
+
+    async def _refresh(self, topic: Topic) -> None:
+        if self._queue_store.reads_only:
+            await self._queue_store.refresh(topic.queues)
+
+    async def _topic_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        topic = self._topic(command.header(TopicRequestHeader).topic)
+        await self._refresh(topic)
+        table: dict[MessageQueue, Any] = {}
+        queues = topic.queues[: topic.queue_nums]
+        sizes = await self._retention.usage(queues)
+        turn = Turn()
+        for queue, size in zip(queues, sizes, strict=True):
+            await turn.give_way()
+            updated_ms = 0
+            if queue.max_offset > queue.min_offset:
+                updated_ms = max(0, await self._queue_store.store_timestamp_ms(queue, queue.max_offset - 1))
+            table[queue.queue] = {
+                "lastUpdateTimestamp": updated_ms,
+                "maxOffset": queue.max_offset,
+                "minOffset": queue.min_offset,
+                "storeBytes": size,  # of ours; other clients pass over it
+            }
+        put_tps = self._statistics.tps("TOPIC_PUT_NUMS", topic.config.topic_name)
+        return response(command, body=await dumps_in_turns({"offsetTable": table, "topicPutTps": put_tps}))
+
+    async def _consume_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(ConsumeStatsRequestHeader)
+        if self._queue_store.reads_only:
+            await self._offsets.load()
+        if header.topic:
+            names = [header.topic]
+        elif header.topic_list:
+            names = list(dict.fromkeys(name for name in header.topic_list.split(";") if name))
+        else:
+            names = self._subscribed(header.consumer_group, self._offsets.topics_of(header.consumer_group))
+        names = [name for name in names if name in self._topics.topics]
+        table = await self._consume_table(header.consumer_group, names, Turn())
+        tps = sum(self._consume_tps(header.consumer_group, name) for name in names)
+        return response(command, body=await dumps_in_turns({"consumeTps": tps, "offsetTable": table}))
+
+    def _consume_tps(self, group: str, topic: str) -> float:
+        return self._statistics.tps("GROUP_GET_NUMS", f"{topic}@{group}")
+
+    def _subscribed(self, group: str, names: list[str]) -> list[str]:
+        """Those of the topics that a group subscribes to; all of them when none of its members is online."""
+        live = self._clients.consumer_groups.get(group)
+        return names if live is None else [name for name in names if name in live.subscriptions]
+
+    async def _consume_table(self, group: str, names: Iterable[str], turn: Turn) -> dict[MessageQueue, Any]:
+        table: dict[MessageQueue, Any] = {}
+        for name in names:
+            topic = self._topics.topics.get(name)
+            if topic is None:
+                continue
+            await self._refresh(topic)
+            for queue in topic.queues[: topic.config.read_queue_nums]:
+                await turn.give_way()
+                offset = self._offsets.get(group, name, queue.queue.queue_id) or 0
+                pulled = self._offsets.pulled(group, name, queue.queue.queue_id)
+                stored_ms = await self._queue_store.store_timestamp_ms(queue, offset - 1) if offset else 0
+                table[queue.queue] = {
+                    "brokerOffset": queue.max_offset,
+                    "consumerOffset": offset,
+                    "lastTimestamp": max(0, stored_ms),
+                    "pullOffset": max(offset, pulled),
+                }
+        return table
+
+    async def _broker_consume_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        """GET_BROKER_CONSUME_STATS: all groups that have offsets here, topic by topic."""
+        header = command.header(BrokerConsumeStatsRequestHeader)
+        if self._queue_store.reads_only:
+            await self._offsets.load()
+        stats: list[dict[str, list[Any]]] = []
+        total = in_flight = 0
+        turn = Turn()
+        topics_of = await self._topics_by_group(turn)
+        for group in list(self._topics.groups):
+            await turn.give_way()
+            of_group: list[Any] = []
+            for name in self._subscribed(group, topics_of.get(group, [])):
+                topic = self._topics.topics.get(name)
+                if topic is not None and (topic.config.order or not header.is_order):
+                    table = await self._consume_table(group, [name], turn)
+                    total += sum(item["brokerOffset"] - item["consumerOffset"] for item in table.values())
+                    in_flight += sum(item["pullOffset"] - item["consumerOffset"] for item in table.values())
+                    of_group.append({"consumeTps": self._consume_tps(group, name), "offsetTable": table})
+            stats.append({group: of_group})
+        data = {
+            "brokerAddr": self._broker_addr,
+            "consumeStatsList": stats,
+            "totalDiff": total,
+            "totalInflightDiff": in_flight,
+        }
+        return response(command, body=await dumps_in_turns(data))
+
+    async def _topics_by_group(self, turn: Turn) -> dict[str, list[str]]:
+        """Topics in which each group has offsets: one look at the table, not one for every group."""
+        topics: dict[str, list[str]] = {}
+        for group, topic in list(self._offsets.table()):
+            await turn.give_way()
+            topics.setdefault(group, []).append(topic)
+        return topics
+
+    async def _consume_time_span(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        """QUERY_CONSUME_TIME_SPAN: store times of each queue's first, last and last consumed message."""
+        header = command.header(TopicGroupRequestHeader)
+        topic = self._topic(header.topic)
+        await self._refresh(topic)
+        now_ms = int(time.time() * 1000)
+        spans = []
+        turn = Turn()
+        for queue in topic.queues[: topic.config.write_queue_nums]:
+            await turn.give_way()
+            stored_ms = functools.partial(self._queue_store.store_timestamp_ms, queue)
+            offset = self._offsets.get(header.group, header.topic, queue.queue.queue_id) or 0
+            first_ms = await stored_ms(queue.min_offset)
+            spans.append(
+                {
+                    "messageQueue": queue.queue,
+                    "minTimeStamp": first_ms,
+                    "maxTimeStamp": await stored_ms(queue.max_offset - 1) if queue.max_offset else -1,
+                    "consumeTimeStamp": await stored_ms(offset - 1) if offset else first_ms,
+                    "delayTime": now_ms - await stored_ms(offset) if offset < queue.max_offset else 0,
+                }
+            )
+        return response(command, body=await dumps_in_turns({"consumeTimeSpanSet": spans}))

@@ -1,0 +1,117 @@
+"""CONSUMER_SEND_MSG_BACK (36): a message that could not be handled comes again later, or goes to the dead letters.
+
+Source: RocketMQ 5.3 ``AbstractSendMessageProcessor.consumerSendMsgBack``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+
+from ...codes import RequestCode
+from ...errors import ResponseError, ServiceNotAvailableError, StoreError
+from ...model import PROPERTY_RETRY_TOPIC, MessageExt
+from ...protocol.body import SubscriptionGroupConfig
+from ...protocol.command import RemotingCommand, response
+from ...protocol.header import ConsumerSendMsgBackRequestHeader
+from ...protocol.message import decode_records
+from ...remoting.connection import Connection
+from ...remoting.server import Processor
+from ...store.group.queue import deliver, split_physical_offset
+from ...store.group.queues import QueueStore
+from ...store.group.schedule import Held
+from ..group.redelivery import GiveBacks, again, failed_of
+from ..group.schedule import delay_of_level
+from ..group.topics import TopicTable, max_reconsume_times, retry_topic
+from ..statistics import BrokerStatistics
+
+logger = logging.getLogger(__name__)
+
+_FIRST_RETRY_LEVEL = 3
+
+
+class SendBackProcessor:
+    """Takes back what consumers could not handle. ``refuse`` as in ``SendProcessor``."""
+
+    def __init__(
+        self,
+        topics: TopicTable,
+        queue_store: QueueStore,
+        give_backs: GiveBacks,
+        store_host: bytes,
+        statistics: BrokerStatistics,
+    ) -> None:
+        self._topics = topics
+        self._queue_store = queue_store
+        self._give_backs = give_backs
+        self._store_host = store_host
+        self._statistics = statistics
+        self.refuse: str | None = None
+
+    def processors(self) -> dict[int, Processor]:
+        return {RequestCode.CONSUMER_SEND_MSG_BACK: self._send_back}
+
+    async def _send_back(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(ConsumerSendMsgBackRequestHeader)
+        if self.refuse is not None:
+            raise ServiceNotAvailableError(self.refuse)
+        group = self._topics.group(header.group) or await self._topics.ensure_group(header.group)
+        if group.retry_queue_nums <= 0:
+            return response(command)
+        message = await self._find(header.offset)
+        max_times = max_reconsume_times(group, command.version, header.max_reconsume_times)
+        due_ms = None
+        if message.reconsume_times < max_times and header.delay_level >= 0:
+            delay_ms = None if header.delay_level else group.retry_delay_ms(message.reconsume_times)
+            if delay_ms is None:
+                delay_ms = delay_of_level(header.delay_level or _FIRST_RETRY_LEVEL + message.reconsume_times)
+            due_ms = int(time.time() * 1000) + delay_ms
+        if due_ms is None:
+            held = await self._to_dead_letters(header.group, message)
+        else:
+            held = await self._retry(group, message, due_ms)
+        if not held.is_repeat:
+            self._statistics.sent_back(header.group, message.properties.get(PROPERTY_RETRY_TOPIC) or message.topic)
+        return response(command)
+
+    async def _find(self, physical_offset: int) -> MessageExt:
+        number, queue_offset = split_physical_offset(physical_offset)
+        queue = self._queue_store.queues_by_number.get(number) if physical_offset >= 0 else None
+        found = None if queue is None else await self._queue_store.read_one(queue, queue_offset)
+        if queue is None or found is None or found[0] != queue_offset:
+            raise ResponseError(f"no message at physical offset {physical_offset} on this broker")
+        return decode_records(bytes(deliver(queue, [found[1]], [queue_offset])), decompress=False)[0]
+
+    async def _retry(self, group: SubscriptionGroupConfig, message: MessageExt, due_ms: int) -> Held:
+        await self._topics.ensure_group(group.group_name)
+        topic = retry_topic(group.group_name, group.retry_queue_nums).topic_name
+        try:
+            record = again(message, topic, random.randrange(group.retry_queue_nums), self._store_host)
+        except ResponseError as error:  # without its topic's name a retry would reach no handler
+            logger.error("group %s: message %s cannot be retried: %s", group.group_name, message.msg_id, error)
+            return await self._to_dead_letters(group.group_name, message)
+        future: asyncio.Future[Held] = asyncio.get_running_loop().create_future()
+        self._give_backs.retry(failed_of(group.group_name, message), record, due_ms, _resolve, future)
+        return await future
+
+    async def _to_dead_letters(self, group: str, message: MessageExt) -> Held:
+        """Stores a message in ``%DLQ%group``. Raises NoPermissionError, StoreError."""
+        topic = await self._topics.ensure_dead_letter_topic(group)
+        try:
+            record = again(message, topic.config.topic_name, 0, self._store_host, dead=True)
+        except ResponseError:
+            record = again(message, topic.config.topic_name, 0, self._store_host, bare=True)
+        future: asyncio.Future[Held] = asyncio.get_running_loop().create_future()
+        self._give_backs.dead(failed_of(group, message), record, topic.queues[0], _resolve, future)
+        return await future
+
+
+def _resolve(held: Held | None, error: StoreError | None, future: asyncio.Future[Held]) -> None:
+    if future.done():
+        return
+    if held is None or error is not None:
+        future.set_exception(error or StoreError("not stored"))
+    else:
+        future.set_result(held)

@@ -1,0 +1,1 @@
+"""What a broker group shares: topics, clients, leadership, registration, retention, scheduled messages.."""

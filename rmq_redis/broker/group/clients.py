@@ -1,0 +1,493 @@
+"""HEART_BEAT, UNREGISTER_CLIENT, GET_CONSUMER_LIST_BY_GROUP: who is connected, in memory only. And queue locks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+
+import msgspec
+
+from ...codes import RequestCode, ResponseCode
+from ...config import BrokerConfig
+from ...errors import (
+    InvalidParameterError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    ResponseError,
+    ServiceNotAvailableError,
+)
+from ...model import MessageQueue, group_name_error, topic_name_error
+from ...protocol.body import (
+    ConsumerData,
+    HeartbeatData,
+    SubscriptionData,
+    decode_heartbeat,
+    decode_queue_set,
+    dumps,
+    object_body,
+)
+from ...protocol.command import RemotingCommand, request, response
+from ...protocol.header import ConsumerGroupRequestHeader, UnregisterClientRequestHeader
+from ...remoting.connection import Connection
+from ...remoting.server import Processor
+from ...store.group.locks import LockKey, LockStore
+from ..filter.subscription import MAX_TAG_EXPRESSION_LENGTH, TAG, message_filter
+from .member_watch import MemberWatch, ProducerWatch, Signature, signature_of
+from .topics import TopicTable
+
+logger = logging.getLogger(__name__)
+
+_ATTACHED = "client_groups"
+_PRODUCER_IDS = "producer_ids"
+_CONSUMER_GROUPS = "consumer_groups"
+_PRODUCER_GROUPS = "producer_groups"
+MAX_GROUPS = 1000
+"""Groups of one connection, producers and consumers together; and subscriptions of one group."""
+MAX_MEMBERS = 10_000
+"""Client ids of one connection, each counted once for every group that it is in."""
+MAX_SUBSCRIPTIONS = 4096
+"""Subscriptions of all groups of one heartbeat."""
+MAX_LOCKED_QUEUES = 4096
+"""Queues of one LOCK_BATCH_MQ or UNLOCK_BATCH_MQ."""
+MAX_CLIENT_ID_LENGTH = 255
+MAX_EXPRESSIONS_LENGTH = 256 * 1024
+"""Characters of all expressions of one heartbeat; every heartbeat compares them."""
+
+
+class Member(msgspec.Struct, eq=False):
+    """One connection's membership in a group. ``signature``: what it subscribes to there, ``message_model``: how."""
+
+    connection: Connection
+    client_id: str
+    language: int
+    version: int
+    last_update_s: float
+    signature: Signature = frozenset()
+    message_model: str = ""
+
+
+class ConsumerGroup:
+    """The live members of a consumer group and what it subscribes to."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.consume_type = "CONSUME_PASSIVELY"
+        self.message_model = "CLUSTERING"
+        self.consume_from_where = "CONSUME_FROM_LAST_OFFSET"
+        self.members: dict[Connection, dict[str, Member]] = {}
+        self.subscriptions: dict[str, SubscriptionData] = {}
+        self.watch = MemberWatch(name)
+
+    def warnings(self) -> list[str]:
+        """What keeps its members from working together, in sentences for an operator."""
+        return self.watch.warnings(self.members)
+
+    def client_ids(self) -> list[str]:
+        """Ids of the members, sorted, each once (two connections may carry one client id)."""
+        return sorted({client_id for members in self.members.values() for client_id in members})
+
+
+class ClientManager:
+    """Producers and consumers by group, as their heartbeats tell; a closed connection leaves its groups at once."""
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        topics: TopicTable,
+        locks: LockStore,
+        on_expression_changed: Callable[[str, str], None] = lambda group, topic: None,
+    ) -> None:
+        """
+        Args:
+            on_expression_changed: called with (group, topic) when a heartbeat began a subscription, or replaced its
+                expression.
+        """
+        self._config = config
+        self._topics = topics
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._locks = locks
+        self._on_expression_changed = on_expression_changed
+        self.consumer_groups: dict[str, ConsumerGroup] = {}
+        self.producer_groups: dict[str, dict[Connection, dict[str, Member]]] = {}
+        self._producers: dict[str, Connection] = {}
+        self._producer_watch = ProducerWatch()
+
+    def start(self) -> None:
+        self._task = self._loop.create_task(self._expire())
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def processors(self) -> dict[int, Processor]:
+        return {
+            RequestCode.HEART_BEAT: self._heartbeat,
+            RequestCode.UNREGISTER_CLIENT: self._unregister,
+            RequestCode.GET_CONSUMER_LIST_BY_GROUP: self._consumer_list,
+            RequestCode.CHECK_CLIENT_CONFIG: self._check_client_config,
+            RequestCode.LOCK_BATCH_MQ: self._lock,
+            RequestCode.UNLOCK_BATCH_MQ: self._unlock,
+        }
+
+    def subscription(self, group: str, topic: str) -> SubscriptionData | None:
+        """What the group's last heartbeat subscribed to in a topic."""
+        known = self.consumer_groups.get(group)
+        return None if known is None else known.subscriptions.get(topic)
+
+    def member(self, group: str, client_id: str) -> Member | None:
+        """A member of a consumer group by its client id; None when it is not connected."""
+        known = self.consumer_groups.get(group)
+        for members in known.members.values() if known is not None else ():
+            if client_id in members:
+                return members[client_id]
+        return None
+
+    def is_broadcasting(self, group: str) -> bool:
+        """Whether the group's last heartbeat said BROADCASTING."""
+        known = self.consumer_groups.get(group)
+        return known is not None and known.message_model == "BROADCASTING"
+
+    def find_producer(self, client_id: str) -> Connection | None:
+        """The connection of the client that sends producer heartbeats with this id."""
+        connection = self._producers.get(client_id)
+        return None if connection is None or connection.closed else connection
+
+    # --- heartbeats --------------------------------------------------------------------------------------------------
+
+    def _heartbeat(
+        self, connection: Connection, command: RemotingCommand
+    ) -> RemotingCommand | Awaitable[RemotingCommand]:
+        heartbeat = decode_heartbeat(command.body)
+        _check(heartbeat)
+        self._check_total(connection, heartbeat)
+        if all(self._known(consumer) for consumer in heartbeat.consumer_data_set):
+            return self._beat(connection, command, heartbeat)
+        return self._ensure_groups_then_beat(connection, command, heartbeat)
+
+    def _check_total(self, connection: Connection, heartbeat: HeartbeatData) -> None:
+        """Raises InvalidParameterError if a connection's heartbeats together make more members than one may have."""
+        consumers, producers = self._groups_of(connection)
+        groups = len(consumers | {data.group_name for data in heartbeat.consumer_data_set}) + len(
+            producers | {data.group_name for data in heartbeat.producer_data_set}
+        )
+        if groups > MAX_GROUPS:
+            raise InvalidParameterError(
+                f"this connection's heartbeats name {groups} groups; at most {MAX_GROUPS} are taken"
+            )
+        members = len(heartbeat.consumer_data_set) + len(heartbeat.producer_data_set)
+        for by_id in self._members_of(connection):
+            members += len(by_id) - (heartbeat.client_id in by_id)
+        if members > MAX_MEMBERS:
+            raise InvalidParameterError(
+                f"this connection's heartbeats make {members} members of groups; at most {MAX_MEMBERS} are taken"
+            )
+
+    @staticmethod
+    def _groups_of(connection: Connection) -> tuple[set[str], set[str]]:
+        attachments = connection.attachments
+        return attachments.get(_CONSUMER_GROUPS, set()), attachments.get(_PRODUCER_GROUPS, set())
+
+    def _members_of(self, connection: Connection) -> Iterator[dict[str, Member]]:
+        """The client ids of a connection in each of its groups."""
+        consumers, producers = self._groups_of(connection)
+        for name in consumers:
+            if (group := self.consumer_groups.get(name)) is not None:
+                yield group.members.get(connection, {})
+        for name in producers:
+            yield self.producer_groups.get(name, {}).get(connection, {})
+
+    def _known(self, consumer: ConsumerData) -> bool:
+        name = consumer.group_name
+        return name in self._topics.groups and (self._topics.reads_only or self._topics.has_retry_topic(name))
+
+    async def _ensure_groups_then_beat(
+        self, connection: Connection, command: RemotingCommand, heartbeat: HeartbeatData
+    ) -> RemotingCommand:
+        is_slave = self._topics.reads_only
+        if is_slave:
+            await self._topics.reload()
+        for consumer in heartbeat.consumer_data_set:
+            if not is_slave and not connection.closed:
+                await self._topics.ensure_group(consumer.group_name, registered=False)
+        for consumer in heartbeat.consumer_data_set:  # not one by one: a registration names all topics
+            await self._topics.retry_topic_registered(consumer.group_name)
+        return self._beat(connection, command, heartbeat)
+
+    def _beat(self, connection: Connection, command: RemotingCommand, heartbeat: HeartbeatData) -> RemotingCommand:
+        if connection.closed:  # it went while its groups were made
+            return response(command)
+        self._check_total(connection, heartbeat)  # once more: others may have come meanwhile
+        now = self._loop.time()
+        member = Member(connection, heartbeat.client_id, command.language, command.version, now)
+        names = connection.attachments.setdefault(_PRODUCER_GROUPS, set())
+        for producer in heartbeat.producer_data_set:
+            names.add(producer.group_name)
+            self.producer_groups.setdefault(producer.group_name, {}).setdefault(connection, {})[member.client_id] = (
+                member
+            )
+        if heartbeat.producer_data_set:
+            ids = connection.attachments.setdefault(_PRODUCER_IDS, set())
+            latest = self._producers.get(member.client_id)
+            if latest not in (None, connection) and member.client_id in ids:
+                self._producer_watch.shared(member, latest)
+            self._producers[member.client_id] = connection
+            ids.add(member.client_id)
+        for consumer in heartbeat.consumer_data_set:
+            self._join(member, consumer, keep_subscriptions=heartbeat.without_sub)
+        connection.attachments[_ATTACHED] = True
+        return response(command)
+
+    def _join(self, member: Member, consumer: ConsumerData, *, keep_subscriptions: bool) -> None:
+        group = self.consumer_groups.get(consumer.group_name)
+        if group is None:
+            group = self.consumer_groups[consumer.group_name] = ConsumerGroup(consumer.group_name)
+        group.consume_type = consumer.consume_type
+        group.message_model = consumer.message_model
+        group.consume_from_where = consumer.consume_from_where
+        member.connection.attachments.setdefault(_CONSUMER_GROUPS, set()).add(group.name)
+        known = group.members.setdefault(member.connection, {})
+        before = known.get(member.client_id)
+        changed = before is None
+        if keep_subscriptions and before is not None:
+            signature = before.signature
+        else:
+            signature = signature_of(consumer.subscription_data_set)
+        member = known[member.client_id] = msgspec.structs.replace(
+            member, signature=signature, message_model=consumer.message_model
+        )
+        group.watch.heard(member, was_member=before is not None, members=group.members)
+        if changed:
+            logger.info("consumer group %s: %s joined from %s", group.name, member.client_id, _peer(member))
+        if not keep_subscriptions and self._subscribe(group, consumer):
+            changed = True
+        if changed and consumer.message_model != "BROADCASTING":
+            self._notify(group)
+
+    def _subscribe(self, group: ConsumerGroup, consumer: ConsumerData) -> bool:
+        """Takes over the subscriptions of a heartbeat; an older version does not replace a newer one."""
+        changed = False
+        topics = set()
+        for subscription in consumer.subscription_data_set:
+            topics.add(subscription.topic)
+            known = group.subscriptions.get(subscription.topic)
+            if known is None:
+                changed = True
+                group.subscriptions[subscription.topic] = subscription
+                self._on_expression_changed(group.name, subscription.topic)  # it may have ended with another before
+            elif subscription.sub_version > known.sub_version:
+                group.subscriptions[subscription.topic] = subscription
+                if _expression(subscription) != _expression(known):
+                    self._on_expression_changed(group.name, subscription.topic)
+        for gone in group.subscriptions.keys() - topics:
+            changed = True
+            del group.subscriptions[gone]
+        return changed
+
+    def _unregister(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(UnregisterClientRequestHeader)
+        if header.producer_group:
+            members = self.producer_groups.get(header.producer_group, {})
+            if _remove(members, connection, header.client_id):
+                self._producer_left(header.producer_group, connection, header.client_id)
+        if header.consumer_group:
+            group = self.consumer_groups.get(header.consumer_group)
+            if group is not None and _remove(group.members, connection, header.client_id):
+                self._consumers_left(group, [(connection, header.client_id)])
+        return response(command)
+
+    def _producer_left(self, name: str, connection: Connection, client_id: str) -> None:
+        _, producers = self._groups_of(connection)
+        members = self.producer_groups.get(name, {})
+        if connection not in members:  # no other client id of this connection is in the group
+            producers.discard(name)
+        if not members:
+            self.producer_groups.pop(name, None)
+        if not any(client_id in self.producer_groups[other].get(connection, ()) for other in producers):
+            connection.attachments.get(_PRODUCER_IDS, set()).discard(client_id)
+            if self._producers.get(client_id) is connection:
+                del self._producers[client_id]
+
+    def _consumers_left(self, group: ConsumerGroup, gone: list[tuple[Connection, str]]) -> None:
+        for connection, _ in gone:
+            if connection not in group.members:
+                connection.attachments.get(_CONSUMER_GROUPS, set()).discard(group.name)
+        if gone:
+            self._left(group, ", ".join(client_id for _, client_id in gone))
+
+    def connection_closed(self, connection: Connection) -> None:
+        """Takes a closed connection out of all its groups."""
+        if not connection.attachments.pop(_ATTACHED, False):
+            return
+        for client_id in connection.attachments.pop(_PRODUCER_IDS, ()):
+            if self._producers.get(client_id) is connection:
+                del self._producers[client_id]
+        for name in connection.attachments.pop(_PRODUCER_GROUPS, ()):
+            members = self.producer_groups.get(name, {})
+            members.pop(connection, None)
+            if not members:
+                self.producer_groups.pop(name, None)
+        for name in connection.attachments.pop(_CONSUMER_GROUPS, ()):
+            group = self.consumer_groups.get(name)
+            gone = None if group is None else group.members.pop(connection, None)
+            if group is not None and gone:
+                self._left(group, ", ".join(gone))
+
+    def _left(self, group: ConsumerGroup, client_id: str) -> None:
+        logger.info("consumer group %s: %s left", group.name, client_id)
+        if not group.members:
+            del self.consumer_groups[group.name]
+        elif group.message_model != "BROADCASTING":
+            self._notify(group)
+
+    def notify(self, name: str) -> bool:
+        """Has the members of a group rebalance now; False when none is online that would."""
+        group = self.consumer_groups.get(name)
+        if group is None or group.message_model == "BROADCASTING":
+            return False
+        self._notify(group)
+        return True
+
+    def _notify(self, group: ConsumerGroup) -> None:
+        """Tells all members that the membership changed (40), so that they rebalance now and not at their next turn."""
+        config = self._topics.group(group.name)
+        if config is not None and not config.notify_consumer_ids_changed_enable:
+            return
+        for connection in group.members:
+            command = request(
+                RequestCode.NOTIFY_CONSUMER_IDS_CHANGED,
+                ConsumerGroupRequestHeader(group.name),
+                opaque=connection.next_opaque(),
+                oneway=True,
+            )
+            try:
+                connection.write_command(command)
+            except LocalProtocolError as error:
+                logger.error("consumer group %s: %s", group.name, error)
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(min(10.0, self._config.client_expiry_s / 4))
+            oldest = self._loop.time() - self._config.client_expiry_s
+            for group in list(self.consumer_groups.values()):
+                self._consumers_left(group, _remove_older(group.members, oldest))
+                group.watch.forget(group.members, oldest)
+            for name, members in list(self.producer_groups.items()):
+                for connection, client_id in _remove_older(members, oldest):
+                    self._producer_left(name, connection, client_id)
+
+    def _consumer_list(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        header = command.header(ConsumerGroupRequestHeader)
+        group = self.consumer_groups.get(header.consumer_group)
+        if group is None or not group.members:
+            # An error and not an empty list: the client asks again instead of giving up its queues.
+            raise ResponseError(f"no consumer of the group {header.consumer_group!r} is connected to this broker")
+        return response(command, body=dumps({"consumerIdList": group.client_ids()}))
+
+    def _check_client_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        subscription = object_body(command.body).get("subscriptionData")
+        if isinstance(subscription, dict):
+            kind, expression = subscription.get("expressionType"), subscription.get("subString")
+            if kind not in (None, "", TAG):
+                message_filter(str(expression or ""), str(kind))
+        return response(command)
+
+    # --- queue locks -------------------------------------------------------------------------------------------------
+
+    async def _lock(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        """Grants queues that are free, held by this client, or whose lock was not renewed in time (60 s)."""
+        client_id, queues = self._lock_body(command)
+        granted = await self._locks.lock(client_id, queues)
+        return response(command, body=dumps({"lockOKMQSet": [queues[key] for key in granted]}))
+
+    async def _unlock(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
+        client_id, queues = self._lock_body(command)
+        await self._locks.unlock(client_id, queues)
+        return response(command, ResponseCode.SUCCESS)
+
+    def _lock_body(self, command: RemotingCommand) -> tuple[str, dict[LockKey, MessageQueue]]:
+        """(client id, queues by what is locked of them). A slave does not know who has which."""
+        body = object_body(command.body)
+        group, client_id = body.get("consumerGroup"), body.get("clientId")
+        if not isinstance(group, str) or not isinstance(client_id, str):
+            raise RemoteProtocolError("lock: consumerGroup and clientId must be text")
+        wanted = decode_queue_set(body.get("mqSet"))
+        if len(wanted) > MAX_LOCKED_QUEUES:
+            raise InvalidParameterError(
+                f"a lock request for {len(wanted)} queues; at most {MAX_LOCKED_QUEUES} are taken, split it"
+            )
+        queues = {LockKey(group, queue.topic, queue.queue_id): queue for queue in wanted}
+        errors = [group_name_error(group), *(topic_name_error(key.topic) for key in queues)]
+        for error in filter(None, errors):
+            raise InvalidParameterError(error)
+        if self._topics.reads_only:
+            raise ServiceNotAvailableError(
+                f"broker {self._config.broker_name} is a slave; ask the master for queue locks"
+            )
+        return client_id, queues
+
+
+def _check(heartbeat: HeartbeatData) -> None:
+    """Raises InvalidParameterError for a heartbeat with more, or longer, or other names than any client has."""
+    if not heartbeat.client_id or len(heartbeat.client_id) > MAX_CLIENT_ID_LENGTH:
+        raise InvalidParameterError(
+            f"the client id has {len(heartbeat.client_id)} characters, expected 1 to {MAX_CLIENT_ID_LENGTH}"
+        )
+    consumers = heartbeat.consumer_data_set
+    nums = len(consumers) + len(heartbeat.producer_data_set)
+    nums = max(nums, *(len(consumer.subscription_data_set) for consumer in consumers), 0)
+    if nums > MAX_GROUPS:
+        raise InvalidParameterError(f"a heartbeat with {nums} groups or subscriptions; at most {MAX_GROUPS} are taken")
+    nums = sum(len(consumer.subscription_data_set) for consumer in consumers)
+    if nums > MAX_SUBSCRIPTIONS:
+        raise InvalidParameterError(f"a heartbeat with {nums} subscriptions; at most {MAX_SUBSCRIPTIONS} are taken")
+    for name in (
+        *(consumer.group_name for consumer in consumers),
+        *(p.group_name for p in heartbeat.producer_data_set),
+    ):
+        error = group_name_error(name)
+        if error is not None:
+            raise InvalidParameterError(error)
+    total = sum(len(data.sub_string) for consumer in consumers for data in consumer.subscription_data_set)
+    if total > MAX_EXPRESSIONS_LENGTH:
+        raise InvalidParameterError(
+            f"the expressions of a heartbeat have {total} characters, at most {MAX_EXPRESSIONS_LENGTH} are allowed"
+        )
+    for consumer in consumers:
+        for subscription in consumer.subscription_data_set:
+            error = topic_name_error(subscription.topic)
+            length = len(subscription.sub_string)
+            if error is None and length > MAX_TAG_EXPRESSION_LENGTH:
+                error = f"the expression has {length} characters, at most {MAX_TAG_EXPRESSION_LENGTH} are allowed"
+            if error is not None:
+                raise InvalidParameterError(error)
+
+
+def _expression(subscription: SubscriptionData) -> tuple[str, str]:
+    return subscription.expression_type or TAG, subscription.sub_string
+
+
+def _remove(members: dict[Connection, dict[str, Member]], connection: Connection, client_id: str) -> bool:
+    known = members.get(connection)
+    if known is None or known.pop(client_id, None) is None:
+        return False
+    if not known:
+        del members[connection]
+    return True
+
+
+def _remove_older(members: dict[Connection, dict[str, Member]], oldest_s: float) -> list[tuple[Connection, str]]:
+    gone: list[tuple[Connection, str]] = []
+    for connection, known in list(members.items()):
+        for client_id, member in list(known.items()):
+            if member.last_update_s < oldest_s:
+                del known[client_id]
+                gone.append((connection, client_id))
+        if not known:
+            del members[connection]
+    return gone
+
+
+def _peer(member: Member) -> str:
+    return member.connection.remote_address

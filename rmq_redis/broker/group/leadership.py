@@ -1,0 +1,292 @@
+"""Which of a group's brokers is its master: renews the lease, takes one that expired, steps down when fenced off."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from ...config import BrokerConfig
+from ...errors import StoreError, StoreFencedError, StoreLostError
+from ...model import MASTER_ID
+from ...store.group.lease import LeaseStore
+from ...store.group.queues import QueueStore
+from ...store.redis.connection import StoreConnection
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LOOKS_PER_LEASE = 5
+_SLOWEST_LOOK_S = 1.0
+
+
+class Leadership:
+    """One loop: as master it renews the lease, as slave it keeps an id and looks whether the group has a master.
+
+    The broker configured with id 0 takes a free lease at once. A slave does (if ``failover``) when it saw a master
+    before, or saw none for two leases: in a group that is just being started, the configured master comes first.
+    After a connection to the store broke, neither takes a lease that is gone before its holder had one to come back.
+
+    Attributes:
+        broker_id: the id now; 0 is the master.
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        queue_store: QueueStore,
+        address: str,
+        *,
+        promote: Callable[[], Awaitable[None]],
+        demote: Callable[[], Awaitable[None]],
+        moved: Callable[[], Awaitable[None]],
+        restore: Callable[[], Awaitable[None]],
+        check: Callable[[], Awaitable[None]],
+    ) -> None:
+        """
+        Args:
+            restore: makes a master work on with a store that has lost what it had; awaited when the lease is ours once
+                more and the new epoch is set.
+            check: looks whether the store has what this master wrote; raises StoreLostError if not.
+            promote: makes this broker a working master; awaited when the lease is ours and the epoch is set.
+            demote: makes it a slave; awaited when another has the lease.
+            moved: awaited when its id as a slave is another.
+        """
+        self._config = config
+        self._queue_store = queue_store
+        self._lease = LeaseStore(queue_store, address, config.broker_id, config.lease_s)
+        self._period_s = min(config.lease_s / _LOOKS_PER_LEASE, _SLOWEST_LOOK_S)
+        self._promote = promote
+        self._demote = demote
+        self._moved = moved
+        self._restore = restore
+        self._check = check
+        self._restore_due = False
+        self._seen_epoch = 0
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._loop = asyncio.get_running_loop()
+        self._may_take_at = self._loop.time() + 2 * config.lease_s
+        self._holder_until = 0.0
+        self._master = ""
+        self._looked_over: StoreConnection | None = None
+        self._complaint = ""
+        self.broker_id = max(config.broker_id, 1)
+        """Until the lease is ours."""
+
+    @property
+    def _name(self) -> str:
+        return f"broker {self._config.broker_name} id {self.broker_id}"
+
+    async def start(self) -> None:
+        """Looks once, so that a master serves as one when it is started, and goes on in the background.
+
+        Raises:
+            StoreError: the store refuses the configured master something; a slave goes on without.
+        """
+        try:
+            await self._look()
+        except StoreError as error:
+            if self._config.broker_id == MASTER_ID:
+                raise
+            self._complain(str(error))
+        self._tasks = [self._loop.create_task(self._run()), self._loop.create_task(self._follow_primary())]
+
+    def fenced(self) -> None:
+        """A write was refused because another has the lease; what follows is done in the background."""
+        self._wake.set()
+
+    async def stop(self) -> None:
+        """Stops looking; the role stays as it is."""
+        pending = set(self._tasks)
+        while pending:  # a question about the primary that fails while it is cancelled takes the cancellation with it
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.1)
+
+    async def release(self) -> None:
+        """A master gives the lease back: its successor need not wait until it expires."""
+        if self.broker_id == MASTER_ID and not self._queue_store.fenced:
+            try:
+                async with asyncio.timeout(self._config.stop_timeout_s):
+                    await self._lease.release()
+            except (StoreError, TimeoutError) as error:
+                logger.debug("%s: the lease is not given back: %s", self._name, error)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._period_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                await self._look()
+            except StoreError as error:
+                self._complain(str(error))
+            except Exception:  # a mistake of ours must not end the only task that keeps the lease
+                logger.exception("%s: looking after the lease failed", self._name)
+
+    async def _follow_primary(self) -> None:
+        """A Redis primary that was replaced while it hung takes writes for seconds after it woke up; they are lost."""
+        while True:
+            await asyncio.sleep(self._period_s)
+            try:
+                await self._queue_store.follow_primary()
+            except StoreError as error:
+                logger.debug("%s: %s", self._name, error)
+            except Exception:  # a mistake of ours must not end the task
+                logger.exception("%s: looking for the primary failed", self._name)
+
+    async def _look(self) -> None:
+        if self.broker_id == MASTER_ID:
+            await self._look_as_master()
+        else:
+            await self._look_as_slave()
+
+    def _complain(self, text: str) -> None:
+        if text != self._complaint:
+            logger.info("%s: the lease cannot be looked after: %s", self._name, text)
+        self._complaint = text
+
+    async def _answered(self, call: Awaitable[T]) -> T:
+        """The result of a call; a store that does not answer for a whole lease is one to connect to again."""
+        try:
+            async with asyncio.timeout(self._config.lease_s):
+                return await call
+        except TimeoutError:
+            self._queue_store.reconnect()
+            raise StoreError(f"the store did not answer for {self._config.lease_s:g} s") from None
+
+    # --- master ------------------------------------------------------------------------------------------------------
+
+    async def _look_as_master(self) -> None:
+        try:
+            if self._restore_due:
+                await self._work_on()
+            await self._answered(self._lease.renew())
+            self._complaint = ""
+            if self._queue_store.fenced:
+                raise StoreFencedError("a write was refused")
+            await self._answered(self._queue_store.ping_writes())
+            await self._answered(self._check())
+        except StoreLostError as error:
+            logger.error(
+                "%s: the store has lost data (FLUSHALL, an evicted key, an older snapshot, a restart without "
+                "persistence); topics, groups and offsets are written again: %s",
+                self._name,
+                error,
+            )
+            if not await self._take_again():
+                await self._step_down()
+        except StoreFencedError as error:
+            logger.warning("%s: another process is the master now: %s", self._name, error)
+            await self._step_down()
+
+    async def _take_again(self) -> bool:
+        """Keeps the group although the store does not know who its master was. False: another was faster."""
+        epoch = await self._answered(self._lease.take())
+        if epoch is None:
+            return False
+        self._queue_store.begin_writing(epoch)
+        self._restore_due = True
+        await self._work_on()
+        return True
+
+    async def _work_on(self) -> None:
+        await self._while_renewing(self._restore())
+        self._restore_due = False
+        logger.warning("%s: goes on as master, epoch %d", self._name, self._queue_store.epoch)
+
+    async def _step_down(self) -> None:
+        self._queue_store.end_writing()
+        self.broker_id = max(self._config.broker_id, 1)
+        self._may_take_at = self._loop.time() + self._config.lease_s
+        try:
+            await self._answered(self._claim())
+        except StoreError as error:
+            self._complain(str(error))
+        await self._demote()
+        logger.warning("%s: is a slave now", self._name)
+
+    # --- slave -------------------------------------------------------------------------------------------------------
+
+    async def _claim(self) -> str:
+        """Keeps an id as a slave; returns the master's address, "" when there is none."""
+        connection = self._queue_store.current()
+        broker_id, master, epoch = await self._lease.claim_slave_id()
+        if broker_id:
+            self.broker_id = broker_id
+        was_lost, self._seen_epoch = epoch < self._seen_epoch, epoch
+        if connection is not self._looked_over or was_lost:
+            # It may lead to another server, or one that restarted, to which the lease's last renewals did not come, nor
+            # the last messages. Its holder, if it lives, knows how far the queues reached, and we do not: it is first.
+            if self._master:
+                self._holder_until = self._loop.time() + self._config.lease_s
+            self._looked_over = connection
+        self._master = master if master != self._lease.address else ""
+        return master
+
+    async def _look_as_slave(self) -> None:
+        if self._looked_over is None and self._config.broker_id == MASTER_ID and await self._take():
+            return  # the first look; without an id as a slave, which would be taken from one that starts meanwhile
+        before, master = self.broker_id, ""
+
+        async def look() -> None:
+            nonlocal master
+            master = await self._claim()
+
+        await self._answered(look())
+        await self._answered(self._queue_store.ping_reads())
+        self._complaint = ""
+        if master and master != self._lease.address:
+            self._may_take_at = 0.0
+        elif self._may_take() and await self._take():
+            return
+        if self.broker_id != before:
+            await self._moved()
+
+    def _may_take(self) -> bool:
+        if self._loop.time() < self._holder_until:
+            return False
+        if self._config.broker_id == MASTER_ID:
+            return True
+        return self._config.failover and self._loop.time() >= self._may_take_at
+
+    async def _take(self) -> bool:
+        epoch = await self._answered(self._lease.take())
+        if epoch is None:
+            return False
+        slave_id, self.broker_id = self.broker_id, MASTER_ID
+        self._queue_store.begin_writing(epoch)
+        logger.warning("broker %s: takes the group over as master, epoch %d", self._config.broker_name, epoch)
+        try:
+            await self._while_renewing(self._promote())
+        except BaseException:
+            try:
+                await self._answered(self._lease.release())
+            except StoreError as failure:
+                logger.debug("%s: the lease is not given back: %s", self._name, failure)
+            self._queue_store.end_writing()
+            self.broker_id = slave_id
+            raise
+        return True
+
+    async def _while_renewing(self, work: Awaitable[None]) -> None:
+        """Awaits what may take long, with many topics; the lease must not expire meanwhile."""
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            await asyncio.wait([task], timeout=self._period_s)
+            if not task.done():
+                await self._renew_quietly()
+        await task
+
+    async def _renew_quietly(self) -> None:
+        """Keeps the lease; when the store does not answer, what waits for it fails, too."""
+        try:
+            await self._answered(self._lease.renew())
+        except StoreError as error:
+            logger.debug("%s: %s", self._name, error)

@@ -1,0 +1,169 @@
+"""A message once more, under another topic: for another try, or for the dead letters.
+
+Source: RocketMQ 5.3 ``AbstractSendMessageProcessor.consumerSendMsgBack``, ``PopReviveService.reviveRetry``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from ...errors import LocalProtocolError, ResponseError, StoreError
+from ...hosts import offset_msg_id, pack_host
+from ...model import (
+    DLQ_PREFIX,
+    LATER_PROPERTIES,
+    MAX_PROPERTIES_BYTES,
+    PROPERTY_CLUSTER,
+    PROPERTY_DELAY,
+    PROPERTY_DLQ_ORIGIN_MESSAGE_ID,
+    PROPERTY_DLQ_ORIGIN_TOPIC,
+    PROPERTY_ORIGIN_MESSAGE_ID,
+    PROPERTY_REAL_QUEUE_ID,
+    PROPERTY_REAL_TOPIC,
+    PROPERTY_RETRY_TOPIC,
+    PROPERTY_UNIQ_KEY,
+    PROPERTY_WAIT,
+    RETRY_PREFIX,
+    MessageExt,
+)
+from ...protocol.message import (
+    decode_records,
+    encode_properties_within,
+    encode_record,
+    find_property,
+    remove_property,
+    tags_code,
+)
+from ...store.group.give_backs import Failed, GiveBackStore
+from ...store.group.queue import Queue
+from ...store.group.schedule import Held, Scheduled
+from .schedule import ScheduleService
+
+logger = logging.getLogger(__name__)
+
+_DROPPABLE = (
+    "TRACE_ON",
+    "MSG_REGION",
+    PROPERTY_CLUSTER,
+    PROPERTY_WAIT,
+    PROPERTY_REAL_QUEUE_ID,
+    PROPERTY_REAL_TOPIC,
+    *LATER_PROPERTIES,
+    PROPERTY_DLQ_ORIGIN_MESSAGE_ID,
+    PROPERTY_ORIGIN_MESSAGE_ID,
+    PROPERTY_DLQ_ORIGIN_TOPIC,
+)
+"""What a message at the limit of its properties can do without on its way to another try; in this order."""
+RETRY_ROOM_BYTES = 60
+"""What leaving out what every message has of these (TRACE_ON, MSG_REGION, CLUSTER) gives at least."""
+
+
+def again(
+    message: MessageExt, topic: str, queue_id: int, store_host: bytes, *, dead: bool = False, bare: bool = False
+) -> bytes:
+    """The record of a message that was consumed once more in vain; where it came from is kept in its properties.
+
+    Args:
+        dead: it goes to the dead letters.
+        bare: its properties stay as they are; for when they would be too long.
+
+    Raises:
+        ResponseError: the longer properties do not fit any more.
+    """
+    properties = dict(message.properties)
+    if dead and not bare:
+        properties.setdefault(PROPERTY_DLQ_ORIGIN_TOPIC, properties.get(PROPERTY_RETRY_TOPIC) or message.topic)
+        properties.setdefault(PROPERTY_DLQ_ORIGIN_MESSAGE_ID, message.msg_id)
+    if not bare:
+        properties.setdefault(PROPERTY_RETRY_TOPIC, message.topic)
+        properties.setdefault(PROPERTY_ORIGIN_MESSAGE_ID, offset_msg_id(message.store_host, message.commit_log_offset))
+    properties.pop(PROPERTY_DELAY, None)
+    try:
+        return encode_record(
+            topic=topic.encode(),
+            body=message.body,
+            properties=encode_properties_within(properties, MAX_PROPERTIES_BYTES, _DROPPABLE).encode(),
+            queue_id=queue_id,
+            flag=message.flag,
+            sys_flag=message.sys_flag,
+            born_timestamp_ms=message.born_timestamp_ms,
+            born_host=pack_host(message.born_host),
+            store_timestamp_ms=int(time.time() * 1000),
+            store_host=store_host,
+            reconsume_times=message.reconsume_times + 1,
+            queue_offset=tags_code(message.tags),
+        )
+    except LocalProtocolError as error:
+        raise ResponseError(f"the message cannot be delivered again: {error}") from None
+
+
+def failed_of(group: str, message: MessageExt) -> Failed:
+    """A message that a group could not handle, as it was pulled."""
+    return Failed(
+        group,
+        message.properties.get(PROPERTY_RETRY_TOPIC) or message.topic,
+        message.reconsume_times + 1,
+        message.properties.get(PROPERTY_UNIQ_KEY, ""),
+        message.commit_log_offset,
+    )
+
+
+def failed_of_copy(group: str, record: bytes, physical_offset: int | None = None) -> Failed:
+    """The same, of the copy that is made of it."""
+    copy = decode_records(record, decompress=False, read_body=False)[0]
+    topic = copy.properties.get(PROPERTY_RETRY_TOPIC) or f"{RETRY_PREFIX}{group}"
+    unique_key = copy.properties.get(PROPERTY_UNIQ_KEY, "")
+    return Failed(group, topic, copy.reconsume_times, unique_key, physical_offset)
+
+
+def dead_letter_properties(text: str) -> str:
+    """Properties of what a consumer sent to the retry topic, as those of a dead letter: with where it came from."""
+    text = remove_property(text, PROPERTY_DELAY)
+    for name, origin in (
+        (PROPERTY_DLQ_ORIGIN_TOPIC, find_property(text, PROPERTY_RETRY_TOPIC)),
+        (PROPERTY_DLQ_ORIGIN_MESSAGE_ID, find_property(text, PROPERTY_UNIQ_KEY)),
+    ):
+        if origin and find_property(text, name) is None:
+            text += f"{'' if text.endswith(chr(2)) else chr(2)}{name}\x01{origin}\x02"
+    return text
+
+
+def log_dead_letter(failed: Failed) -> None:
+    """A message that became a dead letter needs somebody to look at it. Called once the store has it."""
+    logger.warning(
+        "group %s: message %s of topic %s failed %d times and becomes a dead letter (%s%s)",
+        failed.group,
+        failed.unique_key or failed.physical_offset,
+        failed.topic,
+        failed.reconsume_times,
+        DLQ_PREFIX,
+        failed.group,
+    )
+
+
+class GiveBacks:
+    """Retries and dead letters on their way to the store. ``done`` is called as by ``ScheduleStore.add``."""
+
+    def __init__(self, store: GiveBackStore, schedule: ScheduleService) -> None:
+        self._store = store
+        self._schedule = schedule
+
+    def retry(self, failed: Failed, record: bytes, due_ms: int, done: Scheduled, arg: object) -> None:
+        """Keeps the finished record of a retry until it is due, unless the message was given back before."""
+
+        def kept(held: Held | None, error: StoreError | None, argument: object) -> None:
+            self._schedule.look_at(due_ms)
+            done(held, error, argument)
+
+        self._store.retry(failed, record, due_ms, kept, arg)
+
+    def dead(self, failed: Failed, record: bytes, queue: Queue, done: Scheduled, arg: object) -> None:
+        """Adds the finished record of a dead letter to its queue, unless the message was given back before."""
+
+        def kept(held: Held | None, error: StoreError | None, argument: object) -> None:
+            if held is not None and not held.is_repeat:
+                log_dead_letter(failed)
+            done(held, error, argument)
+
+        self._store.dead(failed, record, queue, kept, arg)

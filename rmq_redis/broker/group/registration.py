@@ -1,0 +1,230 @@
+"""Keeps the broker registered at every NameServer of its list."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from itertools import count
+
+import msgspec
+
+from ...codes import RequestCode, ResponseCode
+from ...config import BrokerConfig
+from ...errors import RmqError, ServiceNotAvailableError, response_error
+from ...model import MASTER_ID, TopicRouteData
+from ...protocol.body import TopicConfigTable, decode_route, encode_register_body
+from ...protocol.command import RemotingCommand, request
+from ...protocol.frame import MAX_FRAME_BYTES
+from ...protocol.header import (
+    GetRouteInfoRequestHeader,
+    RegisterBrokerRequestHeader,
+    RegisterBrokerResponseHeader,
+    UnregisterBrokerRequestHeader,
+)
+from ...remoting.client import RemotingClient
+from ...remoting.hedge import call_one_of
+
+logger = logging.getLogger(__name__)
+
+_CALL_TIMEOUT_S = 5.0
+_ROUTE_TIMEOUT_S = 2.0
+_RETRY_FIRST_S = 0.1
+_RETRY_MOST_S = 2.0
+_MAX_TOPICS_IN_LOOP = 500
+"""A registration of more topics is encoded in a thread: 20,000 would hold the event loop for half a second."""
+
+
+def registration_bodies(table: TopicConfigTable, max_bytes: int = MAX_FRAME_BYTES // 2) -> list[bytes]:
+    """Bodies of the requests by which a broker registers; more than one if its topics do not fit into a frame.
+
+    NameServers add the topics of a registration whose DataVersion is new to those that they know. So each part has one
+    of its own, and the last part has that of the whole.
+    """
+    whole = encode_register_body(table)
+    if len(whole) <= max_bytes:
+        return [whole]
+    names = sorted(table.topic_config_table)
+    step = max(1, len(names) * max_bytes // (2 * len(whole)))
+    version = table.data_version
+    bodies = []
+    for start in range(0, len(names), step):
+        part = {name: table.topic_config_table[name] for name in names[start : start + step]}
+        before = len(names) - start - len(part)  # topics that are still to come: 0 for the last part
+        of_part = msgspec.structs.replace(version, timestamp=version.timestamp - before)
+        bodies.append(encode_register_body(TopicConfigTable(part, of_part)))
+    return bodies
+
+
+class Registration:
+    """One loop per NameServer: register now, then every period, at once on a change, and again when its connection
+    breaks. NameServers that cannot be reached do not hold up the others.
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        addresses: list[str],
+        broker_addr: str,
+        topics: Callable[[], TopicConfigTable],
+        broker_id: Callable[[], int],
+    ) -> None:
+        """
+        Args:
+            broker_id: the id to register under; a NameServer drops what it has of the same address under another.
+        """
+        self._config = config
+        self._addresses = addresses
+        self._broker_addr = broker_addr
+        self._topics = topics
+        self._broker_id = broker_id
+        self._client = RemotingClient(on_close=self._disconnected)
+        self._wake = {address: asyncio.Event() for address in addresses}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changes = count(1)
+        self._wanted = 0
+        self._registered: dict[str, int] = {}
+        self._unreachable: set[str] = set()
+        self._progress = asyncio.Event()
+        self._complaint = ""
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._keep(address)) for address in self._addresses]
+
+    @property
+    def registered_namesrvs(self) -> list[str]:
+        """NameServers at which this process has registered what it is now; not those that it cannot reach."""
+        return [
+            address
+            for address in self._addresses
+            if self._registered.get(address, -1) >= self._wanted and address not in self._unreachable
+        ]
+
+    async def register_now(self, timeout_s: float) -> None:
+        """Registers everywhere because something changed.
+
+        Waits for all NameServers that could be reached the last time, at most ``timeout_s`` seconds; not again for one
+        that was late, until it answers.
+        """
+        self._wanted = wanted = next(self._changes)
+        for event in self._wake.values():
+            event.set()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._late(wanted):
+                    self._progress.clear()
+                    await self._progress.wait()
+        except TimeoutError:
+            late = self._late(wanted)
+            self._unreachable.update(late)
+            if late:  # none if another change has waited and given up, too
+                logger.warning("broker %s: not registered yet at %s", self._config.broker_name, ", ".join(late))
+
+    def _late(self, wanted: int) -> list[str]:
+        return [a for a in self._addresses if self._registered.get(a, -1) < wanted and a not in self._unreachable]
+
+    def _disconnected(self, address: str) -> None:
+        event = self._wake.get(address)
+        if event is not None:
+            event.set()
+
+    async def _keep(self, address: str) -> None:
+        pause_s = _RETRY_FIRST_S
+        is_registered = False
+        event = self._wake[address]
+        while True:
+            event.clear()
+            version = self._wanted
+            try:
+                await self._register(address)
+            except RmqError as error:
+                if is_registered or pause_s == _RETRY_FIRST_S:
+                    logger.warning("broker %s: NameServer %s: %s", self._config.broker_name, address, error)
+                is_registered = False
+                self._unreachable.add(address)
+                self._progress.set()
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, _RETRY_MOST_S)
+                continue
+            except Exception:  # a mistake of ours must not end the task: without it the broker falls out of the routes
+                logger.exception("broker %s: NameServer %s: registration failed", self._config.broker_name, address)
+                is_registered = False
+                self._unreachable.add(address)
+                self._progress.set()
+                await asyncio.sleep(_RETRY_MOST_S)
+                continue
+            if not is_registered:
+                logger.info("broker %s: registered at NameServer %s", self._config.broker_name, address)
+            is_registered, pause_s = True, _RETRY_FIRST_S
+            self._registered[address] = version
+            self._unreachable.discard(address)
+            self._progress.set()
+            try:
+                async with asyncio.timeout(self._config.register_period_s):
+                    await event.wait()
+            except TimeoutError:
+                pass
+
+    async def _register(self, address: str) -> None:
+        table = self._topics()
+        if len(table.topic_config_table) <= _MAX_TOPICS_IN_LOOP:
+            bodies = registration_bodies(table)
+        else:
+            bodies = await asyncio.to_thread(registration_bodies, table)
+        for body in bodies:
+            answer = await self._client.call(address, self._request_of(body), _CALL_TIMEOUT_S)
+            shown = answer.header(RegisterBrokerResponseHeader).master_addr
+            if shown and shown != self._broker_addr and self._broker_id() == MASTER_ID and shown != self._complaint:
+                logger.error(
+                    "broker %s: NameServer %s shows %s as the master of this name and does not take this broker",
+                    self._config.broker_name,
+                    address,
+                    shown,
+                )
+                self._complaint = shown
+
+    def _request_of(self, body: bytes) -> RemotingCommand:
+        header = RegisterBrokerRequestHeader(
+            broker_name=self._config.broker_name,
+            broker_addr=self._broker_addr,
+            cluster_name=self._config.cluster_name,
+            broker_id=self._broker_id(),
+            ha_server_addr=self._broker_addr,
+            zone_name=self._config.zone or None,
+        )
+        return request(RequestCode.REGISTER_BROKER, header, body)
+
+    async def close(self, *, unregister: bool = True) -> None:
+        """Stops, and tells every NameServer that this broker goes."""
+        for task in self._tasks:
+            task.cancel()
+        if unregister:
+            header = UnregisterBrokerRequestHeader(
+                self._config.broker_name, self._broker_addr, self._config.cluster_name, self._broker_id()
+            )
+            await asyncio.gather(*(self._unregister(address, header) for address in self._addresses))
+        await self._client.close()
+
+    async def topic_route(self, topic: str) -> TopicRouteData | None:
+        """A topic's route as the first NameServer that answers has it; None when there is none. Raises RmqError."""
+        command = request(
+            RequestCode.GET_ROUTEINFO_BY_TOPIC, GetRouteInfoRequestHeader(topic, accept_standard_json_only=True)
+        )
+        addresses = list(self._client.connections)
+        if not addresses:
+            raise ServiceNotAvailableError("this broker is not connected to any NameServer")
+        address, answer, _ = await call_one_of(self._client, addresses, command, _ROUTE_TIMEOUT_S)
+        if answer.code == ResponseCode.TOPIC_NOT_EXIST:
+            return None
+        if answer.code != ResponseCode.SUCCESS:
+            raise response_error(answer.code, answer.remark, address)
+        return decode_route(answer.body)
+
+    async def _unregister(self, address: str, header: UnregisterBrokerRequestHeader) -> None:
+        if address not in self._client.connections:
+            return
+        try:
+            await self._client.call(address, request(RequestCode.UNREGISTER_BROKER, header), 1.0)
+        except RmqError as error:
+            logger.info("broker %s: NameServer %s: %s", self._config.broker_name, address, error)

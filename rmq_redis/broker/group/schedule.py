@@ -1,0 +1,177 @@
+"""Messages that are delivered later: delay levels, arbitrary delivery times, and the moves when they are due.
+
+Source: RocketMQ 5.3 ``ScheduleMessageService`` (levels), ``HookUtils`` and ``TimerMessageStore`` (timers).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from ...errors import MessageIllegalError, RemoteProtocolError, ResponseError, StoreError
+from ...model import (
+    DELAY_LEVELS_S,
+    LATER_PROPERTIES,
+    PROPERTY_DELAY,
+    PROPERTY_REAL_QUEUE_ID,
+    PROPERTY_REAL_TOPIC,
+    PROPERTY_TIMER_DELAY_MS,
+    PROPERTY_TIMER_DELAY_SEC,
+    PROPERTY_TIMER_DELIVER_MS,
+    RETRY_PREFIX,
+)
+from ...protocol.message import decode_records, find_property, remove_property
+from ...store.group.schedule import Due, Held, Move, Scheduled, ScheduleStore
+from .topics import TopicTable
+
+logger = logging.getLogger(__name__)
+
+MAX_TIMER_DELAY_S = 3 * 24 * 3600
+"""How far ahead a timer may be. Source: ``timerMaxDelaySec``."""
+_TIMERS = ((PROPERTY_TIMER_DELAY_SEC, 1000), (PROPERTY_TIMER_DELAY_MS, 1), (PROPERTY_TIMER_DELIVER_MS, 0))
+_MOVE_AT_ONCE = 256
+_LONGEST_SLEEP_S = 60.0
+_RETRY_S = 0.5
+_NEVER_MS = 1 << 62
+
+
+def delay_of_level(level: int) -> int:
+    """ms of a delay level; above 18 counts as 18."""
+    return DELAY_LEVELS_S[min(level, len(DELAY_LEVELS_S)) - 1] * 1000
+
+
+def take_due_ms(text: str, now_ms: int, topic: str) -> tuple[str, int]:
+    """Property string as it is stored, and when the message is due (ms; 0: now).
+
+    DELAY (a level) wins over the timer properties. A message that waits keeps them, as with Apache's brokers, and gets
+    the queue that it is for (``with_real_queue``). One that has that already was delivered late once: sent on by a
+    consumer with its properties, it is not delayed a second time; in a retry topic only DELAY counts.
+
+    Raises:
+        MessageIllegalError: a level or time that is no number, or more than three days ahead.
+    """
+    was_delayed = find_property(text, PROPERTY_REAL_TOPIC) is not None
+    if was_delayed:
+        is_retry = topic.startswith(RETRY_PREFIX)
+        for name in (PROPERTY_REAL_TOPIC, PROPERTY_REAL_QUEUE_ID, *LATER_PROPERTIES[is_retry:]):
+            text = remove_property(text, name)
+    due_ms = 0
+    level = _number(text, PROPERTY_DELAY)
+    if level > 0:
+        due_ms = now_ms + delay_of_level(level)
+        for name, _ in _TIMERS:
+            text = remove_property(text, name)
+    else:
+        for name, unit in _TIMERS:
+            value = _number(text, name)
+            if value > 0:
+                due_ms = now_ms + value * unit if unit else value
+                break
+    if due_ms > now_ms + MAX_TIMER_DELAY_S * 1000:
+        raise MessageIllegalError(f"due in {(due_ms - now_ms) // 1000} s, at most {MAX_TIMER_DELAY_S} s are allowed")
+    return text, due_ms if due_ms > now_ms else 0
+
+
+def with_real_queue(text: str, topic: str, queue_id: int, room: int) -> str:
+    """Properties of a message that waits, with the queue it is for, if that takes at most ``room`` bytes more."""
+    added = f"{PROPERTY_REAL_TOPIC}\x01{topic}\x02{PROPERTY_REAL_QUEUE_ID}\x01{queue_id}\x02"
+    return text + added if len(added) <= room else text
+
+
+def _number(text: str, name: str) -> int:
+    value = find_property(text, name)
+    if not value:
+        return 0
+    try:
+        return int(value) if len(value) < 20 else int("x")
+    except ValueError:
+        raise MessageIllegalError(f"{name}={value[:30]!r} is not a number") from None
+
+
+class ScheduleService:
+    """Takes records that are due later, and moves them to their queues in time. One timer for all of them."""
+
+    def __init__(self, store: ScheduleStore, topics: TopicTable) -> None:
+        self._store = store
+        self._topics = topics
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._next_due_ms = _NEVER_MS
+
+    def start(self) -> None:
+        """Begins to move what is due; it looks at once what there is."""
+        self._task = self._loop.create_task(self._run())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def add(self, record: bytes, due_ms: int, done: Scheduled, arg: object, *, recall_key: str = "") -> None:
+        """Keeps a finished record of a message until it is due; see ``ScheduleStore.add``."""
+
+        def added(held: Held | None, error: StoreError | None, argument: object) -> None:
+            self.look_at(due_ms)
+            done(held, error, argument)
+
+        self._store.add(record, due_ms, recall_key, added, arg)
+
+    def look_at(self, due_ms: int) -> None:
+        """Has it look at that time, if it would not before."""
+        if due_ms < self._next_due_ms:
+            self._next_due_ms = due_ms
+            self._wake.set()
+
+    async def recall(self, topic: str, unique_key: str) -> bool:
+        """Takes a message that waits away; False when there is none (any more). Raises StoreError."""
+        return await self._store.recall(recall_key(topic, unique_key)) > 0
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            self._next_due_ms = _NEVER_MS  # whatever is added while we look has us look again
+            try:
+                now_ms = int(time.time() * 1000)
+                next_due_ms, due = await self._store.due(now_ms, _MOVE_AT_ONCE)
+                if due:
+                    await self._store.move([await self._move_of(message) for message in due], now_ms)
+                    continue
+            except StoreError as error:
+                logger.debug("scheduled messages: %s", error)
+                await asyncio.sleep(_RETRY_S)
+                continue
+            except Exception:  # a mistake of ours must not end all deliveries
+                logger.exception("scheduled messages: moving what is due failed")
+                await asyncio.sleep(_RETRY_S)
+                continue
+            if not self._wake.is_set():
+                self._next_due_ms = _NEVER_MS if next_due_ms is None else next_due_ms
+            seconds = min(max(self._next_due_ms - time.time() * 1000, 0) / 1000, _LONGEST_SLEEP_S)
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _move_of(self, due: Due) -> Move:
+        """Where a due message goes; nowhere when its topic is deleted, or the record damaged. Raises StoreError."""
+        try:
+            message = decode_records(due.record, decompress=False)[0]
+            topic = self._topics.topics.get(message.topic)
+            if topic is None:
+                topic = await self._topics.create_on_send(message.topic, "", 1)
+        except (ResponseError, RemoteProtocolError, IndexError) as error:
+            logger.error("a message that is due now has no queue and is dropped: %s", error)
+            return Move(due, "", None)
+        queue = topic.queues[min(message.queue_id, topic.queue_nums - 1)]
+        return Move(due, recall_key(message.topic, message.msg_id), queue)
+
+
+def recall_key(topic: str, unique_key: str) -> str:
+    """By which a message that waits is found; "" for a retry, which nobody may recall.
+
+    Source: ``TimerMessageStore.buildDeleteKey``.
+    """
+    return "" if topic.startswith(RETRY_PREFIX) else f"{topic}+{unique_key}"

@@ -1,0 +1,484 @@
+"""The topics and consumer groups of a broker: looked up in memory, changed through the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from ...codes import Perm
+from ...config import BrokerConfig
+from ...errors import (
+    InvalidParameterError,
+    NoPermissionError,
+    StoreError,
+    StoreLostError,
+    SubscriptionGroupNotExistError,
+    TopicNotExistError,
+)
+from ...model import (
+    DEFAULT_QUEUE_NUMS,
+    DEFAULT_TOPIC,
+    DLQ_PREFIX,
+    RETRY_PREFIX,
+    DataVersion,
+    MessageQueue,
+    TopicConfig,
+    group_name_error,
+    is_system_topic,
+    reply_topic,
+    topic_name_error,
+)
+from ...protocol.body import SubscriptionGroupConfig
+from ...protocol.pop import pop_retry_topic
+from ...store.group.config import ConfigStore, StoredTopic
+from ...store.group.offsets import OffsetStore
+from ...store.group.queue import Queue
+from ...store.group.queues import QueueStore
+from ...store.redis.connection import StoreConnection
+
+logger = logging.getLogger(__name__)
+
+TEMPLATE_QUEUE_NUMS = 8
+"""Queues of TBW102 at least, the most that a client may ask for. Source: BrokerConfig.defaultTopicQueueNums."""
+MAX_QUEUE_NUMS = 1024
+_WARNING_PERIOD_S = 10.0
+_VERSION_3_4_9 = 121
+
+
+class Topic:
+    """A topic with its queues at hand.
+
+    Attributes:
+        queues: one entry per queue id that the topic ever had; a topic made smaller keeps the others' messages.
+        queue_nums: how many of them can be read or written now.
+    """
+
+    __slots__ = ("config", "name_bytes", "queue_numbers", "queue_nums", "queues")
+
+    def __init__(self, stored: StoredTopic, queues: list[Queue]) -> None:
+        self.config = stored.config
+        self.queue_numbers = stored.queue_numbers
+        self.queues = queues
+        self.queue_nums = max(self.config.read_queue_nums, self.config.write_queue_nums)
+        self.name_bytes = stored.config.topic_name.encode()
+
+
+class TopicTable:
+    """Topics and groups of one broker group.
+
+    ``on_change`` is awaited after every change that NameServers must hear of, ``on_queue_gone`` called with every queue
+    of a deleted topic.
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        configs: ConfigStore,
+        queue_store: QueueStore,
+        offsets: OffsetStore,
+        on_change: Callable[[], Awaitable[None]],
+        on_queue_gone: Callable[[Queue], None],
+    ) -> None:
+        self._config = config
+        self._configs = configs
+        self._queue_store = queue_store
+        self._offsets = offsets
+        self._on_change = on_change
+        self._on_queue_gone = on_queue_gone
+        self._lock = asyncio.Lock()
+        self._announcements: set[asyncio.Task[None]] = set()
+        self._registering: dict[str, asyncio.Task[None]] = {}
+        self._version = 0
+        self._next_warning_s = 0.0
+        self._started_ms = int(time.time() * 1000)
+        self.topics: dict[str, Topic] = {}
+        self.groups: dict[str, SubscriptionGroupConfig] = {}
+
+    async def start(self) -> None:
+        """Loads everything; a master creates the system topics that are missing. Raises StoreError.
+
+        What a store has lost since this broker read it last is written again first.
+        """
+        if not self._queue_store.fenced and self._version > await self._configs.version():
+            await self.put_again(self._queue_store.current())
+        await self.reload(force=True)
+        if self._queue_store.fenced:
+            return
+        for wanted in self._system_topics():
+            known = self.topics.get(wanted.topic_name)
+            # The template follows its setting, which may have changed since the store was made.
+            if known is None or (
+                wanted.topic_name == DEFAULT_TOPIC and known.config.write_queue_nums != wanted.write_queue_nums
+            ):
+                await self._put(wanted)
+        if not self._config.auto_create_topic_enable and DEFAULT_TOPIC in self.topics:
+            del self.topics[DEFAULT_TOPIC]
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether this broker is a slave now, which changes nothing."""
+        return self._queue_store.reads_only
+
+    def _system_topics(self) -> list[TopicConfig]:
+        rw = int(Perm.READ | Perm.WRITE)
+        names = ("SELF_TEST_TOPIC", "RMQ_SYS_TRACE_TOPIC", reply_topic(self._config.cluster_name))
+        topics = [TopicConfig(topic_name=name, read_queue_nums=1, write_queue_nums=1, perm=rw) for name in names]
+        for name in dict.fromkeys((self._config.broker_name, self._config.cluster_name)):
+            topics.append(TopicConfig(topic_name=name, read_queue_nums=1, write_queue_nums=1, perm=rw | Perm.INHERIT))
+        if self._config.auto_create_topic_enable:
+            nums = self._config.default_topic_queue_nums
+            if nums >= DEFAULT_QUEUE_NUMS:  # clients take their queue from the first 4 that the template shows
+                nums = max(nums, TEMPLATE_QUEUE_NUMS)
+            topics.append(
+                TopicConfig(
+                    topic_name=DEFAULT_TOPIC, read_queue_nums=nums, write_queue_nums=nums, perm=rw | Perm.INHERIT
+                )
+            )
+        return topics
+
+    async def ensure_system_topic(self, name: str) -> Topic:
+        """A system topic of one queue, made when it is missing. Raises StoreError."""
+        async with self._lock:
+            if name not in self.topics:
+                await self._put(TopicConfig(topic_name=name, read_queue_nums=1, write_queue_nums=1))
+        return self.topics[name]
+
+    def is_system(self, topic: str) -> bool:
+        """Whether nobody may create or delete this topic by hand."""
+        cluster = self._config.cluster_name
+        return is_system_topic(topic) or topic in (self._config.broker_name, cluster, reply_topic(cluster))
+
+    async def reload(self, *, force: bool = False) -> bool:
+        """Reads topics and groups if they changed since the last time, or in any case. Raises StoreError."""
+        role = self._queue_store.role
+        version = await self._configs.version()
+        if version == self._version and self.topics and not force:
+            return False
+        stored = await self._configs.load_topics()
+        groups = await self._configs.load_groups()
+        await self._queue_store.open_queues(
+            [
+                (MessageQueue(name, self._config.broker_name, i), number)
+                for name, item in stored.items()
+                for i, number in enumerate(item.queue_numbers)
+            ]
+        )
+        if self._queue_store.role != role:  # what a slave asked for is too old for a master
+            return False
+        self.groups = groups
+        for gone in self.topics.keys() - stored.keys():
+            self._queue_store.forget_queues(gone)
+        self.topics = {name: self._topic(item) for name, item in stored.items()}
+        self._version = version
+        return True
+
+    def _topic(self, stored: StoredTopic) -> Topic:
+        name = stored.config.topic_name
+        queues = [self._queue_store.queues[name, i] for i in range(len(stored.queue_numbers))]
+        for queue in queues:
+            queue.first_offset = max(queue.first_offset, stored.first_offset)
+        return Topic(stored, queues)
+
+    async def put_again(self, connection: StoreConnection) -> None:
+        """Writes topics and groups that a store, replaced by one that is behind, has lost. Raises StoreError."""
+        topics = [StoredTopic(topic.config, topic.queue_numbers) for topic in self.topics.values()]
+        version = await self._configs.put_again(connection, self._version, topics, self.groups.values())
+        if version > self._version:
+            logger.warning("the store had lost topics or groups: they are written again")
+            self._version = version
+
+    async def check(self) -> None:
+        """Raises StoreLostError if the store lost configurations: an evicted key, or a snapshot of the same epoch."""
+        lost = await self._configs.lost(self._version, has_groups=bool(self.groups))
+        if lost:
+            raise StoreLostError(f"missing, or older than they were: {', '.join(lost)}")
+
+    @property
+    def data_version(self) -> DataVersion:
+        # The epoch as state version: of two masters of one name, a NameServer believes the later.
+        return DataVersion(counter=self._version, state_version=self._queue_store.epoch, timestamp=self._started_ms)
+
+    def configs(self) -> dict[str, TopicConfig]:
+        """All topic configurations by name."""
+        return {name: topic.config for name, topic in self.topics.items()}
+
+    # --- topics --------------------------------------------------------------------------------------------------
+
+    async def put(self, config: TopicConfig) -> None:
+        """Creates or changes a topic by hand.
+
+        Raises:
+            InvalidParameterError: illegal name, a system topic, or a queue number out of range.
+            StoreError: the store is away.
+        """
+        error = topic_name_error(config.topic_name)
+        if error is None and self.is_system(config.topic_name):
+            error = f"the topic {config.topic_name!r} is a system topic"
+        for name, nums in (("readQueueNums", config.read_queue_nums), ("writeQueueNums", config.write_queue_nums)):
+            if error is None and not 0 <= nums <= MAX_QUEUE_NUMS:
+                error = f"{name} is {nums}, expected 0 to {MAX_QUEUE_NUMS}"
+        if error is None and not max(config.read_queue_nums, config.write_queue_nums):
+            error = "a topic needs at least one queue"
+        if error is None and not 0 <= config.perm <= 15:
+            error = f"perm is {config.perm}, expected a sum of 4 (read), 2 (write) and 1 (inherit)"
+        if error is not None:
+            raise InvalidParameterError(error)
+        async with self._lock:
+            await self._put(config)
+        await self._on_change()
+
+    async def _put(self, config: TopicConfig) -> None:
+        known = self.topics.get(config.topic_name)
+        stored = await self._configs.put_topic(config, known.queue_numbers if known else ())
+        await self._queue_store.open_queues(
+            [
+                (MessageQueue(config.topic_name, self._config.broker_name, i), number)
+                for i, number in enumerate(stored.queue_numbers)
+            ]
+        )
+        self.topics[config.topic_name] = self._topic(stored)
+        self._version += 1
+        logger.info(
+            "topic %s: %d read and %d write queues, perm %d",
+            config.topic_name,
+            config.read_queue_nums,
+            config.write_queue_nums,
+            config.perm,
+        )
+
+    async def delete(self, topic: str) -> None:
+        """Deletes a topic, its messages and the offsets in it, and what POP retries of it; an unknown one is no error.
+
+        Raises:
+            InvalidParameterError: blank, or a system topic.
+            StoreError: the store is away.
+        """
+        if not topic.strip() or self.is_system(topic):
+            raise InvalidParameterError(f"the topic {topic!r} is a system topic and cannot be deleted")
+        async with self._lock:
+            if topic not in self.topics:
+                return
+            # First from memory, so that nothing is written behind the removal and brings the keys back.
+            gone = {name: self.topics.pop(name) for name in (topic, *self._pop_retry_topics(topic))}
+            offsets = {
+                (group, name): self._offsets.forget((group, name))
+                for name in gone
+                for group in self._offsets.groups_of(name)
+            }
+            await asyncio.sleep(0)  # appends of this turn of the loop go to Redis before the removal
+            try:
+                queues = [queue for deleted in gone.values() for queue in deleted.queues]
+                await self._configs.remove_topics(list(gone), queues, list(offsets))
+            except StoreError:
+                self.topics |= gone
+                for (group, name), by_queue in offsets.items():
+                    for queue_id, offset in by_queue.items():
+                        self._offsets.commit(group, name, queue_id, offset)
+                raise
+            for name in gone:
+                for queue in self._queue_store.forget_queues(name):
+                    self._on_queue_gone(queue)
+            self._version += 1
+            logger.info("topic %s: deleted", ", ".join(gone))
+        await self._on_change()
+
+    def _pop_retry_topics(self, topic: str) -> list[str]:
+        """Topics by which POP retries a topic's messages, for the groups with offsets in it: nobody reads them without.
+
+        ``%RETRY%a_b_c`` may be that of group a and topic b_c, of a_b and c, or group a_b_c's own. One that another
+        existing group or topic may mean is left: its messages would be gone. Source: ``clearRetryTopicWhenDeleteTopic``
+        of RocketMQ 5.3, which does not look.
+        """
+        found = []
+        for group in self._offsets.groups_of(topic):
+            name = pop_retry_topic(group, topic)
+            meant = name.removeprefix(RETRY_PREFIX)
+            splits = [(meant[:i], meant[i + 1 :]) for i, character in enumerate(meant) if character == "_"]
+            is_shared = meant in self.groups or any(
+                other_group in self.groups and other in self.topics and other != topic for other_group, other in splits
+            )
+            if name in self.topics and not is_shared:
+                found.append(name)
+        return found
+
+    async def create_on_send(self, topic: str, default_topic: str, queue_nums: int) -> Topic:
+        """The topic, made as a client's first send makes it.
+
+        From the template ``default_topic``: its permissions without the inherit bit, and as many queues as the client
+        wants, but not more than the template has. A retry topic gets one queue. Source: ``TopicConfigManager``.
+        Clients that were told nothing want 4 queues; from TBW102 they get ``default_topic_queue_nums``, so that an
+        operator can choose more.
+
+        Raises:
+            TopicNotExistError: automatic creation is off or the template does not allow it.
+            SubscriptionGroupNotExistError: the group of a retry or dead-letter topic cannot be created.
+            InvalidParameterError: illegal name.
+        """
+        error = topic_name_error(topic)
+        if error is not None:
+            raise InvalidParameterError(error)
+        is_of_group = topic.startswith((RETRY_PREFIX, DLQ_PREFIX))
+        if is_of_group:  # else these names would have no bound
+            await self.ensure_group(topic.removeprefix(RETRY_PREFIX).removeprefix(DLQ_PREFIX), retry=False)
+        async with self._lock:
+            known = self.topics.get(topic)
+            if known is not None:
+                return known
+            if topic.startswith(RETRY_PREFIX):
+                wanted = retry_topic(topic.removeprefix(RETRY_PREFIX))
+            else:
+                template = self.topics.get(default_topic)
+                if template is None or not template.config.perm & Perm.INHERIT:
+                    raise TopicNotExistError(
+                        f"the topic {topic!r} does not exist and is not created automatically; create it first"
+                    )
+                if not is_of_group and self._topics_without_group() >= self._config.max_auto_topics:
+                    self._warn_of_bound("max_auto_topics", topic)
+                    raise TopicNotExistError(
+                        f"the topic {topic!r} does not exist, and this broker has the {self._config.max_auto_topics} "
+                        "topics up to which it creates them automatically (max_auto_topics); create it first"
+                    )
+                nums = min(max(queue_nums, 1), template.config.write_queue_nums)
+                if default_topic == DEFAULT_TOPIC and queue_nums == DEFAULT_QUEUE_NUMS:
+                    nums = self._config.default_topic_queue_nums
+                perm = template.config.perm & ~Perm.INHERIT
+                wanted = TopicConfig(topic_name=topic, read_queue_nums=nums, write_queue_nums=nums, perm=int(perm))
+            await self._put(wanted)
+        # Not awaited: what was sent first must be stored before what comes next.
+        task = asyncio.get_running_loop().create_task(self._announce())
+        self._announcements.add(task)
+        task.add_done_callback(self._announcements.discard)
+        return self.topics[topic]
+
+    def _topics_without_group(self) -> int:
+        return sum(not name.startswith((RETRY_PREFIX, DLQ_PREFIX)) for name in self.topics)
+
+    def _warn_of_bound(self, setting: str, name: str) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._next_warning_s:
+            self._next_warning_s = now_s + _WARNING_PERIOD_S
+            logger.error("%s is reached: %r is not created automatically, nor is any other", setting, name)
+
+    async def _announce(self) -> None:
+        await self._on_change()
+
+    async def ensure_dead_letter_topic(self, group: str) -> Topic:
+        """``%DLQ%group``, made with one queue when it is missing.
+
+        Raises:
+            NoPermissionError: it does not allow writing.
+            InvalidParameterError: illegal group name.
+            StoreError: the store is away.
+        """
+        name = DLQ_PREFIX + group
+        if name not in self.topics:
+            await self.put(TopicConfig(topic_name=name, read_queue_nums=1, write_queue_nums=1))
+        topic = self.topics[name]
+        if not topic.config.perm & Perm.WRITE:
+            raise NoPermissionError(f"the topic {name!r} does not allow writing")
+        return topic
+
+    # --- groups --------------------------------------------------------------------------------------------------
+
+    async def put_group(self, config: SubscriptionGroupConfig) -> None:
+        """Creates or changes a consumer group by hand. Raises InvalidParameterError, StoreError."""
+        error = group_name_error(config.group_name)
+        if error is None and not 0 <= config.retry_queue_nums <= MAX_QUEUE_NUMS:
+            error = f"retryQueueNums is {config.retry_queue_nums}, expected 0 to {MAX_QUEUE_NUMS}"
+        if error is None and config.group_retry_policy is not None:
+            error = config.group_retry_policy.error()
+        if error is not None:
+            raise InvalidParameterError(error)
+        await self._configs.put_group(config)
+        self.groups[config.group_name] = config
+        self._version += 1
+        logger.info("consumer group %s: configured", config.group_name)
+
+    async def delete_group(self, group: str, *, clean_offsets: bool) -> None:
+        """Deletes a consumer group; an unknown one is no error. Raises StoreError."""
+        topics = self._offsets.topics_of(group) if clean_offsets else []
+        await self._configs.remove_group(group, topics)
+        self.groups.pop(group, None)
+        self._version += 1
+        for topic in topics:
+            self._offsets.forget((group, topic))
+        logger.info("consumer group %s: deleted", group)
+
+    def group(self, name: str) -> SubscriptionGroupConfig | None:
+        """A group's configuration, or None for one that is not known."""
+        return self.groups.get(name)
+
+    async def ensure_group(self, name: str, *, retry: bool = True, registered: bool = True) -> SubscriptionGroupConfig:
+        """The group, and its retry topic, made if they are missing.
+
+        The retry topic is there from the first heartbeat on: clients ask its route at once and then only every 30 s.
+
+        Args:
+            retry: whether the retry topic is needed.
+            registered: whether to wait until a new retry topic is in the routes.
+
+        Raises:
+            InvalidParameterError: illegal name.
+            SubscriptionGroupNotExistError: unknown and not created automatically.
+        """
+        known = self.groups.get(name)
+        retry_name = RETRY_PREFIX + name
+        if known is not None and (not retry or retry_name in self.topics):
+            if registered:
+                await self.retry_topic_registered(name)
+            return known
+        error = group_name_error(name)
+        if error is not None:
+            raise InvalidParameterError(error)
+        async with self._lock:
+            known = self.groups.get(name)
+            if known is None:
+                if not self._config.auto_create_subscription_group:
+                    raise SubscriptionGroupNotExistError(
+                        f"the consumer group {name!r} does not exist and is not created automatically"
+                    )
+                if len(self.groups) >= self._config.max_auto_groups:
+                    self._warn_of_bound("max_auto_groups", name)
+                    raise SubscriptionGroupNotExistError(
+                        f"the consumer group {name!r} does not exist, and this broker has the "
+                        f"{self._config.max_auto_groups} groups up to which it creates them automatically "
+                        "(max_auto_groups); create it first"
+                    )
+                known = SubscriptionGroupConfig(group_name=name)
+                if self.reads_only:  # served from memory until the master stores it
+                    self.groups[name] = known
+                    return known
+                await self._configs.put_group(known)
+                self.groups[name] = known
+                self._version += 1
+            if retry and retry_name not in self.topics and topic_name_error(retry_name) is None:
+                await self._put(retry_topic(name, known.retry_queue_nums))
+                task = asyncio.get_running_loop().create_task(self._announce())
+                self._registering[retry_name] = task
+                task.add_done_callback(lambda _: self._registering.pop(retry_name, None))
+        if registered:
+            await self.retry_topic_registered(name)
+        return known
+
+    async def retry_topic_registered(self, group: str) -> None:
+        """Returns when a registration of a group's new retry topic that is under way has ended."""
+        task = self._registering.get(RETRY_PREFIX + group)
+        if task is not None:
+            await asyncio.shield(task)
+
+    def has_retry_topic(self, group: str) -> bool:
+        """Whether a group's retry topic is there and in the routes: its members ask for them only every 30 s."""
+        name = RETRY_PREFIX + group
+        return name in self.topics and name not in self._registering
+
+
+def max_reconsume_times(group: SubscriptionGroupConfig, client_version: int, wanted: int | None) -> int:
+    """How often a message of the group is tried again: what a client from 3.4.9 on says, else the group's setting."""
+    return wanted if wanted is not None and client_version >= _VERSION_3_4_9 else group.retry_max_times
+
+
+def retry_topic(group: str, queue_nums: int = 1) -> TopicConfig:
+    """Configuration of ``%RETRY%group``."""
+    return TopicConfig(topic_name=RETRY_PREFIX + group, read_queue_nums=queue_nums, write_queue_nums=queue_nums)

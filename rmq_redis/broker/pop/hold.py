@@ -1,0 +1,129 @@
+"""POPs that wait for a message: by topic and group, woken one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+
+from ...remoting.connection import Connection
+from ...store.group.queue import Queue
+
+
+class Waiter:
+    """One POP that waits.
+
+    Attributes:
+        group: consumer group.
+        topics: the topic and the retry topic that it looks at.
+        queue_id: of the topic; -1 for all of them.
+        is_outdated: the group has another expression for the topic now.
+    """
+
+    __slots__ = ("connection", "future", "group", "is_outdated", "queue_id", "topics")
+
+    def __init__(self, connection: Connection, group: str, topics: tuple[str, ...], queue_id: int) -> None:
+        self.connection = connection
+        self.group = group
+        self.topics = topics
+        self.queue_id = queue_id
+        self.is_outdated = False
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wants(self, queue: Queue) -> bool:
+        """Whether a message of the queue is one that it waits for."""
+        topic = queue.queue.topic
+        return self.queue_id < 0 or topic != self.topics[0] or queue.queue.queue_id == self.queue_id
+
+
+class PopHold:
+    """Keeps the POPs that wait. A message wakes one of each group; it wakes the next if it leaves something."""
+
+    def __init__(self, max_held: int) -> None:
+        self._max_held = max_held
+        self._count = 0
+        self._topics: dict[str, dict[str, deque[Waiter]]] = {}
+        self._waiting: dict[Connection, set[Waiter]] = {}
+
+    @property
+    def count(self) -> int:
+        """How many wait."""
+        return self._count
+
+    def count_of(self, group: str, topic: str, queue_id: int) -> int:
+        """How many of a group wait for messages of a topic's queue (-1: any)."""
+        waiting = self._topics.get(topic, {}).get(group, ())
+        return sum(queue_id < 0 or waiter.queue_id in (-1, queue_id) for waiter in waiting)
+
+    async def wait(self, waiter: Waiter, timeout_s: float) -> bool:
+        """Waits for a message or the time; False at once when too many wait already."""
+        if self._count >= self._max_held:
+            return False
+        self._count += 1
+        self._waiting.setdefault(waiter.connection, set()).add(waiter)
+        for topic in waiter.topics:
+            self._topics.setdefault(topic, {}).setdefault(waiter.group, deque()).append(waiter)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter.future
+        except TimeoutError:
+            pass
+        finally:
+            self._remove(waiter)
+        return True
+
+    def _remove(self, waiter: Waiter) -> None:
+        self._count -= 1
+        mine = self._waiting[waiter.connection]
+        mine.discard(waiter)
+        if not mine:
+            del self._waiting[waiter.connection]
+        for topic in waiter.topics:
+            groups = self._topics.get(topic, {})
+            waiting = groups.get(waiter.group)
+            if waiting is None:
+                continue
+            if waiter in waiting:
+                waiting.remove(waiter)
+            if not waiting:
+                del groups[waiter.group]
+                if not groups:
+                    del self._topics[topic]
+
+    def on_new_records(self, queue: Queue) -> None:
+        """Wakes one waiter of each group that waits for messages of the queue."""
+        groups = self._topics.get(queue.queue.topic)
+        if groups:
+            for waiting in groups.values():
+                self._wake_first(waiting, queue)
+
+    def wake(self, group: str, queue: Queue) -> None:
+        """Wakes one waiter of a group for what there is in a queue."""
+        waiting = self._topics.get(queue.queue.topic, {}).get(group)
+        if waiting:
+            self._wake_first(waiting, queue)
+
+    @staticmethod
+    def _wake_first(waiting: Iterable[Waiter], queue: Queue) -> None:
+        for waiter in waiting:
+            if not waiter.future.done() and not waiter.connection.closed and waiter.wants(queue):
+                waiter.future.set_result(None)
+                return
+
+    def expression_changed(self, group: str, topic: str) -> None:
+        """Ends the waits of a group for a topic. They filter by the old expression, and step over what it rejects."""
+        for waiter in self._topics.get(topic, {}).get(group, ()):
+            if not waiter.future.done():
+                waiter.is_outdated = True
+                waiter.future.set_result(None)
+
+    def wake_all(self) -> None:
+        """Wakes every waiter: the broker stops, or is no master any more."""
+        for connection in self._waiting:
+            self.connection_closed(connection)
+
+    def connection_closed(self, connection: Connection) -> None:
+        """Wakes the waiters of a connection."""
+        for waiter in self._waiting.get(connection, ()):
+            if not waiter.future.done():
+                waiter.future.set_result(None)

@@ -1,0 +1,409 @@
+"""POPs in order: of a queue a group has at most one batch out, until all of it is acknowledged or its time is over.
+
+Source: RocketMQ 5.3 ``ConsumerOrderInfoManager``, ``PopMessageProcessor``, ``AckMessageProcessor.ackOrderly``,
+``ChangeInvisibleTimeProcessor``. There a redelivery begins at the first message that was not acknowledged and includes
+the acknowledged ones behind it, and new messages; here only those that were not acknowledged, unless
+``pop_order_redeliver_acknowledged`` asks for Apache's way. There nothing counts the tries but a proxy; here after the
+group's ``retryMaxTimes`` a message goes to the dead letters, as other popped ones do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from ...config import BrokerConfig
+from ...errors import MessageIllegalError, ResponseError
+from ...model import DLQ_PREFIX, RETRY_PREFIX
+from ...protocol.command import RemotingCommand, response
+from ...protocol.message import decode_records
+from ...protocol.pop import NORMAL, ORDER_REVIVE_QID, RETRY, OrderCounts, offset_info, order_count_info
+from ...protocol.pop_header import PopMessageResponseHeader
+from ...store.group.pop_order import NO_ATTEMPT, Batch, Given, Key, PopOrderStore, Step
+from ...store.group.queue import Queue, deliver
+from ...store.group.queues import QueueStore
+from ..group.redelivery import again, failed_of_copy, log_dead_letter
+from ..group.topics import TopicTable
+from .hold import PopHold
+from .take import PopRequest, Room, Screen, Taken, next_after
+
+logger = logging.getLogger(__name__)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+class PopOrder:
+    """Gives batches out, takes acknowledgements, and wakes who waits for a queue when its batch is over."""
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        topics: TopicTable,
+        queue_store: QueueStore,
+        store: PopOrderStore,
+        hold: PopHold,
+        store_host: bytes,
+        hidden_until: Callable[[int], None],
+    ) -> None:
+        """``hidden_until``: told when messages of a batch become hidden ones of unordered POPs."""
+        self._config = config
+        self._topics = topics
+        self._queue_store = queue_store
+        self._store = store
+        self._hold = hold
+        self._store_host = store_host
+        self._hidden_until = hidden_until
+        self._loop = asyncio.get_running_loop()
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._running = False
+        self.batches = store.batches
+        store.on_batch = self._arm
+
+    def start(self) -> None:
+        """The broker is the master: looks when what is out is over."""
+        self._running = True
+        for key, batch in list(self.batches.items()):
+            if batch is not None:
+                self._arm(key, batch)
+
+    async def close(self) -> None:
+        self._running = False
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._store.forget()
+
+    # --- when a batch is over --------------------------------------------------------------------------------------
+
+    def _arm(self, key: Key, batch: Batch) -> None:
+        """One timer for a queue, at the time of its batch or before: it looks again then."""
+        if not self._running:
+            return
+        when = self._loop.time() + max(batch.until_ms - _now_ms(), 0) / 1000 + 0.001
+        timer = self._timers.get(key)
+        if timer is not None:
+            if timer.when() <= when:
+                return
+            timer.cancel()
+        self._timers[key] = self._loop.call_at(when, self._over, key)
+
+    def _over(self, key: Key) -> None:
+        del self._timers[key]
+        batch = self.batches.get(key)
+        if batch is None:
+            return
+        if batch.until_ms > _now_ms():
+            self._arm(key, batch)
+        else:
+            self._hold.wake(*key)
+
+    def _wake_if_free(self, key: Key) -> None:
+        batch = self.batches.get(key)
+        if batch is None or batch.until_ms <= _now_ms():
+            self._hold.wake(*key)
+
+    def ready(self, request: PopRequest, queue: Queue) -> bool:
+        """Whether it is worth while to look at a queue of which something is out: its time is over, its offset set
+        anew, it is not known, or it is asked for by the request that got it.
+        """
+        batch = self._store.holds((request.group, queue))
+        return batch is None or batch.until_ms <= _now_ms() or _repeats(request, batch)
+
+    def may_take(self, request: PopRequest, queue: Queue) -> bool:
+        """Whether a request in order may have what is out of a queue, which was settled."""
+        return self._store.holds((request.group, queue)) is not None and self.ready(request, queue)
+
+    async def settle(self, request: PopRequest, queues: Iterable[Queue]) -> None:
+        """Before a group's queues are looked at: what is not known is read, and what does not hold any more is ended.
+
+        For an unordered request that is also a batch whose time is over: its messages are then hidden ones whose time
+        is over, and come again through the group's retry topic.
+        """
+        keys = [(request.group, queue) for queue in queues if (request.group, queue) in self.batches]
+        unknown = [key for key in keys if self.batches[key] is None]
+        if unknown:
+            await self._store.refresh(unknown)
+        for key in keys:
+            batch = self.batches.get(key)
+            if batch is None:
+                continue
+            if self._store.holds(key) is None:
+                await self._store.end(key)
+            elif not request.order and batch.until_ms <= (now_ms := _now_ms()):
+                await self._store.end(key, visible_ms=now_ms)
+                self._hidden_until(now_ms)
+
+    # --- giving out ------------------------------------------------------------------------------------------------
+
+    async def take(
+        self, request: PopRequest, chosen: Sequence[tuple[Queue, int]], screen: Screen | None
+    ) -> list[Taken]:
+        """Takes from queues of which nothing is out, or its time is over; (queue, the group's offset) each."""
+        batches = [self._store.holds((request.group, queue)) for queue, _ in chosen]
+        set_before = {queue: self._store.offset_of((request.group, queue)) for queue, _ in chosen}
+        lost = next((batch for batch in batches if batch is not None and _repeats(request, batch)), None)
+        if lost is not None:  # all that this request had got, and nothing else
+            kept = [
+                (queue, batch)
+                for (queue, _), batch in zip(chosen, batches, strict=True)
+                if batch is not None and batch.attempt == lost.attempt and batch.pop_ms == lost.pop_ms
+            ]
+            return await self._take_again(request, kept, set_before)
+        pop_ms = max([_now_ms(), *(batch.pop_ms + 1 for batch in batches if batch is not None)])
+        reads = await asyncio.gather(
+            *(
+                self._queue_store.read_records(queue, position, request.scan_nums(queue))
+                if batch is None or self._config.pop_order_redeliver_acknowledged
+                else self._read(queue, batch.messages[: request.max_nums])
+                for (queue, position), batch in zip(chosen, batches, strict=True)
+            )
+        )
+        room = Room(request.max_nums, self._config.max_pull_bytes)
+        steps: list[Step] = []
+        found: list[dict[int, bytes]] = []
+        dead_letters: Queue | None = None
+        for (queue, position), batch, (offsets, records) in zip(chosen, batches, reads, strict=True):
+            if batch is None:
+                wanted, looked_at = room.choose(request, queue, offsets, records, screen)
+                end = next_after(queue, position, offsets, looked_at)
+                if end > position:
+                    steps.append(_first_step(request, queue, wanted, end, pop_ms))
+                    found.append(wanted)
+                continue
+            dead = self._dead(request.group, batch.messages[: request.max_nums]).intersection(offsets)
+            if dead:
+                dead_letters = dead_letters or await self._dead_letters(request.group)
+                if dead_letters is None:
+                    dead = set()  # tried once more
+            alive = [(o, r) for o, r in zip(offsets, records, strict=True) if o not in dead]
+            wanted, looked_at = room.choose(request, queue, [o for o, _ in alive], [r for _, r in alive], screen)
+            left = [offset for offset, _ in alive[looked_at:]]
+            letters = [
+                self._letter(request.group, queue, offset, record, batch)
+                for offset, record in zip(offsets, records, strict=True)
+                if offset in dead
+            ]
+            if self._config.pop_order_redeliver_acknowledged:
+                end = left[0] if left else offsets[-1] + 1 if offsets else max(queue.min_offset, position)
+                step = _step_from_first(request, queue, batch, pop_ms, wanted, end, letters)
+            else:
+                step = _next_step(request, queue, batch, pop_ms, wanted, set(left), letters)
+            if step.given or step.ended:  # else other queues have filled the answer
+                steps.append(step)
+                found.append(wanted)
+        if not steps:
+            return []
+        return await self._give(request, steps, found, dead_letters, set_before)
+
+    async def _read(self, queue: Queue, messages: Sequence[Given]) -> tuple[list[int], list[bytes]]:
+        """Those of the messages that are still there."""
+        found = await asyncio.gather(*(self._queue_store.read_records(queue, m.queue_offset, 1) for m in messages))
+        there = [
+            (m.queue_offset, records[0])
+            for m, (at, records) in zip(messages, found, strict=True)
+            if at and at[0] == m.queue_offset
+        ]
+        return [offset for offset, _ in there], [record for _, record in there]
+
+    def _dead(self, group: str, messages: Sequence[Given]) -> set[int]:
+        """Offsets of those that were tried as often as the group allows."""
+        config = self._topics.group(group)
+        return {m.queue_offset for m in messages if config is not None and m.times > config.retry_max_times}
+
+    async def _dead_letters(self, group: str) -> Queue | None:
+        try:
+            return (await self._topics.ensure_dead_letter_topic(group)).queues[0]
+        except ResponseError as error:  # it does not allow writing, for example
+            logger.error("group %s: messages cannot go to the dead letters now: %s", group, error)
+            return None
+
+    def _letter(self, group: str, queue: Queue, offset: int, record: bytes, batch: Batch) -> bytes:
+        """The record of a dead letter; its reconsumeTimes count the tries, as of every dead letter."""
+        times = next(message.times for message in batch.messages if message.queue_offset == offset)
+        message = decode_records(bytes(deliver(queue, [record], [offset])), decompress=False)[0]
+        topic = f"{DLQ_PREFIX}{group}"
+        tried = msgspec.structs.replace(message, reconsume_times=times - 1)
+        try:
+            return again(tried, topic, 0, self._store_host, dead=True)
+        except ResponseError:
+            return again(tried, topic, 0, self._store_host, bare=True)
+
+    async def _take_again(
+        self, request: PopRequest, kept: Sequence[tuple[Queue, Batch]], set_before: Mapping[Queue, int | None]
+    ) -> list[Taken]:
+        """What a request got whose answer was lost: hidden for its time from now on, and not counted as a try.
+
+        Were it more than is wanted this time, the rest would be kept for the next POP.
+        """
+        visible_ms = _now_ms() + request.invisible_ms
+        steps: list[Step] = []
+        found: list[dict[int, bytes]] = []
+        room = request.max_nums
+        for queue, batch in kept:
+            out = [message for message in batch.messages if message.visible_ms][:room]
+            if not out:
+                break
+            room -= len(out)
+            asked = {message.queue_offset for message in out}
+            offsets, records = await self._read(queue, out)
+            there = dict(zip(offsets, records, strict=True))
+            ended = sorted(asked - there.keys())
+            messages = tuple(
+                Given(m.queue_offset, visible_ms if m.queue_offset in there else 0, m.times)
+                for m in batch.messages
+                if m.queue_offset not in ended
+            )
+            new = Batch(batch.next_offset, batch.pop_ms, batch.attempt, messages) if messages else None
+            first = batch.next_offset if new is None else new.first_offset
+            steps.append(Step(queue, batch, new, first, batch.next_offset, offsets, ended))
+            found.append(there)
+        return await self._give(request, steps, found, None, set_before) if steps else []
+
+    async def _give(
+        self,
+        request: PopRequest,
+        steps: list[Step],
+        found: list[dict[int, bytes]],
+        dead_letters: Queue | None,
+        set_before: Mapping[Queue, int | None],
+    ) -> list[Taken]:
+        """Takes the steps, but not those of queues whose offset was reset since it was looked at."""
+        group = request.group
+        holding = [self._store.offset_of((group, step.queue)) == set_before[step.queue] for step in steps]
+        steps = [step for step, holds in zip(steps, holding, strict=True) if holds]
+        found = [wanted for wanted, holds in zip(found, holding, strict=True) if holds]
+        if not steps:
+            return []
+        done = await self._store.pop(group, steps, dead_letters)
+        for record in (record for step, ok in zip(steps, done, strict=True) if ok for record in step.dead):
+            log_dead_letter(failed_of_copy(group, record))
+        return [
+            Taken(step.queue, list(wanted), list(wanted.values()), step.batch)
+            for step, wanted, ok in zip(steps, found, done, strict=True)
+            if ok and wanted
+        ]
+
+    # --- answers ---------------------------------------------------------------------------------------------------
+
+    def answer(self, command: RemotingCommand, request: PopRequest, taken: list[Taken], rest: int) -> RemotingCommand:
+        """All that was taken has one pop time, which handles carry."""
+        mark = RETRY if request.topics[0].startswith(RETRY_PREFIX) else NORMAL
+        counts: OrderCounts = {}
+        body = bytearray()
+        pop_ms = until_ms = 0
+        for item in taken:
+            batch, queue_id = item.batch, item.queue.queue.queue_id
+            assert batch is not None
+            pop_ms, until_ms = batch.pop_ms, batch.until_ms
+            given = set(item.offsets)
+            times = {m.queue_offset: m.times - 1 for m in batch.messages if m.queue_offset in given}
+            counts.update({(mark, queue_id, offset): count for offset, count in times.items() if count})
+            counts[mark, queue_id, None] = min(times.values())
+            body += deliver(item.queue, item.records, item.offsets)
+        header = PopMessageResponseHeader(
+            pop_ms,
+            until_ms - pop_ms,
+            ORDER_REVIVE_QID,
+            rest,
+            offset_info([(mark, item.queue.queue.queue_id, item.offsets[:1]) for item in taken]),
+            offset_info([(mark, item.queue.queue.queue_id, item.offsets) for item in taken]),
+            order_count_info(counts),
+        )
+        return response(command, header=header, body=bytes(body), remark="FOUND")
+
+    # --- acknowledging ---------------------------------------------------------------------------------------------
+
+    async def ack(self, group: str, queue: Queue, pop_ms: int, offsets: Sequence[int]) -> None:
+        """Ends messages; again, or of a batch that was given out again meanwhile, it changes nothing.
+
+        Raises:
+            MessageIllegalError: one that this batch does not reach.
+        """
+        key = (group, queue)
+        batch = self.batches.get(key)
+        if batch is not None and batch.pop_ms == pop_ms and max(offsets) >= batch.next_offset:
+            raise MessageIllegalError(
+                f"offset {max(offsets)} of {queue.queue}: group {group!r} has got those before {batch.next_offset}"
+            )
+        try:
+            await self._store.ack(key, pop_ms, offsets)
+        finally:
+            self._wake_if_free(key)
+
+    async def change(self, group: str, queue: Queue, pop_ms: int, offset: int, visible_ms: int) -> bool:
+        """Holds a queue for a message until another time; False when it is not out since ``pop_ms``."""
+        key = (group, queue)
+        try:
+            return await self._store.change(key, pop_ms, offset, visible_ms)
+        finally:
+            self._wake_if_free(key)
+
+
+def _repeats(request: PopRequest, batch: Batch) -> bool:
+    return request.attempt != NO_ATTEMPT and batch.attempt == request.attempt and batch.until_ms > _now_ms()
+
+
+def _first_step(request: PopRequest, queue: Queue, wanted: dict[int, bytes], end: int, pop_ms: int) -> Step:
+    """The next messages of a queue of which nothing is out."""
+    if not wanted:
+        return Step(queue, None, None, end, end)
+    messages = tuple(Given(offset, pop_ms + request.invisible_ms, 1) for offset in wanted)
+    batch = Batch(end, pop_ms, request.attempt, messages)
+    return Step(queue, None, batch, batch.first_offset, end, list(wanted))
+
+
+def _next_step(
+    request: PopRequest,
+    queue: Queue,
+    batch: Batch,
+    pop_ms: int,
+    wanted: dict[int, bytes],
+    left: set[int],
+    letters: Sequence[bytes],
+) -> Step:
+    """A batch whose time is over: some of it is given out once more, the rest waits or has ended."""
+    asked = {message.queue_offset for message in batch.messages[: request.max_nums]}
+    messages: list[Given] = []
+    ended: list[int] = []
+    for message in batch.messages:
+        offset = message.queue_offset
+        if offset in wanted:
+            messages.append(Given(offset, pop_ms + request.invisible_ms, message.times + 1))
+        elif offset in left or offset not in asked:
+            messages.append(Given(offset, 0, message.times))
+        else:  # removed by retention, rejected by a new filter, or dead
+            ended.append(offset)
+    new = Batch(batch.next_offset, pop_ms, request.attempt, tuple(messages)) if messages else None
+    first = batch.next_offset if new is None else new.first_offset
+    return Step(queue, batch, new, first, batch.next_offset, list(wanted), ended, letters)
+
+
+def _step_from_first(
+    request: PopRequest,
+    queue: Queue,
+    batch: Batch,
+    pop_ms: int,
+    wanted: dict[int, bytes],
+    end: int,
+    letters: Sequence[bytes],
+) -> Step:
+    """A batch whose time is over, Apache's way: everything from its first message on is given out once more.
+
+    Args:
+        wanted: messages from the batch's first offset on: those of the batch, acknowledged ones among them, new ones.
+        end: where the group goes on behind them. What the batch has behind it is read from there later.
+    """
+    if not wanted and not letters and end == batch.first_offset:  # other queues have filled the answer
+        return Step(queue, batch, batch, batch.first_offset, batch.next_offset)
+    times = dict.fromkeys(range(batch.first_offset, batch.next_offset), 1)  # an acknowledged one was given out once
+    times |= {message.queue_offset: message.times for message in batch.messages}
+    messages = tuple(Given(offset, pop_ms + request.invisible_ms, times.get(offset, 0) + 1) for offset in wanted)
+    new = Batch(end, pop_ms, request.attempt, messages) if messages else None
+    ended = [message.queue_offset for message in batch.messages if message.queue_offset not in wanted]
+    return Step(queue, batch, new, end if new is None else new.first_offset, end, list(wanted), ended, letters)

@@ -1,0 +1,131 @@
+"""What POP handed out and nobody acknowledged in time: again through the group's retry topic, or to the dead letters.
+
+Source: RocketMQ 5.3 ``PopReviveService``; a broker of Apache's has no limit of tries, there a proxy or client counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from ...errors import ResponseError, StoreError
+from ...model import DLQ_PREFIX, RETRY_PREFIX, TopicConfig
+from ...protocol.message import decode_records
+from ...protocol.pop import pop_retry_topic
+from ...store.group.pop import Hidden, PopStore, Revival
+from ...store.group.queue import Queue, deliver
+from ...store.group.queues import QueueStore
+from ..group.redelivery import again, failed_of_copy, log_dead_letter
+from ..group.topics import TopicTable
+
+logger = logging.getLogger(__name__)
+
+_REVIVE_AT_ONCE = 256
+_LONGEST_SLEEP_S = 60.0
+_RETRY_S = 0.5
+_POSTPONE_MS = 10_000
+_NEVER_MS = 1 << 62
+
+
+class PopReviveService:
+    """Moves hidden messages whose time is over, atomically. One timer for all of them."""
+
+    def __init__(self, store: PopStore, topics: TopicTable, queue_store: QueueStore, store_host: bytes) -> None:
+        self._store = store
+        self._topics = topics
+        self._queue_store = queue_store
+        self._store_host = store_host
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._next_ms = _NEVER_MS
+
+    def start(self) -> None:
+        """Begins to look; at once for what is over already."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def hidden_until(self, visible_ms: int) -> None:
+        """Has it look at that time, if it would not before."""
+        if visible_ms < self._next_ms:
+            self._next_ms = visible_ms
+            self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            self._next_ms = _NEVER_MS  # whatever is hidden while we look has us look again
+            try:
+                due = await self._store.due(int(time.time() * 1000), _REVIVE_AT_ONCE)
+                if due:
+                    await self._revive(due)
+                    continue
+                next_ms = await self._store.next_visible_ms()
+            except StoreError as error:
+                logger.debug("popped messages: %s", error)
+                await asyncio.sleep(_RETRY_S)
+                continue
+            except Exception:  # a mistake of ours must not end all deliveries
+                logger.exception("popped messages: bringing back what was not acknowledged failed")
+                await asyncio.sleep(_RETRY_S)
+                continue
+            if not self._wake.is_set():
+                self._next_ms = _NEVER_MS if next_ms is None else next_ms
+            seconds = min(max(self._next_ms - time.time() * 1000, 0) / 1000, _LONGEST_SLEEP_S)
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _revive(self, due: list[Hidden]) -> None:
+        revivals: list[Revival] = []
+        for hidden in due:
+            try:
+                revivals.append(await self._revival(hidden))
+            except ResponseError as error:  # a dead-letter topic without write permission, for example
+                logger.error("%s cannot be delivered again now: %s", hidden, error)
+                await self._store.change(hidden, int(time.time() * 1000) + _POSTPONE_MS)
+        if revivals:
+            for revival in await self._store.revive(revivals):
+                if revival.target is not None and revival.target.queue.topic.startswith(DLQ_PREFIX):
+                    log_dead_letter(failed_of_copy(revival.hidden.group, revival.record))
+
+    async def _revival(self, hidden: Hidden) -> Revival:
+        """Where a message goes now: nowhere when it, its topic or its group is gone.
+
+        Raises:
+            StoreError: the store is away, or the server to read from lacks what it should have.
+            ResponseError: it cannot go where it should.
+        """
+        source = self._queue_store.queues.get((hidden.topic, hidden.queue_id))
+        group = self._topics.group(hidden.group)
+        if source is None or group is None:
+            return Revival(hidden, source, None, b"")
+        offsets, records = await self._queue_store.read_records(source, hidden.queue_offset, 1)
+        is_deleted = hidden.topic not in self._topics.topics  # meanwhile: its retry topic must not come back
+        if is_deleted or not offsets or offsets[0] != hidden.queue_offset:  # older than what is kept
+            return Revival(hidden, source, None, b"")
+        plain = bytes(deliver(source, records, offsets))
+        message = decode_records(plain, decompress=False)[0]
+        dead = message.reconsume_times >= group.retry_max_times
+        target = await self._target(hidden, dead)
+        topic, queue_id = target.queue.topic, target.queue.queue_id
+        try:
+            record = again(message, topic, queue_id, self._store_host, dead=dead)
+        except ResponseError:
+            record = again(message, topic, queue_id, self._store_host, bare=True)
+        return Revival(hidden, source, target, record)
+
+    async def _target(self, hidden: Hidden, dead: bool) -> Queue:
+        if dead:
+            return (await self._topics.ensure_dead_letter_topic(hidden.group)).queues[0]
+        is_retry = hidden.topic.startswith(RETRY_PREFIX)
+        name = hidden.topic if is_retry else pop_retry_topic(hidden.group, hidden.topic)
+        if name not in self._topics.topics:
+            await self._topics.put(TopicConfig(topic_name=name, read_queue_nums=1, write_queue_nums=1))
+        return self._topics.topics[name].queues[0]

@@ -1,0 +1,99 @@
+"""What a POP asks for, and what of a queue it gets: shared by POPs in order and others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ...remoting.connection import Connection
+from ...store.group.pop_order import NO_ATTEMPT, Batch
+from ...store.group.queue import Queue
+from ..budget import Budget
+from ..filter.reads import LOOKS_PER_CLOCK, learn, scan_nums
+from ..filter.subscription import MessageFilter
+
+MAX_SCAN_BYTES = 8 * 1024 * 1024
+
+Screen = Callable[[Queue, str, Sequence[int], Sequence[bytes]], set[int]]
+"""Says which offsets a group does not get, though they pass its filter; they count as consumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PopRequest:
+    """What a POP asks for.
+
+    Attributes:
+        topics: the topic, and the group's retry topic for it; in order: the topic alone.
+        attempt: the same for a request that is repeated because its answer was lost.
+    """
+
+    connection: Connection
+    group: str
+    topics: tuple[str, ...]
+    queue_id: int
+    max_nums: int
+    invisible_ms: int
+    from_max: bool
+    filter: MessageFilter | None
+    order: bool = False
+    attempt: str = NO_ATTEMPT
+
+    def scan_nums(self, queue: Queue) -> int:
+        """How many records of a queue one look reads."""
+        wanted = self.max_nums if self.filter is None else scan_nums(self.max_nums, self.filter)
+        return queue.read_nums(wanted, MAX_SCAN_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was taken from one queue, as it goes to the client.
+
+    Attributes:
+        batch: what is out of the queue now; only of a POP in order.
+    """
+
+    queue: Queue
+    offsets: list[int]
+    records: list[bytes]
+    batch: Batch | None = None
+
+
+class Room:
+    """What still fits into an answer, and into the time for filters. The first message always does."""
+
+    __slots__ = ("_budget", "bytes", "empty", "nums")
+
+    def __init__(self, nums: int, max_bytes: int) -> None:
+        self.nums = nums
+        self.bytes = max_bytes
+        self.empty = True
+        self._budget = Budget()
+
+    def choose(
+        self, request: PopRequest, queue: Queue, offsets: Sequence[int], records: Sequence[bytes], screen: Screen | None
+    ) -> tuple[dict[int, bytes], int]:
+        """Those that pass the filter and fit, and how many were looked at: the rest of these is not wanted."""
+        wanted: dict[int, bytes] = {}
+        withheld = screen(queue, request.group, offsets, records) if screen is not None else ()
+        looked_at = 0
+        for offset, record in zip(offsets, records, strict=True):
+            if request.filter is not None and not looked_at % LOOKS_PER_CLOCK and self._budget.is_over():
+                break
+            if offset not in withheld and (request.filter is None or request.filter.matches(record)):
+                if self.nums <= 0 or (self.bytes < len(record) and not self.empty):
+                    break
+                wanted[offset] = record
+                self.nums -= 1
+                self.bytes -= len(record)
+                self.empty = False
+            looked_at += 1
+        if request.filter is not None and looked_at:
+            learn(request.filter, len(wanted), looked_at)
+        return wanted, looked_at
+
+
+def next_after(queue: Queue, position: int, offsets: Sequence[int], looked_at: int) -> int:
+    """Where a group goes on that looked at so many of ``offsets``, which begin at ``position`` or after it."""
+    if not offsets:
+        return queue.min_offset  # nothing there: removed meanwhile
+    return offsets[looked_at - 1] + 1 if looked_at else position

@@ -1,0 +1,20 @@
+"""One-way sends that are lost: nobody is answered, so they are counted and logged here."""
+
+from __future__ import annotations
+
+import logging
+
+from ...counted_warning import CountedWarning
+
+logger = logging.getLogger(__name__)
+
+
+class OnewayDrops(CountedWarning):
+    """Counts one-way messages that were not stored."""
+
+    def __init__(self) -> None:
+        super().__init__(logger, "%d one-way messages were dropped (%d since start); %s")
+
+    def drop(self, topic: str, error: Exception) -> None:
+        """A one-way message to a topic was dropped for this reason."""
+        self.add(f"the last one to topic {topic}: {error}")

@@ -1,0 +1,189 @@
+"""SEND_REPLY_MESSAGE (324), SEND_REPLY_MESSAGE_V2 (325): a reply goes straight to the client that asked (326).
+
+Source: RocketMQ 5.3 ``ReplyMessageProcessor``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from functools import partial
+
+from ...codes import Perm, RequestCode, ResponseCode
+from ...config import BrokerConfig
+from ...errors import (
+    BrokerSystemError,
+    InvalidParameterError,
+    LocalProtocolError,
+    MessageIllegalError,
+    NoPermissionError,
+    RemotingError,
+    ServiceNotAvailableError,
+    StoreError,
+    StoreUnconfirmedError,
+)
+from ...hosts import offset_msg_id, pack_host
+from ...model import MAX_PROPERTIES_BYTES, SYSTEM_TOPICS_NOT_WRITABLE
+from ...protocol.command import RemotingCommand, request, response
+from ...protocol.header import (
+    ReplyMessageRequestHeader,
+    SendMessageRequestHeader,
+    SendMessageRequestHeaderV2,
+    SendMessageResponseHeader,
+)
+from ...protocol.message import encode_record, find_property, tags_code
+from ...remoting.connection import Connection
+from ...remoting.server import Processor
+from ...store.group.queue import Queue
+from ...store.group.queues import QueueStore
+from ..group.clients import ClientManager
+from ..group.topics import Topic, TopicTable
+from .send import REGION
+
+logger = logging.getLogger(__name__)
+
+PUSH_TIMEOUT_S = 10.0
+"""Time for the requester to take a reply. Source: ``Broker2Client.callClient``."""
+
+Header = SendMessageRequestHeader | SendMessageRequestHeaderV2
+
+
+class ReplyProcessor:
+    """Hands replies on. ``refuse`` as in ``SendProcessor``."""
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        topics: TopicTable,
+        queue_store: QueueStore,
+        clients: ClientManager,
+        broker_addr: str,
+    ) -> None:
+        self._config = config
+        self._topics = topics
+        self._queue_store = queue_store
+        self._clients = clients
+        self._broker_addr = broker_addr
+        self.refuse: str | None = None
+
+    def processors(self) -> dict[int, Processor]:
+        return {
+            RequestCode.SEND_REPLY_MESSAGE: partial(self._reply, SendMessageRequestHeader),
+            RequestCode.SEND_REPLY_MESSAGE_V2: partial(self._reply, SendMessageRequestHeaderV2),
+        }
+
+    async def _reply(
+        self, header_type: type[Header], connection: Connection, command: RemotingCommand
+    ) -> RemotingCommand:
+        header: Header = command.header(header_type)
+        if self.refuse is not None:
+            raise ServiceNotAvailableError(self.refuse)
+        topic = await self._topic(header)
+        if header.queue_id < 0:
+            header.queue_id = random.randrange(max(topic.config.write_queue_nums, 1))
+        elif header.queue_id >= topic.queue_nums:
+            raise InvalidParameterError(
+                f"queueId {header.queue_id} of topic {header.topic!r}, which has {topic.queue_nums} queues"
+            )
+        if len(command.body) > self._config.max_message_bytes:
+            raise MessageIllegalError(
+                f"the reply's body has {len(command.body)} bytes, at most {self._config.max_message_bytes} are allowed"
+            )
+        now_ms = int(time.time() * 1000)
+        failure = await self._push(connection, header, command.body, now_ms)
+        message_id, queue_offset = "0", 0  # a client wants some number there
+        if self._config.store_reply_message_enable:
+            queue = topic.queues[header.queue_id]
+            queue_offset = await self._append(queue, connection, header, command.body, now_ms)
+            message_id = offset_msg_id(self._broker_addr, queue.physical_offset(queue_offset))
+        if failure is not None:
+            raise BrokerSystemError(failure)
+        fields = SendMessageResponseHeader(message_id, header.queue_id, queue_offset, region=REGION, trace_on="true")
+        return response(command, ResponseCode.SUCCESS, fields)
+
+    async def _topic(self, header: Header) -> Topic:
+        topic = self._topics.topics.get(header.topic)
+        if header.topic in SYSTEM_TOPICS_NOT_WRITABLE:
+            raise NoPermissionError(f"clients may not send to the system topic {header.topic!r}")
+        if topic is None:
+            topic = await self._topics.create_on_send(
+                header.topic, header.default_topic, header.default_topic_queue_nums
+            )
+        if not topic.config.perm & Perm.WRITE:
+            raise NoPermissionError(f"the topic {header.topic!r} does not allow writing (perm {topic.config.perm})")
+        return topic
+
+    async def _push(self, connection: Connection, header: Header, body: bytes, now_ms: int) -> str | None:
+        """Hands a reply to its requester; what went wrong, or None."""
+        text = header.properties or ""
+        client_id = find_property(text, "REPLY_TO_CLIENT")
+        if client_id is None:
+            return "reply message properties[REPLY_TO_CLIENT] is null"
+        requester = self._clients.find_producer(client_id)
+        if requester is None:
+            return f"push reply message fail, channel of <{client_id}> not found."
+        if text and text[-1] != "\x02":
+            text += "\x02"
+        pushed = ReplyMessageRequestHeader(
+            producer_group=header.producer_group,
+            topic=header.topic,
+            default_topic=header.default_topic,
+            default_topic_queue_nums=header.default_topic_queue_nums,
+            queue_id=header.queue_id,
+            sys_flag=header.sys_flag,
+            born_timestamp=header.born_timestamp,
+            flag=header.flag,
+            properties=f"{text}PUSH_REPLY_TIME\x01{now_ms}\x02",
+            reconsume_times=header.reconsume_times,
+            unit_mode=header.unit_mode,
+            born_host=connection.remote_address,
+            store_host=self._broker_addr,
+            store_timestamp=now_ms,
+        )
+        try:
+            answer = await requester.invoke(
+                request(RequestCode.PUSH_REPLY_MESSAGE_TO_CLIENT, pushed, body), PUSH_TIMEOUT_S
+            )
+        except (RemotingError, LocalProtocolError) as error:
+            logger.warning("reply to %s: %s", client_id, error)
+            return f"push reply message to {client_id} fail: {error}"
+        if answer.code != ResponseCode.SUCCESS:
+            logger.warning("reply to %s: it answered %d: %s", client_id, answer.code, answer.remark)
+            return f"push reply message to {client_id} fail: it answered {answer.code} ({answer.remark})"
+        return None
+
+    async def _append(self, queue: Queue, connection: Connection, header: Header, body: bytes, now_ms: int) -> int:
+        """Keeps a reply in its topic; its queue offset. Raises StoreError or MessageIllegalError."""
+        properties = (header.properties or "").encode()
+        if not body or len(properties) > MAX_PROPERTIES_BYTES:
+            raise MessageIllegalError(
+                f"a reply of {len(body)} bytes with {len(properties)} bytes of properties cannot be stored"
+            )
+        record = encode_record(
+            topic=header.topic.encode(),
+            body=body,
+            properties=properties,
+            queue_id=header.queue_id,
+            flag=header.flag,
+            sys_flag=header.sys_flag,
+            born_timestamp_ms=header.born_timestamp,
+            born_host=connection.remote_host,
+            store_timestamp_ms=now_ms,
+            store_host=pack_host(self._broker_addr),
+            reconsume_times=header.reconsume_times or 0,
+            queue_offset=tags_code(find_property(header.properties or "", "TAGS")),
+        )
+        stored: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def done(_queue: Queue, queue_offset: int, error: StoreError | None, _arg: None) -> None:
+            if stored.done():
+                return
+            if error is None or isinstance(error, StoreUnconfirmedError):  # it is there; what counts is the push
+                stored.set_result(queue_offset)
+            else:
+                stored.set_exception(error)
+
+        self._queue_store.append(queue, [record], len(record), done, None)
+        return await stored

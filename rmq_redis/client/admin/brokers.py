@@ -1,0 +1,107 @@
+"""What one broker still holds. A part of ``AsyncAdmin``."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+
+import msgspec
+
+from ...codes import RequestCode
+from ...errors import RouteNotFoundError
+from ...model import MASTER_ID
+from ...protocol.body import ClusterInfo, object_body
+from ...protocol.command import request
+from ...protocol.header import TopicRequestHeader
+from ..core.instance import MQClientInstance
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """What must still leave a broker before it can be removed.
+
+    Attributes:
+        unread: (consumer group, topic) -> messages that the group has not consumed; only what is not 0.
+        scheduled: messages that wait for their time.
+        undecided: transactional messages that are neither committed nor rolled back.
+    """
+
+    unread: dict[tuple[str, str], int]
+    scheduled: int
+    undecided: int
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.unread or self.scheduled or self.undecided)
+
+
+class BrokerQueries(ABC):
+    """Methods of ``AsyncAdmin``; ``_instance`` and ``cluster_info`` are its own."""
+
+    _instance: MQClientInstance
+
+    @abstractmethod
+    async def cluster_info(self) -> ClusterInfo: ...
+
+    async def master_address(self, broker_name: str) -> str:
+        """The master of a broker group. Raises RouteNotFoundError when there is none."""
+        brokers = (await self.cluster_info()).brokers
+        if broker_name not in brokers:
+            raise RouteNotFoundError(f"no broker {broker_name!r}; there are: {', '.join(sorted(brokers)) or 'none'}")
+        address = brokers[broker_name].broker_addrs.get(MASTER_ID)
+        if address is None:
+            raise RouteNotFoundError(f"broker {broker_name!r} has no master now")
+        return address
+
+    async def runtime_info(self, broker_addr: str) -> dict[str, str]:
+        """A broker's figures, as mqadmin's brokerStatus shows them."""
+        answer = await self._instance.broker.call(broker_addr, request(RequestCode.GET_BROKER_RUNTIME_INFO))
+        return {str(name): str(value) for name, value in object_body(answer.body).get("table", {}).items()}
+
+    async def consumer_offsets(self, broker_addr: str) -> dict[tuple[str, str], dict[int, int]]:
+        """All offsets committed at a broker: (consumer group, topic) -> queue id -> offset."""
+        answer = await self._instance.broker.call(broker_addr, request(RequestCode.GET_ALL_CONSUMER_OFFSET))
+        table = object_body(answer.body).get("offsetTable", {})
+        offsets: dict[tuple[str, str], dict[int, int]] = {}
+        for name, queues in table.items():
+            topic, _, group = name.partition("@")
+            offsets[group, topic] = {int(queue_id): int(offset) for queue_id, offset in queues.items()}
+        return offsets
+
+    async def backlog(self, broker_name: str) -> Backlog:
+        """What the groups that consume from a broker have not consumed yet, and what waits outside of its queues.
+
+        Raises:
+            RouteNotFoundError: no such broker, or it has no master.
+        """
+        address = await self.master_address(broker_name)
+        offsets = await self.consumer_offsets(address)
+        answer = await self._instance.broker.call(address, request(RequestCode.GET_ALL_TOPIC_CONFIG))
+        topics = sorted(object_body(answer.body).get("topicConfigTable") or {})
+        behind = await asyncio.gather(*(self._behind(address, topic, offsets) for topic in topics))
+        unread = {pair: count for counts in behind for pair, count in counts.items()}
+        info = await self.runtime_info(address)
+        return Backlog(unread, int(info.get("scheduledMessages", 0)), int(info.get("undecidedTransactions", 0)))
+
+    async def _behind(
+        self, address: str, topic: str, offsets: dict[tuple[str, str], dict[int, int]]
+    ) -> dict[tuple[str, str], int]:
+        """(group, topic) -> messages that it has not consumed; of a group that never committed, all of them."""
+        bounds = await self._bounds(address, topic)
+        if all(begin == end for begin, end in bounds.values()):
+            return {}
+        command = request(RequestCode.QUERY_TOPIC_CONSUME_BY_WHO, TopicRequestHeader(topic))
+        answer = await self._instance.broker.call(address, command)
+        found: dict[tuple[str, str], int] = {}
+        for group in object_body(answer.body).get("groupList") or ():
+            committed = offsets.get((group, topic), {})
+            count = sum(max(0, end - max(committed.get(i, begin), begin)) for i, (begin, end) in bounds.items())
+            if count:
+                found[group, topic] = count
+        return found
+
+    async def _bounds(self, address: str, topic: str) -> dict[int, tuple[int, int]]:
+        """Queue id -> (min offset, max offset) of a topic at one broker."""
+        command = request(RequestCode.GET_TOPIC_STATS_INFO, TopicRequestHeader(topic))
+        answer = await self._instance.broker.call(address, command)
+        table = object_body(answer.body).get("offsetTable") or {}
+        return {queue.queue_id: (int(item["minOffset"]), int(item["maxOffset"])) for queue, item in table.items()}

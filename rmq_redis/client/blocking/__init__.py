@@ -1,0 +1,1 @@
+"""The clients for code without an event loop.."""

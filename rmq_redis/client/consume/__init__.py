@@ -1,0 +1,1 @@
+"""The push, pull and simple consumers.."""

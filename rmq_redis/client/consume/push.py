@@ -1,0 +1,640 @@
+"""AsyncPushConsumer: hands the messages of a group to handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, Unpack
+
+import pluggy
+
+from ...config import ClientConfig, choice
+from ...errors import ClientError, ConfigError, RemotingError, ResponseError, RmqError
+from ...model import (
+    RETRY_PREFIX,
+    ConsumeFromWhere,
+    ConsumeType,
+    MessageExt,
+    MessageModel,
+    MessageQueue,
+    topic_name_error,
+)
+from ...plugins.hookspecs import ClientContext
+from ...plugins.interceptors import HANDLE_METHODS
+from ...plugins.manager import allocate_strategy as named_strategy
+from ...plugins.manager import installed_plugins, named_objects, notify_roles, read_selector
+from ...protocol.body import ConsumerData, SubscriptionData
+from ...protocol.command import RemotingCommand
+from ...runtime import first_of, force_exit, stop_signals
+from ..core.closing import Closing
+from ..core.instance import MQClientInstance, check_group, client_config
+from ..core.intercept import check_interceptors, intercepted_handler
+from ..core.lifecycle import AsyncClient
+from ..core.settings import ClientSettings, PushConsumerOptions, check_types
+from ..core.values import NO_VALUE, Serializer, Undecodable, typed_handler
+from ..produce.request_reply import Replier
+from .broker_requests import answer_broker
+from .give_back import RetrySender
+from .offsets import OffsetStore
+from .process_queue import ProcessQueue, PullThresholds
+from .pulling import Puller, make_subscription
+from .rebalance import LOCK_LIVE_S, LOCK_RENEW_INTERVAL_S, QueueLocks, Rebalancer
+from .service import ConcurrentService, ConsumeService, Handler, MessageHandler, OrderlyService, takes_one
+
+logger = logging.getLogger(__name__)
+
+MAX_PULL_BATCH_SIZE = 1024
+_RELEASE_TIMEOUT_S = 30.0
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class AsyncPushConsumer(AsyncClient):
+    """Consumes topics as a member of a group. Use it as an async context manager, or call ``start`` and ``close``.
+
+    A handler gets one ``MessageExt``. It is a coroutine function, or a plain function, which runs in a thread. None,
+    True or ``ConsumeResult.SUCCESS`` means done; False, ``ConsumeResult.LATER`` or an exception has the message
+    delivered again later (10 s, 30 s, 1 min, ...; after ``max_reconsume_times`` it goes to the dead-letter topic
+    ``%DLQ%group``). Delivery is at least once: a message may come again after a crash or a rebalance.
+
+    Args:
+        group: consumer group. All its members must subscribe to the same topics with the same expressions.
+        namesrv_addr: NameServers, ``host:port;host:port``.
+        config: all settings; ``namesrv_addr`` and ``settings`` come on top of it.
+        consume_from_where: where the group begins in a queue of which it has no offset.
+        consume_timestamp_ms: for CONSUME_FROM_TIMESTAMP; default: 30 minutes ago.
+        concurrency: handlers that run at the same time.
+        pull_batch_size: messages per pull, at most 1024 (and what the broker allows: Apache brokers give 32).
+        message_model: CLUSTERING: each message to one member; BROADCASTING: to every member, which
+            keeps its offsets in a file (``offset_store_path``) and goes on there when it starts again.
+        orderly: messages of one queue one after the other, in order; one whose handler fails holds its queue up.
+        max_reconsume_times: how often a message is handled again before it goes to the dead letters; default: what the
+            group's configuration says (16, if nobody changed it), of an orderly consumer: no limit.
+        consume_timeout_s: a message that a handler does not finish in so long is given back (not when orderly).
+        suspend_current_queue_time_s: orderly: pause before a message whose handler failed is handled again.
+        pull_threshold_for_queue: no pulls of a queue while so many of its messages are not finished.
+        pull_threshold_bytes_for_queue: the same for their bytes.
+        pull_threshold_for_topic, pull_threshold_bytes_for_topic: limits that a topic's queues here share; -1: none.
+        consume_max_span: the same for the distance of the oldest to the newest (not when orderly).
+        await_termination_s: how long ``close`` waits for handlers that run.
+        plugins: plugin manager to ask for what settings name (``allocate_strategy``, ``read_selector``,
+            ``plugin_interceptors``); default: built-in and installed plugins.
+        interceptors: objects with ``before_handle``, ``after_handle`` or ``around_handle``, see
+            ``rmq_redis.plugins.interceptors``. With any, a plain function's messages go to its thread one by one.
+        settings: single fields of ``ClientConfig``.
+
+    Raises:
+        ConfigError: a setting that cannot be used.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        namesrv_addr: str | None = None,
+        *,
+        config: ClientConfig | None = None,
+        consume_from_where: ConsumeFromWhere | str = ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET,
+        consume_timestamp_ms: int | None = None,
+        concurrency: int = 20,
+        pull_batch_size: int = 32,
+        message_model: MessageModel | str = MessageModel.CLUSTERING,
+        orderly: bool = False,
+        max_reconsume_times: int | None = None,
+        consume_timeout_s: float = 900.0,
+        suspend_current_queue_time_s: float = 1.0,
+        pull_threshold_for_queue: int = 1000,
+        pull_threshold_bytes_for_queue: int = 100 * 1024 * 1024,
+        pull_threshold_for_topic: int = -1,
+        pull_threshold_bytes_for_topic: int = -1,
+        consume_max_span: int = 2000,
+        await_termination_s: float = 10.0,
+        plugins: pluggy.PluginManager | None = None,
+        interceptors: Sequence[object] = (),
+        **settings: Unpack[ClientSettings],
+    ) -> None:
+        check_types(PushConsumerOptions, locals())
+        check_group(group, "consumer")
+        if not 1 <= pull_batch_size <= MAX_PULL_BATCH_SIZE:
+            raise ConfigError(f"pull_batch_size={pull_batch_size} is not 1..{MAX_PULL_BATCH_SIZE}")
+        if concurrency < 1:
+            raise ConfigError(f"concurrency={concurrency}: there must be at least one handler at a time")
+        if not consume_timeout_s > 0:
+            raise ConfigError(f"consume_timeout_s={consume_timeout_s} is not above 0")
+        self.consume_from_where = choice(ConsumeFromWhere, "consume_from_where", consume_from_where)
+        self.message_model = choice(MessageModel, "message_model", message_model)
+        self.group = group
+        self.orderly = orderly
+        self.config = client_config(namesrv_addr, config, settings, type(self))
+        self.started_at_ms = 0
+        self.concurrency = concurrency
+        self._clustering = self.message_model == MessageModel.CLUSTERING
+        self._instance = MQClientInstance(self.config)
+        self._plugins = plugins or installed_plugins()
+        context = ClientContext(self.config, self._instance.zone_of)
+        named = named_objects(
+            "register_interceptors",
+            "plugin_interceptors",
+            self.config.plugin_interceptors,
+            self._plugins,
+            context=context,
+        )
+        self._interceptors = check_interceptors([*(offered for _, offered in named), *interceptors], HANDLE_METHODS)
+        self._strategy = named_strategy(self.config.allocate_strategy, self._plugins, context)
+        self._await_termination_s = await_termination_s
+        self._thresholds = PullThresholds(
+            for_queue=(pull_threshold_for_queue, pull_threshold_bytes_for_queue),
+            for_topic=(pull_threshold_for_topic, pull_threshold_bytes_for_topic),
+            max_span=None if orderly else consume_max_span,
+        )
+        self._subscriptions: dict[str, SubscriptionData] = {}
+        self._handlers: dict[str, Handler] = {}
+        self._process_queues: dict[MessageQueue, ProcessQueue] = {}
+        self._releasing: dict[MessageQueue, asyncio.Task[None]] = {}
+        self._finishing: set[ProcessQueue] = set()
+        self._moved_at: dict[MessageQueue, float] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._renewal: asyncio.Task[None] | None = None
+        self._committing = asyncio.Lock()
+        self._running = False
+        self._closing = Closing(f"consumer {group}", self._close)
+        self.offsets = OffsetStore(
+            self._instance,
+            group,
+            message_model=self.message_model,
+            consume_from_where=self.consume_from_where,
+            consume_timestamp_ms=consume_timestamp_ms,
+        )
+        self._locks = QueueLocks(self._instance, group) if orderly and self._clustering else None
+        retries = RetrySender(self._instance, group, max_reconsume_times)
+        self.service: ConsumeService
+        if orderly:
+            self.service = OrderlyService(
+                group,
+                concurrency,
+                self._handlers.get,
+                retries.give_up if self._clustering else _drop,
+                is_locked=self._locks.is_locked if self._locks else _always,
+                suspend_s=suspend_current_queue_time_s,
+                max_reconsume_times=max_reconsume_times,
+            )
+        else:
+            give_back, stuck_s = (retries.give_back, consume_timeout_s) if self._clustering else (_drop, None)
+            self.service = ConcurrentService(
+                group,
+                concurrency,
+                self._handlers.get,
+                give_back,
+                retries.give_up if self._clustering else _drop,
+                stuck_s,
+                self._process_queues.values,
+                max_reconsume_times,
+            )
+        self.replies = Replier(self._instance, group, self.service.call)
+        self._puller = Puller(
+            self._instance,
+            group,
+            batch_size=pull_batch_size,
+            commits=self._clustering,
+            subscription_of=self._subscriptions.get,
+            submit=self.service.submit,
+            offset_moved=self._offset_moved,
+            may_pull=self._locks.is_locked if self._locks else None,
+            read_selector=read_selector(self.config.read_selector, self._plugins, context),
+        )
+        self._rebalancer: Rebalancer
+
+    # --- subscriptions -------------------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        topic: str,
+        expression: str = "*",
+        handler: MessageHandler | None = None,
+        *,
+        expression_type: str = "TAG",
+    ) -> None:
+        """Has messages of a topic handed to ``handler``. A second call for a topic replaces the first.
+
+        While the consumer runs, a new expression counts from the next message that was not pulled yet.
+
+        Args:
+            expression: ``*`` or tags, ``TagA || TagB``; with ``expression_type="SQL92"`` a condition on properties,
+                which ``start`` has the brokers check.
+
+        Raises:
+            ClientError: no handler, or the topic name is illegal.
+        """
+        self.check_process()
+        problem = topic_name_error(topic)
+        if problem is not None:
+            raise ClientError(problem)
+        if not callable(handler):
+            raise ClientError(f"subscription of topic {topic!r}: a handler is needed, not {handler!r}")
+        if not takes_one(handler):
+            raise ClientError(
+                f"subscription of topic {topic!r}: the handler {handler!r} cannot be called with a message"
+            )
+        self._subscriptions[topic] = make_subscription(topic, expression, expression_type)
+        entry = Handler(handler)
+        if self._interceptors:
+            entry = Handler(intercepted_handler(self._interceptors, functools.partial(self.service.call, entry)))
+        self._handlers[topic] = entry
+        for process_queue in self._process_queues.values():
+            if process_queue.queue.topic == topic:
+                process_queue.pull_again()
+        self._subscriptions_changed()
+
+    def handler(
+        self,
+        topic: str,
+        tags: str = "*",
+        *,
+        expression_type: str = "TAG",
+        value: Any = NO_VALUE,
+        default: str | Serializer = "json",
+        on_undecodable: Undecodable | None = None,
+    ) -> Callable[[F], F]:
+        """Decorator: ``subscribe`` with the function that follows.
+
+        Args:
+            value: a type: the function gets ``(value)`` or ``(value, message)``, the body decoded.
+            default: serializer of bodies without a content type.
+            on_undecodable: ``on_undecodable(message, error)`` for bodies that are no such value; its result counts as
+                the handler's.
+        """
+
+        def decorate(function: F) -> F:
+            handle: MessageHandler = function
+            if value is not NO_VALUE:
+                handle = typed_handler(function, value, default=default, on_undecodable=on_undecodable)
+            self.subscribe(topic, tags, handle, expression_type=expression_type)
+            return function
+
+        return decorate
+
+    def replier(self, topic: str, tags: str = "*", *, expression_type: str = "TAG") -> Callable[[F], F]:
+        """Decorator: ``handler`` whose result, if it is bytes, str or a Message, is the reply to the message.
+
+        For messages that were sent with ``AsyncProducer.request``. A reply that cannot be delivered is logged.
+        """
+
+        def decorate(function: F) -> F:
+            self.subscribe(topic, tags, self.replies.handler(function), expression_type=expression_type)
+            return function
+
+        return decorate
+
+    def unsubscribe(self, topic: str) -> None:
+        """No more messages of a topic; those at a handler are finished."""
+        self.check_process()
+        self._handlers.pop(topic, None)
+        if self._subscriptions.pop(topic, None) is not None:
+            self._subscriptions_changed()
+
+    def _subscriptions_changed(self) -> None:
+        if self._running:
+            self._instance.heartbeat_soon()
+            self._rebalancer.now()
+
+    @property
+    def subscriptions(self) -> list[SubscriptionData]:
+        """What is subscribed, the group's retry topic included."""
+        return list(self._subscriptions.values())
+
+    @property
+    def assignment(self) -> list[MessageQueue]:
+        """The queues that this consumer has now, sorted."""
+        return sorted(self._process_queues)
+
+    def decode(self, records: bytes, broker_name: str) -> list[MessageExt]:
+        """Messages that a broker sent by itself; see ``BrokerApi.decode``."""
+        return self._instance.broker.decode(records, broker_name)
+
+    @property
+    def process_queues(self) -> list[ProcessQueue]:
+        """What was pulled and is not finished yet, of each queue that it has."""
+        return list(self._process_queues.values())
+
+    @property
+    def client_id(self) -> str:
+        """The id under which brokers know this consumer; empty before ``start``."""
+        return self._instance.client_id
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Joins the group and takes the first queues, as far as the servers answer; the rest follows by itself.
+
+        Raises:
+            ClientError: nothing subscribed, or started before.
+            SubscriptionParseFailedError: a broker cannot understand an SQL92 expression.
+            ResponseError: a broker does not filter by SQL92 (Apache's need ``enablePropertyFilter=true``).
+        """
+        if not self._subscriptions:
+            raise ClientError(f"consumer group {self.group!r} has no subscription: subscribe before start")
+        await self._instance.start()
+        try:
+            await self.offsets.open()
+        except RmqError:
+            await self._instance.close()
+            raise
+        self.started_at_ms = int(time.time() * 1000)
+        if self._clustering:
+            retry_topic = RETRY_PREFIX + self.group
+            self._subscriptions[retry_topic] = make_subscription(retry_topic)
+        self._rebalancer = Rebalancer(
+            self._instance, self.group, self._strategy, self.message_model, self._rebalanced_topics, self._assign
+        )
+        self._running = True
+        self.service.start()
+        routes = self._instance.routes
+        routes.wanted.append(lambda: self._subscriptions)
+        for topic in list(self._handlers):
+            try:
+                await routes.get(topic)
+            except RmqError as error:
+                logger.info("group %s: %s", self.group, error)
+        try:
+            await self._instance.check_subscriptions(self.group, self.subscriptions)
+        except ResponseError:
+            await self.close()
+            raise
+        self._instance.register_consumer(self.group, self)
+        await self._instance.heartbeat()
+        await self._rebalancer.once()
+        if self._closing.begun.is_set():  # by the handler of a first message
+            return
+        routes.on_topic_change.append(self._topic_changed)
+        self._tasks = [
+            self._instance.spawn(self._rebalancer.run()),
+            self._instance.spawn(self._commit_regularly()),
+        ]
+        if self._locks is not None:
+            self._renewal = self._instance.spawn(self._renew_locks())
+        try:
+            notify_roles("role_started", "consumer", self.group, self.config, self._plugins)
+        except ConfigError:
+            await self.close()
+            raise
+
+    async def run_forever(self) -> None:
+        """Starts unless started, consumes until SIGTERM, Ctrl-C or ``close``, then closes.
+
+        A second signal ends the process at once (exit code 130). Signals are seen in the main thread only.
+
+        Raises:
+            As ``start``.
+        """
+        self.check_process()
+        with stop_signals(on_second=force_exit) as stop:
+            if not self.started_at_ms:
+                await self.start()
+            try:
+                await first_of(stop, self._closing.begun)
+            finally:
+                await self.close()
+
+    async def close(self) -> None:
+        """Stops pulling, waits for running handlers (``await_termination_s``), commits, leaves the group.
+
+        Called in a handler of this consumer it returns at once, and the consumer closes when that handler has ended.
+        A second call waits for the first. In a forked child this does nothing.
+        """
+        if self.is_inherited:
+            return
+        self.stop_handing_out()
+        await self._closing.close([self.service])
+
+    def stop_handing_out(self) -> None:
+        """The first step of ``close``: no handler is called any more, not even the one that calls this."""
+        if self._running:
+            self.service.stopping = True
+
+    async def _close(self) -> None:
+        if self._running:
+            try:
+                notify_roles("role_stopping", "consumer", self.group, self.config, self._plugins)
+            except ConfigError as error:
+                logger.error("consumer %s: %s", self.group, error)
+            self._running = False
+            for task in self._tasks:
+                task.cancel()
+            for process_queue in self._process_queues.values():
+                if process_queue.task is not None:
+                    process_queue.task.cancel()
+            all_ended = await self.service.stop(self._await_termination_s)
+            if self._releasing:
+                await asyncio.wait(list(self._releasing.values()), timeout=_RELEASE_TIMEOUT_S)
+            if self._renewal is not None:  # not before: nobody else may have a queue whose handler still runs
+                self._renewal.cancel()
+            held = self.process_queues
+            self._process_queues.clear()
+            await self._commit_all(held)
+            await self.offsets.close()
+            for process_queue in held:
+                process_queue.drop()
+            if self._locks is not None and all_ended:  # else a thread may still be at work: the locks expire
+                await self._locks.unlock(list(self._locks.asked))
+        await self._instance.close()
+
+    # --- queues come and go --------------------------------------------------------------------------------------
+
+    def _rebalanced_topics(self) -> list[str]:
+        """Subscribed topics, and those that are not any more but of which queues are held."""
+        topics = set(self._subscriptions)
+        for queue in list(self._process_queues):
+            if queue.topic not in topics:
+                self._release(queue)
+        return sorted(topics)
+
+    async def _assign(self, topic: str, queues: list[MessageQueue]) -> bool:
+        mine = set(queues)
+        given_up = [
+            self._release(queue) for queue in list(self._process_queues) if queue.topic == topic and queue not in mine
+        ]
+        if given_up:
+            logger.info("group %s: gives up %d queues of topic %s", self.group, len(given_up), topic)
+            await asyncio.wait(given_up, timeout=self.config.request_timeout_s)
+        new = sorted(queue for queue in mine if queue not in self._process_queues)
+        settled = True
+        startable = [queue for queue in new if queue not in self._releasing]
+        settled &= len(startable) == len(new)
+        locked_until = 0.0
+        if startable and self._locks is not None:
+            locked_until = asyncio.get_running_loop().time() + LOCK_LIVE_S
+            locked = await self._locks.lock(startable)
+            settled &= len(locked) == len(startable)
+            startable = [queue for queue in startable if queue in locked]
+        started = await asyncio.gather(*(self._start_queue(queue, locked_until) for queue in startable))
+        if self._locks is not None:
+            await self._locks.unlock([queue for queue in startable if queue not in self._process_queues])
+        if any(started):
+            await self.offsets.persist()
+            logger.info("group %s: takes %d queues of topic %s", self.group, sum(started), topic)
+        return settled and all(started)
+
+    async def _start_queue(self, queue: MessageQueue, locked_until: float) -> bool:
+        try:
+            offset, committed = await self.offsets.start_offset(queue)
+        except RmqError as error:
+            logger.warning("group %s: %s not started, its offset is unknown: %s", self.group, queue, error)
+            return False
+        if not self._running or queue.topic not in self._subscriptions:
+            return True
+        if not self._clustering and committed is None:  # where we began, if nothing comes before a crash
+            await self.offsets.set(queue, offset)
+        self._begin(self._thresholds.process_queue(queue, offset, committed), locked_until)
+        return True
+
+    def _begin(self, process_queue: ProcessQueue, locked_until: float) -> None:
+        process_queue.locked_until = locked_until
+        self._process_queues[process_queue.queue] = process_queue
+        self._thresholds.share(process_queue.queue.topic, self._process_queues.values())
+        process_queue.task = self._instance.spawn(self._puller.run(process_queue))
+
+    def _release(self, queue: MessageQueue, *, commit: bool = True) -> asyncio.Task[None]:
+        """Gives a queue up: nothing more is handed out, the offset is committed, the lock given back."""
+        process_queue = self._process_queues.pop(queue)
+        process_queue.drop()
+        self._thresholds.share(queue.topic, self._process_queues.values())
+        task = self._instance.spawn(self._finish_release(process_queue, commit))
+        self._releasing[queue] = task
+        task.add_done_callback(lambda _: self._releasing.pop(queue, None))
+        return task
+
+    async def _finish_release(self, process_queue: ProcessQueue, commit: bool) -> None:
+        if self.orderly:
+            self._finishing.add(process_queue)  # its lock is renewed: nobody else may have the queue meanwhile
+            while not await process_queue.wait_idle(_RELEASE_TIMEOUT_S):
+                logger.warning(
+                    "group %s: %s is to be given up, but its handler still runs", self.group, process_queue.queue
+                )
+            self._finishing.discard(process_queue)
+        if commit:
+            async with self._committing:
+                await self._commit(process_queue)
+            if self._locks is not None and not self.service.cut_off:
+                await self._locks.unlock([process_queue.queue])
+
+    def _offset_moved(self, process_queue: ProcessQueue, offset: int) -> None:
+        """The broker's queue does not reach to our offset (any more), or the group's was reset: go on where it says."""
+        queue = process_queue.queue
+        logger.warning(
+            "group %s: the broker sends %s from %d to %d", self.group, queue, process_queue.next_offset, offset
+        )
+        if self._process_queues.get(queue) is process_queue:
+            self._instance.spawn(self._begin_again(process_queue, offset))
+
+    async def _begin_again(self, process_queue: ProcessQueue, offset: int) -> None:
+        queue = process_queue.queue
+        now = asyncio.get_running_loop().time()
+        again_soon = now - self._moved_at.get(queue, float("-inf")) < 10.0
+        self._moved_at[queue] = now
+        await self.set_offset(queue, offset)
+        if again_soon:
+            await asyncio.sleep(1.0)
+        self._rebalancer.now()
+
+    async def set_offset(self, queue: MessageQueue, offset: int) -> None:
+        """Commits ``offset`` whatever was consumed, and gives the queue up, to be taken again by the next rebalance."""
+        if queue in self._process_queues:
+            await self._release(queue, commit=False)
+        try:
+            await self.offsets.set(queue, offset)
+        except RmqError as error:
+            logger.warning("group %s: offset %d of %s not committed: %s", self.group, offset, queue, error)
+
+    def _topic_changed(self, topic: str) -> None:
+        if topic in self._subscriptions:
+            self._rebalancer.now()
+
+    # --- commits and locks ---------------------------------------------------------------------------------------
+
+    async def _commit(self, process_queue: ProcessQueue) -> bool:
+        try:
+            await self.offsets.commit(process_queue, oneway=False)
+        except RmqError as error:
+            logger.warning("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
+            return False
+        return True
+
+    async def _commit_all(self, process_queues: list[ProcessQueue]) -> None:
+        """Topics side by side, a topic's queues one after the other: a group's first two commits for a topic, arriving
+        at an Apache broker together, can lose one of them (ConsumerOffsetManager.commitOffset)."""
+        by_topic: dict[str, list[ProcessQueue]] = {}
+        for process_queue in process_queues:
+            by_topic.setdefault(process_queue.queue.topic, []).append(process_queue)
+
+        async def commit(queues: list[ProcessQueue]) -> None:
+            silent: set[str] = set()
+            for process_queue in queues:
+                broker_name = process_queue.queue.broker_name
+                if broker_name not in silent and not await self._commit(process_queue):
+                    silent.add(broker_name)
+
+        await asyncio.gather(*(commit(queues) for queues in by_topic.values()))
+
+    async def _commit_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.persist_consumer_offset_interval_s)
+            for process_queue in self.process_queues:
+                if process_queue.dropped:  # while we waited; its last commit must stay the last
+                    continue
+                try:
+                    await self.offsets.commit(process_queue, oneway=True)
+                except (RemotingError, ResponseError) as error:
+                    logger.info("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
+                except RmqError as error:
+                    logger.debug("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
+                except Exception:  # a mistake of ours must not end the task
+                    logger.exception("group %s: offset of %s not committed", self.group, process_queue.queue)
+            await self.offsets.persist()
+
+    async def _renew_locks(self) -> None:
+        assert self._locks is not None
+        while True:
+            await asyncio.sleep(LOCK_RENEW_INTERVAL_S)
+            try:
+                lost = await self._locks.renew([*self.process_queues, *self._finishing])
+            except Exception:  # a mistake of ours must not end the task
+                logger.exception("group %s: locks not renewed", self.group)
+                continue
+            for process_queue in lost:
+                logger.warning("group %s: lost the lock of %s", self.group, process_queue.queue)
+                if self._process_queues.get(process_queue.queue) is process_queue:
+                    self._release(process_queue.queue, commit=False)
+                    self._rebalancer.now()
+
+    # --- for the instance ----------------------------------------------------------------------------------------
+
+    def consumer_data(self) -> ConsumerData:
+        """This group's part of the heartbeat."""
+        return ConsumerData(
+            group_name=self.group,
+            consume_type=ConsumeType.CONSUME_PASSIVELY,
+            message_model=self.message_model,
+            consume_from_where=self.consume_from_where,
+            subscription_data_set=self.subscriptions,
+        )
+
+    def rebalance_now(self) -> None:
+        """The group's members changed."""
+        if self._running:
+            self._rebalancer.now()
+
+    async def handle_request(self, command: RemotingCommand) -> RemotingCommand | None:
+        """Answers a request that a broker sends."""
+        return await answer_broker(self, command)
+
+
+async def _drop(message: MessageExt) -> bool:
+    """BROADCASTING: nothing is delivered again."""
+    logger.warning("%s is not delivered again: the consumer is broadcasting", message.msg_id)
+    return True
+
+
+def _always(_process_queue: ProcessQueue) -> bool:
+    return True

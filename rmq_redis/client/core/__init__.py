@@ -1,0 +1,1 @@
+"""What all clients share: connections, routes, settings, lifetime.."""

@@ -1,0 +1,126 @@
+"""Puts interceptors around sends and handlers. Only what has interceptors goes through here."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from ...errors import ConfigError, MessageRefusedError
+from ...model import Message, MessageExt, SendResult
+from ...plugins.interceptors import HANDLE_METHODS, SEND_METHODS, CallNext
+
+logger = logging.getLogger(__name__)
+
+
+def check_interceptors(interceptors: Sequence[object], methods: Sequence[str]) -> tuple[object, ...]:
+    """Those with one of ``methods``; others are for the other side.
+
+    Raises:
+        ConfigError: one with no method of an interceptor at all, or one that is a class.
+    """
+    for interceptor in interceptors:
+        known = [name for name in (*SEND_METHODS, *HANDLE_METHODS) if callable(getattr(interceptor, name, None))]
+        if not known or isinstance(interceptor, type):
+            raise ConfigError(
+                f"{interceptor!r} is no interceptor: it must be an object with some of the methods "
+                f"{', '.join((*SEND_METHODS, *HANDLE_METHODS))}"
+            )
+    return tuple(i for i in interceptors if any(hasattr(i, name) for name in methods))
+
+
+async def _call(method: Callable[..., Any], *arguments: Any) -> Any:
+    outcome = method(*arguments)
+    return await outcome if inspect.isawaitable(outcome) else outcome
+
+
+async def _observe(interceptor: object, name: str, message: Message | MessageExt, *arguments: Any) -> Any:
+    """What the method returned; None when there is none, or when it raised, which is logged."""
+    method = getattr(interceptor, name, None)
+    if method is None:
+        return None
+    try:
+        return await _call(method, message, *arguments)
+    except MessageRefusedError:
+        if name == "before_send":
+            raise
+        logger.exception("%s of %r: refusing is for before_send only; the message goes on", name, interceptor)
+    except Exception:
+        logger.exception("%s of %r failed; the message goes on (topic %s)", name, interceptor, message.topic)
+    return None
+
+
+class SendChain:
+    """The interceptors of a producer."""
+
+    def __init__(self, interceptors: Sequence[object]) -> None:
+        self._interceptors = interceptors
+
+    def one(self, send: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+        """``send(message, ...)`` with the interceptors around it."""
+
+        async def intercepted(message: Message, *args: Any, **options: Any) -> Any:
+            return await self._run([message], lambda messages: send(messages[0], *args, **options))
+
+        return intercepted
+
+    def many(self, send: Callable[..., Awaitable[SendResult]]) -> Callable[..., Any]:
+        """``send(messages, ...)`` with the interceptors around it; one refused message refuses all."""
+
+        async def intercepted(messages: Sequence[Message], **options: Any) -> Any:
+            return await self._run(list(messages), lambda changed: send(changed, **options))
+
+        return intercepted
+
+    async def _run(self, messages: list[Message], send: Callable[[list[Message]], Awaitable[Any]]) -> Any:
+        asked: list[tuple[object, int]] = []
+        result: Any = None
+        failure: BaseException | None = None
+        try:
+            for index in range(len(messages)):
+                for interceptor in self._interceptors:
+                    asked.append((interceptor, index))
+                    changed = await _observe(interceptor, "before_send", messages[index])
+                    if isinstance(changed, Message):
+                        messages[index] = changed
+                    elif changed is not None:
+                        logger.error("before_send of %r returned %r, which is no Message", interceptor, changed)
+            result = await send(messages)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            for interceptor, index in reversed(asked):
+                await _observe(interceptor, "after_send", messages[index], result, failure)
+        return result
+
+
+def intercepted_handler(interceptors: Sequence[object], handle: CallNext) -> CallNext:
+    """``handle(message)`` with the interceptors around it: the first of the list is the outermost."""
+    for interceptor in reversed(interceptors):
+        handle = _around(interceptor, handle)
+    return handle
+
+
+def _around(interceptor: object, call_next: CallNext) -> CallNext:
+    around = getattr(interceptor, "around_handle", None)
+
+    async def handle(message: MessageExt) -> Any:
+        changed = await _observe(interceptor, "before_handle", message)
+        if isinstance(changed, MessageExt):
+            message = changed
+        elif changed is not None:
+            logger.error("before_handle of %r returned %r, which is no MessageExt", interceptor, changed)
+        result: Any = None
+        failure: BaseException | None = None
+        try:
+            result = await (call_next(message) if around is None else _call(around, message, call_next))
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            await _observe(interceptor, "after_handle", message, result, failure)
+        return result
+
+    return handle

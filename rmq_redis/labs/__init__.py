@@ -1,0 +1,1 @@
+"""Measuring and trying out: no part of a running system."""

@@ -1,0 +1,1 @@
+"""The strategies that are built in, registered through the same hooks as everybody's.."""

@@ -1,0 +1,1 @@
+"""What a broker group keeps in Redis.."""

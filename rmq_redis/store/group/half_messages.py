@@ -1,0 +1,136 @@
+"""Prepared (half) messages of transactions: invisible records that a commit turns into an entry of their queue.
+
+A half message has a number, which stands for its place in RocketMQ's half topic. Deciding it, and adding it to its
+queue, is one server-side function call: it is decided once, whatever repeats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from ...errors import StoreError
+from ...protocol.message import QUEUE_ID
+from ..redis.connection import Arg
+from .queue import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue
+from .queues import QueueStore
+
+HALF_QUEUE_NUMBER = MAX_QUEUE_NUMBER - 1
+"""Stands for the half topic in physical offsets."""
+
+Prepared = Callable[[int, int, "StoreError | None", Any], None]
+"""Called once per half message with (its number, its queue id, error, the caller's argument).
+
+Those of a send that was repeated are the first one's.
+"""
+
+
+def half_physical_offset(number: int) -> int:
+    """The physical offset of a half message."""
+    return HALF_QUEUE_NUMBER << QUEUE_NUMBER_SHIFT | number
+
+
+def half_key(producer_group: str, topic: str, unique_key: str) -> str:
+    """By which a half message that is sent once more is recognised."""
+    return f"{producer_group}+{topic}+{unique_key}"
+
+
+class HalfStore:
+    """Half messages of one broker group. Those that come in one turn of the event loop go to Redis in one call.
+
+    Everything but ``prepare`` raises StoreError when the store is away or we are fenced off.
+    """
+
+    def __init__(self, queue_store: QueueStore) -> None:
+        self._store = queue_store
+        keys = queue_store.keys
+        self._epoch_key = keys.epoch
+        self._half = keys.half
+        self._checks = keys.half_checks
+        self._counts = keys.half_counts
+        self._numbers = keys.half_numbers
+        self._half_keys = keys.half_keys
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[tuple[int, bytes, str, Prepared, Any]] = []
+
+    async def _call(self, name: str, keys: list[bytes], *args: Arg) -> Any:
+        try:
+            connection = self._store.current()
+            return await connection.execute_function(name, [self._epoch_key, *keys], [b"%d" % self._store.epoch, *args])
+        except StoreError as error:
+            self._store.report(error)
+            raise
+
+    def prepare(self, record: bytes, check_ms: int, key: str, done: Prepared, arg: Any) -> None:
+        """Keeps a half message, to be asked about at ``check_ms``; ``done`` is called once Redis has it.
+
+        Args:
+            key: ``half_key``; one that is held with the same key and content is not kept twice. "": it always is.
+        """
+        if not self._waiting:
+            self._loop.call_soon(self._commit)
+        self._waiting.append((check_ms, record, key, done, arg))
+        self._store.pending_bytes += len(record)
+        self._store.put_bytes += len(record)
+
+    def _commit(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        args: list[Arg] = [b"%d" % self._store.epoch]
+        for check_ms, record, key, _, _ in waiting:
+            args += (check_ms, record, key)
+
+        def committed(answer: Any, late: StoreError | None = None) -> None:
+            error = answer if isinstance(answer, StoreError) else None
+            if error is not None:
+                self._store.report(error)
+            for index, (_, record, _, done, arg) in enumerate(waiting):
+                self._store.pending_bytes -= len(record)
+                if error is not None:
+                    done(-1, -1, error, arg)
+                    continue
+                number, queue_id = answer[index]
+                done(int(number), int.from_bytes(queue_id or record[QUEUE_ID], "big"), late, arg)
+
+        try:
+            connection = self._store.current()
+        except StoreError as error:
+            committed(error)
+            return
+        keys = [self._epoch_key, self._half, self._checks, self._numbers, self._half_keys]
+        self._store.call_confirmed(connection, committed, "prepare", keys, args)
+
+    async def get(self, number: int) -> bytes | None:
+        """The record of an undecided half message, or None."""
+        answer: bytes | None = await self._store.current().execute("HGET", self._half, number)
+        return answer
+
+    async def end(self, number: int, key: str = "", queue: Queue | None = None, record: bytes = b"") -> bool:
+        """Decides a half message: with a queue, ``record`` becomes an entry of it. False: it was decided already.
+
+        Args:
+            key: ``half_key``, by which it is not recognised any more.
+        """
+        keys = [self._half, self._checks, self._counts, self._half_keys]
+        if queue is None:
+            return bool(await self._call("end_half", keys, number, key))
+        entry_id = await self._call("end_half", [*keys, queue.key], number, key, record, queue.known_end)
+        if not entry_id:
+            return False
+        self._store.arrived(queue, int(entry_id[2:]) - 1, [record])
+        await self._store.confirmed()
+        return True
+
+    async def due_for_check(self, now_ms: int, limit: int) -> list[int]:
+        """Numbers of half messages that are to be asked about now."""
+        answer = await self._store.current().execute("ZRANGEBYSCORE", self._checks, "-inf", now_ms, "LIMIT", 0, limit)
+        return [int(number) for number in answer]
+
+    async def checked(self, number: int, now_ms: int, pause_ms: int, longest_pause_ms: int) -> int:
+        """Notes a check; returns how many there were, or 0 when the message is decided.
+
+        The next one is due ``pause_ms`` after the first check, and twice as long after each further one, up to
+        ``longest_pause_ms``.
+        """
+        keys = [self._checks, self._counts]
+        return int(await self._call("checked_half", keys, number, now_ms, pause_ms, longest_pause_ms))

@@ -1,0 +1,172 @@
+"""Messages that POP handed out: pending in a Redis consumer group, and hidden until a time in a sorted set.
+
+The consumer group of a stream has the name of the RocketMQ group, so ``XINFO GROUPS`` and ``XPENDING`` show an operator
+what is out. Redis knows how long ago an entry was delivered and not until when it is hidden, so that time is the score
+of a member ``<group>:<topic>:<queueId>:<n>`` for entry ``0-n``. The two change together, in one function call, and so
+does the offset of the group: a crash neither loses a message nor hands an acknowledged one out again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import StoreError
+from ..redis.connection import Arg
+from .queue import Queue
+from .queues import QueueStore
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one POP takes from one queue: ``offsets`` become hidden, and the group goes on at ``next_offset``."""
+
+    queue: Queue
+    offsets: Sequence[int]
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """One message that a group was given and that is hidden from it until ``visible_ms`` (ms since 1970)."""
+
+    group: str
+    topic: str
+    queue_id: int
+    queue_offset: int
+    visible_ms: int
+
+    @property
+    def member(self) -> str:
+        return f"{self.group}:{self.topic}:{self.queue_id}:{self.queue_offset + 1}"
+
+    @classmethod
+    def of(cls, member: bytes, score: bytes) -> Hidden:
+        group, topic, queue_id, sequence = member.decode().split(":")
+        return cls(group, topic, int(queue_id), int(sequence) - 1, int(float(score)))
+
+
+@dataclass(frozen=True, slots=True)
+class Revival:
+    """What becomes of a hidden message whose time is over: a record in another queue, or nothing (``target`` None).
+
+    Attributes:
+        source: the queue it was given from; None when that is gone.
+    """
+
+    hidden: Hidden
+    source: Queue | None
+    target: Queue | None
+    record: bytes
+
+
+class PopStore:
+    """Hidden messages of one broker group. Everything raises StoreError when the store is away or we are fenced off."""
+
+    def __init__(self, queue_store: QueueStore) -> None:
+        self._store = queue_store
+        self._keys = queue_store.keys
+        self._loop = asyncio.get_running_loop()
+        self._acks: list[tuple[Hidden, Queue, asyncio.Future[bool]]] = []
+
+    async def _call(self, name: str, keys: list[bytes], *args: Arg) -> Any:
+        keys = [self._keys.epoch, self._keys.popped, *keys]
+        try:
+            connection = self._store.current()
+            return await connection.execute_function(name, keys, [b"%d" % self._store.epoch, *args])
+        except StoreError as error:
+            self._store.report(error)
+            raise
+
+    async def pop(self, group: str, shares: Sequence[Share], visible_ms: int) -> list[list[int]]:
+        """Hides messages from a group and moves its offsets on; returns for each share the offsets that are there."""
+        keys = [self._keys.consumed]
+        args: list[Arg] = [group, visible_ms]
+        for share in shares:
+            queue = share.queue.queue
+            keys += (share.queue.key, self._keys.offsets(group, queue.topic))
+            args += (f"{group}:{queue.topic}", queue.queue_id, share.next_offset, len(share.offsets))
+            args += (offset + 1 for offset in share.offsets)
+        answer = await self._call("pop", keys, *args)
+        return [[int(entry[2:]) - 1 for entry in claimed] for claimed in answer]
+
+    def ack(self, hidden: Hidden, queue: Queue) -> asyncio.Future[bool]:
+        """Ends a message, with all others of this turn of the event loop; False when it is not hidden until then."""
+        if not self._acks:
+            self._loop.call_soon(self._send_acks)
+        future: asyncio.Future[bool] = self._loop.create_future()
+        self._acks.append((hidden, queue, future))
+        return future
+
+    def _send_acks(self) -> None:
+        acks, self._acks = self._acks, []
+        keys = [self._keys.epoch, self._keys.popped]
+        numbers: dict[Queue, int] = {}
+        args: list[Arg] = [b"%d" % self._store.epoch]
+        for hidden, queue, _ in acks:
+            if queue not in numbers:
+                keys.append(queue.key)
+                numbers[queue] = len(keys)
+            args += (numbers[queue], hidden.group, hidden.queue_offset + 1, hidden.member, hidden.visible_ms)
+
+        def answered(answer: Any, late: StoreError | None = None) -> None:
+            error = answer if isinstance(answer, StoreError) else None
+            if error is not None:
+                self._store.report(error)
+            error = error or late
+            for index, (_, _, future) in enumerate(acks):
+                if future.done():
+                    continue
+                if error is not None:
+                    future.set_exception(error)
+                else:
+                    future.set_result(bool(answer[index]))
+
+        try:
+            connection = self._store.current()
+        except StoreError as error:
+            answered(error)
+            return
+        self._store.call_confirmed(connection, answered, "pop_ack", keys, args)
+
+    async def change(self, hidden: Hidden, visible_ms: int) -> bool:
+        """Hides a message until another time; False when it is not hidden until the one that ``hidden`` says."""
+        return bool(await self._call("pop_change", [], hidden.member, hidden.visible_ms, visible_ms))
+
+    async def next_visible_ms(self) -> int | None:
+        """When the next message is visible again, or None when none is hidden."""
+        answer = await self._store.current().execute("ZRANGE", self._keys.popped, 0, 0, "WITHSCORES")
+        return int(float(answer[1])) if answer else None
+
+    async def due(self, now_ms: int, limit: int) -> list[Hidden]:
+        """Hidden messages whose time is over at ``now_ms``, earliest first, at most ``limit``."""
+        answer = await self._store.current().execute(
+            "ZRANGEBYSCORE", self._keys.popped, "-inf", now_ms, "WITHSCORES", "LIMIT", 0, limit
+        )
+        return [Hidden.of(member, score) for member, score in zip(answer[::2], answer[1::2], strict=True)]
+
+    async def revive(self, revivals: Sequence[Revival]) -> list[Revival]:
+        """Ends hidden messages and adds what becomes of them; returns those that got an entry of their own."""
+        keys: list[bytes] = []
+        numbers: dict[Queue | None, int] = {None: 0}
+        args: list[Arg] = []
+        for revival in revivals:
+            for queue in (revival.source, revival.target):
+                if queue is not None and queue not in numbers:
+                    keys.append(queue.key)
+                    numbers[queue] = len(keys) + 2
+            hidden = revival.hidden
+            args += (numbers[revival.source], hidden.group, hidden.queue_offset + 1, hidden.member, hidden.visible_ms)
+            args += (numbers[revival.target], revival.record, revival.target.known_end if revival.target else 0)
+        answer = await self._call("pop_revive", keys, *args)
+        arrived: dict[Queue, tuple[int, list[bytes]]] = {}
+        added: list[Revival] = []
+        for revival, entry in zip(revivals, answer, strict=True):
+            if entry and revival.target is not None:
+                added.append(revival)
+                arrived.setdefault(revival.target, (int(entry[2:]) - 1, []))[1].append(revival.record)
+        for queue, (first, records) in arrived.items():
+            self._store.arrived(queue, first, records)
+        return added

@@ -1,0 +1,317 @@
+"""What POPs in order have given out: at most one batch of a queue and group, as one field of a hash.
+
+The field ``<group>:<topic>:<queueId>`` is there as long as something of the batch is not acknowledged, and all that is
+known of it is its text, so that one function call changes it together with the group's offset and its pending entries:
+
+    <next offset> <pop time> <attempt>;<offset> <visible again at> <times given>;...
+
+The offset of the group is the first one in the text. One that is another was set by somebody else (a reset): then the
+batch does not hold any more. Times in ms since 1970.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import StoreError
+from ..redis.connection import Arg
+from .offsets import OffsetStore
+from .queue import Queue
+from .queues import QueueStore
+
+NO_ATTEMPT = "-"
+
+Key = tuple[str, Queue]
+"""(group, queue)"""
+
+
+def attempt_of(attempt_id: str | None) -> str:
+    """A client's attemptId in a form that any text may have."""
+    return hashlib.blake2b(attempt_id.encode(), digest_size=8).hexdigest() if attempt_id else NO_ATTEMPT
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One message that is not acknowledged.
+
+    Attributes:
+        visible_ms: it is with somebody until then; 0 when it is with nobody, and only kept for the next POP.
+        times: how often it was given out.
+    """
+
+    queue_offset: int
+    visible_ms: int
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a group was given of a queue in order and has not acknowledged.
+
+    Attributes:
+        next_offset: where the group goes on after the batch.
+        pop_ms: when it was given out; with the queue it tells one batch from another, and handles carry it.
+        attempt: of the request that got it.
+        messages: at least one, ascending.
+    """
+
+    next_offset: int
+    pop_ms: int
+    attempt: str
+    messages: tuple[Given, ...]
+
+    @property
+    def first_offset(self) -> int:
+        return self.messages[0].queue_offset
+
+    @property
+    def until_ms(self) -> int:
+        """Until then it is with somebody; the last of its times counts."""
+        return max(message.visible_ms for message in self.messages)
+
+    def text(self) -> str:
+        head = f"{self.next_offset} {self.pop_ms} {self.attempt}"
+        return ";".join((head, *(f"{m.queue_offset} {m.visible_ms} {m.times}" for m in self.messages)))
+
+    @classmethod
+    def of(cls, data: bytes) -> Batch:
+        head, *rest = data.decode().split(";")
+        next_offset, pop_ms, attempt = head.split(" ")
+        messages = (Given(*map(int, message.split(" "))) for message in rest)
+        return cls(int(next_offset), int(pop_ms), attempt, tuple(messages))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a POP makes of one queue.
+
+    Attributes:
+        before: what was out when it was planned; it is not done when that is not so any more.
+        batch: what is out from then on; None when nothing is.
+        offset: the group's offset from then on.
+        next_offset: the end of what was given out, for the Redis consumer group.
+        given, ended: offsets that become pending there, and that are no longer.
+        dead: records for the dead letters, of messages that are in ``ended``.
+    """
+
+    queue: Queue
+    before: Batch | None
+    batch: Batch | None
+    offset: int
+    next_offset: int
+    given: Sequence[int] = ()
+    ended: Sequence[int] = ()
+    dead: Sequence[bytes] = ()
+
+
+class PopOrderStore:
+    """Batches of one broker group: in memory, and in Redis, where every change is made first.
+
+    Everything raises StoreError when the store is away or we are fenced off. Then it may have happened or not, and
+    what is in Redis is read before the queue is looked at again.
+    """
+
+    def __init__(self, queue_store: QueueStore, offsets: OffsetStore) -> None:
+        self._store = queue_store
+        self._keys = queue_store.keys
+        self._offsets = offsets
+        self._loop = asyncio.get_running_loop()
+        self._batches: dict[Key, Batch | None] = {}
+        self.on_batch: Callable[[Key, Batch], None] = lambda key, batch: None
+        """Called with every batch that is new or changed."""
+
+    @property
+    def batches(self) -> Mapping[Key, Batch | None]:
+        """What is out; None: ``refresh`` must say it."""
+        return self._batches
+
+    def holds(self, key: Key) -> Batch | None:
+        """The batch of a queue, if it still holds: None when there is none, or another offset was set."""
+        batch = self._batches.get(key)
+        if batch is not None and self.offset_of(key) != batch.first_offset:
+            return None
+        return batch
+
+    def offset_of(self, key: Key) -> int | None:
+        """The offset that the group has in a queue, as this broker knows it."""
+        queue = key[1].queue
+        return self._offsets.get(key[0], queue.topic, queue.queue_id)
+
+    @staticmethod
+    def _field(key: Key) -> str:
+        queue = key[1].queue
+        return f"{key[0]}:{queue.topic}:{queue.queue_id}"
+
+    def _learn(self, key: Key, text: bytes) -> None:
+        if text:
+            batch = self._batches[key] = Batch.of(text)
+            self.on_batch(key, batch)
+        else:
+            self._batches.pop(key, None)
+
+    def _take_over_offset(self, key: Key, offset: bytes | None) -> None:
+        """Redis has this offset of the group now. One that was set here and is not written yet is newer."""
+        queue = key[1].queue
+        if offset and self._offsets.is_written(key[0], queue.topic, queue.queue_id):
+            self._offsets.written(key[0], queue.topic, queue.queue_id, int(offset))
+
+    async def load(self) -> None:
+        """Reads all batches."""
+        answer = await self._store.current().execute("HGETALL", self._keys.ordered)
+        self._batches.clear()
+        for field, text in zip(answer[::2], answer[1::2], strict=True):
+            group, topic, queue_id = field.decode().split(":")
+            queue = self._store.queues.get((topic, int(queue_id)))
+            if queue is not None:
+                self._batches[group, queue] = Batch.of(text)
+
+    def forget(self) -> None:
+        """Another process is the master now and has what is out."""
+        self._batches.clear()
+
+    def forget_queue(self, queue: Queue) -> None:
+        """The queue is gone, in Redis too."""
+        for key in [key for key in self._batches if key[1] is queue]:
+            del self._batches[key]
+
+    async def refresh(self, keys: Sequence[Key]) -> None:
+        """Reads what is out of some queues."""
+        connection = self._store.current()
+        answers = await asyncio.gather(
+            *(connection.execute("HGET", self._keys.ordered, self._field(key)) for key in keys),
+            *(
+                connection.execute("HGET", self._keys.offsets(group, queue.queue.topic), queue.queue.queue_id)
+                for group, queue in keys
+            ),
+        )
+        for key, text, offset in zip(keys, answers[: len(keys)], answers[len(keys) :], strict=True):
+            if self._batches.get(key) is None:
+                self._learn(key, text or b"")
+                self._take_over_offset(key, offset)
+
+    async def _call(self, name: str, keys: list[bytes], args: list[Arg], changed: Sequence[Key]) -> Any:
+        connection = self._store.current()
+        try:
+            return await connection.execute_function(
+                name, [self._keys.epoch, self._keys.ordered, *keys], [b"%d" % self._store.epoch, *args]
+            )
+        except BaseException as error:
+            self._batches.update(dict.fromkeys(changed))
+            if isinstance(error, StoreError):
+                self._store.report(error)
+            raise
+
+    async def pop(self, group: str, steps: Sequence[Step], dead_letters: Queue | None) -> list[bool]:
+        """Gives messages out, and ends others. False for a queue of which something else is out than we thought.
+
+        Args:
+            dead_letters: where the records in ``dead`` go.
+        """
+        keys = [self._keys.consumed]
+        args: list[Arg] = [group, len(steps), 0 if dead_letters is None else dead_letters.known_end]
+        changed: list[Key] = []
+        for step in steps:
+            queue, key = step.queue.queue, (group, step.queue)
+            keys += (step.queue.key, self._keys.offsets(group, queue.topic))
+            args += (f"{group}:{queue.topic}", queue.queue_id, "" if step.before is None else step.before.text())
+            args += ("" if step.batch is None else step.batch.text(), step.offset, step.next_offset)
+            for offsets in (step.given, step.ended):
+                args.append(len(offsets))
+                args += (offset + 1 for offset in offsets)
+            args += (len(step.dead), *step.dead)
+            changed.append(key)
+        if dead_letters is not None:
+            keys.append(dead_letters.key)
+        set_before = [self._set_here(key) for key in changed]
+        for step in steps:
+            self._offsets.written(group, step.queue.queue.topic, step.queue.queue.queue_id, step.offset)
+            self._offsets.end_reset(group, step.queue.queue.topic, step.queue.queue.queue_id)
+        try:
+            answer = await self._call("pop_order", keys, args, changed)
+        except BaseException:
+            for key, step, offset in zip(changed, steps, set_before, strict=True):
+                self._put_back(key, step, offset)
+            raise
+        for key, step, offset, (done, *rest) in zip(changed, steps, set_before, answer, strict=True):
+            if not done:
+                self._put_back(key, step, offset)
+                self._learn(key, rest[0])
+                self._take_over_offset(key, rest[1])
+            elif step.batch is None:
+                self._batches.pop(key, None)
+            else:
+                self._batches[key] = step.batch
+                self.on_batch(key, step.batch)
+            if done and rest and dead_letters is not None:
+                self._store.arrived(dead_letters, int(rest[0][2:]) - len(step.dead), list(step.dead))
+        return [bool(done) for done, *_ in answer]
+
+    def _set_here(self, key: Key) -> int | None:
+        """The group's offset if it is not written yet."""
+        queue = key[1].queue
+        written = self._offsets.is_written(key[0], queue.topic, queue.queue_id)
+        return None if written else self.offset_of(key)
+
+    def _put_back(self, key: Key, step: Step, offset: int | None) -> None:
+        """An offset that was not written yet is to be written again, if nobody set another meanwhile."""
+        if offset is not None and self.offset_of(key) == step.offset:
+            self._offsets.commit(key[0], key[1].queue.topic, key[1].queue.queue_id, offset)
+
+    async def end(self, key: Key, *, visible_ms: int | None = None) -> None:
+        """Ends a batch.
+
+        Args:
+            visible_ms: from then on its messages come through the group's retry topic, and the group goes on behind it;
+                None: they are forgotten, for another offset was set.
+        """
+        batch = self._batches.get(key)
+        if batch is None:
+            return
+        group, queue = key
+        keys = [self._keys.popped, queue.key, self._keys.offsets(group, queue.queue.topic)]
+        args: list[Arg] = [self._field(key), batch.text(), group, queue.queue.queue_id]
+        args += ("", "") if visible_ms is None else (batch.next_offset, visible_ms)
+        args += (message.queue_offset + 1 for message in batch.messages)
+        text, offset = await self._call("end_order", keys, args, [key])
+        self._learn(key, text)
+        if text or visible_ms is not None:
+            self._take_over_offset(key, offset)
+
+    async def ack(self, key: Key, pop_ms: int, offsets: Sequence[int]) -> None:
+        """Ends messages of the batch that was given out at ``pop_ms``; of another one none."""
+        group, queue = key
+        keys = [self._keys.epoch, self._keys.ordered, queue.key, self._keys.offsets(group, queue.queue.topic)]
+        args: list[Arg] = [b"%d" % self._store.epoch, self._field(key), group, queue.queue.queue_id, pop_ms, *offsets]
+        connection = self._store.current()
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def answered(answer: Any, late: StoreError | None = None) -> None:
+            error = answer if isinstance(answer, StoreError) else None
+            if error is not None:
+                self._batches[key] = None
+                self._store.report(error)
+            else:
+                text, offset = answer
+                if offset and self.holds(key) is not None:  # were the same one to be written again, it is too old now
+                    self._offsets.written(group, queue.queue.topic, queue.queue.queue_id, int(offset))
+                self._learn(key, text)
+                self._take_over_offset(key, offset)
+            if future.done():
+                return
+            if error is not None or late is not None:
+                future.set_exception(error or late or StoreError("not confirmed"))
+            else:
+                future.set_result(None)
+
+        self._store.call_confirmed(connection, answered, "ack_order", keys, args)
+        await future
+
+    async def change(self, key: Key, pop_ms: int, queue_offset: int, visible_ms: int) -> bool:
+        """Has a message be with somebody until another time; False when it is not out since ``pop_ms``."""
+        text, done = await self._call("change_order", [], [self._field(key), pop_ms, queue_offset, visible_ms], [key])
+        self._learn(key, text)
+        return bool(done)

@@ -1,0 +1,1 @@
+"""What the NameServers keep in Redis.."""
