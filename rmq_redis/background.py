@@ -1,0 +1,109 @@
+"""Background tasks that outlive their errors: every loop of the package is one of these."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from .errors import RmqError
+
+logger = logging.getLogger(__name__)
+
+_MAX_BACKOFF_S = 60.0
+_CANCEL_AGAIN_S = 0.1
+"""A step whose own error meets its cancellation can take the cancellation with it, so it is cancelled once more."""
+
+Step = Callable[[], Awaitable[float | None]]
+"""One turn of a loop. Returns the seconds until the next turn; None: the loop's period."""
+
+
+class Every:
+    """Repeats a step in the background until it is closed.
+
+    A step that raises ends its turn only. An ``RmqError`` (a store or a peer that is unreachable) is logged once, and
+    again when its text changes; the next turn comes after the period. Any other error is a bug: it is logged with its
+    traceback, and the pause doubles with each one in a row, up to 60 s.
+    """
+
+    def __init__(self, period_s: float, step: Step, name: str, *, at_once: bool = False) -> None:
+        """
+        Args:
+            period_s: pause between two turns in seconds, more than 0.
+            step: awaited once per turn.
+            name: what the loop does, for the log, as in ``"broker broker-a: registering"``.
+            at_once: whether the first turn comes without a pause.
+        """
+        self._period_s = period_s
+        self._step = step
+        self._name = name
+        self._at_once = at_once
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._complaint = ""
+        self._bugs_in_a_row = 0
+
+    def start(self) -> None:
+        """Begins, unless it runs already."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=self._name)
+
+    def wake(self) -> None:
+        """Has the next turn come now, or after the current one."""
+        self._wake.set()
+
+    def cancel(self) -> None:
+        """Ends the loop without waiting for it."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Ends the loop, and waits for it; called by its own step, it ends after that. It may be started again."""
+        task, self._task = self._task, None
+        if task is None or task is asyncio.current_task():
+            return
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=_CANCEL_AGAIN_S)
+
+    async def _run(self) -> None:
+        pause_s = 0.0 if self._at_once else self._period_s
+        while self._task is asyncio.current_task():
+            await self._pause(pause_s)
+            pause_s = await self._turn()
+
+    async def _pause(self, pause_s: float) -> None:
+        if pause_s <= 0:
+            await asyncio.sleep(0)
+        else:
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+        self._wake.clear()
+
+    async def _turn(self) -> float:
+        """One step; returns the seconds until the next."""
+        try:
+            pause_s = await self._step()
+        except RmqError as error:
+            level = logging.DEBUG if str(error) == self._complaint else logging.WARNING
+            logger.log(level, "%s failed, next attempt in %g s: %s", self._name, self._period_s, error)
+            self._complaint = str(error)
+            return self._period_s
+        except Exception:
+            pause_s = min(self._period_s * 2.0**self._bugs_in_a_row, max(_MAX_BACKOFF_S, self._period_s))
+            self._bugs_in_a_row += 1
+            logger.exception("%s failed, next attempt in %g s", self._name, pause_s)
+            return pause_s
+        self._complaint, self._bugs_in_a_row = "", 0
+        return self._period_s if pause_s is None else pause_s
+
+
+def every(period_s: float, step: Step, name: str, *, at_once: bool = False) -> Every:
+    """A started ``Every``; needs a running event loop."""
+    loop = Every(period_s, step, name, at_once=at_once)
+    loop.start()
+    return loop

@@ -1,0 +1,52 @@
+"""The structure of the package, as ``tools/measure.py`` sees it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def measure() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("measure", ROOT / "tools" / "measure.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["measure"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_imports_point_downward_and_roles_stay_apart(measure: ModuleType) -> None:
+    modules = measure.load(ROOT / "rmq_redis")
+    assert measure.upward_arrows(modules) == []
+
+
+def test_every_room_has_its_layer(measure: ModuleType) -> None:
+    rooms = {module.room for module in measure.load(ROOT / "rmq_redis")}
+    assert rooms - {"__init__"} == set(measure.RANK)
+
+
+def test_only_the_store_and_two_helpers_import_redis(measure: ModuleType) -> None:
+    users = {m.room for m in measure.load(ROOT / "rmq_redis") if "import redis" in m.text or "from redis" in m.text}
+    assert users <= {"store", "testing", "idempotent", "labs"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("rmq_redis.guards", "rmq_redis.plugins.guards", "allocation_error"),
+        ("rmq_redis.client.dead_letters", "rmq_redis.client.admin.dead_letters", "DeadLetters"),
+    ],
+)
+def test_old_import_paths_work_with_a_deprecation_warning(old: str, new: str, name: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{old} has moved to {new}"):
+        module = importlib.import_module(old)
+    assert getattr(module, name) is getattr(importlib.import_module(new), name)
