@@ -73,9 +73,9 @@ def _observed(methods: Sequence[Callable[..., Any]], stored: Callable[..., None]
         stored(queue, queue_offset, error, arg)
         for method in methods:
             try:
-                method(queue.queue, queue_offset, arg[2], error)
+                method(queue.mq, queue_offset, arg[2], error)
             except Exception:
-                logger.exception("after_append failed (%s offset %d)", queue.queue, queue_offset)
+                logger.exception("after_append failed (%s offset %d)", queue.mq, queue_offset)
 
     return after
 
@@ -85,9 +85,9 @@ def _screen(methods: Sequence[Callable[..., Any]]) -> Screen:
         found: set[int] = set()
         for method in methods:
             try:
-                found.update(method(queue.queue, group, offsets, records) or ())
+                found.update(method(queue.mq, group, offsets, records) or ())
             except Exception:
-                logger.exception("before_delivery failed (%s, group %s)", queue.queue, group)
+                logger.exception("before_delivery failed (%s, group %s)", queue.mq, group)
         return found
 
     return withheld

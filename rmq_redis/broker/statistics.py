@@ -59,14 +59,14 @@ class BrokerStatistics:
 
     def delivered(self, group: str, queue: Queue, nums: int, size: int, ms: int) -> None:
         """A group got ``nums`` messages of ``size`` bytes from a queue, which took ``ms`` milliseconds to read."""
-        pair = (group, queue.queue.topic)
+        pair = (group, queue.topic)
         queues = self._gets.get(pair)
         if queues is None:
             queues = self._gets[pair] = {}
-        counter = queues.get(queue.queue.queue_id)
+        counter = queues.get(queue.queue_id)
         if counter is None:
-            counter = queues[queue.queue.queue_id] = Counter()
-            if self._topics.is_system(queue.queue.topic):
+            counter = queues[queue.queue_id] = Counter()
+            if self._topics.is_system(queue.topic):
                 self._system_gets.append(counter)
         counter.add(nums, size, ms)
         self.gets.add(nums, size, ms)
@@ -75,7 +75,7 @@ class BrokerStatistics:
     def popped(self, group: str, queue: Queue, nums: int, size: int) -> None:
         """As ``delivered``, by POP."""
         self.delivered(group, queue, nums, size, 0)
-        _count(self._checkpoints, (group, queue.queue.topic), 1)
+        _count(self._checkpoints, (group, queue.topic), 1)
         self.checkpoints.add(1, 0)
 
     def acknowledged(self, group: str, topic: str, nums: int) -> None:

@@ -115,7 +115,7 @@ class ConsumerAdminProcessor:
             queues = [queues[header.queue_id]]
         offsets: dict[int, int] = {}
         for queue in queues:
-            queue_id = queue.queue.queue_id
+            queue_id = queue.queue_id
             offset = await self._target(queue, header)
             committed = self._offsets.get(header.group, header.topic, queue_id)
             if header.queue_id < 0 and not header.is_force and committed is not None:
@@ -124,14 +124,14 @@ class ConsumerAdminProcessor:
         await self._offsets.reset(header.group, header.topic, offsets)
         self._pulls.wake_for_reset(header.group, queues)
         logger.info("consumer group %s: offsets in %s are reset to %s", header.group, header.topic, offsets)
-        table = {queue.queue: offsets[queue.queue.queue_id] for queue in queues}
+        table = {queue.mq: offsets[queue.queue_id] for queue in queues}
         return response(command, body=dumps({"offsetTable": table}))
 
     async def _target(self, queue: Queue, header: ResetOffsetRequestHeader) -> int:
         if header.queue_id >= 0 and header.offset is not None and header.offset != -1:
             if not queue.min_offset <= header.offset <= queue.max_offset:
                 raise InvalidParameterError(
-                    f"offset {header.offset} of {queue.queue}, which has {queue.min_offset} to {queue.max_offset}"
+                    f"offset {header.offset} of {queue.mq}, which has {queue.min_offset} to {queue.max_offset}"
                 )
             return header.offset
         if header.timestamp < 0:

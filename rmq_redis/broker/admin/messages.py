@@ -108,7 +108,7 @@ class QueryProcessor:
             raise QueryNotFoundError(
                 f"no message of {header.topic!r} with the key {header.key[:80]!r} in that time{rest}"
             )
-        newest = sorted(found, key=lambda item: (item[0], item[1].queue.queue_id, item[2]))[-limit:]
+        newest = sorted(found, key=lambda item: (item[0], item[1].queue_id, item[2]))[-limit:]
         body = b"".join(bytes(deliver(queue, [record], [offset])) for _, queue, offset, record in newest)
         last_ms, last_queue, last_offset, _ = newest[-1]
         answer = QueryMessageResponseHeader(last_ms, last_queue.physical_offset(last_offset))

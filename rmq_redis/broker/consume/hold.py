@@ -141,7 +141,7 @@ class PullHold:
                         try:
                             self._execute(pull)
                         except Exception:  # a mistake of ours must not end the task
-                            logger.exception("%s: a pull that waited long enough is not answered", queue.queue)
+                            logger.exception("%s: a pull that waited long enough is not answered", queue.mq)
 
     def close(self) -> None:
         if self._task is not None:

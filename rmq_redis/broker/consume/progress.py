@@ -76,7 +76,7 @@ class ProgressProcessor:
             updated_ms = 0
             if queue.max_offset > queue.min_offset:
                 updated_ms = max(0, await self._queue_store.store_timestamp_ms(queue, queue.max_offset - 1))
-            table[queue.queue] = {
+            table[queue.mq] = {
                 "lastUpdateTimestamp": updated_ms,
                 "maxOffset": queue.max_offset,
                 "minOffset": queue.min_offset,
@@ -117,10 +117,10 @@ class ProgressProcessor:
             await self._refresh(topic)
             for queue in topic.queues[: topic.config.read_queue_nums]:
                 await turn.give_way()
-                offset = self._offsets.get(group, name, queue.queue.queue_id) or 0
-                pulled = self._offsets.pulled(group, name, queue.queue.queue_id)
+                offset = self._offsets.get(group, name, queue.queue_id) or 0
+                pulled = self._offsets.pulled(group, name, queue.queue_id)
                 stored_ms = await self._queue_store.store_timestamp_ms(queue, offset - 1) if offset else 0
-                table[queue.queue] = {
+                table[queue.mq] = {
                     "brokerOffset": queue.max_offset,
                     "consumerOffset": offset,
                     "lastTimestamp": max(0, stored_ms),
@@ -175,11 +175,11 @@ class ProgressProcessor:
         for queue in topic.queues[: topic.config.write_queue_nums]:
             await turn.give_way()
             stored_ms = functools.partial(self._queue_store.store_timestamp_ms, queue)
-            offset = self._offsets.get(header.group, header.topic, queue.queue.queue_id) or 0
+            offset = self._offsets.get(header.group, header.topic, queue.queue_id) or 0
             first_ms = await stored_ms(queue.min_offset)
             spans.append(
                 {
-                    "messageQueue": queue.queue,
+                    "messageQueue": queue.mq,
                     "minTimeStamp": first_ms,
                     "maxTimeStamp": await stored_ms(queue.max_offset - 1) if queue.max_offset else -1,
                     "consumeTimeStamp": await stored_ms(offset - 1) if offset else first_ms,

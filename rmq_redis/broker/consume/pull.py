@@ -186,7 +186,7 @@ class PullProcessor:
         broker has it, would step over the messages that took the place of the lost ones.
         """
         queue = pull.queue
-        committed = self._offsets.get(pull.consumer_group, queue.queue.topic, queue.queue.queue_id)
+        committed = self._offsets.get(pull.consumer_group, queue.topic, queue.queue_id)
         if committed is not None and queue.min_offset <= committed <= queue.max_offset:
             return committed
         return queue.min_offset
@@ -211,7 +211,7 @@ class PullProcessor:
             pull.connection.write_command(error_response(pull.command, error))
             return
         queue = pull.queue
-        is_reset = self._offsets.is_reset(pull.consumer_group, queue.queue.topic, queue.queue.queue_id)
+        is_reset = self._offsets.is_reset(pull.consumer_group, queue.topic, queue.queue_id)
         if queue.min_offset <= pull.queue_offset <= queue.max_offset and not is_reset:
             self._execute(pull)
         else:
@@ -335,7 +335,7 @@ class PullProcessor:
     def wake_for_reset(self, group: str, queues: Sequence[Queue]) -> None:
         """Tells the members of a group whose pulls wait on these queues that its offsets were reset."""
         for queue in queues:
-            self._reset_answers.pop(((group, queue.queue.topic), queue.queue.queue_id), None)
+            self._reset_answers.pop(((group, queue.topic), queue.queue_id), None)
             for pull in self.hold.take_of_group(queue, group):
                 header = pull.command.header(PullMessageRequestHeader)
                 if not self._moved_by_reset(pull, header):

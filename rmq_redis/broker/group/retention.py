@@ -202,7 +202,7 @@ class RetentionService:
             if queue.min_offset == before:
                 return  # its topic is deleted
             await asyncio.sleep(_STEP_PAUSE_S)
-        logger.debug("retention: removed %d messages of %s that were too old", removed, queue.queue)
+        logger.debug("retention: removed %d messages of %s that were too old", removed, queue.mq)
 
     async def _trim_oldest(
         self, queues: Sequence[Queue], weights: Mapping[Queue, float], excess: float, max_steps: int | None = None

@@ -30,13 +30,13 @@ class RetryNotice:
 
     def on_new_records(self, queue: Queue) -> None:
         """A queue has new messages. To be called for all; those that are no retries cost next to nothing."""
-        topic = queue.queue.topic
+        topic = queue.topic
         if topic.startswith(RETRY_PREFIX) and not queue.held and queue not in self._timers:
             self._notify(queue, topic.removeprefix(RETRY_PREFIX), _MOST_NOTICES)
 
     def _notify(self, queue: Queue, group: str, left: int) -> None:
         self._timers.pop(queue, None)
-        if self._offsets.has_pulled(group, queue.queue.topic, queue.queue.queue_id):
+        if self._offsets.has_pulled(group, queue.topic, queue.queue_id):
             return
         if left and self._clients.notify(group):
             self._timers[queue] = self._loop.call_later(_PERIOD_S, self._notify, queue, group, left - 1)

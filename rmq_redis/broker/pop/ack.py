@@ -75,9 +75,7 @@ class PopAckProcessor:
             raise MessageIllegalError(f"queueId {queue_id} of topic {topic!r}, which has {len(known.queues)} queues")
         queue = known.queues[queue_id]
         if not queue.min_offset <= offset < queue.max_offset:
-            raise NoMessageError(
-                f"{queue.queue} has offsets {queue.min_offset} to {queue.max_offset - 1}, not {offset}"
-            )
+            raise NoMessageError(f"{queue.mq} has offsets {queue.min_offset} to {queue.max_offset - 1}, not {offset}")
         return queue
 
     async def _ack(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:

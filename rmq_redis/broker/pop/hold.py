@@ -32,8 +32,8 @@ class Waiter:
 
     def wants(self, queue: Queue) -> bool:
         """Whether a message of the queue is one that it waits for."""
-        topic = queue.queue.topic
-        return self.queue_id < 0 or topic != self.topics[0] or queue.queue.queue_id == self.queue_id
+        topic = queue.topic
+        return self.queue_id < 0 or topic != self.topics[0] or queue.queue_id == self.queue_id
 
 
 class PopHold:
@@ -92,14 +92,14 @@ class PopHold:
 
     def on_new_records(self, queue: Queue) -> None:
         """Wakes one waiter of each group that waits for messages of the queue."""
-        groups = self._topics.get(queue.queue.topic)
+        groups = self._topics.get(queue.topic)
         if groups:
             for waiting in groups.values():
                 self._wake_first(waiting, queue)
 
     def wake(self, group: str, queue: Queue) -> None:
         """Wakes one waiter of a group for what there is in a queue."""
-        waiting = self._topics.get(queue.queue.topic, {}).get(group)
+        waiting = self._topics.get(queue.topic, {}).get(group)
         if waiting:
             self._wake_first(waiting, queue)
 

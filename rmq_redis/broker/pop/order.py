@@ -298,7 +298,7 @@ class PopOrder:
         body = bytearray()
         pop_ms = until_ms = 0
         for item in taken:
-            batch, queue_id = item.batch, item.queue.queue.queue_id
+            batch, queue_id = item.batch, item.queue.queue_id
             assert batch is not None
             pop_ms, until_ms = batch.pop_ms, batch.until_ms
             given = set(item.offsets)
@@ -311,8 +311,8 @@ class PopOrder:
             until_ms - pop_ms,
             ORDER_REVIVE_QID,
             rest,
-            offset_info([(mark, item.queue.queue.queue_id, item.offsets[:1]) for item in taken]),
-            offset_info([(mark, item.queue.queue.queue_id, item.offsets) for item in taken]),
+            offset_info([(mark, item.queue.queue_id, item.offsets[:1]) for item in taken]),
+            offset_info([(mark, item.queue.queue_id, item.offsets) for item in taken]),
             order_count_info(counts),
         )
         return response(command, header=header, body=bytes(body), remark="FOUND")
@@ -329,7 +329,7 @@ class PopOrder:
         batch = self.batches.get(key)
         if batch is not None and batch.pop_ms == pop_ms and max(offsets) >= batch.next_offset:
             raise MessageIllegalError(
-                f"offset {max(offsets)} of {queue.queue}: group {group!r} has got those before {batch.next_offset}"
+                f"offset {max(offsets)} of {queue.mq}: group {group!r} has got those before {batch.next_offset}"
             )
         try:
             await self._store.ack(key, pop_ms, offsets)

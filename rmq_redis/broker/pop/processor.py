@@ -223,7 +223,7 @@ class PopProcessor:
 
     def _position(self, group: str, queue: Queue, from_max: bool) -> int:
         """The group's next offset in a queue; of a group that is new to it, where it begins from now on."""
-        topic, queue_id = queue.queue.topic, queue.queue.queue_id
+        topic, queue_id = queue.topic, queue.queue_id
         offset = self._offsets.get(group, topic, queue_id)
         if offset is None:
             offset = queue.min_offset
@@ -315,7 +315,7 @@ class PopProcessor:
     async def _claim(self, request: PopRequest, shares: list[Share], visible_ms: int) -> list[list[int]]:
         before = [self._offset_of(request.group, share.queue) for share in shares]
         for share in shares:
-            queue = share.queue.queue
+            queue = share.queue
             self._offsets.written(request.group, queue.topic, queue.queue_id, share.next_offset)
             self._offsets.end_reset(request.group, queue.topic, queue.queue_id)
         try:
@@ -323,12 +323,12 @@ class PopProcessor:
         except StoreError:
             for share, offset in zip(shares, before, strict=True):
                 if self._offset_of(request.group, share.queue) == share.next_offset:  # nobody set another meanwhile
-                    queue = share.queue.queue
+                    queue = share.queue
                     self._offsets.commit(request.group, queue.topic, queue.queue_id, offset or 0)
             raise
 
     def _offset_of(self, group: str, queue: Queue) -> int | None:
-        return self._offsets.get(group, queue.queue.topic, queue.queue.queue_id)
+        return self._offsets.get(group, queue.topic, queue.queue_id)
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
@@ -352,7 +352,7 @@ class PopProcessor:
         found: list[tuple[str, int, Sequence[int]]] = []
         body = bytearray()
         for item in taken:
-            queue_id, is_retry = item.queue.queue.queue_id, item.queue.queue.topic != request.topics[0]
+            queue_id, is_retry = item.queue.queue_id, item.queue.topic != request.topics[0]
             mark = RETRY if is_retry or request.topics[0].startswith(RETRY_PREFIX) else NORMAL
             starts.append((mark, queue_id, item.offsets[:1]))
             found.append((mark, queue_id, item.offsets))
@@ -368,7 +368,7 @@ class PopProcessor:
 
     def _renamed(self, request: PopRequest, item: Taken, offset: int, record: bytes, pop_ms: int) -> bytes:
         """A message of the retry topic under the topic that was asked for; its handle says where it is."""
-        queue_id = item.queue.queue.queue_id
+        queue_id = item.queue.queue_id
         handle = PopHandle(
             item.offsets[0],
             pop_ms,

@@ -92,7 +92,7 @@ class PopReviveService:
                 await self._store.change(hidden, int(time.time() * 1000) + _POSTPONE_MS)
         if revivals:
             for revival in await self._store.revive(revivals):
-                if revival.target is not None and revival.target.queue.topic.startswith(DLQ_PREFIX):
+                if revival.target is not None and revival.target.topic.startswith(DLQ_PREFIX):
                     log_dead_letter(failed_of_copy(revival.hidden.group, revival.record))
 
     async def _revival(self, hidden: Hidden) -> Revival:
@@ -114,7 +114,7 @@ class PopReviveService:
         message = decode_records(plain, decompress=False)[0]
         dead = message.reconsume_times >= group.retry_max_times
         target = await self._target(hidden, dead)
-        topic, queue_id = target.queue.topic, target.queue.queue_id
+        topic, queue_id = target.topic, target.queue_id
         try:
             record = again(message, topic, queue_id, self._store_host, dead=dead)
         except ResponseError:

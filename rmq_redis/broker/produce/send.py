@@ -498,7 +498,7 @@ class SendProcessor:
     ) -> None:
         connection, command, count = arg
         if command.flag & 2:
-            self._note_oneway(command, error, queue.queue.topic)
+            self._note_oneway(command, error, queue.topic)
             return
         if error is not None and not isinstance(error, StoreUnconfirmedError):
             connection.write_command(error_response(command, error))
@@ -507,7 +507,7 @@ class SendProcessor:
         if command.serialize_type == 0 and count == 1 and error is None:
             header = self._answer_head % (
                 b"%016X" % physical_offset,
-                queue.queue.queue_id,
+                queue.queue_id,
                 queue_offset,
                 command.opaque,
             )
@@ -521,7 +521,7 @@ class SendProcessor:
                 code,
                 SendMessageResponseHeader(
                     msg_id=message_ids,
-                    queue_id=queue.queue.queue_id,
+                    queue_id=queue.queue_id,
                     queue_offset=queue_offset,
                     region=REGION,
                     trace_on="true",

@@ -152,7 +152,7 @@ class TransactionService:
     def _visible(self, message: MessageExt, queue: Queue, **more_properties: str) -> bytes:
         """The half message as an ordinary one of a queue."""
         properties = {name: value for name, value in message.properties.items() if name not in _PREPARED}
-        return self._record(message, queue.queue.topic, queue.queue.queue_id, properties | more_properties, _COMMIT)
+        return self._record(message, queue.topic, queue.queue_id, properties | more_properties, _COMMIT)
 
     def _record(
         self, message: MessageExt, topic: str, queue_id: int, properties: dict[str, str], transaction_bits: int = 0

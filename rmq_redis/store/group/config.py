@@ -218,7 +218,7 @@ class ConfigStore:
         await self._remove(self._keys.topics, topics, queues, offsets)
         for queue in queues:
             if queue.known_end:
-                self._retire(queue.queue.topic, queue.known_end)
+                self._retire(queue.topic, queue.known_end)
 
     async def remove_group(self, group: str, topics: list[str]) -> None:
         """Removes a consumer group and the offsets that it has in ``topics``. Raises StoreError."""
@@ -230,7 +230,7 @@ class ConfigStore:
         keys += [queue.key for queue in queues]
         keys += [self._keys.offsets(group, topic) for group, topic in offsets]
         args: list[Arg] = [len(fields), *fields, len(queues)]
-        args += [f"{queue.queue.topic}:{queue.queue.queue_id}" for queue in queues]
+        args += [f"{queue.topic}:{queue.queue_id}" for queue in queues]
         args += [f"{group}:{topic}" for group, topic in offsets]
         await self._call("remove", keys, args)
 

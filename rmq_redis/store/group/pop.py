@@ -85,7 +85,7 @@ class PopStore:
         keys = [self._keys.consumed]
         args: list[Arg] = [group, visible_ms]
         for share in shares:
-            queue = share.queue.queue
+            queue = share.queue
             keys += (share.queue.key, self._keys.offsets(group, queue.topic))
             args += (f"{group}:{queue.topic}", queue.queue_id, share.next_offset, len(share.offsets))
             args += (offset + 1 for offset in share.offsets)

@@ -138,12 +138,12 @@ class PopOrderStore:
 
     def offset_of(self, key: Key) -> int | None:
         """The offset that the group has in a queue, as this broker knows it."""
-        queue = key[1].queue
+        queue = key[1]
         return self._offsets.get(key[0], queue.topic, queue.queue_id)
 
     @staticmethod
     def _field(key: Key) -> str:
-        queue = key[1].queue
+        queue = key[1]
         return f"{key[0]}:{queue.topic}:{queue.queue_id}"
 
     def _learn(self, key: Key, text: bytes) -> None:
@@ -155,7 +155,7 @@ class PopOrderStore:
 
     def _take_over_offset(self, key: Key, offset: bytes | None) -> None:
         """Redis has this offset of the group now. One that was set here and is not written yet is newer."""
-        queue = key[1].queue
+        queue = key[1]
         if offset and self._offsets.is_written(key[0], queue.topic, queue.queue_id):
             self._offsets.written(key[0], queue.topic, queue.queue_id, int(offset))
 
@@ -184,7 +184,7 @@ class PopOrderStore:
         answers = await asyncio.gather(
             *(connection.execute("HGET", self._keys.ordered, self._field(key)) for key in keys),
             *(
-                connection.execute("HGET", self._keys.offsets(group, queue.queue.topic), queue.queue.queue_id)
+                connection.execute("HGET", self._keys.offsets(group, queue.topic), queue.queue_id)
                 for group, queue in keys
             ),
         )
@@ -215,7 +215,7 @@ class PopOrderStore:
         args: list[Arg] = [group, len(steps), 0 if dead_letters is None else dead_letters.known_end]
         changed: list[Key] = []
         for step in steps:
-            queue, key = step.queue.queue, (group, step.queue)
+            queue, key = step.queue, (group, step.queue)
             keys += (step.queue.key, self._keys.offsets(group, queue.topic))
             args += (f"{group}:{queue.topic}", queue.queue_id, "" if step.before is None else step.before.text())
             args += ("" if step.batch is None else step.batch.text(), step.offset, step.next_offset)
@@ -228,8 +228,8 @@ class PopOrderStore:
             keys.append(dead_letters.key)
         set_before = [self._set_here(key) for key in changed]
         for step in steps:
-            self._offsets.written(group, step.queue.queue.topic, step.queue.queue.queue_id, step.offset)
-            self._offsets.end_reset(group, step.queue.queue.topic, step.queue.queue.queue_id)
+            self._offsets.written(group, step.queue.topic, step.queue.queue_id, step.offset)
+            self._offsets.end_reset(group, step.queue.topic, step.queue.queue_id)
         try:
             answer = await self._call("pop_order", keys, args, changed)
         except BaseException:
@@ -252,14 +252,14 @@ class PopOrderStore:
 
     def _set_here(self, key: Key) -> int | None:
         """The group's offset if it is not written yet."""
-        queue = key[1].queue
+        queue = key[1]
         written = self._offsets.is_written(key[0], queue.topic, queue.queue_id)
         return None if written else self.offset_of(key)
 
     def _put_back(self, key: Key, step: Step, offset: int | None) -> None:
         """An offset that was not written yet is to be written again, if nobody set another meanwhile."""
         if offset is not None and self.offset_of(key) == step.offset:
-            self._offsets.commit(key[0], key[1].queue.topic, key[1].queue.queue_id, offset)
+            self._offsets.commit(key[0], key[1].topic, key[1].queue_id, offset)
 
     async def end(self, key: Key, *, visible_ms: int | None = None) -> None:
         """Ends a batch.
@@ -272,8 +272,8 @@ class PopOrderStore:
         if batch is None:
             return
         group, queue = key
-        keys = [self._keys.popped, queue.key, self._keys.offsets(group, queue.queue.topic)]
-        args: list[Arg] = [self._field(key), batch.text(), group, queue.queue.queue_id]
+        keys = [self._keys.popped, queue.key, self._keys.offsets(group, queue.topic)]
+        args: list[Arg] = [self._field(key), batch.text(), group, queue.queue_id]
         args += ("", "") if visible_ms is None else (batch.next_offset, visible_ms)
         args += (message.queue_offset + 1 for message in batch.messages)
         text, offset = await self._call("end_order", keys, args, [key])
@@ -284,8 +284,8 @@ class PopOrderStore:
     async def ack(self, key: Key, pop_ms: int, offsets: Sequence[int]) -> None:
         """Ends messages of the batch that was given out at ``pop_ms``; of another one none."""
         group, queue = key
-        keys = [self._keys.epoch, self._keys.ordered, queue.key, self._keys.offsets(group, queue.queue.topic)]
-        args: list[Arg] = [b"%d" % self._store.epoch, self._field(key), group, queue.queue.queue_id, pop_ms, *offsets]
+        keys = [self._keys.epoch, self._keys.ordered, queue.key, self._keys.offsets(group, queue.topic)]
+        args: list[Arg] = [b"%d" % self._store.epoch, self._field(key), group, queue.queue_id, pop_ms, *offsets]
         connection = self._store.current()
         future: asyncio.Future[None] = self._loop.create_future()
 
@@ -297,7 +297,7 @@ class PopOrderStore:
             else:
                 text, offset = answer
                 if offset and self.holds(key) is not None:  # were the same one to be written again, it is too old now
-                    self._offsets.written(group, queue.queue.topic, queue.queue.queue_id, int(offset))
+                    self._offsets.written(group, queue.topic, queue.queue_id, int(offset))
                 self._learn(key, text)
                 self._take_over_offset(key, offset)
             if future.done():

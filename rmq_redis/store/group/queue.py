@@ -30,6 +30,8 @@ class Queue:
     """One queue as this broker knows it.
 
     Attributes:
+        mq: the queue as clients know it.
+        key: its stream in Redis.
         number: the queue's number in physical offsets.
         first_offset: where it began: all its messages are there while ``min_offset`` is not above.
         min_offset: offset of the first message still there; equal to ``max_offset`` when empty.
@@ -49,18 +51,22 @@ class Queue:
         "largest",
         "max_offset",
         "min_offset",
+        "mq",
         "number",
         "oldest_ms",
         "puts",
-        "queue",
+        "queue_id",
         "records",
         "sent_end",
         "size_hint",
+        "topic",
         "waiting",
     )
 
-    def __init__(self, queue: MessageQueue, number: int, key: bytes) -> None:
-        self.queue = queue
+    def __init__(self, mq: MessageQueue, number: int, key: bytes) -> None:
+        self.mq = mq
+        self.topic = mq.topic
+        self.queue_id = mq.queue_id
         self.number = number
         self.key = key
         self.first_offset = 0

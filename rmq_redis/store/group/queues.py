@@ -53,7 +53,7 @@ def _log_lost(queue: Queue, end: int) -> None:
     logger.error(
         "%s: the store lost messages (evicted, deleted, flushed, restored, or not replicated); those that are left end "
         "before offset %d, where new messages go on",
-        queue.queue,
+        queue.mq,
         end,
     )
 
@@ -313,11 +313,11 @@ class QueueStore:
         if opened:
             await self._load_info(opened, self.current_read())
         for item in opened:
-            if not self._is_known(item.queue, item.number):
-                old = self.queues.get((item.queue.topic, item.queue.queue_id))
+            if not self._is_known(item.mq, item.number):
+                old = self.queues.get((item.topic, item.queue_id))
                 if old is not None:  # its topic was deleted and made again
                     self.queues_by_number.pop(old.number, None)
-                self.queues[item.queue.topic, item.queue.queue_id] = item
+                self.queues[item.topic, item.queue_id] = item
                 self.queues_by_number[item.number] = item
 
     def _is_known(self, queue: MessageQueue, number: int) -> bool:
@@ -328,7 +328,7 @@ class QueueStore:
         """Drops the queues of a deleted topic from memory and returns them."""
         gone = [queue for (name, _), queue in self.queues.items() if name == topic]
         for queue in gone:
-            del self.queues[queue.queue.topic, queue.queue.queue_id]
+            del self.queues[queue.topic, queue.queue_id]
             self.queues_by_number.pop(queue.number, None)
         return gone
 
@@ -458,7 +458,7 @@ class QueueStore:
                 try:
                     done(queue, offset, error or late, arg)
                 except Exception:  # one caller's mistake must not cost the others their answers
-                    logger.exception("%s: the handler of an append's answer failed", queue.queue)
+                    logger.exception("%s: the handler of an append's answer failed", queue.mq)
                 if error is None:
                     offset += count
             if error is None:
@@ -479,7 +479,7 @@ class QueueStore:
         try:
             self._on_new_records(queue, first_offset, records)
         except Exception:  # whoever waits for messages must not cost their senders the answers
-            logger.exception("%s: waking those who wait for messages failed", queue.queue)
+            logger.exception("%s: waking those who wait for messages failed", queue.mq)
 
     def _count(self, queue: Queue, records: list[bytes], ms: int, times: int) -> None:
         size = sum(map(len, records))
@@ -548,7 +548,7 @@ class QueueStore:
         def told(answer: Any) -> None:
             error = answer if isinstance(answer, StoreError) else None
             if error is None and int(answer[1]) < end:
-                error = StoreError(f"the server to read from is behind: {queue.queue} ends at {answer[1]}, not {end}")
+                error = StoreError(f"the server to read from is behind: {queue.mq} ends at {answer[1]}, not {end}")
                 self._recover_soon(queue)
             done([], [], error)
 
@@ -563,7 +563,7 @@ class QueueStore:
         try:
             await self._load_ends(self.current(), [queue])
         except StoreError as error:
-            logger.debug("%s: its end is not read: %s", queue.queue, error)
+            logger.debug("%s: its end is not read: %s", queue.mq, error)
         finally:
             self._recovery = None
 

@@ -57,7 +57,7 @@ class RetentionStore:
 
         Entries are removed exactly up to there, so what is left has no gap.
         """
-        if self._store.queues.get((queue.queue.topic, queue.queue.queue_id)) is not queue:
+        if self._store.queues.get((queue.topic, queue.queue_id)) is not queue:
             return  # deleted; another of its name may have its key
         store = self._store
         try:
