@@ -1,4 +1,4 @@
-"""What a user gets: the source distribution, and the image that compose.yaml builds."""
+"""What a user gets: the distributions, and the image that compose.yaml builds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import yaml
@@ -16,6 +17,7 @@ ESSENTIAL = [
     "Dockerfile",
     "Makefile",
     ".ci/run",
+    ".luacheckrc",
     "README.md",
     "README.zh-CN.md",
     "CHANGELOG.md",
@@ -24,11 +26,25 @@ ESSENTIAL = [
 PINNED = re.compile(r"[\w./-]+:\d+\.\d+\.\d+\S*")
 
 
-def test_source_distribution_carries_everything_that_its_pages_name(tmp_path: Path) -> None:
+LUA = {str(path.relative_to(ROOT)) for path in ROOT.glob("rmq_redis/**/*.lua")}
+
+
+def build(target: str, directory: Path) -> Path:
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)], cwd=ROOT, check=True
+        [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(directory)], cwd=ROOT, check=True
     )
-    (archive,) = tmp_path.glob("*.tar.gz")
+    (archive,) = (path for path in directory.iterdir() if path.is_file())
+    return archive
+
+
+def test_wheel_carries_the_server_side_functions(tmp_path: Path) -> None:
+    with zipfile.ZipFile(build("wheel", tmp_path)) as wheel:
+        assert LUA
+        assert LUA - set(wheel.namelist()) == set()
+
+
+def test_source_distribution_carries_everything_that_its_pages_name(tmp_path: Path) -> None:
+    archive = build("sdist", tmp_path)
     with tarfile.open(archive) as tar:
         names = {name.split("/", 1)[1] for name in tar.getnames() if "/" in name}
     scripts = {
@@ -36,7 +52,7 @@ def test_source_distribution_carries_everything_that_its_pages_name(tmp_path: Pa
         for path in [*ROOT.glob("benchmarks/*"), *ROOT.glob("examples/*.py")]
         if path.is_file()
     }
-    assert {*ESSENTIAL, *scripts} - names == set()
+    assert {*ESSENTIAL, *scripts, *LUA} - names == set()
 
 
 def test_image_runs_as_ordinary_user_on_pinned_tags() -> None:

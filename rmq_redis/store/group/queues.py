@@ -36,7 +36,7 @@ _LOGGED_QUEUES = 8
 """A store that lost everything may concern thousands of queues: the log names this many."""
 NO_LIMIT = 1 << 62
 _LOST_MARK = ord("_")
-"""In the place of an ID's "-": the stream had disappeared; see ``append`` in ``store.functions``."""
+"""In the place of an ID's "-": the stream had disappeared; see ``append`` in ``store/redis/functions/queues.lua``."""
 
 NewRecords = Callable[["Queue", int, list[bytes]], None]
 ReadDone = Callable[[list[int], list[bytes], "StoreError | None"], None]

@@ -144,7 +144,7 @@ class StoreConnection(asyncio.Protocol):
             self._flush()
 
     def call_function(self, reply: Reply, name: str, keys: list[bytes], args: list[Arg]) -> None:
-        """As ``call``, for a function of ``store.functions``.
+        """As ``call``, for a function of ``store.redis.functions``.
 
         If another client has removed the library, it is loaded once more and the call is repeated, in its place among
         the other calls of functions.
@@ -199,7 +199,7 @@ class StoreConnection(asyncio.Protocol):
         return future
 
     def execute_function(self, name: str, keys: list[bytes], args: list[Arg]) -> asyncio.Future[Any]:
-        """As ``execute``, for a function of ``store.functions``."""
+        """As ``execute``, for a function of ``store.redis.functions``."""
         future: asyncio.Future[Any] = self._loop.create_future()
         self.call_function(_resolver(future), name, keys, args)
         return future
