@@ -30,6 +30,7 @@ if inspect.isawaitable(waiting):
 CONSUMER = "from rmq_redis import *\nconsumer = AsyncPushConsumer('g')\nhandle = print\n"
 PRODUCER = "from rmq_redis import *\nproducer = Producer('g')\nproducer.start()\n"
 PAID = PRODUCER + """producer.send(Message("orders", '{"id": 7}', tags="paid"))\nproducer.close()\n"""
+PAID_ORDER = PAID.replace('"id": 7', '"order_id": 7, "cents": 1')
 APP_VALUES = "import msgspec\nclass Order(msgspec.Struct):\n    order_id: int\nBill = Order\n"
 
 
@@ -81,6 +82,8 @@ AROUND = {
     ),
     "consumer.subscribe(": Around(before=CONSUMER),
     "class Tracing": Around(before="from rmq_redis import *"),
+    'app = App("billing")': Around(before=PAID_ORDER, after="app.run()", prints="order 7, delivery 1", goes_on=True),
+    "for order_id, cents in": Around(prints="paid 3 SEND_OK"),
     'app = App("shop"': Around(before=APP_VALUES),
     "producer.send_value(": Around(
         before="from rmq_redis import *\nimport msgspec\nconsumer = AsyncPushConsumer('g')\n"
