@@ -9,7 +9,7 @@ import socket
 from typing import Any, Protocol
 
 from ..config import BrokerConfig, parse_addresses
-from ..errors import ConfigError, StoreError, StoreFencedError, StoreLostError, StoreRefusedError
+from ..errors import ConfigError, StoreError, StoreFencedError, StoreRefusedError
 from ..hosts import pack_host
 from ..model import MASTER_ID, TopicRouteData, topic_name_error
 from ..protocol.body import TopicConfigTable
@@ -50,6 +50,7 @@ from .group.retry_notice import RetryNotice
 from .group.schedule import ScheduleService
 from .group.topics import MAX_QUEUE_NUMS, TopicTable
 from .interceptors import BrokerInterceptors
+from .office import Office
 from .pop.ack import PopAckProcessor
 from .pop.hold import PopHold
 from .pop.order import PopOrder
@@ -78,12 +79,6 @@ class MasterService(Protocol):
     def start(self) -> None: ...
 
     async def close(self) -> None: ...
-
-
-class Writer(Protocol):
-    """A processor that changes something. ``refuse`` is the reason why it does not (a slave, a stop), or None."""
-
-    refuse: str | None
 
 
 class Broker:
@@ -134,12 +129,12 @@ class Broker:
         self.address = ""
         self._namesrv_addrs = parse_addresses(config.namesrv_addr)
         self._follow: list[asyncio.Task[None]] = []
-        self._closing = False
+        self._office = Office(config)
         self._queue_store = QueueStore(
             config.store,
             GroupKeys(config.key_prefix, config.broker_name),
             on_new_records=self._new_records,
-            on_fenced=self._fence,
+            on_fenced=self._office.fence,
             on_reloaded=self._store_reloaded,
             reads_only=True,
             replica_url=config.store_replica,
@@ -154,6 +149,7 @@ class Broker:
         self._configs = configs = ConfigStore(self._queue_store)
         self._topics = TopicTable(
             config,
+            self._office,
             configs,
             self._queue_store,
             self._offsets,
@@ -161,11 +157,17 @@ class Broker:
             self._queue_gone,
         )
         self._locks = LockStore(self._queue_store, config.lock_expiry_s)
-        self._clients = ClientManager(config, self._topics, self._locks, self._expression_changed)
+        self._clients = ClientManager(config, self._office, self._topics, self._locks, self._expression_changed)
         self._drops = OnewayDrops()
         self._statistics = BrokerStatistics(config.cluster_name, self._topics, self._queue_store)
         self._pulls = PullProcessor(
-            config, self._topics, self._queue_store, self._offsets, self._clients, self._statistics
+            config,
+            self._office,
+            self._topics,
+            self._queue_store,
+            self._offsets,
+            self._clients,
+            self._statistics,
         )
         self._retry_notice = RetryNotice(self._clients, self._offsets)
         self._server = RemotingServer(
@@ -178,7 +180,6 @@ class Broker:
         )
         self._leadership: Leadership | None = None
         self._master_services: tuple[MasterService, ...] = ()
-        self._writers: tuple[Writer, ...] = ()
         self._registration: Registration | None = None
         self._sends: SendProcessor | None = None
         self._send_backs: SendBackProcessor | None = None
@@ -194,7 +195,7 @@ class Broker:
     @property
     def broker_id(self) -> int:
         """The id now: 0 for the group's master."""
-        return self.config.broker_id if self._leadership is None else self._leadership.broker_id
+        return self._office.broker_id
 
     async def start(self) -> None:
         """Waits for the store, listens, takes the group over (a master, if no other has it), and begins to register.
@@ -203,7 +204,7 @@ class Broker:
             StoreError: the store refused something: a wrong password, a missing right.
             ConfigError: the port is taken, or the address to advertise cannot be found.
         """
-        config = self.config
+        config, office = self.config, self._office
         await self._wait_for_store()
         # The address is part of every record, so the port must be known before the first send is taken.
         server = self._server
@@ -217,10 +218,11 @@ class Broker:
         self._schedule = schedule = ScheduleService(schedule_store, self._topics)
         give_backs = GiveBacks(GiveBackStore(self._queue_store, schedule_store), schedule)
         self._transactions = transactions = TransactionService(
-            config, HalfStore(self._queue_store), self._topics, self._queue_store, self._clients, self.address
+            config, office, HalfStore(self._queue_store), self._topics, self._queue_store, self._clients, self.address
         )
         self._sends = SendProcessor(
             config,
+            office,
             self._topics,
             self._queue_store,
             UniqKeyGenerator(store_host[:-4], os.getpid(), os.urandom(4)),
@@ -230,9 +232,11 @@ class Broker:
             self._drops,
             give_backs,
         )
-        self._send_backs = SendBackProcessor(self._topics, self._queue_store, give_backs, store_host, self._statistics)
-        self._recalls = RecallProcessor(config, self._topics, schedule)
-        replies = ReplyProcessor(config, self._topics, self._queue_store, self._clients, self.address)
+        self._send_backs = SendBackProcessor(
+            office, self._topics, self._queue_store, give_backs, store_host, self._statistics
+        )
+        self._recalls = RecallProcessor(config, office, self._topics, schedule)
+        replies = ReplyProcessor(config, office, self._topics, self._queue_store, self._clients, self.address)
         pop_store = PopStore(self._queue_store)
         revive = PopReviveService(pop_store, self._topics, self._queue_store, store_host)
         pop_hold = PopHold(config.max_held_pulls)
@@ -240,22 +244,21 @@ class Broker:
             config, self._topics, self._queue_store, self._batches, pop_hold, store_host, revive.hidden_until
         )
         self._pops = PopProcessor(
-            config, self._topics, self._queue_store, self._offsets, pop_store, revive, order, pop_hold, self._statistics
+            config,
+            office,
+            self._topics,
+            self._queue_store,
+            self._offsets,
+            pop_store,
+            revive,
+            order,
+            pop_hold,
+            self._statistics,
         )
-        acks = PopAckProcessor(self._topics, pop_store, revive, order, self._statistics)
-        assignments = AssignmentProcessor(self._topics, self._configs, self._clients, self._topic_route)
+        acks = PopAckProcessor(office, self._topics, pop_store, revive, order, self._statistics)
+        assignments = AssignmentProcessor(office, self._topics, self._configs, self._clients, self._topic_route)
         self._master_services = (schedule, transactions, revive, order, self._retention)
-        self._writers = (
-            self._sends,
-            self._send_backs,
-            self._recalls,
-            transactions,
-            replies,
-            self._pops,
-            acks,
-            assignments,
-        )
-        self._refuse_writes(self._slave_reason())
+        office.on_change(pop_hold.wake_all)
         processors = processors_of(
             self._sends,
             self._send_backs,
@@ -273,6 +276,7 @@ class Broker:
         self._clients.start()
         self._leadership = leadership = Leadership(
             config,
+            office,
             self._queue_store,
             self.address,
             promote=self._become_master,
@@ -282,15 +286,13 @@ class Broker:
             check=self._check_store,
         )
         await leadership.start()
-        if leadership.broker_id != MASTER_ID:
+        if office.broker_id != MASTER_ID:
             await self._topics.start()
             await self._offsets.load()
             self._start_following()
         self._interceptors.attach(self._sends, self._pulls, self._pops)
         server.set_processors(self._plugins.wrap(self._interceptors.wrap(processors)))
-        self._registration = Registration(
-            config, self._namesrv_addrs, self.address, self._topic_table, lambda: self.broker_id
-        )
+        self._registration = Registration(config, office, self._namesrv_addrs, self.address, self._topic_table)
         self._registration.start()
         await self._registration.register_now(_REGISTER_WAIT_S)  # who sees the broker start may ask for routes at once
         self._plugins.start(lambda: {**server.figures(), "messages_delivered_total": self._statistics.gets.nums})
@@ -305,9 +307,11 @@ class Broker:
     def _tool_processors(self) -> list[Any]:
         """The processors that read state, or change it for an operator, at masters and slaves."""
         config, topics, store, offsets = self.config, self._topics, self._queue_store, self._offsets
+        office = self._office
         clients, retention, statistics = self._clients, self._retention, self._statistics
         runtime_info = RuntimeInfoProcessor(
             config,
+            office,
             topics,
             store,
             self._pulls,
@@ -320,13 +324,13 @@ class Broker:
         self._sampler = runtime_info.sampler
         self._sampler.start()
         return [
-            QueryProcessor(topics, store),
-            OffsetProcessor(config, topics, store, offsets),
-            ConsumerAdminProcessor(config, topics, store, offsets, clients, self._pulls),
-            AdminProcessor(config, self.address, topics, store, offsets, clients, retention, statistics),
-            ProgressProcessor(self.address, topics, store, offsets, clients, retention, statistics),
+            QueryProcessor(office, topics, store),
+            OffsetProcessor(config, office, topics, store, offsets),
+            ConsumerAdminProcessor(config, office, topics, store, offsets, clients, self._pulls),
+            AdminProcessor(config, office, self.address, topics, store, offsets, clients, retention, statistics),
+            ProgressProcessor(self.address, office, topics, store, offsets, clients, retention, statistics),
             runtime_info,
-            StatisticsProcessor(store, statistics),
+            StatisticsProcessor(office, store, statistics),
         ]
 
     async def _wait_for_store(self) -> None:
@@ -360,7 +364,7 @@ class Broker:
             raise
         for service in self._master_services:
             service.start()
-        self._accept_writes()
+        self._office.lead()
         self._pulls.wake_behind()
         await self._topics_changed()
         await self._warn_of_losses()
@@ -380,7 +384,7 @@ class Broker:
         await self._offsets.write_all()
         await self._locks.write_all()
         await self._batches.load()
-        self._accept_writes()
+        self._office.lead()
         self._pulls.wake_behind()
         await self._topics_changed()
 
@@ -388,14 +392,8 @@ class Broker:
         await self._topics.check()
         await self._offsets.write_what_is_missing()
 
-    def _accept_writes(self) -> None:
-        if not self._closing:
-            for processor in self._writers:
-                processor.refuse = None
-
     async def _become_slave(self) -> None:
         """Another process is the master now. Clients are disconnected, so that they ask for the route again."""
-        self._refuse_writes(self._slave_reason())
         for service in self._master_services:
             await service.close()
         self._offsets.abandon()
@@ -406,9 +404,6 @@ class Broker:
         self._start_following()
         await self._topics_changed()
         self._server.close_connections()
-
-    def _slave_reason(self) -> str:
-        return f"broker {self.config.broker_name} id {self.broker_id} is a slave; send to the master"
 
     def _start_following(self) -> None:
         loop = asyncio.get_running_loop()
@@ -450,7 +445,7 @@ class Broker:
 
     async def _store_reloaded(self, connection: StoreConnection) -> None:
         try:
-            if not self._queue_store.reads_only:
+            if self._office.is_master:
                 await self._topics.put_again(connection)
                 self._offsets.write_all_soon()
         except StoreFencedError as error:
@@ -462,27 +457,6 @@ class Broker:
     def _queue_gone(self, queue: Queue) -> None:
         self._batches.forget_queue(queue)
         self._pulls.hold.wake(queue)  # answered now; the next pull hears that the topic is gone
-
-    def _fence(self, error: StoreFencedError) -> None:
-        if isinstance(error, StoreLostError):
-            self._refuse_writes(f"the store of {self.config.broker_name} has lost what it had; try again in a moment")
-            if self._leadership is not None:
-                self._leadership.fenced()
-            return
-        logger.error(
-            "broker %s: another process has taken this group over and this one stops writing: %s",
-            self.config.broker_name,
-            error,
-        )
-        self._refuse_writes(f"another process is the master of {self.config.broker_name} now")
-        if self._leadership is not None:
-            self._leadership.fenced()
-
-    def _refuse_writes(self, reason: str) -> None:
-        for processor in self._writers:
-            processor.refuse = reason
-        if self._pops is not None:
-            self._pops.hold.wake_all()
 
     async def _follow_topics(self) -> None:
         while True:
@@ -508,9 +482,8 @@ class Broker:
 
     async def close(self) -> None:
         """Refuses new sends, answers what it accepted, answers the pulls that wait, unregisters, closes."""
-        self._closing = True
         self._plugins.close()
-        self._refuse_writes("the broker is shutting down; send to another")
+        self._office.stop()
         if self._leadership is not None:
             await self._leadership.stop()
         for service in self._master_services:
@@ -520,18 +493,13 @@ class Broker:
             await self._registration.close()
         if not await self._queue_store.wait_until_answered(self.config.stop_timeout_s):
             logger.warning("broker %s: some accepted sends got no answer from the store", self.config.broker_name)
-        self._pulls.stopping = True
-        self._pulls.hold.wake_all()
         self._pulls.hold.close()
-        if self._pops is not None:
-            self._pops.stopping = True
-            self._pops.hold.wake_all()
         self._retry_notice.close()
         self._clients.close()
         if self._sampler is not None:
             self._sampler.close()
         await self._server.close()
-        if not self._queue_store.fenced:
+        if self._office.is_writing:
             try:
                 async with asyncio.timeout(self.config.stop_timeout_s):
                     await self._offsets.close()

@@ -49,7 +49,8 @@ async def dies(broker: Broker) -> None:
     """What kill -9 is for the others: no answer any more, and the lease is not given back."""
     assert broker._leadership is not None
     await broker._leadership.stop()
-    broker._leadership.broker_id = 99  # no master any more: close() leaves the lease as it is
+    broker._office.slave_id = 99
+    broker._office.step_down()  # close() leaves the lease of another as it is
     await broker.close()
 
 

@@ -162,7 +162,7 @@ async def test_a_primary_that_goes_costs_its_own_group_a_pause_and_the_others_no
         await load.end()
 
     for load in (hit, *others):
-        assert load.broker._leadership.broker_id == MASTER_ID
+        assert load.broker.broker_id == MASTER_ID
         stored = await stored_at(load.client)
         assert load.confirmed.items() <= stored.items(), "a confirmed message is not there, or not where it was"
         assert load.confirmed.items() <= load.pulled.items(), "a confirmed message was not pulled"

@@ -40,6 +40,7 @@ from ..consume.pull import PullProcessor
 from ..filter.subscription import message_filter
 from ..group.clients import ClientManager, Member
 from ..group.topics import Topic, TopicTable
+from ..office import Office
 from .offsets import message_at
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class ConsumerAdminProcessor:
     def __init__(
         self,
         config: BrokerConfig,
+        office: Office,
         topics: TopicTable,
         queue_store: QueueStore,
         offsets: OffsetStore,
@@ -67,6 +69,7 @@ class ConsumerAdminProcessor:
         pulls: PullProcessor,
     ) -> None:
         self._config = config
+        self._office = office
         self._topics = topics
         self._queue_store = queue_store
         self._offsets = offsets
@@ -101,7 +104,7 @@ class ConsumerAdminProcessor:
         AdminBrokerProcessor.resetOffsetInner.
         """
         header = command.header(ResetOffsetRequestHeader)
-        if self._queue_store.reads_only:
+        if not self._office.is_master:
             raise ResponseError("this broker is a slave; ask the group's master to reset offsets")
         topic = self._topic(header.topic)
         if self._topics.group(header.group) is None:
@@ -225,7 +228,7 @@ class ConsumerAdminProcessor:
         queue = self._queue_store.queues.get((header.topic, header.queue_id))
         if queue is None:
             raise ResponseError(f"there is no queue {header.queue_id} of topic {header.topic!r} on this broker")
-        if self._queue_store.reads_only:
+        if not self._office.is_master:
             await self._queue_store.refresh([queue])
         data: dict[str, Any] = {"maxQueueIndex": queue.max_offset, "minQueueIndex": queue.min_offset}
         wanted = None

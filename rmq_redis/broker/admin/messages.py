@@ -24,6 +24,7 @@ from ...remoting.server import Processor
 from ...store.group.queue import Queue, deliver
 from ...store.group.queues import QueueStore
 from ..group.topics import TopicTable
+from ..office import Office
 from .message_scan import OutwardScan, Window
 
 MAX_NUMS_BY_UNIQUE_KEY = 32
@@ -84,7 +85,8 @@ class _Search:
 class QueryProcessor:
     """Answers from the queues themselves."""
 
-    def __init__(self, topics: TopicTable, queue_store: QueueStore) -> None:
+    def __init__(self, office: Office, topics: TopicTable, queue_store: QueueStore) -> None:
+        self._office = office
         self._topics = topics
         self._queue_store = queue_store
 
@@ -116,7 +118,7 @@ class QueryProcessor:
 
     async def _scan(self, queue: Queue, span: _Span) -> tuple[Queue, OutwardScan] | None:
         """In which order a queue is searched; None if it has nothing of that time."""
-        if self._queue_store.reads_only:
+        if not self._office.is_master:
             await self._queue_store.refresh([queue])
         if queue.max_offset == queue.min_offset or span.begin_ms > span.end_ms:
             return None

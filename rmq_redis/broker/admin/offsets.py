@@ -26,6 +26,7 @@ from ...store.group.offsets import OffsetStore
 from ...store.group.queue import Queue, deliver, split_physical_offset
 from ...store.group.queues import QueueStore
 from ..group.topics import TopicTable
+from ..office import Office
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,10 @@ to it starts at 0. Source: ``accessMessageInMemoryMaxRatio``, ``ConsumerManagePr
 class OffsetProcessor:
     """Answers from the offsets in memory (master) or from Redis (slave)."""
 
-    def __init__(self, config: BrokerConfig, topics: TopicTable, queue_store: QueueStore, offsets: OffsetStore) -> None:
+    def __init__(
+        self, config: BrokerConfig, office: Office, topics: TopicTable, queue_store: QueueStore, offsets: OffsetStore
+    ) -> None:
+        self._office = office
         self._topics = topics
         self._queue_store = queue_store
         self._offsets = offsets
@@ -56,7 +60,7 @@ class OffsetProcessor:
 
     async def _query(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(QueryConsumerOffsetRequestHeader)
-        if self._queue_store.reads_only:
+        if not self._office.is_master:
             await self._offsets.load()
         offset = self._offsets.get(header.consumer_group, header.topic, header.queue_id)
         if offset is None:
@@ -75,7 +79,7 @@ class OffsetProcessor:
 
     def _update(self, connection: Connection, command: RemotingCommand) -> Awaitable[RemotingCommand] | None:
         header = command.header(UpdateConsumerOffsetRequestHeader)
-        if self._queue_store.reads_only:
+        if not self._office.is_master:
             return None if command.is_oneway else self._done(command)
         error = group_name_error(header.consumer_group)
         if error is not None:  # "a:b" would be the key of another group's offsets
@@ -99,7 +103,7 @@ class OffsetProcessor:
 
     async def _queue(self, topic: str, queue_id: int) -> Queue | None:
         queue = self._queue_store.queues.get((topic, queue_id))
-        if queue is not None and self._queue_store.reads_only:
+        if queue is not None and not self._office.is_master:
             await self._queue_store.refresh([queue])
         return queue
 

@@ -23,6 +23,7 @@ from ...store.redis.server_info import server_info
 from ..consume.pull import PullProcessor
 from ..group.retention import RetentionService
 from ..group.topics import TopicTable
+from ..office import Office, State
 from ..produce.oneway import OnewayDrops
 from ..rates import Rates, RateSampler
 from ..statistics import BrokerStatistics
@@ -57,6 +58,7 @@ class RuntimeInfoProcessor:
     def __init__(
         self,
         config: BrokerConfig,
+        office: Office,
         topics: TopicTable,
         queue_store: QueueStore,
         pulls: PullProcessor,
@@ -67,6 +69,7 @@ class RuntimeInfoProcessor:
         server: RemotingServer,
     ) -> None:
         self._config = config
+        self._office = office
         self._topics = topics
         self._queue_store = queue_store
         self._pulls = pulls
@@ -106,7 +109,7 @@ class RuntimeInfoProcessor:
         return {
             "brokerVersionDesc": "V5_3_3",
             "brokerVersion": str(CURRENT_VERSION),
-            "brokerActive": "false" if self._pulls.stopping else "true",
+            "brokerActive": "false" if self._office.state is State.STOPPING else "true",
             "bootTimestamp": str(self._boot_ms),
             "startAcceptSendRequestTimeStamp": str(self._boot_ms),
             "runtime": format_runtime((now_ms - self._boot_ms) // 1000),
@@ -180,7 +183,7 @@ class RuntimeInfoProcessor:
 
     async def _memory(self) -> dict[str, str]:
         memory = self._retention.memory
-        if memory is None or self._queue_store.reads_only:
+        if memory is None or not self._office.is_master:
             memory = await self._measured()
         if memory is None:
             return {"commitLogDiskRatio": "-1.0", "commitLogDirCapacity": "Total : -1 B, Free : -1 B."}
@@ -219,7 +222,7 @@ class RuntimeInfoProcessor:
         """Reads what nobody has read yet. Raises StoreError."""
         queues = [queue for topic in self._topics.topics.values() for queue in topic.queues]
         now_s = asyncio.get_running_loop().time()
-        if self._queue_store.reads_only and now_s - self._refreshed_s > _REFRESH_S:
+        if not self._office.is_master and now_s - self._refreshed_s > _REFRESH_S:
             await self._queue_store.refresh(queues)
             self._refreshed_s = now_s
         unknown = [queue for queue in queues if queue.min_offset < queue.max_offset and not queue.oldest_ms]

@@ -16,6 +16,7 @@ from ...remoting.server import Processor
 from ...store.group.counters import Window
 from ...store.group.queues import QueueStore
 from ...store.redis.server_info import Replication, replication
+from ..office import Office
 from ..statistics import BrokerStatistics
 
 _STORE_ANSWER_S = 2.0
@@ -36,7 +37,8 @@ _NOT_SUPPORTED = {
 class StatisticsProcessor:
     """Answers from the broker's counters and from Redis' own replication, at masters and slaves."""
 
-    def __init__(self, queue_store: QueueStore, statistics: BrokerStatistics) -> None:
+    def __init__(self, office: Office, queue_store: QueueStore, statistics: BrokerStatistics) -> None:
+        self._office = office
         self._queue_store = queue_store
         self._statistics = statistics
 
@@ -61,7 +63,7 @@ class StatisticsProcessor:
     async def _ha_status(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         try:
             async with asyncio.timeout(_STORE_ANSWER_S):
-                if self._queue_store.reads_only:
+                if not self._office.is_master:
                     body = _ha_of_slave(await replication(self._queue_store.current_read()))
                 else:
                     body = _ha_of_master(await replication(self._queue_store.current()))

@@ -38,6 +38,7 @@ from ..group.clients import ClientManager, Member
 from ..group.retention import RetentionService
 from ..group.topic_attributes import altered, parse_changes
 from ..group.topics import Topic, TopicTable
+from ..office import Office
 from ..statistics import BrokerStatistics
 from .consumers import language_name
 
@@ -48,6 +49,7 @@ class AdminProcessor:
     def __init__(
         self,
         config: BrokerConfig,
+        office: Office,
         broker_addr: str,
         topics: TopicTable,
         queue_store: QueueStore,
@@ -57,6 +59,7 @@ class AdminProcessor:
         statistics: BrokerStatistics,
     ) -> None:
         self._config = config
+        self._office = office
         self._broker_addr = broker_addr
         self._topics = topics
         self._queue_store = queue_store
@@ -90,7 +93,7 @@ class AdminProcessor:
         }
 
     def _must_write(self) -> None:
-        if self._queue_store.reads_only:
+        if not self._office.is_master:
             raise NoPermissionError("this broker is a slave; ask the group's master")
 
     # --- topics --------------------------------------------------------------------------------------------------
@@ -131,7 +134,7 @@ class AdminProcessor:
 
     async def _delete_topic(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         topic = command.header(TopicRequestHeader).topic
-        if not self._queue_store.reads_only:  # tools ask the slaves too; these follow their master
+        if self._office.is_master:  # tools ask the slaves too; these follow their master
             await self._topics.delete(topic)
             self._statistics.forget_topic(topic)
         return response(command)

@@ -14,7 +14,6 @@ from ...errors import (
     InvalidParameterError,
     NoPermissionError,
     RemoteProtocolError,
-    ServiceNotAvailableError,
     TopicNotExistError,
 )
 from ...model import RETRY_PREFIX, MessageQueue, TopicRouteData, subscribe_queues
@@ -27,6 +26,7 @@ from ...remoting.server import Processor
 from ...store.group.config import ConfigStore, RequestMode
 from ..group.clients import ClientManager
 from ..group.topics import TopicTable
+from ..office import Office
 
 _STRATEGIES: dict[str, AllocateStrategy] = {
     "AVG": allocate_averagely,
@@ -38,21 +38,22 @@ MODES = ("PULL", "POP")
 class AssignmentProcessor:
     """Answers from the route that the NameServers have and the members that this broker knows.
 
-    ``refuse`` as in ``SendProcessor``: a mode is set at the master; a slave answers what there is.
+    A mode is set at the master; a slave answers what it knows.
     """
 
     def __init__(
         self,
+        office: Office,
         topics: TopicTable,
         configs: ConfigStore,
         clients: ClientManager,
         route_of: Callable[[str], Awaitable[TopicRouteData | None]],
     ) -> None:
+        self._office = office
         self._topics = topics
         self._configs = configs
         self._clients = clients
         self._route_of = route_of
-        self.refuse: str | None = None
 
     def processors(self) -> dict[int, Processor]:
         return {RequestCode.QUERY_ASSIGNMENT: self._query, RequestCode.SET_MESSAGE_REQUEST_MODE: self._set_mode}
@@ -89,8 +90,7 @@ class AssignmentProcessor:
         return strategy(group, client_id, mq_all, cid_all)
 
     async def _set_mode(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        if self.refuse is not None:
-            raise ServiceNotAvailableError(self.refuse)
+        self._office.require_master()
         body = object_body(command.body)
         topic, group = _text(body, "topic"), _text(body, "consumerGroup")
         if topic.startswith(RETRY_PREFIX):

@@ -49,6 +49,7 @@ class PullHold:
         self._max_held = max_held
         self._queues: dict[Queue, None] = {}
         self._count = 0
+        self._is_closed = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -64,8 +65,8 @@ class PullHold:
         return list(self._queues)
 
     def hold(self, pull: HeldPull) -> bool:
-        """Keeps a pull, unless too many wait already."""
-        if self._count >= self._max_held:
+        """Keeps a pull, unless too many wait already, or this is closed."""
+        if self._count >= self._max_held or self._is_closed:
             return False
         pull.queue.held.append(pull)
         self._queues[pull.queue] = None
@@ -144,5 +145,8 @@ class PullHold:
                             logger.exception("%s: a pull that waited long enough is not answered", queue.mq)
 
     def close(self) -> None:
+        """Executes every pull that waits; from now on none does."""
+        self._is_closed = True
+        self.wake_all()
         if self._task is not None:
             self._task.cancel()

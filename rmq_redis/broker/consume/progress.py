@@ -22,6 +22,7 @@ from ...store.group.queues import QueueStore
 from ..group.clients import ClientManager
 from ..group.retention import RetentionService
 from ..group.topics import Topic, TopicTable
+from ..office import Office
 from ..statistics import BrokerStatistics
 
 
@@ -31,6 +32,7 @@ class ProgressProcessor:
     def __init__(
         self,
         broker_addr: str,
+        office: Office,
         topics: TopicTable,
         queue_store: QueueStore,
         offsets: OffsetStore,
@@ -39,6 +41,7 @@ class ProgressProcessor:
         statistics: BrokerStatistics,
     ) -> None:
         self._broker_addr = broker_addr
+        self._office = office
         self._topics = topics
         self._queue_store = queue_store
         self._offsets = offsets
@@ -61,7 +64,7 @@ class ProgressProcessor:
         return topic
 
     async def _refresh(self, topic: Topic) -> None:
-        if self._queue_store.reads_only:
+        if not self._office.is_master:
             await self._queue_store.refresh(topic.queues)
 
     async def _topic_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
@@ -87,7 +90,7 @@ class ProgressProcessor:
 
     async def _consume_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(ConsumeStatsRequestHeader)
-        if self._queue_store.reads_only:
+        if not self._office.is_master:
             await self._offsets.load()
         if header.topic:
             names = [header.topic]
@@ -131,7 +134,7 @@ class ProgressProcessor:
     async def _broker_consume_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         """GET_BROKER_CONSUME_STATS: all groups that have offsets here, topic by topic."""
         header = command.header(BrokerConsumeStatsRequestHeader)
-        if self._queue_store.reads_only:
+        if not self._office.is_master:
             await self._offsets.load()
         stats: list[dict[str, list[Any]]] = []
         total = in_flight = 0

@@ -31,6 +31,7 @@ from ..filter.reads import FilteredReads, choose, scan_nums
 from ..filter.subscription import TAG, MessageFilter, message_filter
 from ..group.clients import ClientManager
 from ..group.topics import TopicTable
+from ..office import Office
 from ..statistics import BrokerStatistics
 from .hold import HeldPull, PullHold
 
@@ -57,6 +58,7 @@ class PullProcessor:
     def __init__(
         self,
         config: BrokerConfig,
+        office: Office,
         topics: TopicTable,
         queue_store: QueueStore,
         offsets: OffsetStore,
@@ -64,6 +66,7 @@ class PullProcessor:
         statistics: BrokerStatistics,
     ) -> None:
         self._config = config
+        self._office = office
         self._topics = topics
         self._queue_store = queue_store
         self._offsets = offsets
@@ -74,7 +77,6 @@ class PullProcessor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._filtered = FilteredReads(self._read_filtered)
         self.hold = PullHold(self._execute_held, config.max_held_pulls)
-        self.stopping = False
 
     def processors(self) -> dict[int, Processor]:
         return {RequestCode.PULL_MESSAGE: self._pull, RequestCode.LITE_PULL_MESSAGE: self._pull}
@@ -90,7 +92,7 @@ class PullProcessor:
     async def _ensure_group_then_pull(
         self, connection: Connection, command: RemotingCommand, header: PullMessageRequestHeader
     ) -> None:
-        if self._queue_store.reads_only:
+        if not self._office.is_master:
             await self._topics.reload()
         await self._topics.ensure_group(header.consumer_group, retry=False)
         self._pull_of_group(connection, command, header)
@@ -114,7 +116,7 @@ class PullProcessor:
                 f"which has {topic.config.read_queue_nums} read queues"
             )
         wanted = self._filter_of(header, group)
-        if header.sys_flag & PullSysFlag.COMMIT_OFFSET and not self._queue_store.reads_only:
+        if header.sys_flag & PullSysFlag.COMMIT_OFFSET and self._office.is_master:
             self._offsets.commit(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
         max_bytes = self._config.max_pull_bytes
         if header.max_msg_bytes is not None and 0 < header.max_msg_bytes < max_bytes:
@@ -133,14 +135,14 @@ class PullProcessor:
             deadline_s,
             header.consumer_group,
         )
-        reads_only = self._queue_store.reads_only
-        if self._offsets.resets and not reads_only and self._moved_by_reset(pull, header):
+        is_master = self._office.is_master
+        if self._offsets.resets and is_master and self._moved_by_reset(pull, header):
             return
         self._offsets.note_pull(header.consumer_group, header.topic, header.queue_id, header.queue_offset)
-        if reads_only:
-            self._start_on_slave(pull)
-        else:
+        if is_master:
             self._execute(pull)
+        else:
+            self._start_on_slave(pull)
 
     def _filter_of(self, header: PullMessageRequestHeader, group: SubscriptionGroupConfig) -> MessageFilter | None:
         if header.sys_flag & PullSysFlag.SUBSCRIPTION:
@@ -172,7 +174,7 @@ class PullProcessor:
         if queue.min_offset <= offset < queue.max_offset:
             self._read(pull)
         elif queue.max_offset <= offset <= queue.known_end:
-            if not (pull.deadline_s and not self.stopping and self.hold.hold(pull)):
+            if not (pull.deadline_s and self.hold.hold(pull)):
                 self._answer(pull, ResponseCode.PULL_NOT_FOUND, offset)
         elif offset < queue.min_offset:
             self._answer(pull, ResponseCode.PULL_OFFSET_MOVED, queue.min_offset)
@@ -193,10 +195,10 @@ class PullProcessor:
 
     def _execute_held(self, pull: HeldPull) -> None:
         pull.deadline_s = 0.0
-        if self._queue_store.reads_only:
-            self._start_on_slave(pull)
-        else:
+        if self._office.is_master:
             self._execute(pull)
+        else:
+            self._start_on_slave(pull)
 
     def _start_on_slave(self, pull: HeldPull) -> None:
         task = self._loop.create_task(self._execute_on_slave(pull))
@@ -299,7 +301,7 @@ class PullProcessor:
         queue, store, config = pull.queue, self._queue_store, self._config
         message_bytes = delivered_bytes // max(next_offset - pull.queue_offset, 1)
         is_behind = (queue.max_offset - next_offset) * message_bytes > config.slave_read_behind_bytes
-        is_overloaded = not store.reads_only and store.pending_bytes > config.max_pending_append_bytes // 2
+        is_overloaded = self._office.is_master and store.pending_bytes > config.max_pending_append_bytes // 2
         name = pull.command.header(PullMessageRequestHeader).consumer_group
         group = self._topics.groups.get(name)
         if group is None:

@@ -11,7 +11,7 @@ import random
 import time
 
 from ...codes import RequestCode
-from ...errors import ResponseError, ServiceNotAvailableError, StoreError
+from ...errors import ResponseError, StoreError
 from ...model import PROPERTY_RETRY_TOPIC, MessageExt
 from ...protocol.body import SubscriptionGroupConfig
 from ...protocol.command import RemotingCommand, response
@@ -25,6 +25,7 @@ from ...store.group.schedule import Held
 from ..group.redelivery import GiveBacks, again, failed_of
 from ..group.schedule import delay_of_level
 from ..group.topics import TopicTable, max_reconsume_times, retry_topic
+from ..office import Office
 from ..statistics import BrokerStatistics
 
 logger = logging.getLogger(__name__)
@@ -33,30 +34,30 @@ _FIRST_RETRY_LEVEL = 3
 
 
 class SendBackProcessor:
-    """Takes back what consumers could not handle. ``refuse`` as in ``SendProcessor``."""
+    """Takes back what consumers could not handle."""
 
     def __init__(
         self,
+        office: Office,
         topics: TopicTable,
         queue_store: QueueStore,
         give_backs: GiveBacks,
         store_host: bytes,
         statistics: BrokerStatistics,
     ) -> None:
+        self._office = office
         self._topics = topics
         self._queue_store = queue_store
         self._give_backs = give_backs
         self._store_host = store_host
         self._statistics = statistics
-        self.refuse: str | None = None
 
     def processors(self) -> dict[int, Processor]:
         return {RequestCode.CONSUMER_SEND_MSG_BACK: self._send_back}
 
     async def _send_back(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(ConsumerSendMsgBackRequestHeader)
-        if self.refuse is not None:
-            raise ServiceNotAvailableError(self.refuse)
+        self._office.require_master()
         group = self._topics.group(header.group) or await self._topics.ensure_group(header.group)
         if group.retry_queue_nums <= 0:
             return response(command)

@@ -33,6 +33,7 @@ from ...remoting.connection import Connection
 from ...remoting.server import Processor
 from ...store.group.locks import LockKey, LockStore
 from ..filter.subscription import MAX_TAG_EXPRESSION_LENGTH, TAG, message_filter
+from ..office import Office
 from .member_watch import MemberWatch, ProducerWatch, Signature, signature_of
 from .topics import TopicTable
 
@@ -94,6 +95,7 @@ class ClientManager:
     def __init__(
         self,
         config: BrokerConfig,
+        office: Office,
         topics: TopicTable,
         locks: LockStore,
         on_expression_changed: Callable[[str, str], None] = lambda group, topic: None,
@@ -104,6 +106,7 @@ class ClientManager:
                 expression.
         """
         self._config = config
+        self._office = office
         self._topics = topics
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
@@ -200,12 +203,12 @@ class ClientManager:
 
     def _known(self, consumer: ConsumerData) -> bool:
         name = consumer.group_name
-        return name in self._topics.groups and (self._topics.reads_only or self._topics.has_retry_topic(name))
+        return name in self._topics.groups and (not self._office.is_master or self._topics.has_retry_topic(name))
 
     async def _ensure_groups_then_beat(
         self, connection: Connection, command: RemotingCommand, heartbeat: HeartbeatData
     ) -> RemotingCommand:
-        is_slave = self._topics.reads_only
+        is_slave = not self._office.is_master
         if is_slave:
             await self._topics.reload()
         for consumer in heartbeat.consumer_data_set:
@@ -421,7 +424,7 @@ class ClientManager:
         errors = [group_name_error(group), *(topic_name_error(key.topic) for key in queues)]
         for error in filter(None, errors):
             raise InvalidParameterError(error)
-        if self._topics.reads_only:
+        if not self._office.is_master:
             raise ServiceNotAvailableError(
                 f"broker {self._config.broker_name} is a slave; ask the master for queue locks"
             )

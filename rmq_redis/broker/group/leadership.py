@@ -13,6 +13,7 @@ from ...model import MASTER_ID
 from ...store.group.lease import LeaseStore
 from ...store.group.queues import QueueStore
 from ...store.redis.connection import StoreConnection
+from ..office import Office, State
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +29,12 @@ class Leadership:
     The broker configured with id 0 takes a free lease at once. A slave does (if ``failover``) when it saw a master
     before, or saw none for two leases: in a group that is just being started, the configured master comes first.
     After a connection to the store broke, neither takes a lease that is gone before its holder had one to come back.
-
-    Attributes:
-        broker_id: the id now; 0 is the master.
     """
 
     def __init__(
         self,
         config: BrokerConfig,
+        office: Office,
         queue_store: QueueStore,
         address: str,
         *,
@@ -55,6 +54,7 @@ class Leadership:
             moved: awaited when its id as a slave is another.
         """
         self._config = config
+        self._office = office
         self._queue_store = queue_store
         self._lease = LeaseStore(queue_store, address, config.broker_id, config.lease_s)
         self._period_s = min(config.lease_s / _LOOKS_PER_LEASE, _SLOWEST_LOOK_S)
@@ -73,12 +73,11 @@ class Leadership:
         self._master = ""
         self._looked_over: StoreConnection | None = None
         self._complaint = ""
-        self.broker_id = max(config.broker_id, 1)
-        """Until the lease is ours."""
+        office.on_change(self._office_changed)
 
     @property
     def _name(self) -> str:
-        return f"broker {self._config.broker_name} id {self.broker_id}"
+        return f"broker {self._config.broker_name} id {self._office.broker_id}"
 
     async def start(self) -> None:
         """Looks once, so that a master serves as one when it is started, and goes on in the background.
@@ -94,9 +93,9 @@ class Leadership:
             self._complain(str(error))
         self._tasks = [self._loop.create_task(self._run()), self._loop.create_task(self._follow_primary())]
 
-    def fenced(self) -> None:
-        """A write was refused because another has the lease; what follows is done in the background."""
-        self._wake.set()
+    def _office_changed(self) -> None:
+        if self._office.state is State.FENCED:  # what follows is done in the background
+            self._wake.set()
 
     async def stop(self) -> None:
         """Stops looking; the role stays as it is."""
@@ -108,7 +107,7 @@ class Leadership:
 
     async def release(self) -> None:
         """A master gives the lease back: its successor need not wait until it expires."""
-        if self.broker_id == MASTER_ID and not self._queue_store.fenced:
+        if self._office.is_writing:
             try:
                 async with asyncio.timeout(self._config.stop_timeout_s):
                     await self._lease.release()
@@ -142,7 +141,7 @@ class Leadership:
                 logger.exception("%s: looking for the primary failed", self._name)
 
     async def _look(self) -> None:
-        if self.broker_id == MASTER_ID:
+        if self._office.broker_id == MASTER_ID:
             await self._look_as_master()
         else:
             await self._look_as_slave()
@@ -169,7 +168,7 @@ class Leadership:
                 await self._work_on()
             await self._answered(self._lease.renew())
             self._complaint = ""
-            if self._queue_store.fenced:
+            if not self._office.is_writing:
                 raise StoreFencedError("a write was refused")
             await self._answered(self._queue_store.ping_writes())
             await self._answered(self._check())
@@ -192,6 +191,7 @@ class Leadership:
         if epoch is None:
             return False
         self._queue_store.begin_writing(epoch)
+        self._office.take_over()
         self._restore_due = True
         await self._work_on()
         return True
@@ -199,11 +199,13 @@ class Leadership:
     async def _work_on(self) -> None:
         await self._while_renewing(self._restore())
         self._restore_due = False
+        self._office.lead()
         logger.warning("%s: goes on as master, epoch %d", self._name, self._queue_store.epoch)
 
     async def _step_down(self) -> None:
         self._queue_store.end_writing()
-        self.broker_id = max(self._config.broker_id, 1)
+        self._office.slave_id = max(self._config.broker_id, 1)
+        self._office.step_down()
         self._may_take_at = self._loop.time() + self._config.lease_s
         try:
             await self._answered(self._claim())
@@ -219,7 +221,7 @@ class Leadership:
         connection = self._queue_store.current()
         broker_id, master, epoch = await self._lease.claim_slave_id()
         if broker_id:
-            self.broker_id = broker_id
+            self._office.slave_id = broker_id
         was_lost, self._seen_epoch = epoch < self._seen_epoch, epoch
         if connection is not self._looked_over or was_lost:
             # It may lead to another server, or one that restarted, to which the lease's last renewals did not come, nor
@@ -233,7 +235,7 @@ class Leadership:
     async def _look_as_slave(self) -> None:
         if self._looked_over is None and self._config.broker_id == MASTER_ID and await self._take():
             return  # the first look; without an id as a slave, which would be taken from one that starts meanwhile
-        before, master = self.broker_id, ""
+        before, master = self._office.slave_id, ""
 
         async def look() -> None:
             nonlocal master
@@ -246,7 +248,7 @@ class Leadership:
             self._may_take_at = 0.0
         elif self._may_take() and await self._take():
             return
-        if self.broker_id != before:
+        if self._office.slave_id != before:
             await self._moved()
 
     def _may_take(self) -> bool:
@@ -260,8 +262,8 @@ class Leadership:
         epoch = await self._answered(self._lease.take())
         if epoch is None:
             return False
-        slave_id, self.broker_id = self.broker_id, MASTER_ID
         self._queue_store.begin_writing(epoch)
+        self._office.take_over()
         logger.warning("broker %s: takes the group over as master, epoch %d", self._config.broker_name, epoch)
         try:
             await self._while_renewing(self._promote())
@@ -271,7 +273,7 @@ class Leadership:
             except StoreError as failure:
                 logger.debug("%s: the lease is not given back: %s", self._name, failure)
             self._queue_store.end_writing()
-            self.broker_id = slave_id
+            self._office.step_down()
             raise
         return True
 

@@ -24,6 +24,7 @@ from ...protocol.header import (
 )
 from ...remoting.client import RemotingClient
 from ...remoting.hedge import call_one_of
+from ..office import Office
 
 logger = logging.getLogger(__name__)
 
@@ -64,20 +65,16 @@ class Registration:
     def __init__(
         self,
         config: BrokerConfig,
+        office: Office,
         addresses: list[str],
         broker_addr: str,
         topics: Callable[[], TopicConfigTable],
-        broker_id: Callable[[], int],
     ) -> None:
-        """
-        Args:
-            broker_id: the id to register under; a NameServer drops what it has of the same address under another.
-        """
         self._config = config
+        self._office = office
         self._addresses = addresses
         self._broker_addr = broker_addr
         self._topics = topics
-        self._broker_id = broker_id
         self._client = RemotingClient(on_close=self._disconnected)
         self._wake = {address: asyncio.Event() for address in addresses}
         self._tasks: list[asyncio.Task[None]] = []
@@ -175,7 +172,12 @@ class Registration:
         for body in bodies:
             answer = await self._client.call(address, self._request_of(body), _CALL_TIMEOUT_S)
             shown = answer.header(RegisterBrokerResponseHeader).master_addr
-            if shown and shown != self._broker_addr and self._broker_id() == MASTER_ID and shown != self._complaint:
+            if (
+                shown
+                and shown != self._broker_addr
+                and self._office.broker_id == MASTER_ID
+                and shown != self._complaint
+            ):
                 logger.error(
                     "broker %s: NameServer %s shows %s as the master of this name and does not take this broker",
                     self._config.broker_name,
@@ -189,7 +191,7 @@ class Registration:
             broker_name=self._config.broker_name,
             broker_addr=self._broker_addr,
             cluster_name=self._config.cluster_name,
-            broker_id=self._broker_id(),
+            broker_id=self._office.broker_id,
             ha_server_addr=self._broker_addr,
             zone_name=self._config.zone or None,
         )
@@ -201,7 +203,7 @@ class Registration:
             task.cancel()
         if unregister:
             header = UnregisterBrokerRequestHeader(
-                self._config.broker_name, self._broker_addr, self._config.cluster_name, self._broker_id()
+                self._config.broker_name, self._broker_addr, self._config.cluster_name, self._office.broker_id
             )
             await asyncio.gather(*(self._unregister(address, header) for address in self._addresses))
         await self._client.close()

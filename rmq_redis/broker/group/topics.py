@@ -37,6 +37,7 @@ from ...store.group.offsets import OffsetStore
 from ...store.group.queue import Queue
 from ...store.group.queues import QueueStore
 from ...store.redis.connection import StoreConnection
+from ..office import Office
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class TopicTable:
     def __init__(
         self,
         config: BrokerConfig,
+        office: Office,
         configs: ConfigStore,
         queue_store: QueueStore,
         offsets: OffsetStore,
@@ -82,6 +84,7 @@ class TopicTable:
         on_queue_gone: Callable[[Queue], None],
     ) -> None:
         self._config = config
+        self._office = office
         self._configs = configs
         self._queue_store = queue_store
         self._offsets = offsets
@@ -101,10 +104,10 @@ class TopicTable:
 
         What a store has lost since this broker read it last is written again first.
         """
-        if not self._queue_store.fenced and self._version > await self._configs.version():
+        if self._office.is_writing and self._version > await self._configs.version():
             await self.put_again(self._queue_store.current())
         await self.reload(force=True)
-        if self._queue_store.fenced:
+        if not self._office.is_writing:
             return
         for wanted in self._system_topics():
             known = self.topics.get(wanted.topic_name)
@@ -115,11 +118,6 @@ class TopicTable:
                 await self._put(wanted)
         if not self._config.auto_create_topic_enable and DEFAULT_TOPIC in self.topics:
             del self.topics[DEFAULT_TOPIC]
-
-    @property
-    def reads_only(self) -> bool:
-        """Whether this broker is a slave now, which changes nothing."""
-        return self._queue_store.reads_only
 
     def _system_topics(self) -> list[TopicConfig]:
         rw = int(Perm.READ | Perm.WRITE)
@@ -447,7 +445,7 @@ class TopicTable:
                         "(max_auto_groups); create it first"
                     )
                 known = SubscriptionGroupConfig(group_name=name)
-                if self.reads_only:  # served from memory until the master stores it
+                if not self._office.is_master:  # served from memory until the master stores it
                     self.groups[name] = known
                     return known
                 await self._configs.put_group(known)

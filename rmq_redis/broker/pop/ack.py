@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable
 
 from ...codes import RequestCode
-from ...errors import MessageIllegalError, NoMessageError, ServiceNotAvailableError, TopicNotExistError
+from ...errors import MessageIllegalError, NoMessageError, TopicNotExistError
 from ...protocol.command import RemotingCommand, response
 from ...protocol.pop import ORDER_REVIVE_QID, decode_batch_acks, parse_handle, real_topic
 from ...protocol.pop_header import (
@@ -23,6 +23,7 @@ from ...remoting.server import Processor
 from ...store.group.pop import Hidden, PopStore
 from ...store.group.queue import Queue
 from ..group.topics import TopicTable
+from ..office import Office
 from ..statistics import BrokerStatistics
 from .order import PopOrder
 from .processor import MAX_INVISIBLE_MS
@@ -30,7 +31,7 @@ from .revive import PopReviveService
 
 
 class PopAckProcessor:
-    """Ends what POP began. ``refuse`` as in ``SendProcessor``.
+    """Ends what POP began.
 
     An acknowledgement that comes again, or too late, is answered with success, as Apache's broker does: whoever lost an
     answer may repeat its request. One that came too late changes nothing: the message is delivered again.
@@ -38,18 +39,19 @@ class PopAckProcessor:
 
     def __init__(
         self,
+        office: Office,
         topics: TopicTable,
         store: PopStore,
         revive: PopReviveService,
         order: PopOrder,
         statistics: BrokerStatistics,
     ) -> None:
+        self._office = office
         self._topics = topics
         self._store = store
         self._revive = revive
         self._order = order
         self._statistics = statistics
-        self.refuse: str | None = None
 
     def processors(self) -> dict[int, Processor]:
         return {
@@ -57,10 +59,6 @@ class PopAckProcessor:
             RequestCode.BATCH_ACK_MESSAGE: self._ack_batch,
             RequestCode.CHANGE_MESSAGE_INVISIBLETIME: self._change,
         }
-
-    def _check_role(self) -> None:
-        if self.refuse is not None:
-            raise ServiceNotAvailableError(self.refuse)
 
     def _queue(self, topic: str, queue_id: int, offset: int) -> Queue:
         """The queue of a handle.
@@ -79,7 +77,7 @@ class PopAckProcessor:
         return queue
 
     async def _ack(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        self._check_role()
+        self._office.require_master()
         header = command.header(AckMessageRequestHeader)
         handle = parse_handle(header.extra_info)
         queue = self._queue(header.topic, header.queue_id, header.offset)
@@ -94,7 +92,7 @@ class PopAckProcessor:
 
     async def _ack_batch(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         """Acknowledges what is there; the others of the batch are gone anyhow."""
-        self._check_role()
+        self._office.require_master()
         answers: list[Awaitable[object]] = []
         counts: list[tuple[str, str, int]] = []
         for ack in decode_batch_acks(command.body):
@@ -121,7 +119,7 @@ class PopAckProcessor:
         return response(command)
 
     async def _change(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        self._check_role()
+        self._office.require_master()
         header = command.header(ChangeInvisibleTimeRequestHeader)
         if not 0 <= header.invisible_time <= MAX_INVISIBLE_MS:
             raise MessageIllegalError(f"invisibleTime is {header.invisible_time} ms, expected 0 to {MAX_INVISIBLE_MS}")

@@ -18,7 +18,6 @@ from ...errors import (
     InvalidParameterError,
     LocalProtocolError,
     NoPermissionError,
-    ServiceNotAvailableError,
     StoreError,
     TopicNotExistError,
 )
@@ -46,6 +45,7 @@ from ...store.group.queues import QueueStore
 from ..filter.reads import MAX_SCAN_NUMS, READS_AT_ONCE
 from ..filter.subscription import message_filter
 from ..group.topics import TopicTable
+from ..office import Office, State
 from ..statistics import BrokerStatistics
 from .hold import PopHold, Waiter
 from .order import PopOrder
@@ -74,11 +74,12 @@ def _turn_of(request: PopRequest) -> AbstractAsyncContextManager[object]:
 
 
 class PopProcessor:
-    """Hands messages out one by one. ``refuse`` as in ``SendProcessor``: only the master hides messages."""
+    """Hands messages out one by one. Only the master hides messages."""
 
     def __init__(
         self,
         config: BrokerConfig,
+        office: Office,
         topics: TopicTable,
         queue_store: QueueStore,
         offsets: OffsetStore,
@@ -89,6 +90,7 @@ class PopProcessor:
         statistics: BrokerStatistics,
     ) -> None:
         self._config = config
+        self._office = office
         self._topics = topics
         self._queue_store = queue_store
         self._offsets = offsets
@@ -101,9 +103,7 @@ class PopProcessor:
         self._busy: set[tuple[str, Queue]] = set()
         self._turn = 0
         self.hold = hold
-        self.stopping = False
         self.screen: Screen | None = None
-        self.refuse: str | None = None
 
     def processors(self) -> dict[int, Processor]:
         return {
@@ -172,7 +172,7 @@ class PopProcessor:
     async def _wait(self, waiter: Waiter, deadline: float) -> ResponseCode | None:
         """Waits for a message; the code to answer with when there is nothing to wait for (any more)."""
         remaining_s = deadline - self._loop.time()
-        if remaining_s <= 0 or self.stopping or self.refuse is not None or waiter.connection.closed:
+        if remaining_s <= 0 or self._office.state is not State.MASTER or waiter.connection.closed:
             return ResponseCode.POLLING_TIMEOUT
         if not await self.hold.wait(waiter, remaining_s):
             return ResponseCode.POLLING_FULL
@@ -180,8 +180,7 @@ class PopProcessor:
 
     async def _check(self, group: str, topic: str, queue_id: int) -> tuple[str, ...]:
         """Refuses what may not be; the topics to look at: the one asked for and the group's retry topic for it."""
-        if self.refuse is not None:
-            raise ServiceNotAvailableError(self.refuse)
+        self._office.require_master()
         known = self._topics.topics.get(topic)
         if known is None:
             raise TopicNotExistError(f"the topic {topic!r} does not exist on this broker")

@@ -11,7 +11,7 @@ import time
 
 from ...codes import RequestCode, ResponseCode
 from ...config import BrokerConfig
-from ...errors import RemoteProtocolError, ResponseError, ServiceNotAvailableError, TopicNotExistError
+from ...errors import RemoteProtocolError, ResponseError, TopicNotExistError
 from ...protocol.command import RemotingCommand, response
 from ...protocol.header import RecallMessageRequestHeader, RecallMessageResponseHeader
 from ...protocol.recall_handle import decode_recall_handle
@@ -19,25 +19,25 @@ from ...remoting.connection import Connection
 from ...remoting.server import Processor
 from ..group.schedule import ScheduleService
 from ..group.topics import TopicTable
+from ..office import Office
 
 
 class RecallProcessor:
-    """Recalls messages. ``refuse`` as in ``SendProcessor``."""
+    """Recalls messages that are not due yet."""
 
-    def __init__(self, config: BrokerConfig, topics: TopicTable, schedule: ScheduleService) -> None:
+    def __init__(self, config: BrokerConfig, office: Office, topics: TopicTable, schedule: ScheduleService) -> None:
+        self._office = office
         self._broker_name = config.broker_name
         self._absent_succeeds = config.recall_absent_succeeds
         self._topics = topics
         self._schedule = schedule
-        self.refuse: str | None = None
 
     def processors(self) -> dict[int, Processor]:
         return {RequestCode.RECALL_MESSAGE: self._recall}
 
     async def _recall(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(RecallMessageRequestHeader)
-        if self.refuse is not None:
-            raise ServiceNotAvailableError(f"recall failed, {self.refuse}")
+        self._office.require_master("recall failed, ")
         if header.topic not in self._topics.topics:
             raise TopicNotExistError(f"recall failed, the topic[{header.topic}] not exist")
         try:

@@ -20,7 +20,6 @@ from ...errors import (
     MessageIllegalError,
     NoPermissionError,
     RemotingError,
-    ServiceNotAvailableError,
     StoreError,
     StoreUnconfirmedError,
 )
@@ -40,6 +39,7 @@ from ...store.group.queue import Queue
 from ...store.group.queues import QueueStore
 from ..group.clients import ClientManager
 from ..group.topics import Topic, TopicTable
+from ..office import Office
 from .send import REGION
 
 logger = logging.getLogger(__name__)
@@ -51,22 +51,23 @@ Header = SendMessageRequestHeader | SendMessageRequestHeaderV2
 
 
 class ReplyProcessor:
-    """Hands replies on. ``refuse`` as in ``SendProcessor``."""
+    """Forwards replies to the clients that wait for them."""
 
     def __init__(
         self,
         config: BrokerConfig,
+        office: Office,
         topics: TopicTable,
         queue_store: QueueStore,
         clients: ClientManager,
         broker_addr: str,
     ) -> None:
         self._config = config
+        self._office = office
         self._topics = topics
         self._queue_store = queue_store
         self._clients = clients
         self._broker_addr = broker_addr
-        self.refuse: str | None = None
 
     def processors(self) -> dict[int, Processor]:
         return {
@@ -78,8 +79,7 @@ class ReplyProcessor:
         self, header_type: type[Header], connection: Connection, command: RemotingCommand
     ) -> RemotingCommand:
         header: Header = command.header(header_type)
-        if self.refuse is not None:
-            raise ServiceNotAvailableError(self.refuse)
+        self._office.require_master()
         topic = await self._topic(header)
         if header.queue_id < 0:
             header.queue_id = random.randrange(max(topic.config.write_queue_nums, 1))

@@ -57,6 +57,7 @@ from ...store.group.schedule import Held
 from ..group.redelivery import RETRY_ROOM_BYTES, GiveBacks, dead_letter_properties, failed_of_copy
 from ..group.schedule import ScheduleService, recall_key, take_due_ms, with_real_queue
 from ..group.topics import Topic, TopicTable, max_reconsume_times
+from ..office import Office
 from .oneway import OnewayDrops
 from .transaction import TransactionService
 
@@ -76,11 +77,12 @@ _Waiting = tuple[Connection, RemotingCommand, SendHeader]
 
 
 class SendProcessor:
-    """Takes messages in. ``refuse`` is the reason why it takes none (a slave, a broker that stops), or None."""
+    """Stores messages."""
 
     def __init__(
         self,
         config: BrokerConfig,
+        office: Office,
         topics: TopicTable,
         queue_store: QueueStore,
         unique_keys: UniqKeyGenerator,
@@ -91,6 +93,7 @@ class SendProcessor:
         give_backs: GiveBacks,
     ) -> None:
         self._config = config
+        self._office = office
         self._topics = topics
         self._queue_store = queue_store
         self._unique_keys = unique_keys
@@ -111,7 +114,6 @@ class SendProcessor:
         self._last_store_ms = 0
         self._creating: dict[str, list[_Waiting]] = {}
         self._tasks: set[asyncio.Future[None]] = set()
-        self.refuse: str | None = None
 
     def processors(self) -> dict[int, Processor]:
         return {
@@ -141,7 +143,8 @@ class SendProcessor:
     def _send_of(
         self, connection: Connection, command: RemotingCommand, header: SendHeader
     ) -> Awaitable[RemotingCommand | None] | None:
-        if header.topic not in self._topics.topics and self.refuse is None:
+        self._office.require_master()
+        if header.topic not in self._topics.topics:
             waiting = self._creating.get(header.topic)
             if waiting is not None:
                 waiting.append((connection, command, header))
@@ -154,8 +157,6 @@ class SendProcessor:
         self, connection: Connection, command: RemotingCommand, header: SendHeader
     ) -> Awaitable[RemotingCommand | None] | None:
         """Takes a send to a topic that exists."""
-        if self.refuse is not None:
-            raise ServiceNotAvailableError(self.refuse)
         topic = self._topics.topics[header.topic]
         if header.reconsume_times and header.topic.startswith(RETRY_PREFIX):
             return self._take_resent(connection, command, header, topic)
@@ -195,6 +196,7 @@ class SendProcessor:
             del self._creating[header.topic]
         for connection, command, later in waiting:
             try:
+                self._office.require_master()
                 answer = self._take(connection, command, later)
             except Exception as error:
                 self._failed(connection, command, header.topic, error)

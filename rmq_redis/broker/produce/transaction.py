@@ -17,7 +17,6 @@ from ...errors import (
     LocalProtocolError,
     RemoteProtocolError,
     ResponseError,
-    ServiceNotAvailableError,
     StoreError,
     StoreUnconfirmedError,
 )
@@ -50,6 +49,7 @@ from ...store.group.queues import QueueStore
 from ..admin.offsets import message_at
 from ..group.clients import ClientManager
 from ..group.topics import TopicTable
+from ..office import Office
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +64,12 @@ _CHECK_AT_ONCE = 100
 
 
 class TransactionService:
-    """Keeps half messages, decides them, and asks their producers. ``refuse`` as in ``SendProcessor``."""
+    """Keeps half messages, decides them, and asks their producers."""
 
     def __init__(
         self,
         config: BrokerConfig,
+        office: Office,
         store: HalfStore,
         topics: TopicTable,
         queue_store: QueueStore,
@@ -76,13 +77,13 @@ class TransactionService:
         broker_addr: str,
     ) -> None:
         self._config = config
+        self._office = office
         self._store = store
         self._topics = topics
         self._queue_store = queue_store
         self._clients = clients
         self._broker_addr = broker_addr
         self._task: asyncio.Task[None] | None = None
-        self.refuse: str | None = None
 
     def processors(self) -> dict[int, Processor]:
         return {
@@ -113,8 +114,7 @@ class TransactionService:
 
     async def _end_transaction(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(EndTransactionRequestHeader)
-        if self.refuse is not None:
-            raise ServiceNotAvailableError(self.refuse)
+        self._office.require_master()
         if header.commit_or_rollback & _TRANSACTION_BITS == 0:
             return response(command)  # not known yet: asked again later
         number = header.tran_state_table_offset
@@ -182,8 +182,7 @@ class TransactionService:
         The one that was given up stays where it is, as in RocketMQ: asked for twice, there are two half messages.
         """
         header = command.header(ResumeCheckHalfMessageRequestHeader)
-        if self.refuse is not None:
-            raise ServiceNotAvailableError(self.refuse)
+        self._office.require_master()
         try:
             _, physical_offset = parse_offset_msg_id(header.msg_id or "")
         except RemoteProtocolError as error:
