@@ -1,7 +1,7 @@
 # Shortcuts; .ci/run is what counts.
 PYTHON ?= python3
 
-.PHONY: check test models interop bench
+.PHONY: check test models interop bench docs
 
 check:
 	ruff check . && ruff format --check . && mypy
@@ -20,3 +20,7 @@ interop:
 
 bench:
 	$(PYTHON) -m rmq_redis bench
+
+# The documentation as a site in site/, with the API reference; a warning is an error. Needs: pip install -e '.[docs]'
+docs:
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
