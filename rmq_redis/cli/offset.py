@@ -24,8 +24,9 @@ from .options import (
 from .output import local_time, note, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..client.admin.admin import AsyncAdmin, ConsumeOffset
+    from ..client.admin.admin import AsyncAdmin
     from ..model import MessageQueue
+    from ..protocol.bodies.progress import ConsumeOffset
 
 app = typer.Typer(help="Show how far consumer groups are, and move them.", no_args_is_help=True)
 Group = Annotated[str, group_argument("Name of the consumer group.")]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
-
-import msgspec
+from typing import Protocol
 
 from ..codes import RequestCode
 from ..errors import RmqError
 from ..model import MASTER_ID, BrokerData
+from ..protocol.bodies.broker import REGISTERED_NAMESRVS
+from ..protocol.bodies.topics import KvTable
 from ..protocol.body import ClusterInfo, decode_cluster_info
 from ..protocol.command import request
 from ..protocol.header import UnregisterBrokerRequestHeader
@@ -68,8 +68,7 @@ class Readiness:
 
     async def _registered_namesrvs(self, broker: Member) -> list[str]:
         answer = await self._client.call(broker.address, request(RequestCode.GET_BROKER_RUNTIME_INFO), _LOOK_TIMEOUT_S)
-        table: dict[str, Any] = msgspec.json.decode(answer.body)["table"]
-        return str(table.get("registeredNamesrvs", "")).split(";")
+        return KvTable.decode(answer.body).table.get(REGISTERED_NAMESRVS, "").split(";")
 
     async def _differs(self, namesrv: Member, brokers: Sequence[Member]) -> str:
         answer = await self._client.call(namesrv.address, request(RequestCode.GET_BROKER_CLUSTER_INFO), _LOOK_TIMEOUT_S)

@@ -16,6 +16,13 @@ from ..config import NameServerConfig
 from ..errors import NoPermissionError, QueryNotFoundError, RemoteProtocolError, ResponseError
 from ..model import MASTER_ID, ORDER_TOPIC_CONFIG, DataVersion
 from ..plugins.hookspecs import RouteFilter, RouteRequest
+from ..protocol.bodies.java_properties import (
+    NAMESRV_FIXED_SETTINGS,
+    NAMESRV_SETTING_NAMES,
+    decode_java_properties,
+    encode_java_properties,
+)
+from ..protocol.bodies.topics import BrokerMemberGroup, BrokerMembers, KvTable, TopicList
 from ..protocol.body import (
     TopicConfigTable,
     decode_register_body,
@@ -55,14 +62,12 @@ _STANDARD_JSON_FROM_VERSION = 401
 _MAX_AHEAD_MS = 24 * 3600 * 1000
 """How far a stateVersion, which is an epoch in ms here and a small number with Apache, may be ahead of our clock."""
 _BROKERS = "brokers"
-_CONFIG_BLACK_LIST = frozenset({"configBlackList", "configStorePath", "kvConfigPath", "rocketmqHome"})
 
 
 @dataclasses.dataclass(frozen=True)
 class _Property:
-    """A setting as mqadmin sees it: under RocketMQ's name and in its unit."""
+    """A setting as mqadmin sees it, in RocketMQ's unit."""
 
-    field: str
     show: Callable[[Any], str] = str
     parse: Callable[[str], Any] | None = None
     """None: cannot be changed while the NameServer runs."""
@@ -90,15 +95,16 @@ def _parse_ms(text: str) -> float:
 
 
 _PROPERTIES = {
-    "bindAddress": _Property("listen_host"),
-    "listenPort": _Property("listen_port"),
-    "registry": _Property("registry", without_credentials),
-    "keyPrefix": _Property("key_prefix"),
-    "brokerNotActiveTimeoutMillis": _Property("broker_expiry_s", _ms_text, _parse_ms),
-    "scanNotActiveBrokerInterval": _Property("sweep_period_s", _ms_text, _parse_ms),
-    "serverChannelMaxIdleTimeSeconds": _Property("idle_timeout_s", lambda seconds: f"{seconds:g}"),
-    "orderMessageEnable": _Property("order_message_enable", _bool_text, _parse_bool),
+    "listen_host": _Property(),
+    "listen_port": _Property(),
+    "registry": _Property(without_credentials),
+    "key_prefix": _Property(),
+    "broker_expiry_s": _Property(_ms_text, _parse_ms),
+    "sweep_period_s": _Property(_ms_text, _parse_ms),
+    "idle_timeout_s": _Property(lambda seconds: f"{seconds:g}"),
+    "order_message_enable": _Property(_bool_text, _parse_bool),
 }
+_FIELDS = {wire_name: field for field, wire_name in NAMESRV_SETTING_NAMES.items()}
 
 
 class NameServerProcessor:
@@ -225,7 +231,7 @@ class NameServerProcessor:
             if master is not None:
                 answer.master_addr = master.broker.broker_addr
                 answer.ha_server_addr = master.broker.ha_server_addr
-        return response(command, header=answer, body=dumps({"table": order_topics}) if order_topics else b"")
+        return response(command, header=answer, body=dumps(KvTable(order_topics)) if order_topics else b"")
 
     def unregister_broker(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(UnregisterBrokerRequestHeader)
@@ -276,12 +282,12 @@ class NameServerProcessor:
 
     def get_broker_member_group(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(BrokerMemberGroupRequestHeader)
-        group = {
-            "brokerAddrs": self._table.addresses_of(GroupKey(header.cluster_name, header.broker_name)),
-            "brokerName": header.broker_name,
-            "cluster": header.cluster_name,
-        }
-        return response(command, body=dumps({"brokerMemberGroup": group}))
+        group = BrokerMembers(
+            broker_addrs=self._table.addresses_of(GroupKey(header.cluster_name, header.broker_name)),
+            broker_name=header.broker_name,
+            cluster=header.cluster_name,
+        )
+        return response(command, body=dumps(BrokerMemberGroup(group)))
 
     def get_all_topic_list(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         return _topic_list(command, self._table.topics())
@@ -303,7 +309,9 @@ class NameServerProcessor:
         info = self._table.cluster_info()
         names = [*info.clusters, *(name for name in info.brokers if name not in info.clusters)]
         addresses = [address for broker in info.brokers.values() for address in broker.broker_addrs.values()]
-        return response(command, body=dumps({"brokerAddr": addresses[0] if addresses else None, "topicList": names}))
+        return response(
+            command, body=dumps(TopicList(broker_addr=addresses[0] if addresses else None, topic_list=names))
+        )
 
     # --- topics --------------------------------------------------------------------------------------------------
 
@@ -376,26 +384,29 @@ class NameServerProcessor:
         items = self._table.kv.get(namespace)
         if not items:
             raise QueryNotFoundError(f"No config item, Namespace: {namespace}")
-        return response(command, body=dumps({"table": items}))
+        return response(command, body=dumps(KvTable(items)))
 
     # --- settings ------------------------------------------------------------------------------------------------
 
     def get_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        lines = [f"{name}={item.show(getattr(self.config, item.field))}" for name, item in _PROPERTIES.items()]
-        return response(command, body="\n".join([*lines, ""]).encode())
+        shown = {
+            name: _PROPERTIES[field].show(getattr(self.config, field)) for field, name in NAMESRV_SETTING_NAMES.items()
+        }
+        return response(command, body=encode_java_properties(shown) + b"\n")
 
     def update_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         """Changes settings, all that are given or none. Those fixed at start are refused with NO_PERMISSION."""
         changes: dict[str, Any] = {}
-        for name, text in _properties(command.body).items():
-            if name in _CONFIG_BLACK_LIST:
+        for name, text in decode_java_properties(command.body).items():
+            if name in NAMESRV_FIXED_SETTINGS:
                 raise NoPermissionError(f"Can not update config in black list: {name}")
-            item = _PROPERTIES.get(name)
+            field = _FIELDS.get(name, "")
+            item = _PROPERTIES.get(field)
             if item is None or item.parse is None:
-                changeable = ", ".join(name for name, item in _PROPERTIES.items() if item.parse is not None)
+                changeable = ", ".join(name for name, field in _FIELDS.items() if _PROPERTIES[field].parse is not None)
                 raise NoPermissionError(f"{name[:80]} cannot be changed while the NameServer runs, only {changeable}")
             try:
-                changes[item.field] = item.parse(text)
+                changes[field] = item.parse(text)
             except ValueError as error:
                 raise ResponseError(f"{name}={text[:80]}: {error}") from None
         self.config = dataclasses.replace(self.config, **changes)
@@ -404,21 +415,4 @@ class NameServerProcessor:
 
 
 def _topic_list(command: RemotingCommand, topics: list[str]) -> RemotingCommand:
-    return response(command, body=dumps({"topicList": topics}))
-
-
-def _properties(body: bytes) -> dict[str, str]:
-    """Java properties text, as far as mqadmin writes it: ``key=value`` lines, comments."""
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as error:
-        raise RemoteProtocolError(f"the properties are not UTF-8: {error}") from None
-    properties: dict[str, str] = {}
-    for line in text.splitlines():
-        name, separator, value = line.strip().partition("=")
-        if not name or name.startswith(("#", "!")):
-            continue
-        if not separator:
-            raise RemoteProtocolError(f"properties line {line[:80]!r} is not key=value")
-        properties[name.strip()] = value.strip()
-    return properties
+    return response(command, body=dumps(TopicList(topic_list=topics)))

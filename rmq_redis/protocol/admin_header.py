@@ -33,6 +33,15 @@ class ConsumerClientRequestHeader(Header):
     topic: str | None = None
 
 
+class ConsumerRequestHeader(Header):
+    """What brokers ask a consumer: 220 and 221 name its ``group``, 307 and 309 its ``consumer_group``."""
+
+    consumer_group: str = ""
+    group: str = ""
+    topic: str = ""
+    broker_name: str = ""
+
+
 class TopicGroupRequestHeader(Header):
     """QUERY_CONSUME_TIME_SPAN, QUERY_SUBSCRIPTION_BY_CONSUMER."""
 

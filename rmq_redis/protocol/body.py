@@ -10,8 +10,8 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
 import msgspec
 
@@ -24,6 +24,20 @@ _MAX_DEPTH = 32
 _MAX_REGISTER_BODY_BYTES = 64 * 1024 * 1024
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
 _SPACE = re.compile(r"[ \t\r\n]*")
+
+
+class Body(msgspec.Struct, frozen=True, rename="camel"):
+    """Base of the bodies that the roles exchange. Fields are written in their order; a field that is None is not."""
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """A body of this kind; a null counts as absent, an empty body as {}. Raises RemoteProtocolError."""
+        body: Self = decode_struct(data or b"{}", cls)
+        return body
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """(wire name, value) of each field."""
+        return zip(self.__struct_encode_fields__, (getattr(self, name) for name in self.__struct_fields__), strict=True)
 
 
 # --- fastjson ----------------------------------------------------------------------------------------------------
@@ -136,9 +150,7 @@ def _dump(value: Any, parts: list[str], quote_keys: bool) -> None:
         parts.append(
             f'{{"brokerName":{json.dumps(value.broker_name)},"queueId":{value.queue_id},"topic":{json.dumps(value.topic)}}}'
         )
-    elif isinstance(value, msgspec.Struct):
-        _dump(msgspec.to_builtins(value, str_keys=False), parts, quote_keys)
-    elif isinstance(value, Mapping):
+    elif isinstance(value, Mapping | Body):
         parts.append("{")
         first = True
         for key, item in value.items():
@@ -156,6 +168,8 @@ def _dump(value: Any, parts: list[str], quote_keys: bool) -> None:
             parts.append(":")
             _dump(item, parts, quote_keys)
         parts.append("}")
+    elif isinstance(value, msgspec.Struct):
+        _dump(msgspec.to_builtins(value, str_keys=False), parts, quote_keys)
     elif isinstance(value, list | tuple | set | frozenset):
         parts.append("[")
         for index, item in enumerate(value):
@@ -310,11 +324,16 @@ def decode_cluster_info(data: bytes) -> ClusterInfo:
 # --- broker registration -----------------------------------------------------------------------------------------
 
 
-class TopicConfigTable(msgspec.Struct, frozen=True, rename="camel"):
+class TopicConfigTable(Body, frozen=True):
     """A broker's topics and their version: what it registers, and the answer to GET_ALL_TOPIC_CONFIG."""
 
     topic_config_table: dict[str, TopicConfig]
     data_version: DataVersion = DataVersion()
+
+    @classmethod
+    def decode(cls, data: bytes) -> TopicConfigTable:
+        """The answer to GET_ALL_TOPIC_CONFIG. Raises RemoteProtocolError."""
+        return decode_topic_table(object_body(data))
 
 
 def encode_register_body(table: TopicConfigTable) -> bytes:

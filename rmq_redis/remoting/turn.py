@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..protocol.body import dumps
+from ..protocol.body import Body, dumps
 
 TURN_S = 0.01
 """A request works this long, in seconds, in one turn of the event loop."""
@@ -26,7 +26,7 @@ class Turn:
             self._until_s = time.monotonic() + TURN_S
 
 
-async def dumps_in_turns(value: Mapping[str, Any]) -> bytes:
+async def dumps_in_turns(value: Mapping[str, Any] | Body) -> bytes:
     """As ``dumps``, for an answer with many items: mappings and lists in ``value`` are encoded item by item."""
     turn = Turn()
     pieces = []
@@ -37,7 +37,7 @@ async def dumps_in_turns(value: Mapping[str, Any]) -> bytes:
 
 
 def _pieces(value: Any, depth: int) -> Iterator[bytes]:
-    if depth and isinstance(value, Mapping):
+    if depth and isinstance(value, Mapping | Body):
         yield from _mapping_pieces(value, depth)
     elif depth and isinstance(value, list):
         yield b"["
@@ -50,7 +50,7 @@ def _pieces(value: Any, depth: int) -> Iterator[bytes]:
         yield dumps(value)
 
 
-def _mapping_pieces(value: Mapping[Any, Any], depth: int) -> Iterator[bytes]:
+def _mapping_pieces(value: Mapping[Any, Any] | Body, depth: int) -> Iterator[bytes]:
     yield b"{"
     is_first = True
     for key, item in list(value.items()):  # others may change it between two turns

@@ -27,8 +27,11 @@ from ...protocol.admin_header import (
     ResetOffsetRequestHeader,
     TopicGroupRequestHeader,
 )
-from ...protocol.body import dumps, object_body
+from ...protocol.bodies.clients import GroupSubscription, ProducerInfo, ProducerTable
+from ...protocol.bodies.progress import ConsumerStatus, ConsumerStatusTable, QueueEntries, QueueEntry, ResetOffsets
+from ...protocol.body import dumps
 from ...protocol.command import RemotingCommand, request, response
+from ...protocol.header import BrokerNameRequestHeader, encode_header
 from ...protocol.message import QUEUE_OFFSET_POSITION, parse_offset_msg_id
 from ...remoting.connection import Connection
 from ...remoting.server import Processor
@@ -127,8 +130,8 @@ class ConsumerAdminProcessor:
         await self._offsets.reset(header.group, header.topic, offsets)
         self._pulls.wake_for_reset(header.group, queues)
         logger.info("consumer group %s: offsets in %s are reset to %s", header.group, header.topic, offsets)
-        table = {queue.mq: offsets[queue.queue_id] for queue in queues}
-        return response(command, body=dumps({"offsetTable": table}))
+        body = ResetOffsets({queue.mq: offsets[queue.queue_id] for queue in queues})
+        return response(command, body=dumps(body))
 
     async def _target(self, queue: Queue, header: ResetOffsetRequestHeader) -> int:
         if header.queue_id >= 0 and header.offset is not None and header.offset != -1:
@@ -154,20 +157,20 @@ class ConsumerAdminProcessor:
             raise ConsumerNotOnlineError(f"{who} of the group {header.group!r} is connected to this broker")
         question = ConsumerStatusRequestHeader(header.topic, header.group)
 
-        async def ask(client_id: str) -> Any:
+        async def ask(client_id: str) -> dict[Any, Any]:
             member = self._clients.member(header.group, client_id)
             if member is None:
                 return {}
             try:
                 asked = request(RequestCode.GET_CONSUMER_STATUS_FROM_CLIENT, question)
                 answer = await member.connection.invoke(asked, _CLIENT_TIMEOUT_S)
-                return object_body(answer.body).get("messageQueueTable") or {}
+                return ConsumerStatus.decode(answer.body).message_queue_table
             except RmqError as error:
                 logger.warning("consumer group %s: %s does not tell its status: %s", header.group, client_id, error)
                 return {}
 
         tables = await asyncio.gather(*(ask(client_id) for client_id in ids))
-        return response(command, body=dumps({"consumerTable": dict(zip(ids, tables, strict=True))}))
+        return response(command, body=dumps(ConsumerStatusTable(dict(zip(ids, tables, strict=True)))))
 
     async def _running_info(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         return await self._forward(command, command.ext_fields, command.body)
@@ -176,7 +179,8 @@ class ConsumerAdminProcessor:
         header = command.header(ConsumerClientRequestHeader)
         _, physical_offset = parse_offset_msg_id(header.msg_id or "")
         body = await message_at(self._queue_store, physical_offset)
-        return await self._forward(command, command.ext_fields | {"brokerName": self._config.broker_name}, body)
+        broker = encode_header(BrokerNameRequestHeader(self._config.broker_name))
+        return await self._forward(command, command.ext_fields | broker, body)
 
     async def _forward(self, command: RemotingCommand, fields: dict[str, str], body: bytes) -> RemotingCommand:
         """Has one member answer the request."""
@@ -200,25 +204,25 @@ class ConsumerAdminProcessor:
         now_s, now_ms = asyncio.get_running_loop().time(), int(time.time() * 1000)
         data = {
             name: [
-                {
-                    "clientId": member.client_id,
-                    "language": language_name(member),
-                    "lastUpdateTimestamp": now_ms - int((now_s - member.last_update_s) * 1000),
-                    "remoteIP": member.connection.remote_address,
-                    "version": member.version,
-                }
+                ProducerInfo(
+                    client_id=member.client_id,
+                    language=language_name(member),
+                    last_update_timestamp=now_ms - int((now_s - member.last_update_s) * 1000),
+                    remote_ip=member.connection.remote_address,
+                    version=member.version,
+                )
                 for by_id in members.values()
                 for member in by_id.values()
             ]
             for name, members in self._clients.producer_groups.items()
         }
-        return response(command, body=await dumps_in_turns({"data": data}))
+        return response(command, body=await dumps_in_turns(ProducerTable(data)))
 
     def _subscription(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(TopicGroupRequestHeader)
         known = self._clients.subscription(header.group, header.topic)
-        data = {"group": header.group, "topic": header.topic, "subscriptionData": known}
-        return response(command, body=dumps(data))
+        body = GroupSubscription(group=header.group, topic=header.topic, subscription_data=known)
+        return response(command, body=dumps(body))
 
     # --- a queue's entries ---------------------------------------------------------------------------------------
 
@@ -230,17 +234,16 @@ class ConsumerAdminProcessor:
             raise ResponseError(f"there is no queue {header.queue_id} of topic {header.topic!r} on this broker")
         if not self._office.is_master:
             await self._queue_store.refresh([queue])
-        data: dict[str, Any] = {"maxQueueIndex": queue.max_offset, "minQueueIndex": queue.min_offset}
-        wanted = None
+        min_offset, max_offset = queue.min_offset, queue.max_offset
+        known = wanted = filter_data = None
         if header.consumer_group:
             known = self._clients.subscription(header.consumer_group, header.topic)
-            data["subscriptionData"] = known
             if known is None:
-                data["filterData"] = f"{header.consumer_group}@{header.topic} is not online!"
+                filter_data = f"{header.consumer_group}@{header.topic} is not online!"
             else:
                 wanted = message_filter(known.sub_string, known.expression_type)
         entries = []
-        offset = max(header.index, queue.min_offset)
+        offset = max(header.index, min_offset)
         for _ in range(min(header.count, _MAX_ENTRIES)):
             found = await self._queue_store.read_one(queue, offset)
             if found is None:
@@ -248,13 +251,19 @@ class ConsumerAdminProcessor:
             offset, record = found
             tags_code = record[QUEUE_OFFSET_POSITION : QUEUE_OFFSET_POSITION + 8]
             entries.append(
-                {
-                    "physicOffset": queue.physical_offset(offset),
-                    "physicSize": len(record),
-                    "tagsCode": int.from_bytes(tags_code, "big", signed=True),
-                    "eval": wanted is None or wanted.matches(record),
-                }
+                QueueEntry(
+                    physic_offset=queue.physical_offset(offset),
+                    physic_size=len(record),
+                    tags_code=int.from_bytes(tags_code, "big", signed=True),
+                    eval=wanted is None or wanted.matches(record),
+                )
             )
             offset += 1
-        data["queueData"] = entries
-        return response(command, body=dumps(data))
+        body = QueueEntries(
+            max_queue_index=max_offset,
+            min_queue_index=min_offset,
+            subscription_data=known,
+            filter_data=filter_data,
+            queue_data=entries,
+        )
+        return response(command, body=dumps(body))

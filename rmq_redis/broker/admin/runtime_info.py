@@ -1,8 +1,4 @@
-"""GET_BROKER_RUNTIME_INFO (28): every key that RocketMQ 5.3 sends, and some of our own.
-
-What has no counterpart here (a commit log, page cache, thread pools) has its neutral value. Source: RocketMQ 5.3
-``AdminBrokerProcessor.prepareRuntimeInfo``; ``getRuntimeInfo`` of ``StoreStatsService`` and ``DefaultMessageStore``.
-"""
+"""GET_BROKER_RUNTIME_INFO (28): every key that RocketMQ 5.3 sends, and some of our own."""
 
 from __future__ import annotations
 
@@ -13,6 +9,15 @@ from collections.abc import Callable
 from ...codes import CURRENT_VERSION, RequestCode
 from ...config import BrokerConfig
 from ...errors import StoreError
+from ...protocol.bodies.broker import (
+    GetFigures,
+    MemoryFigures,
+    OldestMessage,
+    ProcessFigures,
+    PutFigures,
+    WaitingFigures,
+    runtime_info,
+)
 from ...protocol.body import dumps
 from ...protocol.command import RemotingCommand, response
 from ...remoting.connection import Connection
@@ -32,20 +37,6 @@ _STORE_ANSWER_S = 0.5
 """A store that hangs is when somebody asks how the broker is: what it does not say in this time is unknown (-1)."""
 _REFRESH_S = 10.0
 _QUEUES_AT_ONCE = 200
-_DELAY_LEVELS = 18
-_NO_LIMIT = (1 << 31) - 1
-_ZERO = (
-    "sendThreadPoolQueueSize pullThreadPoolQueueSize litePullThreadPoolQueueSize queryThreadPoolQueueSize "
-    "ackThreadPoolQueueSize EndTransactionQueueSize sendThreadPoolQueueHeadWaitTimeMills "
-    "pullThreadPoolQueueHeadWaitTimeMills litePullThreadPoolQueueHeadWaitTimeMills "
-    "queryThreadPoolQueueHeadWaitTimeMills ackThreadPoolQueueHeadWaitTimeMills pageCacheLockTimeMills "
-    "dispatchBehindBytes dispatchMaxBuffer commitLogMinOffset "
-    "timerReadBehind timerOffsetBehind"
-)
-_CAPACITIES = (
-    "sendThreadPoolQueueCapacity litePullThreadPoolQueueCapacity queryThreadPoolQueueCapacity "
-    "ackThreadPoolQueueCapacity EndTransactionThreadPoolQueueCapacity remainTransientStoreBufferNumbs"
-)
 
 
 class RuntimeInfoProcessor:
@@ -93,79 +84,71 @@ class RuntimeInfoProcessor:
         return {RequestCode.GET_BROKER_RUNTIME_INFO: self._runtime_info}
 
     async def _runtime_info(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        table = self._neutral() | self._of_process() | self._of_puts() | self._of_gets()
-        for part in await asyncio.gather(self._waiting(), self._memory(), self._earliest()):
-            table |= part
-        return response(command, body=dumps({"table": table}))
+        now = (self._of_process(), self._of_puts(), self._of_gets())
+        waiting, memory, oldest = await asyncio.gather(self._waiting(), self._memory(), self._oldest())
+        return response(command, body=dumps(runtime_info(*now, waiting, memory, oldest)))
 
-    @staticmethod
-    def _neutral() -> dict[str, str]:
-        table = dict.fromkeys(_ZERO.split(), "0") | dict.fromkeys(_CAPACITIES.split(), str(_NO_LIMIT))
-        table |= {f"scheduleMessageOffset_{level}": "0,0" for level in range(1, _DELAY_LEVELS + 1)}
-        return table | {"timerEnqueueTps": "0.0", "timerDequeueTps": "0.0", "consumeQueueDiskRatio": "0.0"}
-
-    def _of_process(self) -> dict[str, str]:
+    def _of_process(self) -> ProcessFigures:
         now_ms = int(time.time() * 1000)
-        return {
-            "brokerVersionDesc": "V5_3_3",
-            "brokerVersion": str(CURRENT_VERSION),
-            "brokerActive": "false" if self._office.state is State.STOPPING else "true",
-            "bootTimestamp": str(self._boot_ms),
-            "startAcceptSendRequestTimeStamp": str(self._boot_ms),
-            "runtime": format_runtime((now_ms - self._boot_ms) // 1000),
-            "registeredNamesrvs": ";".join(self._registered_namesrvs()),
-            "heldPulls": str(self._pulls.hold.count),
-            "onewayDropTotal": str(self._drops.total),
-            "connections": str(len(self._server.connections)),
-            "connectionsRefusedTotal": str(self._server.refused.total),
-            "connectionsCutTotal": str(self._server.inbound.cuts.total),
-            "inboundBytes": str(self._server.inbound.total),
-            "pullThreadPoolQueueCapacity": str(self._config.max_held_pulls),
-            "epoch": str(self._queue_store.epoch),
-            "storeFull": "true" if self._queue_store.full else "false",
-        }
+        return ProcessFigures(
+            broker_version_desc="V5_3_3",
+            broker_version=CURRENT_VERSION,
+            broker_active=self._office.state is not State.STOPPING,
+            boot_timestamp=self._boot_ms,
+            start_accept_send_request_time_stamp=self._boot_ms,
+            runtime=format_runtime((now_ms - self._boot_ms) // 1000),
+            registered_namesrvs=";".join(self._registered_namesrvs()),
+            held_pulls=self._pulls.hold.count,
+            oneway_drop_total=self._drops.total,
+            connections=len(self._server.connections),
+            connections_refused_total=self._server.refused.total,
+            connections_cut_total=self._server.inbound.cuts.total,
+            inbound_bytes=self._server.inbound.total,
+            pull_thread_pool_queue_capacity=self._config.max_held_pulls,
+            epoch=self._queue_store.epoch,
+            store_full=bool(self._queue_store.full),
+        )
 
-    def _of_puts(self) -> dict[str, str]:
+    def _of_puts(self) -> PutFigures:
         store = self._queue_store
         times, puts = store.append_times, store.puts
-        return {
-            "putTps": self._puts.text(),
-            "msgPutTotalYesterdayMorning": str(self._puts.yesterday_morning),
-            "msgPutTotalTodayMorning": str(self._puts.today_morning),
-            "msgPutTotalTodayNow": str(puts.nums),
-            "putMessageTimesTotal": str(puts.times),
-            "putMessageFailedTimes": str(times.failed),
-            "putMessageSizeTotal": str(puts.size),
-            "putMessageAverageSize": str(puts.size / max(puts.times, 1)),
-            "commitLogMaxOffset": str(puts.size),
-            "putMessageEntireTimeMax": str(times.longest_ms),
-            "putMessageDistributeTime": "".join(f"{name}:{count} " for name, count in times.distribution().items()),
-            "putLatency99": f"{times.percentile_ms(0.99):.2f}",
-            "putLatency999": f"{times.percentile_ms(0.999):.2f}",
-            "pendingAppendBytes": str(store.pending_bytes),
-            "remainHowManyDataToFlush": readable_bytes(store.pending_bytes),
-            "sendThreadPoolQueueSize": str(store.window.held),
-            "sendThreadPoolQueueHeadWaitTimeMills": str(store.window.head_wait_ms),
-        }
+        return PutFigures(
+            put_tps=self._puts.text(),
+            msg_put_total_yesterday_morning=self._puts.yesterday_morning,
+            msg_put_total_today_morning=self._puts.today_morning,
+            msg_put_total_today_now=puts.nums,
+            put_message_times_total=puts.times,
+            put_message_failed_times=times.failed,
+            put_message_size_total=puts.size,
+            put_message_average_size=puts.size / max(puts.times, 1),
+            commit_log_max_offset=puts.size,
+            put_message_entire_time_max=times.longest_ms,
+            put_message_distribute_time="".join(f"{name}:{count} " for name, count in times.distribution().items()),
+            put_latency99=f"{times.percentile_ms(0.99):.2f}",
+            put_latency999=f"{times.percentile_ms(0.999):.2f}",
+            pending_append_bytes=store.pending_bytes,
+            remain_how_many_data_to_flush=readable_bytes(store.pending_bytes),
+            send_thread_pool_queue_size=store.window.held,
+            send_thread_pool_queue_head_wait_time_mills=store.window.head_wait_ms,
+        )
 
-    def _of_gets(self) -> dict[str, str]:
+    def _of_gets(self) -> GetFigures:
         transferred = self._gets.text()
-        return {
-            "getFoundTps": self._found.text(),
-            "getMissTps": self._missed.text(),
-            "getTotalTps": self._asked.text(),
-            "getTransferredTps": transferred,
-            "getTransferedTps": transferred,  # as tools up to 4.9 spell it
-            "getMessageEntireTimeMax": str(self._statistics.longest_get_ms),
-            "msgGetTotalYesterdayMorning": str(self._gets.yesterday_morning),
-            "msgGetTotalTodayMorning": str(self._gets.today_morning),
-            "msgGetTotalTodayNow": str(self._statistics.gets.nums),
-        }
+        return GetFigures(
+            get_found_tps=self._found.text(),
+            get_miss_tps=self._missed.text(),
+            get_total_tps=self._asked.text(),
+            get_transferred_tps=transferred,
+            get_transfered_tps=transferred,
+            get_message_entire_time_max=self._statistics.longest_get_ms,
+            msg_get_total_yesterday_morning=self._gets.yesterday_morning,
+            msg_get_total_today_morning=self._gets.today_morning,
+            msg_get_total_today_now=self._statistics.gets.nums,
+        )
 
     # --- what the store knows ------------------------------------------------------------------------------------
 
-    async def _waiting(self) -> dict[str, str]:
-        """What waits outside of the queues: delayed messages and undecided transactions."""
+    async def _waiting(self) -> WaitingFigures:
         keys = self._queue_store.keys
         try:
             async with asyncio.timeout(_STORE_ANSWER_S):
@@ -175,27 +158,23 @@ class RuntimeInfoProcessor:
                 )
         except (StoreError, TimeoutError):
             scheduled = half = -1
-        return {
-            "scheduledMessages": str(scheduled),
-            "timerCongestNum": str(scheduled),
-            "undecidedTransactions": str(half),
-        }
+        return WaitingFigures(scheduled_messages=scheduled, timer_congest_num=scheduled, undecided_transactions=half)
 
-    async def _memory(self) -> dict[str, str]:
+    async def _memory(self) -> MemoryFigures:
         memory = self._retention.memory
         if memory is None or not self._office.is_master:
             memory = await self._measured()
         if memory is None:
-            return {"commitLogDiskRatio": "-1.0", "commitLogDirCapacity": "Total : -1 B, Free : -1 B."}
+            return MemoryFigures()
         max_bytes = self._config.store_max_bytes or memory.max_bytes
         total = max_bytes or memory.system_bytes
         free = readable_bytes(max(total - memory.used_bytes, 0))
-        return {
-            "commitLogDiskRatio": f"{memory.used_bytes / max_bytes:.4f}" if max_bytes else "0.0",
-            "commitLogDirCapacity": f"Total : {readable_bytes(total)}, Free : {free}.",
-            "storeUsedBytes": str(memory.used_bytes),
-            "storeMaxBytes": str(max_bytes),
-        }
+        return MemoryFigures(
+            commit_log_disk_ratio=f"{memory.used_bytes / max_bytes:.4f}" if max_bytes else "0.0",
+            commit_log_dir_capacity=f"Total : {readable_bytes(total)}, Free : {free}.",
+            store_used_bytes=memory.used_bytes,
+            store_max_bytes=max_bytes,
+        )
 
     async def _measured(self) -> StoreMemory | None:
         """The memory of the server that this broker reads from: a slave has no retention that looks."""
@@ -205,7 +184,7 @@ class RuntimeInfoProcessor:
         except (StoreError, TimeoutError):
             return None
 
-    async def _earliest(self) -> dict[str, str]:
+    async def _oldest(self) -> OldestMessage:
         """Store time of the oldest message; now while there is none, since tools show its distance from now."""
         is_complete = True
         try:
@@ -216,7 +195,7 @@ class RuntimeInfoProcessor:
         oldest_ms = self._retention.oldest_ms()
         if not oldest_ms:
             oldest_ms = int(time.time() * 1000) if is_complete else -1
-        return {"earliestMessageTimeStamp": str(oldest_ms)}
+        return OldestMessage(oldest_ms)
 
     async def _learn_oldest(self) -> None:
         """Reads what nobody has read yet. Raises StoreError."""

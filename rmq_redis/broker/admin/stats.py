@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 from ...codes import RequestCode, ResponseCode
 from ...errors import ResponseError, ServiceNotAvailableError, StoreError
 from ...protocol.admin_header import ViewBrokerStatsDataRequestHeader
+from ...protocol.bodies.broker import HaStatus, ReplicaRuntimeInfo, ReplicaState
+from ...protocol.bodies.progress import BrokerStatsData, StatsItem
 from ...protocol.body import dumps
 from ...protocol.command import RemotingCommand, response
 from ...remoting.connection import Connection
@@ -58,7 +59,7 @@ class StatisticsProcessor:
         if found is None:
             raise ResponseError(f"The stats <{header.stats_name:.80}> <{header.stats_key:.300}> not exist")
         minute, hour, day = (_item(window, found.field) for window in found.windows)
-        return response(command, body=dumps({"statsDay": day, "statsHour": hour, "statsMinute": minute}))
+        return response(command, body=dumps(BrokerStatsData(stats_day=day, stats_hour=hour, stats_minute=minute)))
 
     async def _ha_status(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         try:
@@ -80,49 +81,41 @@ class StatisticsProcessor:
         return response(command, ResponseCode.REQUEST_CODE_NOT_SUPPORTED, remark=remark)
 
 
-def _item(window: Window, field: str) -> dict[str, Any]:
+def _item(window: Window, field: str) -> StatsItem:
     total: int = getattr(window.total, field)
-    return {
-        "avgpt": total / window.total.times if window.total.times else 0.0,
-        "sum": total,
-        "tps": total / window.elapsed_s,
-    }
+    times = window.total.times
+    return StatsItem(avgpt=total / times if times else 0.0, sum=total, tps=total / window.elapsed_s)
 
 
-def _ha_of_master(state: Replication) -> dict[str, Any]:
+def _ha_of_master(state: Replication) -> HaStatus:
     replicas = [
-        {
-            "addr": replica.address,
-            "diff": max(state.offset - replica.offset, 0),
-            "inSync": replica.is_online and 0 <= replica.lag_s <= _IN_SYNC_LAG_S,
-            "slaveAckOffset": replica.offset,
-            "transferFromWhere": replica.offset,
-            "transferredByteInSecond": state.bytes_per_s // len(state.replicas),
-        }
+        ReplicaState(
+            addr=replica.address,
+            diff=max(state.offset - replica.offset, 0),
+            in_sync=replica.is_online and 0 <= replica.lag_s <= _IN_SYNC_LAG_S,
+            slave_ack_offset=replica.offset,
+            transfer_from_where=replica.offset,
+            transferred_byte_in_second=state.bytes_per_s // len(state.replicas),
+        )
         for replica in state.replicas
     ]
-    return {
-        "haConnectionInfo": replicas,
-        "inSyncSlaveNums": sum(item["inSync"] is True for item in replicas),
-        "master": True,
-        "masterCommitLogMaxOffset": state.offset,
-    }
+    return HaStatus(
+        ha_connection_info=replicas,
+        in_sync_slave_nums=sum(replica.in_sync for replica in replicas),
+        master=True,
+        master_commit_log_max_offset=state.offset,
+    )
 
 
-def _ha_of_slave(state: Replication) -> dict[str, Any]:
+def _ha_of_slave(state: Replication) -> HaStatus:
     heard_ms = int(time.time() * 1000) - state.last_io_s * 1000 if state.last_io_s >= 0 else 0
-    return {
-        "haClientRuntimeInfo": {
-            "activated": state.is_link_up,
-            "lastReadTimestamp": heard_ms,
-            "lastWriteTimestamp": heard_ms,
-            "masterAddr": state.primary,
-            "masterFlushOffset": state.offset,
-            "maxOffset": state.offset,
-            "transferredByteInSecond": state.bytes_per_s,
-        },
-        "haConnectionInfo": [],
-        "inSyncSlaveNums": 0,
-        "master": False,
-        "masterCommitLogMaxOffset": 0,
-    }
+    replica = ReplicaRuntimeInfo(
+        activated=state.is_link_up,
+        last_read_timestamp=heard_ms,
+        last_write_timestamp=heard_ms,
+        master_addr=state.primary,
+        master_flush_offset=state.offset,
+        max_offset=state.offset,
+        transferred_byte_in_second=state.bytes_per_s,
+    )
+    return HaStatus(ha_client_runtime_info=replica, master=False)

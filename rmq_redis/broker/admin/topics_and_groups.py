@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
@@ -12,14 +11,23 @@ from ...codes import RequestCode, ResponseCode
 from ...config import BrokerConfig
 from ...errors import (
     ConsumerNotOnlineError,
-    InvalidParameterError,
     NoPermissionError,
     ResponseError,
     SubscriptionGroupNotExistError,
     TopicNotExistError,
 )
 from ...model import TopicConfig
-from ...protocol.body import SubscriptionGroupConfig, decode_struct, dumps, object_body, topic_config
+from ...protocol.bodies.clients import ClientConnection, ConsumerConnection, ProducerConnection
+from ...protocol.bodies.java_properties import camel_case, encode_java_properties
+from ...protocol.bodies.progress import ConsumerOffsetTable
+from ...protocol.bodies.topics import (
+    GroupConfigList,
+    GroupList,
+    SubscriptionGroupTable,
+    TopicConfigList,
+    TopicList,
+)
+from ...protocol.body import SubscriptionGroupConfig, TopicConfigTable, decode_struct, dumps
 from ...protocol.command import RemotingCommand, response
 from ...protocol.header import (
     ConsumerGroupRequestHeader,
@@ -118,10 +126,7 @@ class AdminProcessor:
 
     async def _put_topics(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         self._must_write()
-        items = object_body(command.body).get("topicConfigList")
-        if not isinstance(items, list):
-            raise InvalidParameterError("topicConfigList is missing")
-        wanted = [topic_config(item) for item in items]
+        wanted = TopicConfigList.decode(command.body).topic_config_list
         altered_attributes = [self._attributes(config.topic_name, config.attributes) for config in wanted]
         for config, attributes in zip(wanted, altered_attributes, strict=True):
             await self._topics.put(msgspec.structs.replace(config, attributes=attributes))
@@ -140,7 +145,7 @@ class AdminProcessor:
         return response(command)
 
     async def _all_topics(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        table = {"topicConfigTable": self._topics.configs(), "dataVersion": self._topics.data_version}
+        table = TopicConfigTable(self._topics.configs(), self._topics.data_version)
         return response(command, body=await dumps_in_turns(table))
 
     def _topic(self, name: str) -> Topic:
@@ -161,11 +166,8 @@ class AdminProcessor:
 
     async def _put_groups(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         self._must_write()
-        items = object_body(command.body).get("groupConfigList")
-        if not isinstance(items, list):
-            raise InvalidParameterError("groupConfigList is missing")
-        for item in items:
-            await self._topics.put_group(decode_struct(dumps(item), SubscriptionGroupConfig))
+        for config in GroupConfigList.decode(command.body).group_config_list:
+            await self._topics.put_group(config)
         return response(command)
 
     async def _delete_group(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
@@ -176,9 +178,10 @@ class AdminProcessor:
         return response(command)
 
     async def _all_groups(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        version = self._topics.data_version
-        data = {"dataVersion": version, "forbiddenTable": {}, "subscriptionGroupTable": self._topics.groups}
-        return response(command, body=await dumps_in_turns(data))
+        table = SubscriptionGroupTable(
+            data_version=self._topics.data_version, subscription_group_table=self._topics.groups
+        )
+        return response(command, body=await dumps_in_turns(table))
 
     def _get_group(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         name = command.header(GroupRequestHeader).group
@@ -194,33 +197,29 @@ class AdminProcessor:
         group = self._clients.consumer_groups.get(name)
         if group is None:
             raise ConsumerNotOnlineError(f"no consumer of the group {name!r} is connected to this broker")
-        data = {
-            "connectionSet": [_connection(m) for members in group.members.values() for m in members.values()],
-            "consumeFromWhere": group.consume_from_where,
-            "consumeType": group.consume_type,
-            "messageModel": group.message_model,
-            "warnings": group.warnings(),  # of ours; other clients pass over it
-            "subscriptionTable": group.subscriptions,
-        }
-        return response(command, body=await dumps_in_turns(data))
+        body = ConsumerConnection(
+            connection_set=[_connection(m) for members in group.members.values() for m in members.values()],
+            consume_from_where=group.consume_from_where,
+            consume_type=group.consume_type,
+            message_model=group.message_model,
+            warnings=group.warnings(),
+            subscription_table=group.subscriptions,
+        )
+        return response(command, body=await dumps_in_turns(body))
 
     async def _producer_connections(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         name = command.header(ProducerGroupRequestHeader).producer_group
         members = self._clients.producer_groups.get(name)
         if not members:
             raise ResponseError(f"no producer of the group {name!r} is connected to this broker")
-        return response(
-            command,
-            body=await dumps_in_turns(
-                {"connectionSet": [_connection(m) for by_id in members.values() for m in by_id.values()]}
-            ),
-        )
+        body = ProducerConnection([_connection(m) for by_id in members.values() for m in by_id.values()])
+        return response(command, body=await dumps_in_turns(body))
 
     def _consumed_by(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         topic = command.header(TopicRequestHeader).topic
         groups = set(self._offsets.groups_of(topic))
         groups.update(g.name for g in self._clients.consumer_groups.values() if topic in g.subscriptions)
-        return response(command, body=dumps({"groupList": sorted(groups)}))
+        return response(command, body=dumps(GroupList(sorted(groups))))
 
     def _topics_of_group(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         group = command.header(GroupRequestHeader).group
@@ -228,37 +227,32 @@ class AdminProcessor:
         live = self._clients.consumer_groups.get(group)
         if live is not None:
             topics.update(live.subscriptions)
-        return response(command, body=dumps({"topicList": sorted(topics)}))
+        return response(command, body=dumps(TopicList(topic_list=sorted(topics))))
 
     def _system_topics(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         names = sorted(name for name in self._topics.topics if self._topics.is_system(name))
-        return response(command, body=dumps({"topicList": names}))
+        return response(command, body=dumps(TopicList(topic_list=names)))
 
     async def _all_offsets(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        version, table = self._topics.data_version, self._offsets.table()
-        data = {
-            "dataVersion": version,
-            "offsetTable": {f"{topic}@{group}": table[group, topic] for group, topic in table},
-        }
-        return response(command, body=await dumps_in_turns(data))
+        table = {f"{topic}@{group}": queues for (group, topic), queues in self._offsets.table().items()}
+        body = ConsumerOffsetTable(data_version=self._topics.data_version, offset_table=table)
+        return response(command, body=await dumps_in_turns(body))
 
     def _remove_expired(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         self._retention.look_now()  # at a slave nobody looks: it follows its master
         return response(command)
 
     def _get_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        lines = [
-            f"brokerClusterName={self._config.cluster_name}",
-            f"brokerIP1={self._broker_addr.rpartition(':')[0]}",
-        ]
+        settings = {
+            "brokerClusterName": self._config.cluster_name,
+            "brokerIP1": self._broker_addr.rpartition(":")[0],
+        }
         for field in dataclasses.fields(self._config):
             if field.name in ("store", "store_replica"):  # may hold a password
                 continue
-            head, *rest = field.name.split("_")
             value = getattr(self._config, field.name)
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            lines.append(f"{head}{''.join(part.title() for part in rest)}={text}")
-        answer = response(command, ResponseCode.SUCCESS, body="\n".join(lines).encode())
+            settings[camel_case(field.name)] = str(value).lower() if isinstance(value, bool) else str(value)
+        answer = response(command, ResponseCode.SUCCESS, body=encode_java_properties(settings))
         answer.fields = {"version": dumps(self._topics.data_version).decode()}
         return answer
 
@@ -270,10 +264,10 @@ class AdminProcessor:
         )
 
 
-def _connection(member: Member) -> dict[str, Any]:
-    return {
-        "clientAddr": member.connection.remote_address,
-        "clientId": member.client_id,
-        "language": language_name(member),
-        "version": member.version,
-    }
+def _connection(member: Member) -> ClientConnection:
+    return ClientConnection(
+        client_addr=member.connection.remote_address,
+        client_id=member.client_id,
+        language=language_name(member),
+        version=member.version,
+    )

@@ -7,19 +7,18 @@ Source: RocketMQ 5.3 ``QueryAssignmentProcessor``.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from ...codes import RequestCode
 from ...errors import (
     InvalidParameterError,
     NoPermissionError,
-    RemoteProtocolError,
     TopicNotExistError,
 )
-from ...model import RETRY_PREFIX, MessageQueue, TopicRouteData, subscribe_queues
+from ...model import RETRY_PREFIX, MessageModel, MessageQueue, TopicRouteData, subscribe_queues
 from ...plugins.defaults.allocate import allocate_averagely, allocate_averagely_by_circle
 from ...plugins.hookspecs import AllocateStrategy
-from ...protocol.body import dumps, object_body
+from ...protocol.bodies.clients import Assignment, AssignmentQuery, Assignments, RequestModeChange
+from ...protocol.body import dumps
 from ...protocol.command import RemotingCommand, response
 from ...remoting.connection import Connection
 from ...remoting.server import Processor
@@ -32,7 +31,6 @@ _STRATEGIES: dict[str, AllocateStrategy] = {
     "AVG": allocate_averagely,
     "AVG_BY_CIRCLE": allocate_averagely_by_circle,
 }
-MODES = ("PULL", "POP")
 
 
 class AssignmentProcessor:
@@ -59,27 +57,27 @@ class AssignmentProcessor:
         return {RequestCode.QUERY_ASSIGNMENT: self._query, RequestCode.SET_MESSAGE_REQUEST_MODE: self._set_mode}
 
     async def _query(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        body = object_body(command.body)
-        topic, group, client_id = (_text(body, name) for name in ("topic", "consumerGroup", "clientId"))
-        mode = RequestMode() if topic.startswith(RETRY_PREFIX) else await self._configs.request_mode(group, topic)
-        queues = await self._assigned(body, topic, group, client_id, mode)
-        if queues is None:  # a client keeps what it has
-            return response(command, body=dumps({}))
-        assignments = [{"messageQueue": queue, "mode": mode.mode} for queue in queues]
-        return response(command, body=dumps({"messageQueueAssignments": assignments}))
+        query = AssignmentQuery.decode(command.body)
+        mode = RequestMode()
+        if not query.topic.startswith(RETRY_PREFIX):
+            mode = await self._configs.request_mode(query.consumer_group, query.topic)
+        queues = await self._assigned(query, mode)
+        if queues is None:
+            return response(command, body=dumps(Assignments()))
+        assignments = [Assignment(message_queue=queue, mode=mode.mode) for queue in queues]
+        return response(command, body=dumps(Assignments(assignments)))
 
-    async def _assigned(
-        self, body: dict[str, Any], topic: str, group: str, client_id: str, mode: RequestMode
-    ) -> Sequence[MessageQueue] | None:
-        route = await self._route_of(topic)
+    async def _assigned(self, query: AssignmentQuery, mode: RequestMode) -> Sequence[MessageQueue] | None:
+        group, client_id = query.consumer_group, query.client_id
+        route = await self._route_of(query.topic)
         if route is None:
             return None
-        mq_all = subscribe_queues(topic, route)
-        if body.get("messageModel") == "BROADCASTING":
+        mq_all = subscribe_queues(query.topic, route)
+        if query.message_model == MessageModel.BROADCASTING:
             return mq_all
         members = self._clients.consumer_groups.get(group)
         cid_all = [] if members is None else members.client_ids()
-        name = body.get("strategyName") or "AVG"
+        name = query.strategy_name or "AVG"
         strategy = _STRATEGIES.get(name)
         if strategy is None:
             raise InvalidParameterError(f"strategy {name!r:.60} is unknown; there are: {', '.join(_STRATEGIES)}")
@@ -91,17 +89,16 @@ class AssignmentProcessor:
 
     async def _set_mode(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         self._office.require_master()
-        body = object_body(command.body)
-        topic, group = _text(body, "topic"), _text(body, "consumerGroup")
+        change = RequestModeChange.decode(command.body)
+        topic, group = change.topic, change.consumer_group
         if topic.startswith(RETRY_PREFIX):
             raise NoPermissionError(f"the retry topic {topic!r} is always pulled")
         if topic not in self._topics.topics:
             raise TopicNotExistError(f"the topic {topic!r} does not exist on this broker")
-        mode, nums = body.get("mode"), body.get("popShareQueueNum", 0)
-        if mode not in MODES or not isinstance(nums, int):
-            raise InvalidParameterError(f"mode {mode!r:.40} with popShareQueueNum {nums!r:.40}; expected PULL or POP")
         await self._topics.ensure_group(group, retry=False)
-        await self._configs.put_request_mode(group, topic, RequestMode(mode=mode, pop_share_queue_num=nums))
+        await self._configs.put_request_mode(
+            group, topic, RequestMode(mode=change.mode, pop_share_queue_num=change.pop_share_queue_num)
+        )
         return response(command)
 
 
@@ -126,10 +123,3 @@ def share_for_pop(
         member = cid_all[(index + step) % len(cid_all)]
         queues.update(dict.fromkeys(strategy(group, member, mq_all, cid_all)))
     return list(queues)
-
-
-def _text(body: dict[str, Any], name: str) -> str:
-    value = body.get(name)
-    if not isinstance(value, str) or not value:
-        raise RemoteProtocolError(f"assignment: {name} must be text, got {value!r:.40}")
-    return value

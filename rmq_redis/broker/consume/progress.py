@@ -6,12 +6,20 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterable
-from typing import Any
 
 from ...codes import RequestCode
 from ...errors import TopicNotExistError
 from ...model import MessageQueue
 from ...protocol.admin_header import BrokerConsumeStatsRequestHeader, TopicGroupRequestHeader
+from ...protocol.bodies.progress import (
+    BrokerConsumeStats,
+    ConsumeOffset,
+    ConsumeStats,
+    ConsumeTimeSpans,
+    QueueTimeSpan,
+    TopicOffset,
+    TopicStats,
+)
 from ...protocol.command import RemotingCommand, response
 from ...protocol.header import ConsumeStatsRequestHeader, TopicRequestHeader
 from ...remoting.connection import Connection
@@ -70,7 +78,7 @@ class ProgressProcessor:
     async def _topic_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         topic = self._topic(command.header(TopicRequestHeader).topic)
         await self._refresh(topic)
-        table: dict[MessageQueue, Any] = {}
+        table: dict[MessageQueue, TopicOffset] = {}
         queues = topic.queues[: topic.queue_nums]
         sizes = await self._retention.usage(queues)
         turn = Turn()
@@ -79,14 +87,14 @@ class ProgressProcessor:
             updated_ms = 0
             if queue.max_offset > queue.min_offset:
                 updated_ms = max(0, await self._queue_store.store_timestamp_ms(queue, queue.max_offset - 1))
-            table[queue.mq] = {
-                "lastUpdateTimestamp": updated_ms,
-                "maxOffset": queue.max_offset,
-                "minOffset": queue.min_offset,
-                "storeBytes": size,  # of ours; other clients pass over it
-            }
+            table[queue.mq] = TopicOffset(
+                last_update_timestamp=updated_ms,
+                max_offset=queue.max_offset,
+                min_offset=queue.min_offset,
+                store_bytes=size,
+            )
         put_tps = self._statistics.tps("TOPIC_PUT_NUMS", topic.config.topic_name)
-        return response(command, body=await dumps_in_turns({"offsetTable": table, "topicPutTps": put_tps}))
+        return response(command, body=await dumps_in_turns(TopicStats(offset_table=table, topic_put_tps=put_tps)))
 
     async def _consume_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(ConsumeStatsRequestHeader)
@@ -101,7 +109,7 @@ class ProgressProcessor:
         names = [name for name in names if name in self._topics.topics]
         table = await self._consume_table(header.consumer_group, names, Turn())
         tps = sum(self._consume_tps(header.consumer_group, name) for name in names)
-        return response(command, body=await dumps_in_turns({"consumeTps": tps, "offsetTable": table}))
+        return response(command, body=await dumps_in_turns(ConsumeStats(consume_tps=tps, offset_table=table)))
 
     def _consume_tps(self, group: str, topic: str) -> float:
         return self._statistics.tps("GROUP_GET_NUMS", f"{topic}@{group}")
@@ -111,8 +119,8 @@ class ProgressProcessor:
         live = self._clients.consumer_groups.get(group)
         return names if live is None else [name for name in names if name in live.subscriptions]
 
-    async def _consume_table(self, group: str, names: Iterable[str], turn: Turn) -> dict[MessageQueue, Any]:
-        table: dict[MessageQueue, Any] = {}
+    async def _consume_table(self, group: str, names: Iterable[str], turn: Turn) -> dict[MessageQueue, ConsumeOffset]:
+        table: dict[MessageQueue, ConsumeOffset] = {}
         for name in names:
             topic = self._topics.topics.get(name)
             if topic is None:
@@ -123,12 +131,12 @@ class ProgressProcessor:
                 offset = self._offsets.get(group, name, queue.queue_id) or 0
                 pulled = self._offsets.pulled(group, name, queue.queue_id)
                 stored_ms = await self._queue_store.store_timestamp_ms(queue, offset - 1) if offset else 0
-                table[queue.mq] = {
-                    "brokerOffset": queue.max_offset,
-                    "consumerOffset": offset,
-                    "lastTimestamp": max(0, stored_ms),
-                    "pullOffset": max(offset, pulled),
-                }
+                table[queue.mq] = ConsumeOffset(
+                    broker_offset=queue.max_offset,
+                    consumer_offset=offset,
+                    last_timestamp=max(0, stored_ms),
+                    pull_offset=max(offset, pulled),
+                )
         return table
 
     async def _broker_consume_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
@@ -136,28 +144,25 @@ class ProgressProcessor:
         header = command.header(BrokerConsumeStatsRequestHeader)
         if not self._office.is_master:
             await self._offsets.load()
-        stats: list[dict[str, list[Any]]] = []
+        stats: list[dict[str, list[ConsumeStats]]] = []
         total = in_flight = 0
         turn = Turn()
         topics_of = await self._topics_by_group(turn)
         for group in list(self._topics.groups):
             await turn.give_way()
-            of_group: list[Any] = []
+            of_group: list[ConsumeStats] = []
             for name in self._subscribed(group, topics_of.get(group, [])):
                 topic = self._topics.topics.get(name)
                 if topic is not None and (topic.config.order or not header.is_order):
                     table = await self._consume_table(group, [name], turn)
-                    total += sum(item["brokerOffset"] - item["consumerOffset"] for item in table.values())
-                    in_flight += sum(item["pullOffset"] - item["consumerOffset"] for item in table.values())
-                    of_group.append({"consumeTps": self._consume_tps(group, name), "offsetTable": table})
+                    total += sum(item.diff for item in table.values())
+                    in_flight += sum(item.in_flight for item in table.values())
+                    of_group.append(ConsumeStats(consume_tps=self._consume_tps(group, name), offset_table=table))
             stats.append({group: of_group})
-        data = {
-            "brokerAddr": self._broker_addr,
-            "consumeStatsList": stats,
-            "totalDiff": total,
-            "totalInflightDiff": in_flight,
-        }
-        return response(command, body=await dumps_in_turns(data))
+        body = BrokerConsumeStats(
+            broker_addr=self._broker_addr, consume_stats_list=stats, total_diff=total, total_inflight_diff=in_flight
+        )
+        return response(command, body=await dumps_in_turns(body))
 
     async def _topics_by_group(self, turn: Turn) -> dict[str, list[str]]:
         """Topics in which each group has offsets: one look at the table, not one for every group."""
@@ -181,12 +186,12 @@ class ProgressProcessor:
             offset = self._offsets.get(header.group, header.topic, queue.queue_id) or 0
             first_ms = await stored_ms(queue.min_offset)
             spans.append(
-                {
-                    "messageQueue": queue.mq,
-                    "minTimeStamp": first_ms,
-                    "maxTimeStamp": await stored_ms(queue.max_offset - 1) if queue.max_offset else -1,
-                    "consumeTimeStamp": await stored_ms(offset - 1) if offset else first_ms,
-                    "delayTime": now_ms - await stored_ms(offset) if offset < queue.max_offset else 0,
-                }
+                QueueTimeSpan(
+                    message_queue=queue.mq,
+                    min_time_stamp=first_ms,
+                    max_time_stamp=await stored_ms(queue.max_offset - 1) if queue.max_offset else -1,
+                    consume_time_stamp=await stored_ms(offset - 1) if offset else first_ms,
+                    delay_time=now_ms - await stored_ms(offset) if offset < queue.max_offset else 0,
+                )
             )
-        return response(command, body=await dumps_in_turns({"consumeTimeSpanSet": spans}))
+        return response(command, body=await dumps_in_turns(ConsumeTimeSpans(spans)))

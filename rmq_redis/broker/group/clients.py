@@ -13,19 +13,17 @@ from ...config import BrokerConfig
 from ...errors import (
     InvalidParameterError,
     LocalProtocolError,
-    RemoteProtocolError,
     ResponseError,
     ServiceNotAvailableError,
 )
 from ...model import MessageQueue, group_name_error, topic_name_error
+from ...protocol.bodies.clients import ClientConfigCheck, ConsumerIds, LockedQueues, LockRequest
 from ...protocol.body import (
     ConsumerData,
     HeartbeatData,
     SubscriptionData,
     decode_heartbeat,
-    decode_queue_set,
     dumps,
-    object_body,
 )
 from ...protocol.command import RemotingCommand, request, response
 from ...protocol.header import ConsumerGroupRequestHeader, UnregisterClientRequestHeader
@@ -386,14 +384,12 @@ class ClientManager:
         if group is None or not group.members:
             # An error and not an empty list: the client asks again instead of giving up its queues.
             raise ResponseError(f"no consumer of the group {header.consumer_group!r} is connected to this broker")
-        return response(command, body=dumps({"consumerIdList": group.client_ids()}))
+        return response(command, body=dumps(ConsumerIds(group.client_ids())))
 
     def _check_client_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        subscription = object_body(command.body).get("subscriptionData")
-        if isinstance(subscription, dict):
-            kind, expression = subscription.get("expressionType"), subscription.get("subString")
-            if kind not in (None, "", TAG):
-                message_filter(str(expression or ""), str(kind))
+        subscription = ClientConfigCheck.decode(command.body).subscription_data
+        if subscription is not None and subscription.expression_type != TAG:
+            message_filter(subscription.sub_string, subscription.expression_type)
         return response(command)
 
     # --- queue locks -------------------------------------------------------------------------------------------------
@@ -402,7 +398,7 @@ class ClientManager:
         """Grants queues that are free, held by this client, or whose lock was not renewed in time (60 s)."""
         client_id, queues = self._lock_body(command)
         granted = await self._locks.lock(client_id, queues)
-        return response(command, body=dumps({"lockOKMQSet": [queues[key] for key in granted]}))
+        return response(command, body=dumps(LockedQueues([queues[key] for key in granted])))
 
     async def _unlock(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         client_id, queues = self._lock_body(command)
@@ -411,11 +407,8 @@ class ClientManager:
 
     def _lock_body(self, command: RemotingCommand) -> tuple[str, dict[LockKey, MessageQueue]]:
         """(client id, queues by what is locked of them). A slave does not know who has which."""
-        body = object_body(command.body)
-        group, client_id = body.get("consumerGroup"), body.get("clientId")
-        if not isinstance(group, str) or not isinstance(client_id, str):
-            raise RemoteProtocolError("lock: consumerGroup and clientId must be text")
-        wanted = decode_queue_set(body.get("mqSet"))
+        body = LockRequest.decode(command.body)
+        group, client_id, wanted = body.consumer_group, body.client_id, body.mq_set
         if len(wanted) > MAX_LOCKED_QUEUES:
             raise InvalidParameterError(
                 f"a lock request for {len(wanted)} queues; at most {MAX_LOCKED_QUEUES} are taken, split it"

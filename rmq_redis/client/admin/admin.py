@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Any, TypeVar, Unpack, cast
+from typing import Unpack
 
 import msgspec
 
@@ -14,7 +14,6 @@ from ...config import ClientConfig
 from ...errors import (
     ConsumerNotOnlineError,
     QueryNotFoundError,
-    RemoteProtocolError,
     RequestCodeNotSupportedError,
     ResponseError,
     RouteNotFoundError,
@@ -30,14 +29,16 @@ from ...model import (
     subscribe_queues,
 )
 from ...protocol.admin_header import ResetOffsetRequestHeader
+from ...protocol.bodies.clients import ClientConnection, ConsumerConnection
+from ...protocol.bodies.progress import ConsumeOffset, ConsumeStats, ResetOffsets, TopicOffset, TopicStats
+from ...protocol.bodies.topics import KvTable, SubscriptionGroupTable, TopicList
 from ...protocol.body import (
     ClusterInfo,
     SubscriptionData,
     SubscriptionGroupConfig,
-    convert,
+    TopicConfigTable,
     decode_cluster_info,
     object_body,
-    subscription_data,
     topic_config,
 )
 from ...protocol.command import RemotingCommand, request
@@ -63,43 +64,6 @@ from .messages import MessageQueries
 
 DEFAULT_QUEUE_NUMS = 8
 """Queues per broker of a topic that is created by hand."""
-
-T = TypeVar("T")
-
-
-class TopicOffset(msgspec.Struct, frozen=True, rename="camel"):
-    """What one queue holds: offsets ``min_offset`` to ``max_offset`` - 1, the last stored at that ms (0: empty).
-
-    ``store_bytes`` is the memory that they take, if the broker says so (ours does; Apache's does not: None).
-    """
-
-    min_offset: int
-    max_offset: int
-    last_update_timestamp: int = 0
-    store_bytes: int | None = None
-
-
-class ConsumeOffset(msgspec.Struct, frozen=True, rename="camel"):
-    """How far a group is in one queue; ``last_timestamp`` is the store time (ms) of the last consumed message."""
-
-    broker_offset: int
-    consumer_offset: int
-    last_timestamp: int = 0
-    pull_offset: int = 0
-
-    @property
-    def diff(self) -> int:
-        """Messages not consumed yet."""
-        return self.broker_offset - self.consumer_offset
-
-
-class ClientConnection(msgspec.Struct, frozen=True, rename="camel"):
-    """One client as a broker sees it."""
-
-    client_id: str
-    client_addr: str = ""
-    language: str = ""
-    version: int = 0
 
 
 class ConsumerConnections(msgspec.Struct, frozen=True):
@@ -298,7 +262,7 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
     async def topic_list(self) -> list[str]:
         """All topics, system topics included, sorted."""
         answer = await self._call_name_server(request(RequestCode.GET_ALL_TOPIC_LIST_FROM_NAMESERVER))
-        return sorted(object_body(answer.body).get("topicList") or [])
+        return sorted(TopicList.decode(answer.body).topic_list)
 
     async def topic_route(self, topic: str) -> TopicRouteData:
         """Where a topic's queues are, asked now. Raises RouteNotFoundError for a topic nobody knows."""
@@ -331,17 +295,17 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
         except RequestCodeNotSupportedError:  # a 4.x broker
             pass
         answer = await self._call(address, request(RequestCode.GET_ALL_TOPIC_CONFIG))
-        item = (object_body(answer.body).get("topicConfigTable") or {}).get(topic)
-        if item is None:
+        config = TopicConfigTable.decode(answer.body).topic_config_table.get(topic)
+        if config is None:
             raise TopicNotExistError(f"no topic {topic!r}", address=address)
-        return topic_config(item, topic)
+        return config
 
     async def topic_stats(self, topic: str) -> dict[MessageQueue, TopicOffset]:
         """What every queue of a topic holds."""
         stats: dict[MessageQueue, TopicOffset] = {}
         for address in (await self._brokers_of(topic)).values():
             command = request(RequestCode.GET_TOPIC_STATS_INFO, TopicRequestHeader(topic))
-            stats |= _offset_table((await self._call(address, command)).body, TopicOffset)
+            stats |= TopicStats.decode((await self._call(address, command)).body).offset_table
         return dict(sorted(stats.items()))
 
     async def _brokers_of(self, topic: str) -> dict[str, str]:
@@ -398,8 +362,7 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
     async def group_configs(self, broker_addr: str) -> dict[str, SubscriptionGroupConfig]:
         """All consumer groups that a broker knows, by name."""
         answer = await self._call(broker_addr, request(RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG))
-        table = object_body(answer.body).get("subscriptionGroupTable") or {}
-        return {str(name): convert(item, SubscriptionGroupConfig) for name, item in table.items()}
+        return SubscriptionGroupTable.decode(answer.body).subscription_group_table
 
     async def put_group_config(self, config: SubscriptionGroupConfig, broker_addr: str) -> None:
         """Stores the whole configuration of a consumer group at one broker."""
@@ -420,28 +383,25 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
         """
         found: dict[str, ClientConnection] = {}
         warnings: dict[str, None] = {}
-        last: dict[str, Any] = {}
+        last = ConsumerConnection()
         offline: ResponseError | None = None
         for address in (await self._brokers_of(RETRY_PREFIX + group)).values():
             command = request(RequestCode.GET_CONSUMER_CONNECTION_LIST, ConsumerGroupRequestHeader(group))
             try:
-                last = object_body((await self._call(address, command)).body)
+                last = ConsumerConnection.decode((await self._call(address, command)).body)
             except ConsumerNotOnlineError as error:
                 offline = error
                 continue
-            warnings.update(dict.fromkeys(str(text) for text in last.get("warnings") or ()))
-            for item in last.get("connectionSet") or []:
-                connection = cast(ClientConnection, convert(item, ClientConnection))
-                found[connection.client_id] = connection
+            warnings.update(dict.fromkeys(last.warnings))
+            found.update((connection.client_id, connection) for connection in last.connection_set)
         if not found:
             raise offline or ConsumerNotOnlineError(f"no member of group {group!r} is online")
-        subscriptions = last.get("subscriptionTable") or {}
         return ConsumerConnections(
             sorted(found.values(), key=lambda connection: connection.client_id),
-            {topic: subscription_data(item) for topic, item in subscriptions.items()},
-            str(last.get("consumeType") or ""),
-            str(last.get("messageModel") or ""),
-            str(last.get("consumeFromWhere") or ""),
+            last.subscription_table,
+            last.consume_type,
+            last.message_model,
+            last.consume_from_where,
             list(warnings),
         )
 
@@ -450,7 +410,7 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
         stats: dict[MessageQueue, ConsumeOffset] = {}
         for address in (await self._brokers_of(topic or RETRY_PREFIX + group)).values():
             command = request(RequestCode.GET_CONSUME_STATS, ConsumeStatsRequestHeader(group, topic))
-            stats |= _offset_table((await self._call(address, command)).body, ConsumeOffset)
+            stats |= ConsumeStats.decode((await self._call(address, command)).body).offset_table
         return dict(sorted(stats.items()))
 
     async def reset_offset(
@@ -470,7 +430,7 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
         for name, address in (await self._brokers_of(topic)).items():
             try:
                 answer = await self._call(address, request(RequestCode.INVOKE_BROKER_TO_RESET_OFFSET, header))
-                offsets |= _offset_table(answer.body, int)
+                offsets |= ResetOffsets.decode(answer.body).offset_table
             except ConsumerNotOnlineError:  # brokers before 5.2 tell the members, and there are none
                 offsets |= await self._set_offsets(group, topic, name, address, header)
         return dict(sorted(offsets.items()))
@@ -550,11 +510,4 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
             )
         except QueryNotFoundError:
             return {}
-        return dict(object_body(answer.body).get("table") or {})
-
-
-def _offset_table(body: bytes, kind: type[T]) -> dict[MessageQueue, T]:
-    table = object_body(body).get("offsetTable") or {}
-    if not all(isinstance(queue, MessageQueue) for queue in table):
-        raise RemoteProtocolError("offsetTable has a key that is no message queue")
-    return {queue: convert(item, kind) for queue, item in table.items()}
+        return KvTable.decode(answer.body).table

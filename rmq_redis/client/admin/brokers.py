@@ -10,7 +10,10 @@ import msgspec
 from ...codes import RequestCode
 from ...errors import RouteNotFoundError
 from ...model import MASTER_ID
-from ...protocol.body import ClusterInfo, object_body
+from ...protocol.bodies.broker import SCHEDULED_MESSAGES, UNDECIDED_TRANSACTIONS
+from ...protocol.bodies.progress import ConsumerOffsetTable, TopicStats
+from ...protocol.bodies.topics import GroupList, KvTable
+from ...protocol.body import ClusterInfo, TopicConfigTable
 from ...protocol.command import request
 from ...protocol.header import TopicRequestHeader
 from ..core.instance import MQClientInstance
@@ -55,17 +58,12 @@ class BrokerQueries(ABC):
     async def runtime_info(self, broker_addr: str) -> dict[str, str]:
         """A broker's figures, as mqadmin's brokerStatus shows them."""
         answer = await self._instance.broker.call(broker_addr, request(RequestCode.GET_BROKER_RUNTIME_INFO))
-        return {str(name): str(value) for name, value in object_body(answer.body).get("table", {}).items()}
+        return KvTable.decode(answer.body).table
 
     async def consumer_offsets(self, broker_addr: str) -> dict[tuple[str, str], dict[int, int]]:
         """All offsets committed at a broker: (consumer group, topic) -> queue id -> offset."""
         answer = await self._instance.broker.call(broker_addr, request(RequestCode.GET_ALL_CONSUMER_OFFSET))
-        table = object_body(answer.body).get("offsetTable", {})
-        offsets: dict[tuple[str, str], dict[int, int]] = {}
-        for name, queues in table.items():
-            topic, _, group = name.partition("@")
-            offsets[group, topic] = {int(queue_id): int(offset) for queue_id, offset in queues.items()}
-        return offsets
+        return ConsumerOffsetTable.decode(answer.body).by_group()
 
     async def backlog(self, broker_name: str) -> Backlog:
         """What the groups that consume from a broker have not consumed yet, and what waits outside of its queues.
@@ -76,11 +74,11 @@ class BrokerQueries(ABC):
         address = await self.master_address(broker_name)
         offsets = await self.consumer_offsets(address)
         answer = await self._instance.broker.call(address, request(RequestCode.GET_ALL_TOPIC_CONFIG))
-        topics = sorted(object_body(answer.body).get("topicConfigTable") or {})
+        topics = sorted(TopicConfigTable.decode(answer.body).topic_config_table)
         behind = await asyncio.gather(*(self._behind(address, topic, offsets) for topic in topics))
         unread = {pair: count for counts in behind for pair, count in counts.items()}
         info = await self.runtime_info(address)
-        return Backlog(unread, int(info.get("scheduledMessages", 0)), int(info.get("undecidedTransactions", 0)))
+        return Backlog(unread, int(info.get(SCHEDULED_MESSAGES, 0)), int(info.get(UNDECIDED_TRANSACTIONS, 0)))
 
     async def _behind(
         self, address: str, topic: str, offsets: dict[tuple[str, str], dict[int, int]]
@@ -92,7 +90,7 @@ class BrokerQueries(ABC):
         command = request(RequestCode.QUERY_TOPIC_CONSUME_BY_WHO, TopicRequestHeader(topic))
         answer = await self._instance.broker.call(address, command)
         found: dict[tuple[str, str], int] = {}
-        for group in object_body(answer.body).get("groupList") or ():
+        for group in GroupList.decode(answer.body).group_list:
             committed = offsets.get((group, topic), {})
             count = sum(max(0, end - max(committed.get(i, begin), begin)) for i, (begin, end) in bounds.items())
             if count:
@@ -103,5 +101,5 @@ class BrokerQueries(ABC):
         """Queue id -> (min offset, max offset) of a topic at one broker."""
         command = request(RequestCode.GET_TOPIC_STATS_INFO, TopicRequestHeader(topic))
         answer = await self._instance.broker.call(address, command)
-        table = object_body(answer.body).get("offsetTable") or {}
-        return {queue.queue_id: (int(item["minOffset"]), int(item["maxOffset"])) for queue, item in table.items()}
+        table = TopicStats.decode(answer.body).offset_table
+        return {queue.queue_id: (offsets.min_offset, offsets.max_offset) for queue, offsets in table.items()}

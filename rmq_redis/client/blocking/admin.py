@@ -9,9 +9,10 @@ from typing import Unpack
 from ...codes import Perm
 from ...config import ClientConfig
 from ...model import MessageExt, MessageQueue, TopicConfig, TopicRouteData
+from ...protocol.bodies.progress import ConsumeOffset, TopicOffset
 from ...protocol.body import ClusterInfo
 from ...protocol.group_config import SubscriptionGroupConfig
-from ..admin.admin import DEFAULT_QUEUE_NUMS, AsyncAdmin, ConsumeOffset, ConsumerConnections, TopicOffset
+from ..admin.admin import DEFAULT_QUEUE_NUMS, AsyncAdmin, ConsumerConnections
 from ..admin.brokers import Backlog
 from ..admin.messages import ANY_TIME_MS
 from ..core.settings import ClientSettings

@@ -10,7 +10,8 @@ import msgspec
 from ...codes import RequestCode, ResponseCode
 from ...errors import QueryNotFoundError, RemoteProtocolError, response_error
 from ...model import MessageExt, MessageQueue, PullResult, PullStatus
-from ...protocol.body import HeartbeatData, SubscriptionData, convert, decode_queue_set, object_body
+from ...protocol.bodies.clients import ClientConfigCheck, ConsumerIds, LockedQueues, LockRequest
+from ...protocol.body import HeartbeatData, SubscriptionData
 from ...protocol.command import RemotingCommand, request
 from ...protocol.compression import MAX_DECOMPRESSED_BYTES, Decompressor
 from ...protocol.header import (
@@ -62,7 +63,7 @@ class BrokerApi:
         self, address: str, group: str, client_id: str, subscription: SubscriptionData
     ) -> None:
         """Raises what the broker says when it cannot filter by the subscription's expression."""
-        body = {"clientId": client_id, "group": group, "namespace": "", "subscriptionData": subscription}
+        body = ClientConfigCheck(client_id=client_id, group=group, subscription_data=subscription)
         await self.call(address, request(RequestCode.CHECK_CLIENT_CONFIG, body=_encode_json(body)))
 
     async def unregister(
@@ -75,18 +76,17 @@ class BrokerApi:
         """The client ids of a group's members that this broker knows; empty when it knows none."""
         command = request(RequestCode.GET_CONSUMER_LIST_BY_GROUP, ConsumerGroupRequestHeader(group))
         answer = await self.call(address, command)
-        ids: list[str] = convert(object_body(answer.body).get("consumerIdList") or [], list[str])
-        return ids
+        return ConsumerIds.decode(answer.body).consumer_id_list
 
     async def lock(self, address: str, group: str, client_id: str, queues: Iterable[MessageQueue]) -> set[MessageQueue]:
         """Those of the queues that this client has the lock of now."""
-        body = _encode_json({"clientId": client_id, "consumerGroup": group, "mqSet": list(queues)})
-        answer = await self.call(address, request(RequestCode.LOCK_BATCH_MQ, body=body))
-        return set(decode_queue_set(object_body(answer.body).get("lockOKMQSet")))
+        body = LockRequest(client_id=client_id, consumer_group=group, mq_set=list(queues))
+        answer = await self.call(address, request(RequestCode.LOCK_BATCH_MQ, body=_encode_json(body)))
+        return set(LockedQueues.decode(answer.body).locked)
 
     async def unlock(self, address: str, group: str, client_id: str, queues: Iterable[MessageQueue]) -> None:
-        body = _encode_json({"clientId": client_id, "consumerGroup": group, "mqSet": list(queues)})
-        await self.call(address, request(RequestCode.UNLOCK_BATCH_MQ, body=body))
+        body = LockRequest(client_id=client_id, consumer_group=group, mq_set=list(queues))
+        await self.call(address, request(RequestCode.UNLOCK_BATCH_MQ, body=_encode_json(body)))
 
     # --- offsets -------------------------------------------------------------------------------------------------
 

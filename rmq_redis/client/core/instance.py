@@ -19,6 +19,7 @@ from ...config import ClientConfig, check_settings, from_env, parse_addresses
 from ...errors import ClientError, ConfigError, RemotingError, ResponseError, RouteNotFoundError
 from ...hosts import pack_host
 from ...model import group_name_error
+from ...protocol.admin_header import ConsumerRequestHeader
 from ...protocol.body import ConsumerData, HeartbeatData, ProducerData, SubscriptionData
 from ...protocol.command import RemotingCommand, response
 from ...protocol.header import ConsumerGroupRequestHeader
@@ -335,8 +336,8 @@ class MQClientInstance:
         return response(command)
 
     async def _consumer_request(self, _connection: Connection, command: RemotingCommand) -> RemotingCommand | None:
-        fields = command.ext_fields
-        group = fields.get("consumerGroup") or fields.get("group") or ""
+        header = command.header(ConsumerRequestHeader)
+        group = header.consumer_group or header.group
         consumer = self._consumers.get(group)
         if consumer is None:
             return response(command, ResponseCode.SYSTEM_ERROR, remark=f"no consumer of group {group!r} in this client")

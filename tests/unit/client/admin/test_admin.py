@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from client_fakes import FakeBroker, cluster, creations
 
-from rmq_redis.client.admin.admin import AsyncAdmin, ConsumeOffset, TopicOffset
+from rmq_redis.client.admin.admin import AsyncAdmin
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import RemoteProtocolError, RouteNotFoundError, TopicNotExistError
+from rmq_redis.protocol.bodies.progress import ConsumeOffset, TopicOffset
 from rmq_redis.protocol.body import dumps
 from rmq_redis.protocol.command import response
 
@@ -68,8 +69,8 @@ async def test_stats_of_all_brokers_are_merged() -> None:
             table = {fake.queue(0, broker=index): {"minOffset": 1, "maxOffset": 5 + index, "lastUpdateTimestamp": 9}}
             answering(broker, RequestCode.GET_TOPIC_STATS_INFO, {"offsetTable": table})
         assert await admin.topic_stats("T") == {
-            fake.queue(0): TopicOffset(1, 5, 9),
-            fake.queue(0, broker=1): TopicOffset(1, 6, 9),
+            fake.queue(0): TopicOffset(min_offset=1, max_offset=5, last_update_timestamp=9),
+            fake.queue(0, broker=1): TopicOffset(min_offset=1, max_offset=6, last_update_timestamp=9),
         }
         for _ in range(2):
             answering(fake.brokers[0], RequestCode.GET_TOPIC_STATS_INFO, {"offsetTable": {"text": {}}})
