@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from .errors import ConfigError
+from .model import MAX_QUEUE_NUMS, topic_name_error
 
 ENV_PREFIX = "RMQ_REDIS_"
 DEFAULT_NAMESRV_PORT = 9876
@@ -25,6 +26,8 @@ DEFAULT_BROKER_PORT = 10911
 VIP_PORT_DISTANCE = 2
 """Old Java clients send to the port so far below a broker's own. Source: ``MixAll.brokerVIPChannel``."""
 DEFAULT_CLUSTER = "DefaultCluster"
+LARGEST_PAYLOAD_BYTES = 8 * 1024 * 1024
+"""Half of the largest frame (``protocol.frame.MAX_FRAME_BYTES``): the rest is left for headers and records."""
 
 C = TypeVar("C")
 E = TypeVar("E", bound=StrEnum)
@@ -55,6 +58,12 @@ class NameServerConfig:
     authorizer: str = setting("", "plugin's authorizer that every request must pass, by name")
     metrics_sink: str = setting("", "plugin's sink for this server's figures, by name")
     metrics_period_s: float = setting(10.0, "seconds between two calls of the metrics sink")
+
+    def check(self) -> None:
+        """Raises ConfigError for a value out of its range."""
+        for name in ("broker_expiry_s", "sweep_period_s", "idle_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, it must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +145,63 @@ class BrokerConfig:
     authorizer: str = setting("", "plugin's authorizer that every request must pass, by name")
     metrics_sink: str = setting("", "plugin's sink for this server's figures, by name")
     metrics_period_s: float = setting(10.0, "seconds between two calls of the metrics sink")
+
+    def check(self) -> None:
+        """Raises ConfigError for a value that is missing or out of its range."""
+        self._check_identity()
+        self._check_sizes()
+        self._check_durability()
+        self._check_retention()
+
+    def _check_identity(self) -> None:
+        if not self.store:
+            raise ConfigError("a broker needs a store: --store redis://host:port/db (or RMQ_REDIS_STORE)")
+        if topic_name_error(self.broker_name) or topic_name_error(self.cluster_name):
+            raise ConfigError(
+                f"broker name {self.broker_name!r} and cluster name {self.cluster_name!r} may only have letters, "
+                "digits and the characters _ - % |"
+            )
+        if self.broker_id < 0:
+            raise ConfigError(f"broker id {self.broker_id} is negative; 0 is the master, 1 and up are slaves")
+        parse_addresses(self.namesrv_addr)
+
+    def _check_sizes(self) -> None:
+        for name in ("max_message_bytes", "max_pull_bytes"):
+            if not 0 < getattr(self, name) <= LARGEST_PAYLOAD_BYTES:
+                raise ConfigError(f"{name} is {getattr(self, name)}; 1 to {LARGEST_PAYLOAD_BYTES} fit into a frame")
+        if not 0 < self.default_topic_queue_nums <= MAX_QUEUE_NUMS:
+            raise ConfigError(
+                f"default_topic_queue_nums is {self.default_topic_queue_nums}; expected 1 to {MAX_QUEUE_NUMS}"
+            )
+
+    def _check_durability(self) -> None:
+        if self.broker_role not in ("ASYNC_MASTER", "SYNC_MASTER"):
+            raise ConfigError(f"broker_role is {self.broker_role!r}, expected ASYNC_MASTER or SYNC_MASTER")
+        if self.flush_disk_type not in ("ASYNC_FLUSH", "SYNC_FLUSH"):
+            raise ConfigError(f"flush_disk_type is {self.flush_disk_type!r}, expected ASYNC_FLUSH or SYNC_FLUSH")
+        if self.in_sync_replicas < 1:
+            raise ConfigError(f"in_sync_replicas is {self.in_sync_replicas}, it must be at least 1")
+        is_sync = self.broker_role == "SYNC_MASTER" or self.flush_disk_type == "SYNC_FLUSH"
+        if is_sync and not 0 < self.sync_timeout_s < self.lease_s:
+            raise ConfigError(
+                f"sync_timeout_s is {self.sync_timeout_s:g}; it must be above 0 and below lease_s "
+                f"({self.lease_s:g}), or a slow replica would cost the lease"
+            )
+        for name in ("wait_time_in_send_queue_s", "store_busy_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name):g}; expected more than 0")
+
+    def _check_retention(self) -> None:
+        for name in ("file_reserved_time_h", "topic_max_msg_nums", "topic_max_bytes", "store_max_bytes"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 (no limit) or more")
+        if self.retention_period_s <= 0:
+            raise ConfigError(f"retention_period_s is {self.retention_period_s}; expected more than 0")
+        if not 0 < self.store_max_used_ratio < self.store_warning_level_ratio <= 1:
+            raise ConfigError(
+                f"store_max_used_ratio is {self.store_max_used_ratio} and store_warning_level_ratio "
+                f"{self.store_warning_level_ratio}; the first must be the smaller one, both between 0 and 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

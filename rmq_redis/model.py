@@ -21,6 +21,8 @@ from .hosts import offset_msg_id
 
 DEFAULT_TOPIC = "TBW102"
 """The template topic from which brokers create topics on first use (RocketMQ ``AUTO_CREATE_TOPIC_KEY_TOPIC``)."""
+MAX_QUEUE_NUMS = 1024
+"""Queues that a topic may have in one broker group."""
 DEFAULT_QUEUE_NUMS = 4
 """Read and write queues that an automatically created topic gets in each broker group."""
 RETRY_PREFIX = "%RETRY%"

@@ -37,9 +37,7 @@ class NameServer:
         """
         if store is None and not config.registry:
             raise ConfigError("registry is not set; it needs a Redis URL, redis://host:port/db")
-        for name in ("broker_expiry_s", "sweep_period_s", "idle_timeout_s"):
-            if not getattr(config, name) > 0:
-                raise ConfigError(f"{name} is {getattr(config, name)}, it must be above 0")
+        config.check()
         self.config = config
         self._store = store or RouteStore.from_url(
             config.registry, prefix=config.key_prefix, broker_expiry_s=config.broker_expiry_s

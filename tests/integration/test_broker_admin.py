@@ -200,9 +200,13 @@ async def test_an_append_of_the_same_turn_of_the_loop_goes_before_the_deletion(
 ) -> None:
     await client.ok(put_topic("T", 1, 1))
     appended: list[int] = []
-    deletion = asyncio.ensure_future(broker._topics.delete("T"))
-    broker._queue_store.append(
-        broker._queue_store.queues["T", 0], [b"x"], 1, lambda queue, offset, error, arg: appended.append(offset), None
+    deletion = asyncio.ensure_future(broker.parts.state.topics.delete("T"))
+    broker.parts.state.queue_store.append(
+        broker.parts.state.queue_store.queues["T", 0],
+        [b"x"],
+        1,
+        lambda queue, offset, error, arg: appended.append(offset),
+        None,
     )
     await deletion
     assert appended == [0]
@@ -219,7 +223,7 @@ async def test_a_topic_whose_deletion_failed_is_still_there(
     await client.ok(put_topic("T", 1, 1))
     await client.send("T", "a", "b")
     await client.ok(commit("G", "T", 0, 1))
-    monkeypatch.setattr(broker._topics._configs, "remove_topics", fails)
+    monkeypatch.setattr(broker.parts.state.topics._configs, "remove_topics", fails)
     assert (await client.ask(delete_topic("T"))).code == 14
     assert (await client.pull("T", 0)).bodies == ["a", "b"]
     assert (await client.get(RequestCode.GET_ALL_CONSUMER_OFFSET))["offsetTable"] == {"T@G": {0: 1}}
@@ -391,7 +395,7 @@ async def test_pull_offset_is_what_the_last_pull_asked_for(broker: Broker, clien
     await client.pull("T", 5)  # 2, 3 and 4 are being handled
     assert await progress() == (2, 5)
     waiting = client.pull_later("T", 8)
-    await eventually(lambda: broker._pulls.hold.count == 1)
+    await eventually(lambda: broker.parts.pulls.hold.count == 1)
     assert await progress() == (2, 8)
     total = await client.get(RequestCode.GET_BROKER_CONSUME_STATS, BrokerConsumeStatsRequestHeader(False))
     assert total["totalInflightDiff"] == 6

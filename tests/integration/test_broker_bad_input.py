@@ -138,7 +138,7 @@ async def test_clients_that_break_off_anywhere_harm_nobody(client: BrokerClient,
         peer.writer.transport.abort()
     await is_served(client)
     await eventually(lambda: len(broker._server.connections) == 1)  # type: ignore[union-attr]
-    await eventually(lambda: broker._pulls.hold.count == 0)
+    await eventually(lambda: broker.parts.pulls.hold.count == 0)
 
 
 async def test_a_client_that_pulls_and_never_reads_harms_nobody(client: BrokerClient, broker: Broker) -> None:

@@ -60,7 +60,7 @@ async def test_automatic_creation_of_topics_stops_and_that_by_hand_does_not(
     start_broker: StartBroker, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = await start_broker()
-    there = sum(not name.startswith("%") for name in broker._topics.topics)
+    there = sum(not name.startswith("%") for name in broker.parts.state.topics.topics)
     await broker.close()
     client = connect(await start_broker(max_auto_topics=there + 2))
     codes = [(await client.ask(send_request(f"T{number}", b"x"))).code for number in range(5)]
@@ -102,13 +102,13 @@ async def test_heartbeat_beyond_any_client_is_refused_and_makes_nothing(
 ) -> None:
     broker = await start_broker()
     client = connect(broker)
-    groups = set(broker._topics.groups)
+    groups = set(broker.parts.state.topics.groups)
     command = heartbeat_request("c", None)
     command.body = json.dumps({"clientID": "c", "producerDataSet": [], "consumerDataSet": []} | change).encode()
     assert (await client.ask(command)).code == 29
-    assert set(broker._topics.groups) == groups
-    assert not broker._clients.consumer_groups
-    assert not broker._clients.producer_groups
+    assert set(broker.parts.state.topics.groups) == groups
+    assert not broker.parts.clients.consumer_groups
+    assert not broker.parts.clients.producer_groups
 
 
 async def test_disconnect_touches_its_own_groups_only(start_broker: StartBroker, connect: Connect) -> None:
@@ -131,7 +131,7 @@ async def test_disconnect_touches_its_own_groups_only(start_broker: StartBroker,
 
         values = items
 
-    manager = broker._clients
+    manager = broker.parts.clients
     consumers, producers = manager.consumer_groups, manager.producer_groups
     manager.consumer_groups, manager.producer_groups = Watched(consumers), Watched(producers)
     await leaves.close()
@@ -158,7 +158,7 @@ async def test_many_heartbeats_of_one_connection_have_the_bound_of_one(
         return command
 
     assert [(await client.ask(beat(first))).code for first in (0, 400, 0, 800)] == [0, 0, 0, 29]
-    assert len(broker._clients.producer_groups) == 800
+    assert len(broker.parts.clients.producer_groups) == 800
 
 
 async def test_runtime_info_counts_connections_and_what_they_hold(start_broker: StartBroker, connect: Connect) -> None:
@@ -198,7 +198,7 @@ async def test_pipelined_heartbeats_of_new_groups_have_the_bound_of_one(
 
     answers = await asyncio.gather(*(client.ask(beat(first)) for first in range(0, 15, 3)))
     assert sorted(answer.code for answer in answers) == [0, 0, 0, 29, 29]
-    assert len(broker._clients.consumer_groups) == 9
+    assert len(broker.parts.clients.consumer_groups) == 9
 
 
 async def test_client_ids_of_one_connection_have_a_bound_and_leave_nothing(
@@ -206,7 +206,7 @@ async def test_client_ids_of_one_connection_have_a_bound_and_leave_nothing(
 ) -> None:
     monkeypatch.setattr(client_manage, "MAX_MEMBERS", 10)
     broker = await start_broker(client_expiry_s=3.0)
-    manager, client = broker._clients, connect(broker)
+    manager, client = broker.parts.clients, connect(broker)
     beats = [heartbeat_request(f"c{number}", "G", {"T": "*"}, producer_group="P") for number in range(6)]
     assert [(await client.ask(beat)).code for beat in beats] == [0, 0, 0, 0, 0, 29]
     assert (await client.ask(beats[0])).code == 0  # an id that is known counts once
@@ -225,7 +225,7 @@ async def test_automatic_creation_of_topics_with_percent_signs_stops(
     prefix: str, start_broker: StartBroker, connect: Connect
 ) -> None:
     broker = await start_broker()
-    there = sum(not name.startswith(("%RETRY%", "%DLQ%")) for name in broker._topics.topics)
+    there = sum(not name.startswith(("%RETRY%", "%DLQ%")) for name in broker.parts.state.topics.topics)
     await broker.close()
     client = connect(await start_broker(max_auto_topics=there + 2, max_auto_groups=2))
     codes = [(await client.ask(send_request(f"{prefix}T{number}", b"x"))).code for number in range(4)]

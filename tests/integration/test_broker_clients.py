@@ -82,9 +82,9 @@ async def test_no_heartbeat_is_answered_before_the_retry_topic_is_registered(
     broker: Broker, client: BrokerClient, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registered = asyncio.Event()
-    monkeypatch.setattr(broker._topics, "_on_change", registered.wait)
+    monkeypatch.setattr(broker.parts.state.topics, "_on_change", registered.wait)
     first = asyncio.create_task(client.ok(heartbeat_request("one", "G", {"T": "*"})))
-    await eventually(lambda: "%RETRY%G" in broker._topics.topics)
+    await eventually(lambda: "%RETRY%G" in broker.parts.state.topics.topics)
     second = asyncio.create_task(connect(broker).ok(heartbeat_request("two", "G", {"T": "*"})))
     other = connect(broker)
     await other.ok(heartbeat_request("three", producer_group="P"))  # who has nothing to do with it does not wait
@@ -108,7 +108,7 @@ async def test_members_that_do_not_pull_their_first_retry_are_notified(
     await eventually(lambda: len(client.notified) >= 3)  # until somebody pulls
     assert client.notified[0].code == RequestCode.NOTIFY_CONSUMER_IDS_CHANGED
     assert (await client.pull("%RETRY%G", 0)).bodies == ["first"]
-    await eventually(lambda: not broker._retry_notice._timers)
+    await eventually(lambda: not broker.parts.retry_notice._timers)
     client.notified.clear()
     await client.send("%RETRY%G", "second")
     await not_notified(broker, client)
@@ -124,7 +124,7 @@ async def test_nobody_is_notified_of_other_messages_or_of_groups_that_are_offlin
     for topic in ("T", "%RETRY%offline", "%RETRY%B"):
         await client.send(topic, "m")
     await not_notified(broker, client)
-    assert not broker._retry_notice._timers
+    assert not broker.parts.retry_notice._timers
 
 
 async def test_the_retry_topic_has_as_many_queues_as_the_group_says(client: BrokerClient) -> None:
@@ -168,7 +168,7 @@ async def test_many_groups_on_one_connection_and_one_id_on_many(
     assert await members(client) == ["ip@1"]
     assert await members(client, "H") == ["ip@1"]
     await other.close()
-    await eventually(lambda: len(broker._clients.consumer_groups["G"].members) == 1)
+    await eventually(lambda: len(broker.parts.clients.consumer_groups["G"].members) == 1)
     assert await members(client) == ["ip@1"]
 
 
@@ -198,7 +198,7 @@ async def test_members_are_those_with_a_live_connection(broker: Broker, connect:
         await client.ok(heartbeat_request(f"id-{i}", "G", {"T": "*"}))
     assert await members(clients[0]) == ["id-0", "id-1", "id-2"]
     await clients[1].close()
-    await eventually(lambda: len(broker._clients.consumer_groups["G"].members) == 2)
+    await eventually(lambda: len(broker.parts.clients.consumer_groups["G"].members) == 2)
     assert await members(clients[0]) == ["id-0", "id-2"]
     assert await members(clients[0], "Other") == 1
 
@@ -318,7 +318,7 @@ async def test_a_connection_that_breaks_during_its_first_heartbeat_leaves_nobody
         await peer.send(heartbeat_request(f"id-{i}", f"G{i}", {"T": "*"}))
         peer.writer.transport.abort()
     await client.ok(heartbeat_request("mine", "G", {"T": "*"}))
-    await eventually(lambda: list(broker._clients.consumer_groups) == ["G"])
+    await eventually(lambda: list(broker.parts.clients.consumer_groups) == ["G"])
 
 
 async def test_the_client_config_check_compiles_the_expression(client: BrokerClient) -> None:
@@ -437,7 +437,7 @@ async def test_a_lock_outlives_the_broker_that_gave_it(start_broker: StartBroker
     body = dumps({"clientId": "b", "consumerGroup": "G", "mqSet": queues(0)})
     assert (await client.ask(request(RequestCode.LOCK_BATCH_MQ, body=body))).code == 14, "only the master knows them"
     await first.close()
-    await eventually(lambda: slave.broker_id == 0 and not slave._queue_store.reads_only)
+    await eventually(lambda: slave.broker_id == 0 and not slave.parts.state.queue_store.reads_only)
     assert await lock(client, "b", 0, 1, 2) == [2]
     assert await lock(client, "a", 0, 1) == [0, 1]
     await unlock(client, "a", 1)
@@ -459,7 +459,7 @@ async def test_a_lock_of_long_ago_is_free_after_a_restart(start_broker: StartBro
 async def test_a_lock_that_the_store_does_not_take_is_not_granted(
     broker: Broker, client: BrokerClient, connect: Connect
 ) -> None:
-    keys, store = broker._queue_store.keys, broker._queue_store
+    keys, store = broker.parts.state.queue_store.keys, broker.parts.state.queue_store
     assert await lock(client, "a", 0) == [0]
     await store.current().execute("SET", keys.locks, "no hash")
     body = dumps({"clientId": "a", "consumerGroup": "G", "mqSet": queues(0, 1)})

@@ -135,7 +135,7 @@ async def test_a_pull_that_waits_hears_it_at_once(broker: Broker, client: Broker
     await with_messages(client)
     await put_group(client, "H")
     pulls = [client.pull_later("T", 10), client.pull_later("T", 10, group="H")]
-    await eventually(lambda: broker._pulls.hold.count == 2)
+    await eventually(lambda: broker.parts.pulls.hold.count == 2)
     await reset(client)
     assert (await pulls[0]).outcome == (MOVED, 0)
     assert not pulls[1].done()
@@ -148,7 +148,7 @@ async def test_a_pull_that_waits_at_the_right_place_goes_on_waiting_or_gets_an_a
 ) -> None:
     await with_messages(client)
     pull = client.pull_later("T", 10)
-    await eventually(lambda: broker._pulls.hold.count == 1)
+    await eventually(lambda: broker.parts.pulls.hold.count == 1)
     await reset(client, TO_END)
     await client.send("T", "new")
     assert (await pull).bodies == ["new"]
@@ -262,7 +262,7 @@ async def test_a_reset_while_a_pop_reads_is_not_undone(
     broker: Broker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch, order: bool
 ) -> None:
     await with_messages(client)
-    read_records = broker._queue_store.read_records
+    read_records = broker.parts.state.queue_store.read_records
     reads = 0
 
     async def reset_meanwhile(*args: Any) -> Any:
@@ -273,7 +273,7 @@ async def test_a_reset_while_a_pop_reads_is_not_undone(
             await reset(client, queue_id=0, offset=6)
         return answer
 
-    monkeypatch.setattr(broker._queue_store, "read_records", reset_meanwhile)
+    monkeypatch.setattr(broker.parts.state.queue_store, "read_records", reset_meanwhile)
     header = PopMessageRequestHeader("G", "T", 0, 2, 60_000, 5_000, int(time.time() * 1000), order=order)
     answer = await client.ok(request(RequestCode.POP_MESSAGE, header))
     assert [message.text() for message in decode_records(answer.body)] == ["6", "7"]

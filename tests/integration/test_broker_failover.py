@@ -47,8 +47,7 @@ def registered_ids(fake_namesrv: FakeNameServer, broker: Broker) -> list[int]:
 
 async def dies(broker: Broker) -> None:
     """What kill -9 is for the others: no answer any more, and the lease is not given back."""
-    assert broker._leadership is not None
-    await broker._leadership.stop()
+    await broker.parts.leadership.stop()
     broker._office.slave_id = 99
     broker._office.step_down()  # close() leaves the lease of another as it is
     await broker.close()
@@ -95,7 +94,7 @@ async def test_a_master_that_comes_back_is_a_slave_and_can_take_over_again(
     second = await start_broker(broker_id=1, lease_s=SHORT_S)
     await connect(first).send("T", "a")
     await dies(first)
-    await eventually(lambda: second.broker_id == 0 and not second._queue_store.reads_only)
+    await eventually(lambda: second.broker_id == 0 and not second.parts.state.queue_store.reads_only)
     back = await start_broker(lease_s=SHORT_S)
     assert back.broker_id == 1, "the id that the new master left"
     client = connect(back)
@@ -113,11 +112,10 @@ async def test_a_fenced_master_steps_down_and_drops_its_clients(
     second = await start_broker(broker_id=1, lease_s=SHORT_S)
     old, new = connect(first), connect(second)
     await old.send("T", "a")
-    assert first._leadership is not None
-    await first._leadership.stop()  # as if it did not run: the lease expires
+    await first.parts.leadership.stop()  # as if it did not run: the lease expires
     await eventually(lambda: registered_ids(fake_namesrv, second) == [1, 0])  # so it takes messages
     assert (await old.ask(send_request("T", b"lost"))).code == 14
-    await first._leadership.start()
+    await first.parts.leadership.start()
     await eventually(lambda: registered_ids(fake_namesrv, first) == [0, 1])
     assert first.broker_id == 1
     assert (await connect(first).ask(send_request("T", b"lost"))).code == 14
@@ -154,19 +152,21 @@ async def test_a_slave_answers_as_one_until_it_has_read_all_that_a_master_knows(
     old, new = connect(first), connect(second)
     await old.send("T", "a", "b", "c", "d")
     await old.ok(heartbeat_request("id", "G", {"T": "*"}))
-    await eventually(lambda: "T" in second._topics.topics)
+    await eventually(lambda: "T" in second.parts.state.topics.topics)
     await old.send("T", "e")
-    await first._retention._store.trim(first._queue_store.queues["T", 0], 1)  # the queue is not young any more
+    await first.parts.retention._store.trim(
+        first.parts.state.queue_store.queues["T", 0], 1
+    )  # the queue is not young any more
     await old.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "T", 0, 3)))
     reached, go_on = asyncio.Event(), asyncio.Event()
-    load_ends = second._queue_store.load_ends
+    load_ends = second.parts.state.queue_store.load_ends
 
     async def slow() -> None:
         reached.set()
         await go_on.wait()
         await load_ends()
 
-    second._queue_store.load_ends = slow  # type: ignore[method-assign]
+    second.parts.state.queue_store.load_ends = slow  # type: ignore[method-assign]
     await dies(first)
     await reached.wait()
     query = request(RequestCode.QUERY_CONSUMER_OFFSET, QueryConsumerOffsetRequestHeader("G", "T", 0))
@@ -188,8 +188,7 @@ async def test_a_mistake_of_ours_does_not_end_the_registration(
 ) -> None:
     """Without it the broker falls out of the routes."""
     broker = await start_broker(register_period_s=0.05)
-    registration, failed = broker._registration, [0]
-    assert registration is not None
+    registration, failed = broker.parts.registration, [0]
     topics = registration._topics
 
     def wrong() -> TopicConfigTable:
@@ -213,8 +212,7 @@ async def test_a_store_that_falls_silent_while_a_slave_takes_over_is_connected_t
     first = await start_broker(lease_s=SHORT_S)
     await connect(first).send("T", "a")
     second = await start_broker(broker_id=1, lease_s=SHORT_S)
-    assert second._leadership is not None
-    store, lease = second._queue_store, second._leadership._lease
+    store, lease = second.parts.state.queue_store, second.parts.leadership._lease
     silenced: list[str] = []
 
     def silence(owner: object, name: str, only_as_master: bool) -> None:
@@ -243,7 +241,7 @@ async def test_a_store_that_falls_silent_while_a_slave_takes_over_is_connected_t
 
         store.load_ends = slow  # type: ignore[method-assign]
     else:
-        silence(second._offsets, "load", True)
+        silence(second.parts.state.offsets, "load", True)
     await dies(first)
     new = connect(second)
     await eventually(lambda: takes_messages(new))
@@ -257,7 +255,7 @@ async def test_topics_and_groups_that_a_failover_lost_are_written_again(
     """A new primary that lacks them takes the topic's messages all the same, and its queues' numbers stay theirs."""
     first = await start_broker(lease_s=SHORT_S)
     client = connect(first)
-    store, keys = first._queue_store, first._queue_store.keys
+    store, keys = first.parts.state.queue_store, first.parts.state.queue_store.keys
     connection = store.current()
     before = {key: await connection.execute("GET", key) for key in (keys.version, keys.queue_numbers)}
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T", 2, 2, 6)))
@@ -270,11 +268,11 @@ async def test_topics_and_groups_that_a_failover_lost_are_written_again(
     await eventually(lambda: store.available and store.current() is not connection)
     await client.send("T", "a", queue_id=1)
     await client.send("Other", "b")
-    numbers = [number for topic in first._topics.topics.values() for number in topic.queue_numbers]
+    numbers = [number for topic in first.parts.state.topics.topics.values() for number in topic.queue_numbers]
     assert len(numbers) == len(set(numbers))
     await first.close()
     second = await start_broker()
-    assert "G" in second._topics.groups
+    assert "G" in second.parts.state.topics.groups
     pulled = await connect(second).pull("T", 0, queue_id=1)
     assert pulled.bodies == ["a"]
 
@@ -305,13 +303,12 @@ async def test_a_master_that_lives_comes_before_others_when_redis_lost_its_lease
     second = await start_broker(broker_id=1, lease_s=LONG_S)
     client = connect(first)
     await client.send("T", "a")
-    store, looks = first._queue_store, 0
+    store, looks = first.parts.state.queue_store, 0
     connection = store.current()
     key = store.keys.queue("T", 0)
     behind = await connection.execute("DUMP", key)
     await client.send("T", "lost")
-    assert second._leadership is not None
-    lease, gate = second._leadership._lease, asyncio.Event()
+    lease, gate = second.parts.leadership._lease, asyncio.Event()
     claim = lease.claim_slave_id
 
     async def counted() -> tuple[int, str]:
@@ -332,7 +329,7 @@ async def test_a_master_that_lives_comes_before_others_when_redis_lost_its_lease
     await connection.execute("RESTORE", key, 0, behind, "REPLACE")
     await connection.execute("DEL", store.keys.lease)
     store.reconnect()
-    second._queue_store.reconnect()
+    second.parts.state.queue_store.reconnect()
     looks = 0
     await eventually(lambda: looks >= 3, "the slave sees that there is none")
     assert second.broker_id == 1
@@ -349,10 +346,9 @@ async def test_a_slave_whose_connection_broke_takes_over_from_a_master_that_does
     first = await start_broker(lease_s=SHORT_S)
     second = await start_broker(broker_id=1, lease_s=SHORT_S)
     await connect(first).send("T", "a")
-    assert second._leadership is not None
-    await eventually(lambda: second._leadership._master, "the slave sees that there is a master")
+    await eventually(lambda: second.parts.leadership._master, "the slave sees that there is a master")
     await dies(first)
-    second._queue_store.reconnect()
+    second.parts.state.queue_store.reconnect()
     new = connect(second)
     await eventually(lambda: takes_messages(new))
     assert await new.pull_all("T") == ["a"]
@@ -372,6 +368,6 @@ async def test_a_broker_ends_though_a_question_about_the_primary_takes_the_cance
         except asyncio.CancelledError:
             raise StoreError("the connection broke while it was closed") from None
 
-    broker._queue_store.follow_primary = failing  # type: ignore[method-assign]
+    broker.parts.state.queue_store.follow_primary = failing  # type: ignore[method-assign]
     await asked.wait()
     await broker.close()

@@ -76,7 +76,7 @@ async def test_another_topic_or_kind_of_expression_is(
     await beat(two, "two", topics, **more)
     assert len(await warnings(one)) == 1
     await two.close()
-    await eventually(lambda: len(broker._clients.consumer_groups["G"].members) == 1)
+    await eventually(lambda: len(broker.parts.clients.consumer_groups["G"].members) == 1)
     assert await warnings(one) == []
 
 
@@ -103,7 +103,7 @@ async def test_two_clients_of_one_id_are_noticed_when_both_go_on(
     assert logged(caplog) == [f"consumer group G: {warning}"]
     await two.close()
     await one.close()
-    await eventually(lambda: "G" not in broker._clients.consumer_groups)
+    await eventually(lambda: "G" not in broker.parts.clients.consumer_groups)
 
 
 async def test_members_of_different_message_models_are_named(broker: Broker, connect: Connect) -> None:
@@ -155,14 +155,14 @@ async def test_nothing_is_kept_of_who_has_left(start_broker: StartBroker, connec
     for client in (one, two, one):
         await beat(client, "same", {"T": "*"})
     await beat(stays, "stays", {"T": "*"})
-    watch = broker._clients.consumer_groups["G"].watch
+    watch = broker.parts.clients.consumer_groups["G"].watch
     assert set(watch._latest) == {"same", "stays"}
     await one.close()
     await two.close()
 
     async def only_one() -> bool:
         await beat(stays, "stays", {"T": "*"})
-        watch = broker._clients.consumer_groups["G"].watch
+        watch = broker.parts.clients.consumer_groups["G"].watch
         return set(watch._latest) == {"stays"} and not watch._shared_ids
 
     await eventually(only_one)

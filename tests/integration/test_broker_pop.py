@@ -431,16 +431,16 @@ async def test_a_topic_deleted_while_pop_brings_a_message_back_gets_no_retry_top
     key_prefix: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    read_one = broker._queue_store.read_one
+    read_one = broker.parts.state.queue_store.read_one
     deleted = asyncio.Event()
 
     async def delete_after_read(queue: Queue, queue_offset: int) -> tuple[int, bytes] | None:
         found = await read_one(queue, queue_offset)
-        await broker._topics.delete("T")
+        await broker.parts.state.topics.delete("T")
         deleted.set()
         return found
 
-    monkeypatch.setattr(broker._queue_store, "read_one", delete_after_read)
+    monkeypatch.setattr(broker.parts.state.queue_store, "read_one", delete_after_read)
     await client.send("T", "m")
     await pop(client, invisible_ms=1)
     await asyncio.wait_for(deleted.wait(), 30.0)

@@ -687,17 +687,17 @@ async def test_a_server_that_is_behind_makes_nothing_disappear(
         await client.send("T", "a", "b")
         await pop(client, invisible_ms=200)
         await pop(client, consumer_group="H", order=False, invisible_ms=200)
-        right, broker._queue_store._reads = broker._queue_store._reads, Reads(behind.url, "reads")
+        right, broker.parts.state.queue_store._reads = broker.parts.state.queue_store._reads, Reads(behind.url, "reads")
         try:
-            await broker._queue_store._reads.start()
+            await broker.parts.state.queue_store._reads.start()
             start_ms = time.time() * 1000
             await eventually(lambda: time.time() * 1000 > start_ms + 400)
             answer = await client.ask(pop_request())
             assert (answer.code, "is behind" in caplog.text) == (ResponseCode.SERVICE_NOT_AVAILABLE, True)
             assert store.hidden() == 2
         finally:
-            await broker._queue_store._reads.close()
-            broker._queue_store._reads = right
+            await broker.parts.state.queue_store._reads.close()
+            broker.parts.state.queue_store._reads = right
             old.close()
     assert tried(await pop_some(client)) == [("a", 1), ("b", 1)]
     again: list[MessageExt] = []

@@ -55,7 +55,7 @@ async def committed(client: BrokerClient, group: str, topic: str, queue_id: int 
 
 def waiting(broker: Broker) -> int:
     """How many pulls wait at the broker."""
-    return broker._pulls.hold.count
+    return broker.parts.pulls.hold.count
 
 
 async def held(broker: Broker, *pulls: asyncio.Task[Pulled]) -> None:
@@ -655,7 +655,7 @@ async def test_a_pull_that_cannot_be_answered_does_not_keep_the_others_waiting(
     broker: Broker, client: BrokerClient
 ) -> None:
     await client.send("T", "a")
-    execute, failed = broker._pulls.hold._execute, [0]
+    execute, failed = broker.parts.pulls.hold._execute, [0]
 
     def wrong(pull: HeldPull) -> None:
         failed[0] += 1
@@ -663,7 +663,7 @@ async def test_a_pull_that_cannot_be_answered_does_not_keep_the_others_waiting(
             raise ValueError("a mistake")
         execute(pull)
 
-    broker._pulls.hold._execute = wrong
+    broker.parts.pulls.hold._execute = wrong
     lost = asyncio.create_task(client.pull("T", 1, suspend_ms=1))
     await eventually(lambda: failed[0])
     assert (await client.pull("T", 1, suspend_ms=1)).outcome == (19, 1)

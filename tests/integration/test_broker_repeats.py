@@ -42,7 +42,7 @@ class Stored:
 
     @classmethod
     async def of(cls, broker: Broker) -> Stored:
-        store = broker._queue_store
+        store = broker.parts.state.queue_store
         read = store.current().execute
         counts = [await read("ZCARD", store.keys.scheduled), await read("HLEN", store.keys.half)]
         assert counts == [await read("HLEN", store.keys.scheduled_records), await read("ZCARD", store.keys.half_checks)]
@@ -136,7 +136,7 @@ async def test_decision_about_either_answer_ends_a_repeated_half_message(
     assert (await client.ask(end(answers[1 - decided], decision))).code == 1
     bodies = [await client.pull_all("T", queue_id=queue_id) for queue_id in (1, 2)]
     assert bodies == ([["half"], []] if decision == COMMIT else [[], []])
-    store = broker._queue_store
+    store = broker.parts.state.queue_store
     assert await store.current().execute("EXISTS", store.keys.half_keys) == 0
     again = await answer_of(client, half())  # the first is not held any more
     assert again.queue_offset != answers[0].queue_offset
@@ -177,10 +177,10 @@ async def test_check_back_asks_once_about_a_repeated_half_message(start_broker: 
     client = connect(broker)
     for _ in range(3):
         await client.ok(half())
-    counts = broker._queue_store.keys.half_counts
+    counts = broker.parts.state.queue_store.keys.half_counts
 
     async def asked() -> Any:
-        return await broker._queue_store.current().execute("HVALS", counts)
+        return await broker.parts.state.queue_store.current().execute("HVALS", counts)
 
     assert await eventually(asked) == [b"1"]
 
@@ -285,7 +285,7 @@ async def test_dead_letter_that_was_resent_and_fails_again_is_a_new_dead_letter(
 async def test_message_whose_dead_letter_is_gone_becomes_one_again(client: BrokerClient, broker: Broker) -> None:
     message = await failed_message(client)
     await client.ok(given_back(message, -1))
-    store = broker._queue_store
+    store = broker.parts.state.queue_store
     await store.current().execute("XTRIM", store.keys.queue("%DLQ%G", 0), "MAXLEN", 0)
     await client.ok(given_back(message, -1))
     assert (await client.pull("%DLQ%G", 1)).bodies == ["poison"]
@@ -294,8 +294,8 @@ async def test_message_whose_dead_letter_is_gone_becomes_one_again(client: Broke
 async def test_marks_of_what_was_given_back_expire(client: BrokerClient, broker: Broker) -> None:
     message = await failed_message(client)
     await client.ok(given_back(message, 1))
-    read = broker._queue_store.current().execute
-    mark = broker._queue_store.keys.given_back("G", "T", 1, "A1")
+    read = broker.parts.state.queue_store.current().execute
+    mark = broker.parts.state.queue_store.keys.given_back("G", "T", 1, "A1")
     assert MARK_S < await read("TTL", mark) <= MARK_S + 1
     due_ms = int(time.time() * 1000) + 1000
     await client.pull_later("%RETRY%G", 0)

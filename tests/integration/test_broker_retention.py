@@ -101,12 +101,12 @@ async def test_retry_dead_letter_and_system_topics_are_kept_by_age_too(
     broker = await start_broker(file_reserved_time_h=1 / 3600, topic_max_msg_nums=1, **FAST)
     client = connect(broker)
     for topic in ("%RETRY%G", "%DLQ%G"):
-        await broker._topics.ensure_group("G")
-        await broker._topics.ensure_dead_letter_topic("G")
+        await broker.parts.state.topics.ensure_group("G")
+        await broker.parts.state.topics.ensure_dead_letter_topic("G")
         await client.send(topic, "a", "b", "c")
-    policy = broker._retention.policy
-    assert policy(broker._topics.topics["%DLQ%G"]) == policy(broker._topics.topics["%RETRY%G"])
-    assert policy(broker._topics.topics["%DLQ%G"]).max_msg_nums == 0
+    policy = broker.parts.retention.policy
+    assert policy(broker.parts.state.topics.topics["%DLQ%G"]) == policy(broker.parts.state.topics.topics["%RETRY%G"])
+    assert policy(broker.parts.state.topics.topics["%DLQ%G"]).max_msg_nums == 0
     await client.send("RMQ_SYS_TRACE_TOPIC", "trace")
     for topic, end in (("%RETRY%G", 3), ("%DLQ%G", 3), ("RMQ_SYS_TRACE_TOPIC", 1)):
         await eventually(lambda topic=topic, end=end: has_min(client, topic, end))
@@ -243,10 +243,10 @@ async def test_a_topic_deleted_and_made_again_is_not_trimmed_by_what_was(
     broker = await start_broker(retention_period_s=1000)
     client = connect(broker)
     await client.send("T", "a", "b")
-    old = broker._topics.topics["T"].queues[0]
+    old = broker.parts.state.topics.topics["T"].queues[0]
     await client.ok(request(RequestCode.DELETE_TOPIC_IN_BROKER, TopicRequestHeader("T")))
     await client.send("T", "c")
-    await broker._retention._store.trim(old, 3)
+    await broker.parts.retention._store.trim(old, 3)
     assert await client.pull_all_from("T", 2) == ["c"]
 
 
@@ -258,7 +258,7 @@ async def test_a_master_that_was_replaced_trims_nothing(
     async with redis.asyncio.Redis.from_url(embedded_server.url) as server:
         await server.incr(f"{key_prefix}:{{broker-a}}:epoch")
         with pytest.raises(StoreFencedError):
-            await broker._retention._store.trim(broker._topics.topics["T"].queues[0], 1)
+            await broker.parts.retention._store.trim(broker.parts.state.topics.topics["T"].queues[0], 1)
         assert await server.xlen(f"{key_prefix}:{{broker-a}}:queue:T:0") == 2
 
 
@@ -305,9 +305,9 @@ async def test_the_bounds_survive_the_store_and_a_rewrite_of_its_append_only_fil
 
                     await eventually(done)
             server.kill()
-            await eventually(lambda: not broker._queue_store.available)
+            await eventually(lambda: not broker.parts.state.queue_store.available)
             await asyncio.to_thread(server.start)
-            await eventually(lambda: broker._queue_store.available)
+            await eventually(lambda: broker.parts.state.queue_store.available)
             assert (await min_offset(client), await bound(client, RequestCode.GET_MAX_OFFSET)) == (6, 10)
             assert (await min_offset(client, "E"), await bound(client, RequestCode.GET_MAX_OFFSET, "E")) == (3, 3)
             assert await client.pull_all_from("T", 6) == ["6", "7", "8", "9"]
@@ -428,7 +428,7 @@ async def test_what_waits_out_of_sight_counts_for_the_bound_too(
         broker = await start_broker(store=server.url, store_max_bytes=bound_bytes, retention_period_s=1000)
         client = connect(broker)
         await client.send("T", "kept")
-        await eventually(lambda: broker._retention.memory)
+        await eventually(lambda: broker.parts.retention.memory)
         codes: set[int] = set()
 
         async def refused() -> bool:
@@ -469,7 +469,7 @@ async def test_redis_out_of_memory_is_answered_with_14_while_reads_commits_and_t
         header = UpdateConsumerOffsetRequestHeader("G", "T", 0, 7)
         await client.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, header))
         assert await server.hget(f"{broker.config.key_prefix}:{{broker-a}}:offsets:G:T", "0") == b"7"
-        await broker._retention._store.trim(broker._topics.topics["T"].queues[0], 5)
+        await broker.parts.retention._store.trim(broker.parts.state.topics.topics["T"].queues[0], 5)
         assert await min_offset(client) == 5
         # A broker that starts at the full server serves what is there.
         await broker.close()

@@ -94,7 +94,7 @@ async def test_a_slave_answers_20_instead_of_21_and_moves_no_offset(slave: Broke
 async def test_long_polling_on_a_slave(client: BrokerClient, slave: BrokerClient, slave_broker: Broker) -> None:
     pull = slave.pull_later("T", 3)
     empty = slave.pull_later("T", 0, queue_id=1)
-    await eventually(lambda: slave_broker._pulls.hold.count == 2)
+    await eventually(lambda: slave_broker.parts.pulls.hold.count == 2)
     await client.send("T", "d")
     assert (await pull).outcome == (0, 4)
     assert not empty.done()
@@ -228,7 +228,7 @@ async def test_a_slave_that_stops_changes_nothing_in_the_store(
     client: BrokerClient, slave: BrokerClient, slave_broker: Broker
 ) -> None:
     pull = slave.pull_later("T", 3)
-    await eventually(lambda: slave_broker._pulls.hold.count == 1)
+    await eventually(lambda: slave_broker.parts.pulls.hold.count == 1)
     await slave_broker.close()
     assert (await asyncio.gather(pull, return_exceptions=True))[0] is not None
     assert (await client.send("T", "d"))[0].queue_offset == 3
@@ -261,9 +261,9 @@ async def test_an_overloaded_masters_consumers_are_sent_to_a_slave(start_broker:
     client = connect(broker)
     await client.send("T", "a")
     assert (await client.pull("T", 0)).header.suggest_which_broker_id == 0
-    broker._queue_store.pending_bytes += broker.config.max_pending_append_bytes
+    broker.parts.state.queue_store.pending_bytes += broker.config.max_pending_append_bytes
     assert (await client.pull("T", 0)).header.suggest_which_broker_id == 1
-    broker._queue_store.pending_bytes -= broker.config.max_pending_append_bytes
+    broker.parts.state.queue_store.pending_bytes -= broker.config.max_pending_append_bytes
 
 
 async def test_a_slave_serves_reads_although_the_primary_is_away(
@@ -295,12 +295,12 @@ async def test_a_mistake_of_ours_does_not_end_the_following(
 
         monkeypatch.setattr(target, name, wrong)
 
-    once_wrong(slave_broker._topics, "reload")
-    once_wrong(slave_broker._pulls, "poll_for_held")
+    once_wrong(slave_broker.parts.state.topics, "reload")
+    once_wrong(slave_broker.parts.pulls, "poll_for_held")
     await eventually(lambda: failed == {"reload", "poll_for_held"})
     await client.send("New", "a")
-    await eventually(lambda: "New" in slave_broker._topics.topics)
+    await eventually(lambda: "New" in slave_broker.parts.state.topics.topics)
     waiting = slave.pull_later("New", 1)
-    await eventually(lambda: slave_broker._pulls.hold.count == 1)
+    await eventually(lambda: slave_broker.parts.pulls.hold.count == 1)
     await client.send("New", "b")
     assert (await waiting).bodies == ["b"]

@@ -71,7 +71,7 @@ async def test_what_was_held_goes_on_in_order_when_the_store_does(
         def held() -> bool:
             command = send_request("T", b"m%d" % len(sends))
             sends.append(asyncio.create_task(client.ask(command, timeout_s=60)))
-            return broker._queue_store.window.held >= 5
+            return broker.parts.state.queue_store.window.held >= 5
 
         await eventually(held)
         assert not any(task.done() for task in sends)
@@ -91,12 +91,12 @@ async def test_a_store_that_dies_while_sends_are_held_fails_them_clearly(
 
     def held() -> bool:
         sends.append(asyncio.create_task(client.ask(send_request("T", b"x"), timeout_s=60)))
-        return broker._queue_store.window.held >= 5
+        return broker.parts.state.queue_store.window.held >= 5
 
     await eventually(held)
     own_server.kill()
     assert {answer.code for answer in await asyncio.gather(*sends)} == {ResponseCode.SERVICE_NOT_AVAILABLE}
-    assert broker._queue_store.pending_bytes == 0
+    assert broker.parts.state.queue_store.pending_bytes == 0
     own_server.start()
 
 
@@ -114,7 +114,7 @@ async def test_oneway_sends_wait_for_a_stopped_store_and_all_arrive(
         for body in bodies[start : start + 100]:
             await client.oneway(send_request("T", body.encode()))
         await asyncio.sleep(0.02)
-    await eventually(lambda: broker._queue_store.window.busy)
+    await eventually(lambda: broker.parts.state.queue_store.window.busy)
     for body in ("late1", "late2"):
         await client.oneway(send_request("T", body.encode()))
     refused = await client.ask(send_request("T", b"two-way"), timeout_s=60)
@@ -134,10 +134,10 @@ async def test_oneway_sends_beside_refused_sends_of_the_same_turn_are_kept(
     broker = await start_broker(store=own_server.url, lease_s=60.0, store_busy_timeout_s=60.0)
     client = connect(broker)
     await client.send("T", "before")
-    queue = broker._topics.topics["T"].queues[0]
+    queue = broker.parts.state.topics.topics["T"].queues[0]
     os.kill(own_server.pid, signal.SIGSTOP)
     first = asyncio.create_task(client.ask(send_request("T", b"on its way"), timeout_s=60))
-    await eventually(lambda: broker._queue_store.window.holds)
+    await eventually(lambda: broker.parts.state.queue_store.window.holds)
     answered: dict[bytes, StoreError | None] = {}
 
     def done(_: Queue, __: int, error: StoreError | None, body: bytes) -> None:
@@ -157,7 +157,9 @@ async def test_oneway_sends_beside_refused_sends_of_the_same_turn_are_kept(
             store_timestamp_ms=1,
             store_host=bytes(8),
         )
-        broker._queue_store.append(queue, [record], len(record), done, body, patient=body.startswith(b"oneway"))
+        broker.parts.state.queue_store.append(
+            queue, [record], len(record), done, body, patient=body.startswith(b"oneway")
+        )
     await eventually(lambda: {b"twoway-1", b"twoway-2"} <= set(answered))
     assert set(answered) == {b"twoway-1", b"twoway-2"}
     os.kill(own_server.pid, signal.SIGCONT)

@@ -182,7 +182,7 @@ async def test_gets_are_counted_by_group_queue_and_broker(client: BrokerClient) 
 async def test_a_pull_that_waited_is_counted(broker: Broker, client: BrokerClient) -> None:
     await client.send("T", "a")
     pull = client.pull_later("T", 1, group="G")
-    await eventually(lambda: broker._pulls.hold.count == 1)
+    await eventually(lambda: broker.parts.pulls.hold.count == 1)
     await client.send("T", "b")
     await pull
     assert (await sums(client, "GROUP_GET_NUMS", "T@G"))[0] == 1
@@ -209,7 +209,7 @@ async def test_acks_of_a_group_that_does_not_exist_leave_nothing_behind(broker: 
     for number in range(20):
         header = AckMessageRequestHeader(f"nobody-{number}", "T", 0, f"0 {now_ms} 60000 0 0 broker-a 0 0", 0)
         await client.ok(request(RequestCode.ACK_MESSAGE, header))
-    assert not broker._statistics._acks
+    assert not broker.parts.statistics._acks
     assert await stats(client, "GROUP_ACK_NUMS", "T@nobody-1") is None
 
 

@@ -50,9 +50,9 @@ async def test_without_its_store_a_broker_refuses_with_14_and_then_goes_on(
     await client.send("T", "a", "b")
     await client.ok(commit(1))
     pull = client.pull_later("T", 2)
-    await eventually(lambda: broker._pulls.hold.count == 1)
+    await eventually(lambda: broker.parts.pulls.hold.count == 1)
     own_server.kill()
-    await eventually(lambda: not broker._queue_store.available)
+    await eventually(lambda: not broker.parts.state.queue_store.available)
     answers = [
         await client.ask(command)
         for command in (
@@ -70,10 +70,10 @@ async def test_without_its_store_a_broker_refuses_with_14_and_then_goes_on(
     assert (await client.ok(query)).header(OffsetResponseHeader).offset == 2
     assert not pull.done()
     own_server.start()
-    await eventually(lambda: broker._queue_store.available)
+    await eventually(lambda: broker.parts.state.queue_store.available)
     assert (await client.send("T", "c"))[0].queue_offset == 2
     assert (await pull).bodies == ["c"]
-    await eventually(lambda: broker._queue_store._reads.connection is not None)
+    await eventually(lambda: broker.parts.state.queue_store._reads.connection is not None)
     assert await client.pull_all("T") == ["a", "b", "c"]
     await client.ok(commit(3))
     await client.send("New", "x")
@@ -102,15 +102,15 @@ async def test_every_acknowledged_message_survives_kills_of_the_store(
         enough = len(acknowledged) + 50
         await eventually(lambda: len(acknowledged) >= enough)  # noqa: B023
         own_server.kill()
-        await eventually(lambda: not broker._queue_store.available)
+        await eventually(lambda: not broker.parts.state.queue_store.available)
         own_server.start()
-    await eventually(lambda: broker._queue_store.available)
+    await eventually(lambda: broker.parts.state.queue_store.available)
     stop = True
     await asyncio.gather(*producers)
     stored = await client.pull_all_patiently("T")
     assert {offset: stored[offset] for offset in acknowledged} == acknowledged
     # Offsets have no gap: unacknowledged ones may be there, none is missing.
-    assert len(stored) == broker._queue_store.queues["T", 0].max_offset
+    assert len(stored) == broker.parts.state.queue_store.queues["T", 0].max_offset
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
@@ -147,23 +147,23 @@ async def test_a_server_that_is_behind_makes_no_reader_skip_messages(
     with EmbeddedServer(tmp_path / "behind", settings={"appendonly": "no"}) as behind:
         old = await open_connection(behind.url)
         await old.execute("REPLICAOF", "127.0.0.1", own_server.port)
-        key = broker._queue_store.queues["T", 0].key
+        key = broker.parts.state.queue_store.queues["T", 0].key
         await eventually(lambda: has_entries(old, key, 2), "the other server has the messages so far")
         await old.execute("REPLICAOF", "NO", "ONE")
         await client.send("T", "c", "d")
-        right, broker._queue_store._reads = broker._queue_store._reads, Store(behind.url, "reads")
+        right, broker.parts.state.queue_store._reads = broker.parts.state.queue_store._reads, Store(behind.url, "reads")
         try:
-            await broker._queue_store._reads.start()
+            await broker.parts.state.queue_store._reads.start()
             assert (await client.pull("T", 0)).bodies == ["a", "b"], "what is there is given"
             late = await client.pull("T", 2)
             assert late.code == 14, "the next messages are there, though not at this server"
             held = client.pull_later("T", 4)
-            await eventually(lambda: broker._pulls.hold.count == 1)
+            await eventually(lambda: broker.parts.pulls.hold.count == 1)
             await client.send("T", "e")
             assert (await held).bodies == ["e"], "what was just written needs no read"
         finally:
-            await broker._queue_store._reads.close()
-            broker._queue_store._reads = right
+            await broker.parts.state.queue_store._reads.close()
+            broker.parts.state.queue_store._reads = right
             old.close()
     assert (await client.pull("T", 2)).bodies == ["c", "d", "e"]
 

@@ -78,7 +78,7 @@ async def flush(server: EmbeddedServer, broker: Broker) -> None:
 
 async def lose_the_epoch(server: EmbeddedServer, broker: Broker) -> None:
     with redis.Redis.from_url(server.url) as client:
-        client.delete(broker._queue_store.keys.epoch)
+        client.delete(broker.parts.state.queue_store.keys.epoch)
 
 
 async def restart_empty(server: EmbeddedServer, broker: Broker) -> None:
@@ -88,7 +88,7 @@ async def restart_empty(server: EmbeddedServer, broker: Broker) -> None:
 
 async def evict_the_stream(server: EmbeddedServer, broker: Broker) -> None:
     with redis.Redis.from_url(server.url) as client:
-        client.delete(broker._queue_store.keys.queue("T", 0))
+        client.delete(broker.parts.state.queue_store.keys.queue("T", 0))
 
 
 @pytest.mark.parametrize("loss", [flush, lose_the_epoch, restart_empty, evict_the_stream])
@@ -99,7 +99,7 @@ async def test_offsets_go_on_and_members_get_what_is_new(
     await client.send("T", *"abc")
     await client.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "T", 0, 3)))
     waiting = asyncio.create_task(client.ask(pull_request("T", 3, suspend_ms=60_000), 60.0))
-    await eventually(lambda: master._pulls.hold.count == 1)
+    await eventually(lambda: master.parts.pulls.hold.count == 1)
     await loss(server, master)
     assert await send_patiently(client, "d") == 3
     assert (await waiting).code in (0, 20)  # or told to pull once more
@@ -109,7 +109,7 @@ async def test_offsets_go_on_and_members_get_what_is_new(
     with redis.Redis.from_url(server.url) as store:
 
         def written() -> bool:
-            return store.hget(master._queue_store.keys.offsets("G", "T"), "0") == b"3"
+            return store.hget(master.parts.state.queue_store.keys.offsets("G", "T"), "0") == b"3"
 
         await eventually(written)
     assert "lost" in caplog.text
@@ -223,7 +223,7 @@ async def test_evicted_key_of_the_broker_is_written_again(
     await client.send("T", *"abc")
     await client.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "T", 0, 2)))
     assert (await client.pull("T", 2)).bodies == ["c"]
-    keys = master._queue_store.keys
+    keys = master.parts.state.queue_store.keys
     key: bytes = getattr(keys, name)
     with redis.Redis.from_url(server.url) as store:
         await eventually(lambda: store.hget(keys.offsets("G", "T"), "0") == b"2")
@@ -234,11 +234,11 @@ async def test_evicted_key_of_the_broker_is_written_again(
             assert store.dump(key) == known
     assert "lost" in caplog.text
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("Later", 4, 4, 6)))
-    numbers = [queue.number for queue in master._queue_store.queues.values()]
-    assert len(numbers) == len(set(numbers)) == len(master._queue_store.queues_by_number)
+    numbers = [queue.number for queue in master.parts.state.queue_store.queues.values()]
+    assert len(numbers) == len(set(numbers)) == len(master.parts.state.queue_store.queues_by_number)
     caplog.clear()
     for _ in range(3):  # once is enough
-        await master._leadership._look_as_master()  # type: ignore[union-attr]
+        await master.parts.leadership._look_as_master()
     assert "lost" not in caplog.text
     await master.close()
     client = connect(await start_broker(store=server.url, lease_s=SHORT_S))
@@ -253,7 +253,7 @@ async def test_evicted_offsets_of_an_idle_group_are_written_again(
     client = connect(master)
     await client.send("T", *"abc")
     await client.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "T", 0, 2)))
-    key = master._queue_store.keys.offsets("G", "T")
+    key = master.parts.state.queue_store.keys.offsets("G", "T")
     with redis.Redis.from_url(server.url) as store:
         await eventually(lambda: store.hget(key, "0") == b"2")
         store.delete(key)
@@ -268,10 +268,10 @@ async def test_queue_numbers_are_not_used_twice_before_the_loss_is_noticed(
     client = connect(master)
     await client.send("T", "a")
     with redis.Redis.from_url(server.url) as store:
-        store.delete(master._queue_store.keys.queue_numbers)
+        store.delete(master.parts.state.queue_store.keys.queue_numbers)
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("Later", 4, 4, 6)))
-    numbers = [queue.number for queue in master._queue_store.queues.values()]
-    assert len(numbers) == len(set(numbers)) == len(master._queue_store.queues_by_number)
+    numbers = [queue.number for queue in master.parts.state.queue_store.queues.values()]
+    assert len(numbers) == len(set(numbers)) == len(master.parts.state.queue_store.queues_by_number)
 
 
 async def test_stream_lost_while_no_broker_runs_goes_on_behind_what_was_consumed(
@@ -299,9 +299,9 @@ async def test_deleted_topic_returns_behind_its_old_end_after_a_flush(
     client = connect(master)
     await client.send("T", *"abc")
     await client.ok(request(RequestCode.DELETE_TOPIC_IN_BROKER, TopicRequestHeader("T")))
-    epoch = master._queue_store.epoch
+    epoch = master.parts.state.queue_store.epoch
     await flush(server, master)
-    await eventually(lambda: master._queue_store.epoch > epoch)
+    await eventually(lambda: master.parts.state.queue_store.epoch > epoch)
     assert await send_patiently(client, "new") == 3
 
 

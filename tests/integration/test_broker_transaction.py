@@ -88,7 +88,7 @@ async def test_a_decision_about_a_half_message_that_the_store_lost_decides_no_ot
 ) -> None:
     """A failover may lose the newest half messages and the count of their numbers, which are then given out again."""
     lost = await prepare(client)
-    store, keys = broker._queue_store, broker._queue_store.keys
+    store, keys = broker.parts.state.queue_store, broker.parts.state.queue_store.keys
     await store.current().execute("DEL", keys.half, keys.half_checks, keys.half_numbers)
     sent = await prepare(client, "undecided", HALF.replace("A1", "B2"))
     assert sent.queue_offset == lost.queue_offset

@@ -58,10 +58,10 @@ async def test_short_request_is_answered_during_a_long_one(
     await short.ok(heartbeat_request("c", "G", {"wide": "*"}))
     await short.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "wide", 0, 0)))
     for number in range(QUEUES):  # in memory only: what is written is not what is tested
-        monkeypatch.setitem(broker._topics.topics, f"T{number}", broker._topics.topics["wide"])
-        monkeypatch.setitem(broker._topics.groups, f"G{number}", broker._topics.groups["G"])
-        monkeypatch.setitem(broker._offsets.table(), ("G", f"T{number}"), {0: 1})
-        monkeypatch.setitem(broker._clients.producer_groups, f"G{number}", {})
+        monkeypatch.setitem(broker.parts.state.topics.topics, f"T{number}", broker.parts.state.topics.topics["wide"])
+        monkeypatch.setitem(broker.parts.state.topics.groups, f"G{number}", broker.parts.state.topics.groups["G"])
+        monkeypatch.setitem(broker.parts.state.offsets.table(), ("G", f"T{number}"), {0: 1})
+        monkeypatch.setitem(broker.parts.clients.producer_groups, f"G{number}", {})
     monkeypatch.setattr(turn, "TURN_S", 0.0)
     order: list[str] = []
 
@@ -86,8 +86,7 @@ async def test_registration_of_many_topics_is_encoded_outside_of_the_event_loop(
 
     monkeypatch.setattr(registration, "registration_bodies", encode)
     monkeypatch.setattr(registration, "_MAX_TOPICS_IN_LOOP", 0)
-    assert broker._registration is not None
-    await broker._registration.register_now(10.0)
+    await broker.parts.registration.register_now(10.0)
     await eventually(lambda: threads)
     assert threading.get_ident() not in threads
 
@@ -98,8 +97,8 @@ async def test_a_topic_that_is_named_often_is_looked_at_once(start_broker: Start
     await client.send("T", "x")
     await client.ok(heartbeat_request("c", "G", {"T": "*"}))
     looked: list[int] = []
-    get = broker._offsets.get
-    broker._offsets.get = lambda *key: (looked.append(1), get(*key))[1]  # type: ignore[method-assign]
+    get = broker.parts.state.offsets.get
+    broker.parts.state.offsets.get = lambda *key: (looked.append(1), get(*key))[1]  # type: ignore[method-assign]
     found = await client.get(RequestCode.GET_CONSUME_STATS, ConsumeStatsRequestHeader("G", topic_list="T;" * 10_000))
     assert len(found["offsetTable"]) == len(looked) == 4
 

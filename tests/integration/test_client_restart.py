@@ -187,7 +187,7 @@ async def test_topic_that_nobody_creates_is_an_error_at_once(embedded_server: Em
 
 async def test_broker_whose_place_is_taken_learns_of_it_at_once(group: Group, caplog: pytest.LogCaptureFixture) -> None:
     assert group.broker is not None
-    epoch = group.broker._queue_store.epoch
+    epoch = group.broker.parts.state.queue_store.epoch
 
     def registration(state_version: int) -> RemotingCommand:
         header = RegisterBrokerRequestHeader("broker-a", "127.0.0.1:1", "DefaultCluster", 0)

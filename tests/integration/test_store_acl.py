@@ -162,7 +162,7 @@ async def test_retention_goes_on_without_info_and_memory_usage(
     await client.send("T", *[body] * 600)
 
     async def trimmed() -> bool:
-        queue = broker._queue_store.queues["T", 0]
+        queue = broker.parts.state.queue_store.queues["T", 0]
         return 0 < queue.max_offset - queue.min_offset < 250
 
     await eventually(trimmed)
@@ -176,7 +176,7 @@ async def test_estimate_is_near_the_measure(
 ) -> None:
     broker = await start_broker(store=server.url)
     await connect(broker).send("T", *["x" * 300] * 1000)
-    store, queue = broker._retention._store, broker._queue_store.queues["T", 0]
+    store, queue = broker.parts.retention._store, broker.parts.state.queue_store.queues["T", 0]
     (measured,) = await store._measure([queue])
     assert 0.7 < await store._estimate(queue) / measured < 1.4
 

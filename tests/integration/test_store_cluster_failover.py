@@ -56,8 +56,8 @@ class Load:
 
     def __init__(self, broker: Broker, connect: Connect) -> None:
         self.broker = broker
-        self.connection = broker._queue_store._writes.connection
-        self.epoch = broker._queue_store.epoch
+        self.connection = broker.parts.state.queue_store._writes.connection
+        self.epoch = broker.parts.state.queue_store.epoch
         self.client = connect(broker)
         self.confirmed: dict[tuple[int, int], str] = {}
         self.stored = 0
@@ -174,9 +174,9 @@ async def test_a_primary_that_goes_costs_its_own_group_a_pause_and_the_others_no
     for load in others:
         assert not load.refused
         assert load.stored == len(load.confirmed)
-        assert load.broker._queue_store._writes.connection is load.connection
-        assert load.broker._queue_store.epoch == load.epoch
-    key = hit.broker._queue_store.keys.queue("T", 0)
+        assert load.broker.parts.state.queue_store._writes.connection is load.connection
+        assert load.broker.parts.state.queue_store.epoch == load.epoch
+    key = hit.broker.parts.state.queue_store.keys.queue("T", 0)
     with redis.Redis.from_url(shards.replicas[0].url) as promoted:
         assert promoted.xlen(key) >= sum(queue_id == 0 for queue_id, _ in hit.confirmed)
 

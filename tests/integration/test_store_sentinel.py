@@ -76,7 +76,7 @@ async def takes(client: BrokerClient, body: bytes) -> bool:
 
 
 async def reads_from(broker: Broker, *, replica: bool) -> bool:
-    connection = broker._queue_store._reads.connection
+    connection = broker.parts.state.queue_store._reads.connection
     return connection is not None and connection.is_primary is not replica
 
 
@@ -92,7 +92,7 @@ async def test_brokers_follow_a_promoted_replica(
     assert await reads_from(master, replica=False)
     assert await reads_from(slave, replica=True)
     await eventually(lambda: pulled(reader, ["a", "b"]))
-    before = master._queue_store.epoch
+    before = master.parts.state.queue_store.epoch
     os.kill(watched.primary.pid, how)
     fresh = connect(master)
     await eventually(lambda: takes_again(fresh), "sends go on", timeout_s=LONG_S)
@@ -101,7 +101,7 @@ async def test_brokers_follow_a_promoted_replica(
     assert "c" in stored
     await eventually(lambda: reads_from(master, replica=False), timeout_s=LONG_S)
     await eventually(lambda: pulled(reader, stored), "the slave reads on", timeout_s=LONG_S)
-    assert master._queue_store.epoch >= before
+    assert master.parts.state.queue_store.epoch >= before
     with redis.Redis.from_url(watched.replica.url) as promoted:
         assert promoted.info("replication")["role"] == "master"
         assert LIBRARY_NAME.encode() in str(promoted.function_list()).encode()
@@ -124,7 +124,7 @@ async def test_brokers_follow_a_failover_that_an_operator_asks_for(
     client = connect(master)
     await client.send("T", "a")
     watched.ask("SENTINEL", "FAILOVER", "main")
-    key = master._queue_store.keys.queue("T", 0)
+    key = master.parts.state.queue_store.keys.queue("T", 0)
 
     async def is_there() -> bool:
         try:
@@ -161,11 +161,13 @@ async def test_a_broker_leaves_a_primary_that_was_replaced_while_it_hung(
             return False
 
     await eventually(is_promoted, timeout_s=LONG_S)
-    old = master._queue_store._writes.connection
+    old = master.parts.state.queue_store._writes.connection
     await eventually(
-        lambda: master._queue_store._writes.connection not in (None, old), "it went to the new one", timeout_s=LONG_S
+        lambda: master.parts.state.queue_store._writes.connection not in (None, old),
+        "it went to the new one",
+        timeout_s=LONG_S,
     )
     os.kill(watched.primary.pid, signal.SIGCONT)
     await eventually(lambda: takes(client, b"b"), timeout_s=LONG_S)
     with redis.Redis.from_url(watched.replica.url) as promoted:
-        assert promoted.xlen(master._queue_store.keys.queue("T", 0)) >= 2
+        assert promoted.xlen(master.parts.state.queue_store.keys.queue("T", 0)) >= 2

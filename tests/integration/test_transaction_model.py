@@ -177,9 +177,8 @@ class Run:
         tasks = [asyncio.ensure_future(old_client.ask(half.decision(decision))) for half in undecided]
         for _ in range(turns):
             await asyncio.sleep(0)
-        assert old_broker._leadership is not None
-        await old_broker._leadership.stop()
-        await old_broker._leadership.release()  # without that, the next one waits until the lease expires
+        await old_broker.parts.leadership.stop()
+        await old_broker.parts.leadership.release()  # without that, the next one waits until the lease expires
         await self.start()
         await old_client.close()
         await old_broker.close()

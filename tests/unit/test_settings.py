@@ -49,3 +49,10 @@ def test_broker_warm_up_s_gives_a_new_group_little_at_first(warm_up_s: float, fe
     assert {select(old, message, None).broker_name for _ in range(10)} == {"broker-a"}
     chosen = [select(both, message, None).broker_name for _ in range(200)]
     assert fewest <= chosen.count("broker-b") <= most
+
+
+def test_largest_payload_is_half_of_the_largest_frame() -> None:
+    from rmq_redis.config import LARGEST_PAYLOAD_BYTES
+    from rmq_redis.protocol.frame import MAX_FRAME_BYTES
+
+    assert LARGEST_PAYLOAD_BYTES * 2 == MAX_FRAME_BYTES

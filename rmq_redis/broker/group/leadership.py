@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TypeVar
 
 from ...config import BrokerConfig
@@ -14,6 +14,7 @@ from ...store.group.lease import LeaseStore
 from ...store.group.queues import QueueStore
 from ...store.redis.connection import StoreConnection
 from ..office import Office, State
+from .duties import Duties
 
 logger = logging.getLogger(__name__)
 
@@ -37,38 +38,24 @@ class Leadership:
         office: Office,
         queue_store: QueueStore,
         address: str,
-        *,
-        promote: Callable[[], Awaitable[None]],
-        demote: Callable[[], Awaitable[None]],
-        moved: Callable[[], Awaitable[None]],
-        restore: Callable[[], Awaitable[None]],
-        check: Callable[[], Awaitable[None]],
+        duties: Duties,
     ) -> None:
         """
         Args:
-            restore: makes a master work on with a store that has lost what it had; awaited when the lease is ours once
-                more and the new epoch is set.
-            check: looks whether the store has what this master wrote; raises StoreLostError if not.
-            promote: makes this broker a working master; awaited when the lease is ours and the epoch is set.
-            demote: makes it a slave; awaited when another has the lease.
-            moved: awaited when its id as a slave is another.
+            duties: awaited at each step; ``promote`` and ``restore`` when the lease is ours and the epoch is set.
         """
         self._config = config
         self._office = office
         self._queue_store = queue_store
         self._lease = LeaseStore(queue_store, address, config.broker_id, config.lease_s)
         self._period_s = min(config.lease_s / _LOOKS_PER_LEASE, _SLOWEST_LOOK_S)
-        self._promote = promote
-        self._demote = demote
-        self._moved = moved
-        self._restore = restore
-        self._check = check
+        self._duties = duties
         self._restore_due = False
         self._seen_epoch = 0
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
-        self._may_take_at = self._loop.time() + 2 * config.lease_s
+        self._may_take_at = 0.0
         self._holder_until = 0.0
         self._master = ""
         self._looked_over: StoreConnection | None = None
@@ -85,6 +72,7 @@ class Leadership:
         Raises:
             StoreError: the store refuses the configured master something; a slave goes on without.
         """
+        self._may_take_at = self._loop.time() + 2 * self._config.lease_s
         try:
             await self._look()
         except StoreError as error:
@@ -171,7 +159,7 @@ class Leadership:
             if not self._office.is_writing:
                 raise StoreFencedError("a write was refused")
             await self._answered(self._queue_store.ping_writes())
-            await self._answered(self._check())
+            await self._answered(self._duties.check())
         except StoreLostError as error:
             logger.error(
                 "%s: the store has lost data (FLUSHALL, an evicted key, an older snapshot, a restart without "
@@ -197,7 +185,7 @@ class Leadership:
         return True
 
     async def _work_on(self) -> None:
-        await self._while_renewing(self._restore())
+        await self._while_renewing(self._duties.restore())
         self._restore_due = False
         self._office.lead()
         logger.warning("%s: goes on as master, epoch %d", self._name, self._queue_store.epoch)
@@ -211,7 +199,7 @@ class Leadership:
             await self._answered(self._claim())
         except StoreError as error:
             self._complain(str(error))
-        await self._demote()
+        await self._duties.demote()
         logger.warning("%s: is a slave now", self._name)
 
     # --- slave -------------------------------------------------------------------------------------------------------
@@ -249,7 +237,7 @@ class Leadership:
         elif self._may_take() and await self._take():
             return
         if self._office.slave_id != before:
-            await self._moved()
+            await self._duties.moved()
 
     def _may_take(self) -> bool:
         if self._loop.time() < self._holder_until:
@@ -266,7 +254,7 @@ class Leadership:
         self._office.take_over()
         logger.warning("broker %s: takes the group over as master, epoch %d", self._config.broker_name, epoch)
         try:
-            await self._while_renewing(self._promote())
+            await self._while_renewing(self._duties.promote())
         except BaseException:
             try:
                 await self._answered(self._lease.release())

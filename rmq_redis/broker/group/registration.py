@@ -29,6 +29,8 @@ from ..office import Office
 logger = logging.getLogger(__name__)
 
 _CALL_TIMEOUT_S = 5.0
+REGISTER_WAIT_S = 2.0
+"""How long a change waits for NameServers to know of it."""
 _ROUTE_TIMEOUT_S = 2.0
 _RETRY_FIRST_S = 0.1
 _RETRY_MOST_S = 2.0
@@ -98,12 +100,14 @@ class Registration:
             if self._registered.get(address, -1) >= self._wanted and address not in self._unreachable
         ]
 
-    async def register_now(self, timeout_s: float) -> None:
+    async def register_now(self, timeout_s: float = REGISTER_WAIT_S) -> None:
         """Registers everywhere because something changed.
 
         Waits for all NameServers that could be reached the last time, at most ``timeout_s`` seconds; not again for one
-        that was late, until it answers.
+        that was late, until it answers. Before ``start`` it does nothing.
         """
+        if not self._tasks:
+            return
         self._wanted = wanted = next(self._changes)
         for event in self._wake.values():
             event.set()

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ...config import BrokerConfig
-from ...errors import ConfigError, InvalidParameterError, StoreError, StoreRefusedError
+from ...errors import InvalidParameterError, StoreError, StoreRefusedError
 from ...model import DLQ_PREFIX, RETRY_PREFIX
 from ...store.group.queue import Queue
 from ...store.group.queues import NO_LIMIT, QueueStore
@@ -82,20 +82,6 @@ def _attribute(attributes: Mapping[str, str], name: str, units: Mapping[str, int
             f"topic attribute {name}={text[:40]!r}: expected {expected}; 0 for no limit, -1 for the broker's setting"
         )
     return int(match[1]) * units[match[2]]
-
-
-def check_settings(config: BrokerConfig) -> None:
-    """Raises ConfigError for a retention setting that cannot be used."""
-    for name in ("file_reserved_time_h", "topic_max_msg_nums", "topic_max_bytes", "store_max_bytes"):
-        if getattr(config, name) < 0:
-            raise ConfigError(f"{name} is {getattr(config, name)}; expected 0 (no limit) or more")
-    if config.retention_period_s <= 0:
-        raise ConfigError(f"retention_period_s is {config.retention_period_s}; expected more than 0")
-    if not 0 < config.store_max_used_ratio < config.store_warning_level_ratio <= 1:
-        raise ConfigError(
-            f"store_max_used_ratio is {config.store_max_used_ratio} and store_warning_level_ratio "
-            f"{config.store_warning_level_ratio}; the first must be the smaller one, both between 0 and 1"
-        )
 
 
 class RetentionService:

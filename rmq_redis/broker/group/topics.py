@@ -21,6 +21,7 @@ from ...model import (
     DEFAULT_QUEUE_NUMS,
     DEFAULT_TOPIC,
     DLQ_PREFIX,
+    MAX_QUEUE_NUMS,
     RETRY_PREFIX,
     DataVersion,
     MessageQueue,
@@ -43,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 TEMPLATE_QUEUE_NUMS = 8
 """Queues of TBW102 at least, the most that a client may ask for. Source: BrokerConfig.defaultTopicQueueNums."""
-MAX_QUEUE_NUMS = 1024
 _WARNING_PERIOD_S = 10.0
 _VERSION_3_4_9 = 121
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmq_redis.broker.group.retention import RetentionPolicy, RetentionService, check_settings, retention_policy
+from rmq_redis.broker.group.retention import RetentionPolicy, RetentionService, retention_policy
 from rmq_redis.broker.group.topics import Topic
 from rmq_redis.config import BrokerConfig
 from rmq_redis.errors import ConfigError, InvalidParameterError
@@ -73,7 +73,7 @@ def test_what_cannot_be_read_is_refused_by_name_and_value(name: str, value: str)
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        check_settings(BrokerConfig(**settings))
+        BrokerConfig(store="redis://h:1/0", **settings).check()
 
 
 # --- which messages go ----------------------------------------------------------------------------------------------

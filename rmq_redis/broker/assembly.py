@@ -1,0 +1,353 @@
+"""Builds everything that a broker consists of, once its address is known."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..config import BrokerConfig
+from ..hosts import pack_host
+from ..protocol.body import TopicConfigTable
+from ..protocol.message import UniqKeyGenerator
+from ..remoting.server import Processor, RemotingServer, processors_of
+from ..store.group.config import ConfigStore
+from ..store.group.give_backs import GiveBackStore
+from ..store.group.half_messages import HalfStore
+from ..store.group.locks import LockStore
+from ..store.group.offsets import OffsetStore
+from ..store.group.pop import PopStore
+from ..store.group.pop_order import PopOrderStore
+from ..store.group.queues import QueueStore
+from ..store.group.schedule import ScheduleStore
+from ..store.keys import GroupKeys
+from .admin.consumers import ConsumerAdminProcessor
+from .admin.messages import QueryProcessor
+from .admin.offsets import OffsetProcessor
+from .admin.runtime_info import RuntimeInfoProcessor
+from .admin.stats import StatisticsProcessor
+from .admin.topics_and_groups import AdminProcessor
+from .consume.assignment import AssignmentProcessor
+from .consume.progress import ProgressProcessor
+from .consume.pull import PullProcessor
+from .consume.send_back import SendBackProcessor
+from .group.clients import ClientManager
+from .group.duties import Duties, MasterService
+from .group.leadership import Leadership
+from .group.redelivery import GiveBacks
+from .group.registration import Registration
+from .group.retention import RetentionService
+from .group.retry_notice import RetryNotice
+from .group.schedule import ScheduleService
+from .group.state import GroupState
+from .group.topics import TopicTable
+from .office import Office
+from .pop.ack import PopAckProcessor
+from .pop.hold import PopHold
+from .pop.order import PopOrder
+from .pop.processor import PopProcessor
+from .pop.revive import PopReviveService
+from .produce.oneway import OnewayDrops
+from .produce.recall import RecallProcessor
+from .produce.reply import ReplyProcessor
+from .produce.send import SendProcessor
+from .produce.transaction import TransactionService
+from .rates import RateSampler
+from .signals import Signals
+from .statistics import BrokerStatistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a broker consists of.
+
+    Attributes:
+        processors: what answers each request code.
+    """
+
+    state: GroupState
+    statistics: BrokerStatistics
+    clients: ClientManager
+    pulls: PullProcessor
+    pop_hold: PopHold
+    retry_notice: RetryNotice
+    retention: RetentionService
+    registration: Registration
+    duties: Duties
+    leadership: Leadership
+    sampler: RateSampler
+    sends: SendProcessor
+    pops: PopProcessor
+    processors: dict[int, Processor]
+
+
+def open_state(config: BrokerConfig, office: Office, signals: Signals, address: str) -> GroupState:
+    """The state of a group, empty until it is read. Raises ConfigError for a store that is no Redis URL."""
+    queue_store = QueueStore(
+        config.store,
+        GroupKeys(config.key_prefix, config.broker_name),
+        on_new_records=signals.new_records,
+        on_fenced=office.fence,
+        on_reloaded=signals.store_reloaded,
+        reads_only=True,
+        replica_url=config.store_replica,
+        replicas=config.in_sync_replicas if config.broker_role == "SYNC_MASTER" else 0,
+        flush=config.flush_disk_type == "SYNC_FLUSH",
+        confirm_timeout_s=config.sync_timeout_s,
+        max_wait_s=config.wait_time_in_send_queue_s,
+        busy_s=config.store_busy_timeout_s,
+    )
+    offsets = OffsetStore(queue_store, config.offset_flush_period_s)
+    configs = ConfigStore(queue_store)
+    return GroupState(
+        config=config,
+        office=office,
+        address=address,
+        queue_store=queue_store,
+        offsets=offsets,
+        batches=PopOrderStore(queue_store, offsets),
+        configs=configs,
+        topics=TopicTable(config, office, configs, queue_store, offsets, signals.topics_changed, signals.queue_gone),
+        locks=LockStore(queue_store, config.lock_expiry_s),
+    )
+
+
+class _Assembly:
+    """Parts while they are built: each is made once, when another first needs it."""
+
+    def __init__(self, state: GroupState, signals: Signals, server: RemotingServer, namesrv_addrs: list[str]) -> None:
+        self._state = state
+        self._signals = signals
+        self._server = server
+        self._namesrv_addrs = namesrv_addrs
+        self._store_host = pack_host(state.address)
+        self._drops = OnewayDrops()
+        self.pop_hold = PopHold(state.config.max_held_pulls)
+
+    # --- the group -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def clients(self) -> ClientManager:
+        state = self._state
+        return ClientManager(state.config, state.office, state.topics, state.locks, self._signals.expression_changed)
+
+    @cached_property
+    def statistics(self) -> BrokerStatistics:
+        return BrokerStatistics(self._state.config.cluster_name, self._state.topics, self._state.queue_store)
+
+    @cached_property
+    def retention(self) -> RetentionService:
+        return RetentionService(self._state.config, self._state.topics, self._state.queue_store)
+
+    @cached_property
+    def registration(self) -> Registration:
+        state = self._state
+
+        def table() -> TopicConfigTable:
+            return TopicConfigTable(state.topics.configs(), state.topics.data_version)
+
+        return Registration(state.config, state.office, self._namesrv_addrs, state.address, table)
+
+    @cached_property
+    def duties(self) -> Duties:
+        services: list[MasterService] = [self._schedule, self._transactions, self._revive, self._order, self.retention]
+        return Duties(self._state, self.pulls, services, self.registration, self._server)
+
+    @cached_property
+    def leadership(self) -> Leadership:
+        state = self._state
+        return Leadership(state.config, state.office, state.queue_store, state.address, self.duties)
+
+    @cached_property
+    def _schedule_store(self) -> ScheduleStore:
+        return ScheduleStore(self._state.queue_store)
+
+    @cached_property
+    def _schedule(self) -> ScheduleService:
+        return ScheduleService(self._schedule_store, self._state.topics)
+
+    @cached_property
+    def _give_backs(self) -> GiveBacks:
+        return GiveBacks(GiveBackStore(self._state.queue_store, self._schedule_store), self._schedule)
+
+    # --- producers -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _transactions(self) -> TransactionService:
+        state = self._state
+        store = HalfStore(state.queue_store)
+        return TransactionService(
+            state.config, state.office, store, state.topics, state.queue_store, self.clients, state.address
+        )
+
+    @cached_property
+    def sends(self) -> SendProcessor:
+        state = self._state
+        return SendProcessor(
+            state.config,
+            state.office,
+            state.topics,
+            state.queue_store,
+            UniqKeyGenerator(self._store_host[:-4], os.getpid(), os.urandom(4)),
+            self._store_host,
+            self._schedule,
+            self._transactions,
+            self._drops,
+            self._give_backs,
+        )
+
+    @cached_property
+    def _replies(self) -> ReplyProcessor:
+        state = self._state
+        return ReplyProcessor(state.config, state.office, state.topics, state.queue_store, self.clients, state.address)
+
+    # --- consumers -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def pulls(self) -> PullProcessor:
+        state = self._state
+        return PullProcessor(
+            state.config,
+            state.office,
+            state.topics,
+            state.queue_store,
+            state.offsets,
+            self.clients,
+            self.statistics,
+        )
+
+    @cached_property
+    def _send_backs(self) -> SendBackProcessor:
+        state = self._state
+        return SendBackProcessor(
+            state.office, state.topics, state.queue_store, self._give_backs, self._store_host, self.statistics
+        )
+
+    @cached_property
+    def _assignments(self) -> AssignmentProcessor:
+        state = self._state
+        return AssignmentProcessor(
+            state.office, state.topics, state.configs, self.clients, self.registration.topic_route
+        )
+
+    @cached_property
+    def _pop_store(self) -> PopStore:
+        return PopStore(self._state.queue_store)
+
+    @cached_property
+    def _revive(self) -> PopReviveService:
+        return PopReviveService(self._pop_store, self._state.topics, self._state.queue_store, self._store_host)
+
+    @cached_property
+    def _order(self) -> PopOrder:
+        state = self._state
+        return PopOrder(
+            state.config,
+            state.topics,
+            state.queue_store,
+            state.batches,
+            self.pop_hold,
+            self._store_host,
+            self._revive.hidden_until,
+        )
+
+    @cached_property
+    def pops(self) -> PopProcessor:
+        state = self._state
+        return PopProcessor(
+            state.config,
+            state.office,
+            state.topics,
+            state.queue_store,
+            state.offsets,
+            self._pop_store,
+            self._revive,
+            self._order,
+            self.pop_hold,
+            self.statistics,
+        )
+
+    @cached_property
+    def _acks(self) -> PopAckProcessor:
+        state = self._state
+        return PopAckProcessor(state.office, state.topics, self._pop_store, self._revive, self._order, self.statistics)
+
+    # --- tools -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def runtime_info(self) -> RuntimeInfoProcessor:
+        state = self._state
+        return RuntimeInfoProcessor(
+            state.config,
+            state.office,
+            state.topics,
+            state.queue_store,
+            self.pulls,
+            self.retention,
+            self.statistics,
+            self._drops,
+            lambda: self.registration.registered_namesrvs,
+            self._server,
+        )
+
+    def _tools(self) -> list[Any]:
+        """The processors that read state, or change it for an operator, at masters and slaves."""
+        state, statistics = self._state, self.statistics
+        config, office, topics, store, offsets = (
+            state.config,
+            state.office,
+            state.topics,
+            state.queue_store,
+            state.offsets,
+        )
+        return [
+            QueryProcessor(office, topics, store),
+            OffsetProcessor(config, office, topics, store, offsets),
+            ConsumerAdminProcessor(config, office, topics, store, offsets, self.clients, self.pulls),
+            AdminProcessor(
+                config, office, state.address, topics, store, offsets, self.clients, self.retention, statistics
+            ),
+            ProgressProcessor(state.address, office, topics, store, offsets, self.clients, self.retention, statistics),
+            self.runtime_info,
+            StatisticsProcessor(office, store, statistics),
+        ]
+
+    def processors(self) -> dict[int, Processor]:
+        return processors_of(
+            self.sends,
+            self._transactions,
+            RecallProcessor(self._state.config, self._state.office, self._state.topics, self._schedule),
+            self._replies,
+            self.pulls,
+            self._send_backs,
+            self._assignments,
+            self.pops,
+            self._acks,
+            self.clients,
+            *self._tools(),
+        )
+
+
+def assemble(state: GroupState, signals: Signals, server: RemotingServer, namesrv_addrs: list[str]) -> Parts:
+    """Builds the parts and connects them. Nothing runs yet."""
+    made = _Assembly(state, signals, server, namesrv_addrs)
+    parts = Parts(
+        state=state,
+        statistics=made.statistics,
+        clients=made.clients,
+        pulls=made.pulls,
+        pop_hold=made.pop_hold,
+        retry_notice=RetryNotice(made.clients, state.offsets),
+        retention=made.retention,
+        registration=made.registration,
+        duties=made.duties,
+        leadership=made.leadership,
+        sampler=made.runtime_info.sampler,
+        sends=made.sends,
+        pops=made.pops,
+        processors=made.processors(),
+    )
+    signals.connect(parts)
+    state.office.on_change(made.pop_hold.wake_all)
+    return parts

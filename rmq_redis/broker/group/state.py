@@ -1,0 +1,32 @@
+"""What a broker knows of its group: in memory, and where it is kept in the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...config import BrokerConfig
+from ...store.group.config import ConfigStore
+from ...store.group.locks import LockStore
+from ...store.group.offsets import OffsetStore
+from ...store.group.pop_order import PopOrderStore
+from ...store.group.queues import QueueStore
+from ..office import Office
+from .topics import TopicTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupState:
+    """Attributes:
+    address: ``ip:port`` that this broker registers and that is part of message ids.
+    batches: what POP in order has out.
+    """
+
+    config: BrokerConfig
+    office: Office
+    address: str
+    queue_store: QueueStore
+    offsets: OffsetStore
+    batches: PopOrderStore
+    configs: ConfigStore
+    topics: TopicTable
+    locks: LockStore
