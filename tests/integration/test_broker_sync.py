@@ -55,7 +55,7 @@ async def test_an_answered_send_is_on_the_replica(
     sync_master: Broker, connect: Connect, replica: EmbeddedServer
 ) -> None:
     client = connect(sync_master)
-    key = sync_master._queue_store.keys.queue("T", 0)
+    key = sync_master.parts.state.queue_store.keys.queue("T", 0)
     with redis.Redis.from_url(replica.url) as copy:
         for count in range(1, 20):
             assert (await client.send("T", "x"))[0].queue_offset == count - 1
