@@ -96,9 +96,13 @@ def literals_outside_protocol(modules: list[Module], pattern: re.Pattern[str]) -
 
 
 def property_literal(modules: list[Module]) -> re.Pattern[str]:
-    """Matches the name of any message property that the package has a constant for."""
+    """Matches the name of any message property that the package has a constant for.
+
+    WAIT is also a command of Redis, DELAY a message type.
+    """
     text = "\n".join(module.text for module in modules if module.room in ("protocol", "model"))
-    return re.compile("|".join(sorted(set(re.findall(r'^PROPERTY_\w+ = "(\w+)"', text, re.M)))))
+    names = set(re.findall(r'^PROPERTY_\w+ = "(\w+)"', text, re.M)) - {"WAIT", "DELAY"}
+    return re.compile("|".join(sorted(names)))
 
 
 def constants_without_reason(modules: list[Module]) -> int:

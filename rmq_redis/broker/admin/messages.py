@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ...codes import RequestCode
 from ...errors import QueryNotFoundError, StoreError
-from ...model import DLQ_PREFIX, RETRY_PREFIX, split_keys
+from ...model import DLQ_PREFIX, PROPERTY_KEYS, PROPERTY_UNIQ_KEY, RETRY_PREFIX, split_keys
 from ...protocol.command import RemotingCommand, response
 from ...protocol.header import QueryMessageRequestHeader, QueryMessageResponseHeader
 from ...protocol.message import find_property, record_properties_start, store_timestamp_position, unique_key_time_ms
@@ -78,7 +78,7 @@ class _Search:
 
     def matches(self, record: bytes) -> bool:
         text = record[record_properties_start(record) :].decode()
-        value = find_property(text, "UNIQ_KEY" if self._is_unique else "KEYS")
+        value = find_property(text, PROPERTY_UNIQ_KEY if self._is_unique else PROPERTY_KEYS)
         return value is not None and (value == self._key if self._is_unique else self._key in split_keys(value))
 
 

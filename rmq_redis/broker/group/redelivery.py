@@ -21,7 +21,9 @@ from ...model import (
     PROPERTY_ORIGIN_MESSAGE_ID,
     PROPERTY_REAL_QUEUE_ID,
     PROPERTY_REAL_TOPIC,
+    PROPERTY_REGION,
     PROPERTY_RETRY_TOPIC,
+    PROPERTY_TRACE_ON,
     PROPERTY_UNIQ_KEY,
     PROPERTY_WAIT,
     RETRY_PREFIX,
@@ -43,8 +45,8 @@ from .schedule import ScheduleService
 logger = logging.getLogger(__name__)
 
 _DROPPABLE = (
-    "TRACE_ON",
-    "MSG_REGION",
+    PROPERTY_TRACE_ON,
+    PROPERTY_REGION,
     PROPERTY_CLUSTER,
     PROPERTY_WAIT,
     PROPERTY_REAL_QUEUE_ID,

@@ -24,7 +24,7 @@ from ...errors import (
     StoreUnconfirmedError,
 )
 from ...hosts import offset_msg_id, pack_host
-from ...model import MAX_PROPERTIES_BYTES, SYSTEM_TOPICS_NOT_WRITABLE
+from ...model import MAX_PROPERTIES_BYTES, PROPERTY_REPLY_TO_CLIENT, PROPERTY_TAGS, SYSTEM_TOPICS_NOT_WRITABLE
 from ...protocol.command import RemotingCommand, request, response
 from ...protocol.header import (
     ReplyMessageRequestHeader,
@@ -118,7 +118,7 @@ class ReplyProcessor:
     async def _push(self, connection: Connection, header: Header, body: bytes, now_ms: int) -> str | None:
         """Hands a reply to its requester; what went wrong, or None."""
         text = header.properties or ""
-        client_id = find_property(text, "REPLY_TO_CLIENT")
+        client_id = find_property(text, PROPERTY_REPLY_TO_CLIENT)
         if client_id is None:
             return "reply message properties[REPLY_TO_CLIENT] is null"
         requester = self._clients.find_producer(client_id)
@@ -173,7 +173,7 @@ class ReplyProcessor:
             store_timestamp_ms=now_ms,
             store_host=pack_host(self._broker_addr),
             reconsume_times=header.reconsume_times or 0,
-            queue_offset=tags_code(find_property(header.properties or "", "TAGS")),
+            queue_offset=tags_code(find_property(header.properties or "", PROPERTY_TAGS)),
         )
         stored: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 

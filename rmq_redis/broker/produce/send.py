@@ -28,8 +28,17 @@ from ...errors import (
 from ...model import (
     DLQ_PREFIX,
     MAX_PROPERTIES_BYTES,
+    PROPERTY_CHECK_IMMUNITY_TIME,
+    PROPERTY_CLUSTER,
+    PROPERTY_DELAY,
+    PROPERTY_POP_CK,
+    PROPERTY_PRODUCER_GROUP,
+    PROPERTY_REGION,
     PROPERTY_RETRY_OFFSET,
     PROPERTY_RETRY_TOPIC,
+    PROPERTY_TAGS,
+    PROPERTY_TRACE_ON,
+    PROPERTY_TRANSACTION_PREPARED,
     PROPERTY_UNIQ_KEY,
     RETRY_PREFIX,
     SYSTEM_TOPICS_NOT_WRITABLE,
@@ -213,14 +222,15 @@ class SendProcessor:
         queue_id, now_ms = self._check(command, header, topic)
         header.sys_flag &= ~_TRANSACTION
         text = header.properties or ""
-        header.properties = remove_property(text, "DELAY")  # a transaction and a delay exclude each other
+        header.properties = remove_property(text, PROPERTY_DELAY)  # a transaction and a delay exclude each other
         try:
             record, _ = self._record(connection, header, command.body, topic, queue_id, now_ms)
         except (LocalProtocolError, UnicodeError) as error:
             raise MessageIllegalError(str(error)) from None
-        immunity = find_property(text, "CHECK_IMMUNITY_TIME_IN_SECONDS")
+        immunity = find_property(text, PROPERTY_CHECK_IMMUNITY_TIME)
         unique_key = find_property(text, PROPERTY_UNIQ_KEY)
-        key = half_key(find_property(text, "PGROUP") or "", header.topic, unique_key) if unique_key else ""
+        group = find_property(text, PROPERTY_PRODUCER_GROUP) or ""
+        key = half_key(group, header.topic, unique_key) if unique_key else ""
         self._transactions.prepare(record, key, immunity, now_ms, self._prepared, (connection, command, unique_key))
 
     def _prepared(
@@ -354,10 +364,10 @@ class SendProcessor:
             if "DELAY\x01" in text or "TIMER_DE" in text:
                 text, due_ms = take_due_ms(text, now_ms, header.topic)
             if "MSG_REGION\x01" in text or "POP_CK\x01" in text or "CLUSTER\x01" in text:
-                for name in ("MSG_REGION", "TRACE_ON", "CLUSTER", "POP_CK"):
+                for name in (PROPERTY_REGION, PROPERTY_TRACE_ON, PROPERTY_CLUSTER, PROPERTY_POP_CK):
                     text = remove_property(text, name)
             if "TAGS\x01" in text:
-                code = self._tags_code(find_property(text, "TAGS"))
+                code = self._tags_code(find_property(text, PROPERTY_TAGS))
         if not (text.startswith("UNIQ_KEY\x01") or "\x02UNIQ_KEY\x01" in text):
             text += f"UNIQ_KEY\x01{self._unique_keys.next(now_ms)}\x02"
         if due_ms:
@@ -413,11 +423,11 @@ class SendProcessor:
             text, due_ms = take_due_ms(text, now_ms, header.topic)
             if due_ms:
                 raise MessageIllegalError("a batch cannot carry messages that are due later")
-            if find_property(text, "TRAN_MSG") == "true":
+            if find_property(text, PROPERTY_TRANSACTION_PREPARED) == "true":
                 raise NoPermissionError("a batch cannot carry transactional messages")
-            if find_property(text, "UNIQ_KEY") is None:
+            if find_property(text, PROPERTY_UNIQ_KEY) is None:
                 text += f"UNIQ_KEY\x01{self._unique_keys.next(now_ms)}\x02"
-            return self._tags_code(find_property(text, "TAGS")), remove_property(text, "POP_CK").encode()
+            return self._tags_code(find_property(text, PROPERTY_TAGS)), remove_property(text, PROPERTY_POP_CK).encode()
 
         return batch_to_records(
             body,
@@ -536,9 +546,9 @@ class SendProcessor:
 def _is_half(header: SendHeader) -> bool:
     """Whether a send whose properties have TRAN_MSG somewhere is a half message. Source: ``SendMessageProcessor``."""
     text = header.properties or ""
-    if header.batch or find_property(text, "TRAN_MSG") != "true":
+    if header.batch or find_property(text, PROPERTY_TRANSACTION_PREPARED) != "true":
         return False
-    return not (header.reconsume_times and find_property(text, "DELAY"))  # else a consumer that resends it
+    return not (header.reconsume_times and find_property(text, PROPERTY_DELAY))  # else a consumer that resends it
 
 
 def _stored_code(error: StoreError | None) -> tuple[ResponseCode, str | None]:

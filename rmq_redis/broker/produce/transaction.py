@@ -25,6 +25,8 @@ from ...model import (
     PROPERTY_PRODUCER_GROUP,
     PROPERTY_REAL_QUEUE_ID,
     PROPERTY_REAL_TOPIC,
+    PROPERTY_TRANSACTION_CHECK_TIMES,
+    PROPERTY_TRANSACTION_PREPARED,
     PROPERTY_UNIQ_KEY,
     TRANS_CHECK_MAX_TIME_TOPIC,
     MessageExt,
@@ -57,8 +59,7 @@ MAX_IMMUNITY_S = 72 * 3600
 """What a producer may ask for at most: a longer time would leave a half message of a forgotten group for ever."""
 _TRANSACTION_BITS = int(MessageSysFlag.TRANSACTION_ROLLBACK)
 _COMMIT = int(MessageSysFlag.TRANSACTION_COMMIT)
-_PREPARED = {"TRAN_MSG": "true"}
-_CHECK_TIMES = "TRANSACTION_CHECK_TIMES"
+_PREPARED = {PROPERTY_TRANSACTION_PREPARED: "true"}
 _LOOK_PERIOD_S = 0.5
 _CHECK_AT_ONCE = 100
 
@@ -121,7 +122,7 @@ class TransactionService:
         message = await self._find(number)
         if header.commit_log_offset != message.commit_log_offset:
             raise ResponseError(f"commitLogOffset {header.commit_log_offset} is not that of half message {number}")
-        if message.properties.get("PGROUP") != header.producer_group:
+        if message.properties.get(PROPERTY_PRODUCER_GROUP) != header.producer_group:
             raise ResponseError(f"half message {number} is not of producer group {header.producer_group!r}")
         told = [text for text in (header.msg_id, header.transaction_id) if text]
         if (
@@ -196,7 +197,7 @@ class TransactionService:
             )
         if name not in self._topics.topics:
             raise ResponseError(f"the topic {name!r} of half message {header.msg_id} does not exist any more")
-        told = (PROPERTY_REAL_TOPIC, PROPERTY_REAL_QUEUE_ID, _CHECK_TIMES)
+        told = (PROPERTY_REAL_TOPIC, PROPERTY_REAL_QUEUE_ID, PROPERTY_TRANSACTION_CHECK_TIMES)
         properties = {key: value for key, value in message.properties.items() if key not in told} | _PREPARED
         record = self._record(message, name, int(queue_id), properties)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -235,12 +236,12 @@ class TransactionService:
         if is_too_old or times > self._config.transaction_check_max:
             await self._give_up(number, message, times - 1)
             return
-        connection = self._producer_of(message.properties.get("PGROUP", ""))
+        connection = self._producer_of(message.properties.get(PROPERTY_PRODUCER_GROUP, ""))
         if connection is None:
             logger.info(
                 "transaction of %s: no producer of its group %r is connected",
                 message.msg_id,
-                message.properties.get("PGROUP", ""),
+                message.properties.get(PROPERTY_PRODUCER_GROUP, ""),
             )
             return
         header = CheckTransactionStateRequestHeader(
@@ -268,7 +269,7 @@ class TransactionService:
         told = {
             PROPERTY_REAL_TOPIC: message.topic,
             PROPERTY_REAL_QUEUE_ID: str(message.queue_id),
-            _CHECK_TIMES: str(times),
+            PROPERTY_TRANSACTION_CHECK_TIMES: str(times),
         }
         try:
             record = self._visible(message, queue, **told)

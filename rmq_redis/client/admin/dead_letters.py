@@ -13,15 +13,26 @@ from ...errors import MessageIllegalLocallyError, RouteNotFoundError
 from ...model import (
     DLQ_PREFIX,
     LATER_PROPERTIES,
+    PROPERTY_CLUSTER,
+    PROPERTY_CONSUME_START_TIME,
     PROPERTY_DLQ_ORIGIN_MESSAGE_ID,
     PROPERTY_DLQ_ORIGIN_TOPIC,
+    PROPERTY_FIRST_POP_TIME,
+    PROPERTY_MAX_OFFSET,
     PROPERTY_MAX_RECONSUME_TIMES,
+    PROPERTY_MIN_OFFSET,
     PROPERTY_ORIGIN_MESSAGE_ID,
+    PROPERTY_POP_CK,
     PROPERTY_REAL_QUEUE_ID,
     PROPERTY_REAL_TOPIC,
     PROPERTY_RECONSUME_TIME,
+    PROPERTY_REGION,
     PROPERTY_RETRY_OFFSET,
     PROPERTY_RETRY_TOPIC,
+    PROPERTY_SHARDING_KEY,
+    PROPERTY_TRACE_ON,
+    PROPERTY_TRANSACTION_ID,
+    PROPERTY_TRANSACTION_PREPARED,
     PROPERTY_WAIT,
     Message,
     MessageExt,
@@ -30,7 +41,6 @@ from ...model import (
 )
 from ..consume.pull import AsyncPullConsumer
 from ..produce.producer import AsyncProducer
-from ..produce.sending import PROPERTY_SHARDING_KEY
 
 RESEND_GROUP = "rmq-redis-dlq"
 """The consumer group whose offset in ``%DLQ%<group>`` says what was sent again."""
@@ -47,16 +57,16 @@ _NOT_COPIED = frozenset(
         PROPERTY_RETRY_OFFSET,
         PROPERTY_RETRY_TOPIC,
         PROPERTY_WAIT,
-        "1ST_POP_TIME",
-        "CLUSTER",
-        "CONSUME_START_TIME",
-        "MAX_OFFSET",
-        "MIN_OFFSET",
-        "MSG_REGION",
-        "POP_CK",
-        "TRACE_ON",
-        "TRAN_MSG",
-        "__transactionId__",
+        PROPERTY_FIRST_POP_TIME,
+        PROPERTY_CLUSTER,
+        PROPERTY_CONSUME_START_TIME,
+        PROPERTY_MAX_OFFSET,
+        PROPERTY_MIN_OFFSET,
+        PROPERTY_REGION,
+        PROPERTY_POP_CK,
+        PROPERTY_TRACE_ON,
+        PROPERTY_TRANSACTION_PREPARED,
+        PROPERTY_TRANSACTION_ID,
     }
 )
 """What brokers and consumers noted for the way that ended here."""

@@ -9,7 +9,15 @@ import msgspec
 
 from ...codes import PullSysFlag, RequestCode
 from ...errors import QueryNotFoundError, RemoteProtocolError, ResponseError, RmqError
-from ...model import PROPERTY_REAL_TOPIC, TRANS_CHECK_MAX_TIME_TOPIC, MessageExt, MessageQueue, PullStatus, split_keys
+from ...model import (
+    PROPERTY_REAL_TOPIC,
+    PROPERTY_UNIQ_KEY,
+    TRANS_CHECK_MAX_TIME_TOPIC,
+    MessageExt,
+    MessageQueue,
+    PullStatus,
+    split_keys,
+)
 from ...protocol.admin_header import ResumeCheckHalfMessageRequestHeader
 from ...protocol.body import ClusterInfo
 from ...protocol.command import request
@@ -127,7 +135,9 @@ class MessageQueries(ABC):
     ) -> list[MessageExt]:
         """The messages with a producer's id (``SendResult.msg_id``); several when a send was repeated."""
         header = QueryMessageRequestHeader(topic, unique_key, MAX_NUMS_BY_UNIQUE_KEY, begin_ms, end_ms, "true")
-        return [message for message in await self._query(header) if message.properties.get("UNIQ_KEY") == unique_key]
+        return [
+            message for message in await self._query(header) if message.properties.get(PROPERTY_UNIQ_KEY) == unique_key
+        ]
 
     async def _query(self, header: QueryMessageRequestHeader) -> list[MessageExt]:
         """What all brokers of the topic find, by store time. Raises when one of them does not answer."""

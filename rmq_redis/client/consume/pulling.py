@@ -21,7 +21,7 @@ from ...errors import (
     RouteNotFoundError,
     ServiceNotAvailableError,
 )
-from ...model import PROPERTY_RETRY_TOPIC, RETRY_PREFIX, MessageExt, PullResult, PullStatus
+from ...model import PROPERTY_RETRY_TOPIC, PROPERTY_TAGS, RETRY_PREFIX, MessageExt, PullResult, PullStatus
 from ...plugins.hookspecs import ReadSelector
 from ...protocol.body import SubscriptionData
 from ...protocol.header import PullMessageRequestHeader
@@ -90,7 +90,7 @@ def matching(messages: list[MessageExt], tags: Collection[str]) -> list[MessageE
     """The messages with one of the tags; brokers compare only hashes. No tags: all of them."""
     if not tags:
         return messages
-    return [message for message in messages if message.properties.get("TAGS") in tags]
+    return [message for message in messages if message.properties.get(PROPERTY_TAGS) in tags]
 
 
 def restore_topics(messages: list[MessageExt]) -> list[MessageExt]:

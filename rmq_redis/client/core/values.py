@@ -15,12 +15,11 @@ from typing import Any, Protocol, TypeVar, overload
 import msgspec
 
 from ...errors import ConfigError, MessageDecodeError, MessageIllegalLocallyError
-from ...model import Message, MessageExt, MessageQueue, SendResult
+from ...model import PROPERTY_CONTENT_TYPE, Message, MessageExt, MessageQueue, SendResult
 from ...plugins.hookspecs import QueueSelector
 
 logger = logging.getLogger(__name__)
 
-PROPERTY_CONTENT_TYPE = "contentType"
 NO_VALUE: Any = object()
 """In the place of a type: the handler gets messages."""
 

@@ -19,6 +19,9 @@ from ...model import (
     DEFAULT_TOPIC,
     LATER_PROPERTIES,
     MAX_PROPERTIES_BYTES,
+    PROPERTY_KEYS,
+    PROPERTY_SHARDING_KEY,
+    PROPERTY_TAGS,
     PROPERTY_UNIQ_KEY,
     PROPERTY_WAIT,
     RETRY_PREFIX,
@@ -30,7 +33,6 @@ from ...model import (
 from ...protocol.message import UniqKeyGenerator, encode_batch_item, encode_properties
 from ...protocol.recall_handle import RecallHandle, decode_recall_handle
 
-PROPERTY_SHARDING_KEY = "__SHARDINGKEY"
 COMPRESSION_LEVEL = 5
 _COMPRESS_IN_THREAD_BYTES = 128 * 1024
 _PROBES, _PROBE_BYTES = 4, 1024
@@ -140,9 +142,9 @@ def property_text(message: Message, key: str | None, unique_key: str) -> tuple[s
     """
     properties = dict(message.properties)
     if message.keys:
-        properties["KEYS"] = str(message.keys)
+        properties[PROPERTY_KEYS] = str(message.keys)
     if message.tags:
-        properties["TAGS"] = message.tags
+        properties[PROPERTY_TAGS] = message.tags
     if key is not None:
         properties[PROPERTY_SHARDING_KEY] = key
     properties.setdefault(PROPERTY_UNIQ_KEY, unique_key)
@@ -157,7 +159,7 @@ def property_text(message: Message, key: str | None, unique_key: str) -> tuple[s
         name, value = next((name, value) for name, value in properties.items() if not _are_texts(name, value))
         if not isinstance(name, str):
             raise MessageIllegalLocallyError(f"the name of a property must be str, not {name!r:.80}") from None
-        shown = "tags (one tag)" if name == "TAGS" else f"property {name!r}"
+        shown = "tags (one tag)" if name == PROPERTY_TAGS else f"property {name!r}"
         raise MessageIllegalLocallyError(f"{shown} must be str, not {value!r:.80}") from None
     if len(text) > _MAX_CHARACTERS_OF_PROPERTIES or not text.isascii():
         try:
