@@ -8,7 +8,8 @@ from __future__ import annotations
 import timeit
 from collections.abc import Callable
 
-from rmq_redis.client.produce.sending import QueueTarget, encode_batch, property_text
+from rmq_redis.client.produce.outgoing import encode_batch, property_text
+from rmq_redis.client.produce.topic import QueueTarget
 from rmq_redis.codes import RequestCode
 from rmq_redis.model import Message, MessageQueue
 from rmq_redis.protocol.command import request

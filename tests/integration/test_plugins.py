@@ -234,6 +234,6 @@ async def test_every_selector_sends(
     async with AsyncProducer("P", address, load_balancer=load_balancer) as producer:
         for number in range(8):
             assert (await producer.send(Message("T", b"x"), key="k" if number % 2 else None)).msg_id
-        loads = getattr(producer._select, "_loads", {})
+        loads = getattr(producer._choice.select, "_loads", {})
         assert all(load.in_flight == 0 for load in loads.values())
         assert bool(loads) == (load_balancer == "LATENCY_AWARE")

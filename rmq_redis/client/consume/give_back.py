@@ -31,7 +31,7 @@ from ...protocol.header import SendMessageRequestHeaderV2
 from ...protocol.message import encode_properties_within
 from ..core.instance import MQClientInstance
 from ..core.route import publish_queues
-from ..produce.sending import compress_large
+from ..produce.compression import compress_large
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ...errors import ConfigError, MessageRefusedError
-from ...model import Message, MessageExt, SendResult
+from ...model import Message, MessageExt
 from ...plugins.interceptors import HANDLE_METHODS, SEND_METHODS, CallNext
 
 logger = logging.getLogger(__name__)
@@ -51,49 +51,49 @@ async def _observe(interceptor: object, name: str, message: Message | MessageExt
     return None
 
 
-class SendChain:
-    """The interceptors of a producer."""
+P = ParamSpec("P")
+R = TypeVar("R")
+Send = Callable[Concatenate[Sequence[Message], P], Awaitable[R]]
 
-    def __init__(self, interceptors: Sequence[object]) -> None:
-        self._interceptors = interceptors
 
-    def one(self, send: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
-        """``send(message, ...)`` with the interceptors around it."""
+def intercepted_send(interceptors: Sequence[object], send: Send[P, R]) -> Send[P, R]:
+    """``send(messages, ...)`` with the interceptors around it; without any, ``send`` itself.
 
-        async def intercepted(message: Message, *args: Any, **options: Any) -> Any:
-            return await self._run([message], lambda messages: send(messages[0], *args, **options))
+    One message that an interceptor refuses refuses all.
+    """
+    if not interceptors:
+        return send
 
-        return intercepted
-
-    def many(self, send: Callable[..., Awaitable[SendResult]]) -> Callable[..., Any]:
-        """``send(messages, ...)`` with the interceptors around it; one refused message refuses all."""
-
-        async def intercepted(messages: Sequence[Message], **options: Any) -> Any:
-            return await self._run(list(messages), lambda changed: send(changed, **options))
-
-        return intercepted
-
-    async def _run(self, messages: list[Message], send: Callable[[list[Message]], Awaitable[Any]]) -> Any:
+    async def intercepted(messages: Sequence[Message], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        current = list(messages)
         asked: list[tuple[object, int]] = []
-        result: Any = None
+        result: R | None = None
         failure: BaseException | None = None
         try:
-            for index in range(len(messages)):
-                for interceptor in self._interceptors:
+            for index in range(len(current)):
+                for interceptor in interceptors:
                     asked.append((interceptor, index))
-                    changed = await _observe(interceptor, "before_send", messages[index])
-                    if isinstance(changed, Message):
-                        messages[index] = changed
-                    elif changed is not None:
-                        logger.error("before_send of %r returned %r, which is no Message", interceptor, changed)
-            result = await send(messages)
+                    current[index] = await _before_send(interceptor, current[index])
+            result = await send(current, *args, **kwargs)
         except BaseException as error:
             failure = error
             raise
         finally:
             for interceptor, index in reversed(asked):
-                await _observe(interceptor, "after_send", messages[index], result, failure)
+                await _observe(interceptor, "after_send", current[index], result, failure)
         return result
+
+    return intercepted
+
+
+async def _before_send(interceptor: object, message: Message) -> Message:
+    """The message to go on with."""
+    changed = await _observe(interceptor, "before_send", message)
+    if isinstance(changed, Message):
+        return changed
+    if changed is not None:
+        logger.error("before_send of %r returned %r, which is no Message", interceptor, changed)
+    return message
 
 
 def intercepted_handler(interceptors: Sequence[object], handle: CallNext) -> CallNext:

@@ -25,8 +25,6 @@ from ...errors import (
     response_error,
 )
 from ...model import (
-    DEFAULT_QUEUE_NUMS,
-    DEFAULT_TOPIC,
     PROPERTY_CLUSTER,
     PROPERTY_CORRELATION_ID,
     PROPERTY_MESSAGE_TTL,
@@ -35,19 +33,25 @@ from ...model import (
     SEND_STATUS_BY_CODE,
     Message,
     MessageExt,
+    MessageQueue,
     SendResult,
     reply_topic,
 )
-from ...protocol.command import RemotingCommand, request, response
+from ...protocol.command import RemotingCommand, response
 from ...protocol.compression import decompress_body
-from ...protocol.header import ReplyMessageRequestHeader, SendMessageRequestHeaderV2
+from ...protocol.header import ReplyMessageRequestHeader
 from ...protocol.message import decode_properties
 from ...remoting.connection import Connection
 from ..consume.service import Handler, MessageHandler
 from ..core.instance import MQClientInstance
-from .sending import check_body, check_flag, compress_large, property_text
+from .delivery import send_once
+from .outgoing import MessageEncoder
+from .topic import QueueTarget
 
 logger = logging.getLogger(__name__)
+
+_REPLY_GROUP = "CLIENT_INNER_PRODUCER"
+"""Producer group of all replies. Source: RocketMQ 5.3 MixAll.CLIENT_INNER_PRODUCER_GROUP."""
 
 
 def reply_to(request: MessageExt, answer: bytes | str | Message) -> Message:
@@ -181,6 +185,7 @@ class Replier:
         self._instance = instance
         self._group = group
         self._call = call
+        self._encoder = MessageEncoder(instance)
 
     def handler(self, function: Callable[[MessageExt], Any]) -> MessageHandler:
         """A handler that sends what ``function`` returns, if that is bytes, str or a Message."""
@@ -207,31 +212,15 @@ class Replier:
             return
         reply = reply_to(message, answer)
         config = self._instance.config
-        body: Any = reply.body
-        check_body(body, config.max_message_bytes)
-        check_flag(reply.flag)
-        born_ms = int(time.time() * 1000)
-        text, _ = property_text(reply, None, self._instance.unique_keys.next(born_ms))
-        sys_flag = 0
-        if config.compress_over_bytes and len(body) >= config.compress_over_bytes:
-            body, sys_flag = await compress_large(body)
-        header = SendMessageRequestHeaderV2(
-            producer_group="CLIENT_INNER_PRODUCER",
-            topic=reply.topic,
-            default_topic=DEFAULT_TOPIC,
-            default_topic_queue_nums=DEFAULT_QUEUE_NUMS,
-            queue_id=0,
-            sys_flag=sys_flag,
-            born_timestamp=born_ms,
-            flag=reply.flag,
-            properties=text,
-            reconsume_times=0,
-            broker_name=message.broker_name,
-        )
+        out = self._encoder.message((reply,), None)
+        if config.compress_over_bytes and len(out.body) >= config.compress_over_bytes:
+            await out.compress()
         address = self._instance.routes.master_address(message.broker_name) or message.store_host
-        command = request(RequestCode.SEND_REPLY_MESSAGE_V2, header, body)
+        queue = MessageQueue(reply.topic, message.broker_name, 0)
+        target = QueueTarget(_REPLY_GROUP, queue, address, RequestCode.SEND_REPLY_MESSAGE_V2)
         try:
-            answered = await self._instance.remoting.invoke(address, command, config.send_timeout_s)
+            connection = await self._instance.remoting.connect(address)
+            answered = await send_once(connection, out, target, config.send_timeout_s)
             if answered.code not in SEND_STATUS_BY_CODE:
                 raise response_error(answered.code, answered.remark, address)
         except RmqError as error:

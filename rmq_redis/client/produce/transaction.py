@@ -37,13 +37,13 @@ from ...protocol.command import RemotingCommand, request
 from ...protocol.header import CheckTransactionStateRequestHeader, EndTransactionRequestHeader
 from ...protocol.message import parse_offset_msg_id
 from ...remoting.connection import Connection
-from ..core.intercept import SendChain
+from ..core.intercept import intercepted_send
 from ..core.settings import ClientSettings
 from ..core.threads import DaemonThreadExecutor
 from ..core.values import Serializer
-from .attempt import Send
+from .choice import ANYWHERE
+from .outgoing import Outgoing
 from .producer import AsyncProducer
-from .sending import check_body, check_flag, compress_large, encode_json, property_text
 
 logger = logging.getLogger(__name__)
 
@@ -114,12 +114,7 @@ class AsyncTransactionProducer(AsyncProducer):
         self._checking = asyncio.Semaphore(CHECKS_AT_ONCE)
         self._pool = DaemonThreadExecutor(MAX_THREADS, f"rmq-{group}")
         self._instance.processors[RequestCode.CHECK_TRANSACTION_STATE] = self._check_requested
-
-    def _intercept(self, interceptors: Sequence[object]) -> None:
-        super()._intercept(interceptors)
-        if interceptors:
-            intercepted = SendChain(interceptors).one(self.send_message_in_transaction)
-            self.send_message_in_transaction = intercepted  # type: ignore[method-assign]
+        self._transact = intercepted_send(self._interceptors, self._send_and_decide)
 
     async def start(self) -> None:
         """As ``AsyncProducer.start``; and tells the brokers of ``topics``, as far as they answer."""
@@ -161,41 +156,18 @@ class AsyncTransactionProducer(AsyncProducer):
             As ``send``: the message was not sent, and there was no local transaction. A half message that was stored
             all the same is asked about later.
         """
-        topic = self._topics.get(message.topic) or await self._find_topic(message.topic, timeout_s)
-        target, timeout_s = await self._target_for(topic, message, None, None, None, timeout_s)
-        body: Any = message.body
-        check_body(body, self._max_bytes)
-        check_flag(message.flag)
-        born_ms = int(time.time() * 1000)
-        properties = {name: value for name, value in message.properties.items() if name not in LATER_PROPERTIES}
-        properties[PROPERTY_TRANSACTION_PREPARED] = "true"
-        properties[PROPERTY_PRODUCER_GROUP] = self.group
-        properties.setdefault(PROPERTY_UNIQ_KEY, self._unique_keys.next(born_ms))
-        half = msgspec.structs.replace(message, properties=properties)
-        text, message_id = property_text(half, None, "")
-        sys_flag = int(MessageSysFlag.TRANSACTION_PREPARED)
-        if len(body) >= self._compress_over_bytes:
-            body, compressed = await compress_large(body)
-            sys_flag |= compressed
-        send = Send(
-            message.topic,
-            False,
-            False,
-            sys_flag,
-            born_ms,
-            message.flag,
-            encode_json(text),
-            body,
-            message_id,
-            self._deadline(timeout_s, born_ms),
-        )
-        try:
-            sent = await self._attempt(send, target, 1)
-        except RmqError as error:
-            sent = await self._send_again(send, target, error)
+        return await self._transact((message,), arg, timeout_s)
+
+    async def _send_and_decide(
+        self, messages: Sequence[Message], arg: Any, timeout_s: float | None
+    ) -> TransactionSendResult:
+        await self._delivery.topic(messages[0].topic, timeout_s)
+        half = self._half(messages[0])
+        sent = await self._delivery.deliver((half,), self._encode_half, self._delivery.ask, ANYWHERE, timeout_s)
+        message_id = sent.msg_id
         failure: BaseException | None = None
         if sent.status is SendStatus.SEND_OK:
-            what = f"local transaction of {message_id} to topic {message.topic}"
+            what = f"local transaction of {message_id} to topic {half.topic}"
             state, failure = await self._ask_listener(what, self._listener.execute_local_transaction, half, arg)
         else:
             state = LocalTransactionState.ROLLBACK_MESSAGE  # a failover might lose it: do not begin
@@ -210,6 +182,18 @@ class AsyncTransactionProducer(AsyncProducer):
                 error,
             )
         return TransactionSendResult(**msgspec.structs.asdict(sent), local_transaction_state=state, error=failure)
+
+    def _half(self, message: Message) -> Message:
+        properties = {name: value for name, value in message.properties.items() if name not in LATER_PROPERTIES}
+        properties[PROPERTY_TRANSACTION_PREPARED] = "true"
+        properties[PROPERTY_PRODUCER_GROUP] = self.group
+        properties.setdefault(PROPERTY_UNIQ_KEY, self._instance.unique_keys.next(int(time.time() * 1000)))
+        return msgspec.structs.replace(message, properties=properties)
+
+    def _encode_half(self, messages: Sequence[Message], key: str | None) -> Outgoing:
+        out = self._encoder.message(messages, key)
+        out.sys_flag |= MessageSysFlag.TRANSACTION_PREPARED
+        return out
 
     async def _end(self, sent: SendResult, state: LocalTransactionState, failure: BaseException | None) -> None:
         address = self._instance.routes.master_address(sent.queue.broker_name)

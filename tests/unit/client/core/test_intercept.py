@@ -209,4 +209,4 @@ def test_what_is_no_interceptor_is_refused_at_once(wrong: object) -> None:
 
 def test_without_interceptors_nothing_is_in_the_way() -> None:
     producer = AsyncProducer("PG", "127.0.0.1:1", interceptors=[])
-    assert "send" not in vars(producer)
+    assert producer._deliver == producer._delivery.deliver

@@ -29,7 +29,8 @@ from rmq_redis import (
     errors,
     testing,
 )
-from rmq_redis.client.produce.sending import check_flag, check_handle, property_text
+from rmq_redis.client.produce.checks import check_flag, check_handle
+from rmq_redis.client.produce.outgoing import property_text
 from rmq_redis.codes import ResponseCode
 from rmq_redis.errors import ClientError, ConfigError, MessageIllegalLocallyError
 

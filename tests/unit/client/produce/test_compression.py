@@ -8,8 +8,8 @@ import zlib
 
 import pytest
 
-from rmq_redis.client.produce import sending
-from rmq_redis.client.produce.sending import compress
+from rmq_redis.client.produce import compression
+from rmq_redis.client.produce.compression import compress
 
 TEXT = b'{"order": 12345, "state": "paid", "items": [1, 2, 3]}' * 2000
 
@@ -47,7 +47,7 @@ def test_body_that_does_not_shrink_costs_a_few_kilobytes_of_zlib(monkeypatch: py
             asked.append(len(data))
             return zlib.compress(data, level)
 
-    monkeypatch.setattr(sending, "zlib", Counting)
+    monkeypatch.setattr(compression, "zlib", Counting)
     for size in (64 * 1024, 1024 * 1024, 4 * 1024 * 1024):
         asked.clear()
         body = os.urandom(size)

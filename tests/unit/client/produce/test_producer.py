@@ -7,15 +7,16 @@ import zlib
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 import tenacity
 from client_fakes import FakeBroker, cluster, sends, until, without_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmq_redis.client.produce import producer as producer_module
+from rmq_redis.client.produce.outgoing import Outgoing
 from rmq_redis.client.produce.producer import AsyncProducer
-from rmq_redis.client.produce.sending import QueueTarget
+from rmq_redis.client.produce.topic import QueueTarget
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import (
     ClientError,
@@ -32,7 +33,7 @@ from rmq_redis.errors import (
     SystemBusyError,
 )
 from rmq_redis.model import Message, MessageQueue, SendStatus
-from rmq_redis.protocol.frame import CommandDecoder, encode_frame
+from rmq_redis.protocol.frame import CommandDecoder
 from rmq_redis.protocol.header import SendMessageRequestHeaderV2
 from rmq_redis.protocol.message import decode_properties
 
@@ -100,8 +101,8 @@ def test_the_header_template_holds_any_text(
         (target.batch_head, RequestCode.SEND_BATCH_MESSAGE, False),
     ):
         commands: list[Any] = []
-        header = head % (1, 1700000000000, flag, producer_module.encode_json(properties), 77)
-        CommandDecoder().feed(encode_frame(header, b"body"), commands)
+        out = Outgoing(topic, flag, 1700000000000, msgspec.json.encode(properties), b"body", "", sys_flag=1)
+        CommandDecoder().feed(out.frame(head, 77), commands)
         (command,) = commands
         assert (command.code, command.opaque, command.is_oneway, command.body) == (code, 77, oneway, b"body")
         fields = command.header(SendMessageRequestHeaderV2)
@@ -362,9 +363,9 @@ async def test_route_changes_are_seen() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config(poll_name_server_interval_s=0.01)) as producer:
         assert len(await producer.publish_queues("T")) == 2
         fake.name_server.topics["T"]["broker-a"] = 5
-        await until(lambda: len(producer._topics["T"].queues) == 5)
+        await until(lambda: len(producer._publish.topics["T"].queues) == 5)
         fake.name_server.perms["T", "broker-a"] = 4
-        await until(lambda: "T" not in producer._topics)
+        await until(lambda: "T" not in producer._publish.topics)
 
 
 async def test_life() -> None:

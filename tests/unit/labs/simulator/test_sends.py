@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rmq_redis.client.produce import producer as real_producer
+from rmq_redis.client.produce import delivery, topic
 from rmq_redis.hookspecs import ClientContext, QueueSelector, hookimpl
 from rmq_redis.labs.simulator import producers
 from rmq_redis.labs.simulator.cluster import Cluster, Event, Group, Producers
@@ -37,10 +37,10 @@ def by_name(figures: ProducerFigures) -> dict[str, int]:
 
 
 def test_the_same_numbers_as_the_real_producer() -> None:
-    assert producers.AVOID_BROKER_S == real_producer.AVOID_BROKER_S
-    assert producers.AVOID_BUSY_BROKER_S == real_producer.AVOID_BUSY_BROKER_S
-    assert producers.RETRY_PAUSE_S == real_producer.RETRY_PAUSE_S
-    assert producers.LEAST_ATTEMPT_S == real_producer._LEAST_ATTEMPT_S
+    assert producers.AVOID_BROKER_S == delivery.AVOID_BROKER_S
+    assert producers.AVOID_BUSY_BROKER_S == delivery.AVOID_BUSY_BROKER_S
+    assert producers.RETRY_PAUSE_S == topic.RETRY_PAUSE_S
+    assert producers.LEAST_ATTEMPT_S == delivery.LEAST_ATTEMPT_S
 
 
 def test_percentile_is_a_value_that_so_many_do_not_exceed() -> None:

@@ -1,19 +1,25 @@
-"""Which queues a producer's topics have now. They are waited for while their brokers restart."""
+"""The queues that a producer's messages go to: of each topic, those of now. They are waited for while brokers restart.
+
+A send must cost a few microseconds, so what the frames of one queue have in common is made once, as a template.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
-from ...codes import Perm
+import msgspec
+
+from ...codes import CURRENT_VERSION, Perm, RequestCode
 from ...errors import RemotingError, RequestTimeoutError, RmqError, RouteNotFoundError
-from ...model import MessageQueue
+from ...model import DEFAULT_QUEUE_NUMS, DEFAULT_TOPIC, MessageQueue, reply_topic
 from ..core.route import RouteTable, publish_queues
-from .attempt import PublishTopic, make_topic
-from .sending import QueueTarget
 
 RETRY_PAUSE_S = 0.05
 """Before another attempt at the same broker; longer with each further one."""
 MOST_PAUSE_S = 0.5
+
+_encode_json = msgspec.json.Encoder().encode
 
 
 class QueueAwayError(RouteNotFoundError):
@@ -25,6 +31,96 @@ class QueueAwayError(RouteNotFoundError):
 
     def __reduce__(self) -> tuple[type[QueueAwayError], tuple[MessageQueue]]:
         return type(self), (self.queue,)
+
+
+class QueueTarget:
+    """Where messages for one queue go, and the constant parts of their frames.
+
+    ``head % (sys_flag, born_timestamp_ms, flag, properties_json, opaque)`` is the header of a request.
+    """
+
+    __slots__ = ("address", "batch_head", "head", "oneway_head", "queue")
+
+    def __init__(
+        self, group: str, queue: MessageQueue, address: str, code: RequestCode = RequestCode.SEND_MESSAGE_V2
+    ) -> None:
+        self.queue = queue
+        self.address = address
+        self.head = _head_template(group, queue, code, batch=False, oneway=False)
+        self.oneway_head = _head_template(group, queue, code, batch=False, oneway=True)
+        self.batch_head = _head_template(group, queue, RequestCode.SEND_BATCH_MESSAGE, batch=True, oneway=False)
+
+
+def _head_template(group: str, queue: MessageQueue, code: RequestCode, *, batch: bool, oneway: bool) -> bytes:
+    def text(value: str) -> bytes:
+        return _encode_json(value).replace(b"%", b"%%")
+
+    return b"".join(
+        (
+            b'{"code":%d,"extFields":{"a":%b,"b":%b' % (code, text(group), text(queue.topic)),
+            b',"c":%b,"d":"%d"' % (text(DEFAULT_TOPIC), DEFAULT_QUEUE_NUMS),
+            b',"e":"%d","f":"%%d","g":"%%d","h":"%%d","i":%%b,"j":"0","k":"false"' % queue.queue_id,
+            b',"m":"%b","n":%b}' % (b"true" if batch else b"false", text(queue.broker_name)),
+            b',"flag":%d,"language":"PYTHON","opaque":%%d' % (2 if oneway else 0),
+            b',"serializeTypeCurrentRPC":"JSON","version":%d}' % CURRENT_VERSION,
+        )
+    )
+
+
+class PublishTopic:
+    """The queues that a topic's messages may go to now.
+
+    Attributes:
+        queues: those that can be written now.
+        active: of these, those of brokers that are not passed over.
+        ordered: those that sharding keys are spread over. In strict order it has queues that cannot be written now.
+        is_strict: whether a key keeps its queue while that cannot be written.
+    """
+
+    __slots__ = ("active", "is_strict", "ordered", "queues", "targets")
+
+    def __init__(
+        self,
+        group: str,
+        queues: list[MessageQueue],
+        addresses: dict[str, str],
+        code: RequestCode,
+        ordered: list[MessageQueue] | None,
+    ) -> None:
+        self.queues = queues
+        self.is_strict = ordered is not None
+        self.ordered = queues if ordered is None else ordered
+        self.active = queues
+        self.targets = {queue: QueueTarget(group, queue, addresses[queue.broker_name], code) for queue in queues}
+
+    def avoid(self, broker_names: Collection[str]) -> None:
+        self.active = [queue for queue in self.queues if queue.broker_name not in broker_names] or self.queues
+
+
+def make_topic(
+    group: str, name: str, routes: RouteTable, ordered: list[MessageQueue] | None = None
+) -> PublishTopic | None:
+    """The queues of a topic by the routes known now; None when there is none that can be written.
+
+    Args:
+        ordered: in strict order, all queues that keys are spread over.
+    """
+    route = routes.routes.get(name) or routes.default_routes.get(name)
+    if route is None:
+        return None
+    addresses: dict[str, str] = {}
+    queues: list[MessageQueue] = []
+    for queue in publish_queues(name, route):
+        address = routes.master_address(queue.broker_name)
+        if address is not None:
+            addresses[queue.broker_name] = address
+            queues.append(queue)
+    if not queues:
+        return None
+    # All that goes to a cluster's reply topic is a reply. Java looks at every message's MSG_TYPE instead.
+    is_reply = any(name == reply_topic(broker.cluster) for broker in route.broker_datas)
+    code = RequestCode.SEND_REPLY_MESSAGE_V2 if is_reply else RequestCode.SEND_MESSAGE_V2
+    return PublishTopic(group, queues, addresses, code, ordered)
 
 
 class PublishTopics:

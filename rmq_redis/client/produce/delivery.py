@@ -1,0 +1,361 @@
+"""How a message gets to a broker: one way for all that a producer sends, and one loop over the attempts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import tenacity
+
+from ...codes import ResponseCode
+from ...errors import (
+    ClientError,
+    RemotingConnectError,
+    RemotingError,
+    RequestTimeoutError,
+    ResponseError,
+    RmqError,
+    RouteNotFoundError,
+    response_error,
+)
+from ...model import SEND_STATUS_BY_CODE, Message, MessageQueue, SendResult
+from ...protocol.command import RemotingCommand
+from ...protocol.header import SendMessageResponseHeader
+from ...remoting.connection import Connection, ResponseFuture
+from ..core.instance import MQClientInstance
+from .checks import check_timeout, check_topic
+from .choice import ANYWHERE, Destination, QueueChoice
+from .outgoing import Encode, Outgoing
+from .topic import MOST_PAUSE_S, RETRY_PAUSE_S, PublishTopic, PublishTopics, QueueAwayError, QueueTarget
+
+logger = logging.getLogger(__name__)
+
+AVOID_BROKER_S = 5.0
+"""How long the queues of a broker that could not be reached are passed over, if there are others."""
+AVOID_BUSY_BROKER_S = 1.0
+"""The same of a broker that is busy."""
+LEAST_ATTEMPT_S = 0.005
+"""With less time than this left no further attempt begins: not even a broker on this machine would answer in time."""
+_ONEWAYS_PER_TURN = 64
+"""Oneway sends until others get a turn of the event loop; their frames leave in two system calls."""
+
+RETRIABLE_CODES = frozenset(
+    {
+        ResponseCode.SYSTEM_ERROR,
+        ResponseCode.SYSTEM_BUSY,
+        ResponseCode.SERVICE_NOT_AVAILABLE,
+        ResponseCode.NO_PERMISSION,
+        ResponseCode.TOPIC_NOT_EXIST,
+        ResponseCode.NO_BUYER_ID,
+        ResponseCode.NOT_IN_CURRENT_UNIT,
+        ResponseCode.GO_AWAY,
+    }
+)
+"""Answers after which a send is tried again on another broker. Source: DefaultMQProducer.retryResponseCodes."""
+AWAY_CODES = (ResponseCode.SERVICE_NOT_AVAILABLE, ResponseCode.GO_AWAY)
+"""Answers of a broker that restarts, or is not the master now."""
+
+R = TypeVar("R")
+Attempt = Callable[[Outgoing, QueueTarget, int], Awaitable[R]]
+"""Sends to a target; the number counts attempts from 1."""
+
+
+def is_retriable(error: BaseException) -> bool:
+    """Whether another broker, or the same one later, might take the message."""
+    if isinstance(error, ResponseError):
+        return error.code in RETRIABLE_CODES
+    return isinstance(error, RemotingError | RouteNotFoundError)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether a broker is unreachable, or is not the master now: another one will be in a moment."""
+    if isinstance(error, ResponseError):
+        return error.code in AWAY_CODES
+    return isinstance(error, RemotingConnectError | RouteNotFoundError)
+
+
+def result_of(answer: RemotingCommand, target: QueueTarget, message_id: str, attempts: int) -> SendResult:
+    """The result of an answer. Raises the ResponseError of a code that does not mean stored."""
+    status = SEND_STATUS_BY_CODE.get(answer.code)
+    if status is None:
+        raise response_error(answer.code, answer.remark, target.address)
+    fields = answer.header(SendMessageResponseHeader)
+    queue = target.queue
+    if fields.queue_id != queue.queue_id:  # the broker chose another one
+        queue = MessageQueue(queue.topic, queue.broker_name, fields.queue_id)
+    return SendResult(
+        status,
+        message_id,
+        fields.msg_id,
+        queue,
+        fields.queue_offset,
+        fields.transaction_id or "",
+        attempts,
+        fields.recall_handle or "",
+    )
+
+
+def send_once(connection: Connection, out: Outgoing, target: QueueTarget, timeout_s: float) -> ResponseFuture:
+    """Sends a message over a connection; the future gets the broker's answer, whatever its code."""
+    opaque = connection.next_opaque()
+    template = target.batch_head if out.is_batch else target.head
+    return connection.send_request(out.frame(template, opaque), opaque, timeout_s)
+
+
+class StopAtDeadline(tenacity.stop.stop_base):
+    """No further attempt after a time of the event loop's clock."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    def __call__(self, _state: tenacity.RetryCallState) -> bool:
+        return asyncio.get_running_loop().time() >= self._deadline
+
+
+class StopWhen(tenacity.stop.stop_base):
+    """No further attempt once a condition holds."""
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self._condition = condition
+
+    def __call__(self, _state: tenacity.RetryCallState) -> bool:
+        return self._condition()
+
+
+class Delivery:
+    """Chooses a queue, encodes, sends, and tries again until a broker has stored the message or its time is over."""
+
+    def __init__(self, group: str, instance: MQClientInstance, publish: PublishTopics, choice: QueueChoice) -> None:
+        self._group = group
+        self._instance = instance
+        self._publish = publish
+        self._topics = publish.topics
+        self._choice = choice
+        self._sending: Callable[..., None] | None = getattr(choice.select, "sending", None)
+        self._report: Callable[..., None] | None = getattr(choice.select, "report", None)
+        self.ask: Attempt[SendResult] = self._ask if self._sending is self._report is None else self._ask_measured
+        """The attempt that waits until the broker has stored the message."""
+        config = instance.config
+        self._timeout_s = config.send_timeout_s
+        self._retries = config.retry_times_when_send_failed
+        self._compress_over_bytes = config.compress_over_bytes or config.max_message_bytes + 1
+        self._connections: dict[str, Connection] = {}
+        self._loop: asyncio.AbstractEventLoop
+        self._oneways = 0
+        self.is_running = False
+
+    def start(self) -> None:
+        """Uses the instance, which has started."""
+        self._loop = asyncio.get_running_loop()
+        self._connections = self._instance.remoting.connections
+        self.is_running = True
+
+    def close(self) -> None:
+        """Refuses all further sends and attempts."""
+        self.is_running = False
+        self._topics.clear()
+
+    async def deliver(
+        self,
+        messages: Sequence[Message],
+        encode: Encode,
+        attempt: Attempt[R],
+        where: Destination,
+        timeout_s: float | None = None,
+    ) -> R:
+        """Delivers the messages of one request; what the attempt that succeeded returned.
+
+        Args:
+            attempt: ``ask`` or ``hand_over``.
+            timeout_s: seconds for all attempts together; None: ``send_timeout_s``.
+
+        Raises:
+            As ``AsyncProducer.send``.
+        """
+        message = messages[0]
+        if timeout_s is None:
+            timeout_s = self._timeout_s
+        else:
+            check_timeout(timeout_s)
+        topic = self._topics.get(message.topic) or await self.topic(message.topic, timeout_s)
+        deadline = self._loop.time() + timeout_s
+        try:
+            target = self._choice.target(topic, message, where)
+        except QueueAwayError as error:
+            target = await self._publish.wait_for(error.queue, timeout_s)
+        out = encode(messages, where.key)
+        out.deadline = deadline
+        out.is_fixed = where is not ANYWHERE or (topic.is_strict and self._choice.by_key)
+        if len(out.body) >= self._compress_over_bytes and not out.is_batch:
+            await out.compress()
+        try:
+            return await attempt(out, target, 1)
+        except RmqError as error:
+            if not is_retriable(error):
+                raise
+            failure = error
+        return await self._repeat(out, target, attempt, failure)
+
+    async def topic(self, name: str, timeout_s: float | None = None) -> PublishTopic:
+        """The queues of a topic.
+
+        Raises:
+            RouteNotFoundError, RemotingError: as ``PublishTopics.find``.
+            ClientError: not started, closed, or inherited by a fork.
+        """
+        self._check_running()
+        found = self._topics.get(name)
+        if found is not None:
+            return found
+        check_topic(name)
+        return await self._publish.find(name, self._timeout_s if timeout_s is None else timeout_s)
+
+    def _check_running(self) -> None:
+        self._instance.check_process()
+        if not self.is_running:
+            raise ClientError(f"producer {self._group!r} is not started, or closed")
+
+    # --- one attempt ---------------------------------------------------------------------------------------------
+
+    async def _ask(self, out: Outgoing, target: QueueTarget, number: int) -> SendResult:
+        remaining_s = out.deadline - self._loop.time()
+        if remaining_s <= 0:
+            raise RequestTimeoutError(f"sending to {target.address}: the time is used up")
+        connection = self._connections.get(target.address)
+        if connection is None:
+            connection = await self._connect(out, target)
+            remaining_s = max(out.deadline - self._loop.time(), 0.001)
+        answer = await send_once(connection, out, target, remaining_s)
+        return result_of(answer, target, out.message_id, number)
+
+    async def _ask_measured(self, out: Outgoing, target: QueueTarget, number: int) -> SendResult:
+        """``_ask``, of which the load balancer hears."""
+        began = self._loop.time()
+        failure: BaseException | None = None
+        if self._sending is not None:
+            self._sending(target.queue)
+        try:
+            return await self._ask(out, target, number)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            if self._report is not None:
+                self._report(target.queue, self._loop.time() - began, failure)
+
+    async def hand_over(self, out: Outgoing, target: QueueTarget, _number: int) -> None:
+        """Writes a message that the broker does not answer."""
+        connection = self._connections.get(target.address) or await self._connect(out, target)
+        connection.write(out.frame(target.oneway_head, connection.next_opaque()))
+        await connection.drain()
+        self._oneways += 1
+        if not self._oneways % _ONEWAYS_PER_TURN:
+            await asyncio.sleep(0)  # nothing else here waits: without this a loop of sends would never reach the socket
+
+    async def _connect(self, out: Outgoing, target: QueueTarget) -> Connection:
+        """Opens the connection. A send that may go elsewhere leaves time for that."""
+        self._check_running()
+        timeout_s = max(out.deadline - self._loop.time(), 0.001)
+        if not out.is_fixed:
+            timeout_s /= 1 + max(self._retries, 0)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._instance.remoting.connect(target.address)
+        except TimeoutError:
+            raise RemotingConnectError(f"cannot connect to {target.address}: no answer in {timeout_s:g} s") from None
+
+    # --- further attempts ----------------------------------------------------------------------------------------
+
+    async def _repeat(self, out: Outgoing, target: QueueTarget, attempt: Attempt[R], error: RmqError) -> R:
+        """Further attempts after ``error``, which the first one ended with; raises the last attempt's error."""
+        self._note_failure(out.topic, target, error)
+        retries = self._retries
+        if attempt == self.hand_over:
+            retries = max(retries, 1)  # it only fails to connect, so nothing was sent
+        if retries <= 0 or self._loop.time() >= out.deadline:
+            raise error
+        attempts = 1
+        counted = 0  # of these, those at brokers that were there
+        first = error
+
+        async def further() -> R:
+            nonlocal target, attempts, counted, error
+            target, error = await self._next_target(out, target, error, attempts)
+            attempts += 1
+            try:
+                return await attempt(out, target, attempts)
+            except RmqError as failure:
+                error = failure
+                counted += not is_away(failure)
+                if is_retriable(failure):
+                    self._note_failure(out.topic, target, failure)
+                raise
+
+        policy = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(is_retriable),
+            stop=StopWhen(lambda: counted >= retries) | StopAtDeadline(out.deadline - LEAST_ATTEMPT_S),
+            sleep=asyncio.sleep,
+            reraise=True,
+        )
+        try:
+            return await policy(further)
+        except RmqError as last:
+            if attempts > 1:
+                last.add_note(
+                    f"attempt {attempts} of sending to topic {out.topic!r}; the first one failed with: {first}"
+                )
+            raise
+
+    async def _next_target(
+        self, out: Outgoing, failed: QueueTarget, error: RmqError, attempts: int
+    ) -> tuple[QueueTarget, RmqError]:
+        """Where the next attempt goes, and the error so far: the broker's, until the routes show that it is away.
+
+        With nowhere else to go it pauses first, and waits until the broker group has a master again.
+
+        Raises:
+            ``error``, when there is not enough time for another attempt.
+        """
+        pause_s = min(RETRY_PAUSE_S * 4 ** min(attempts - 1, 3), MOST_PAUSE_S)
+        while True:
+            target: QueueTarget | None = None
+            try:
+                target = await self._target_of_retry(out, failed)
+            except (RouteNotFoundError, RemotingError) as failure:
+                error = failure
+                self._instance.routes.refresh_soon(out.topic)
+            if target is None or target.queue.broker_name == failed.queue.broker_name:
+                await asyncio.sleep(min(pause_s, max(out.deadline - self._loop.time(), 0.0)))
+            if out.deadline - self._loop.time() < LEAST_ATTEMPT_S:
+                raise error
+            if target is not None:
+                return target, error
+
+    async def _target_of_retry(self, out: Outgoing, failed: QueueTarget) -> QueueTarget:
+        topic = self._topics.get(out.topic)
+        if topic is None:
+            topic = await self.topic(out.topic, max(out.deadline - self._loop.time(), 0.001))
+        if out.is_fixed:
+            target = topic.targets.get(failed.queue)
+            if target is None:
+                raise QueueAwayError(failed.queue)
+            return target
+        broker_name = failed.queue.broker_name
+        others = [queue for queue in topic.active if queue.broker_name != broker_name]
+        others = others or [queue for queue in topic.queues if queue.broker_name != broker_name] or topic.queues
+        return topic.targets[random.choice(others)]
+
+    def _note_failure(self, name: str, target: QueueTarget, error: RmqError) -> None:
+        """Passes the broker over for a while if that makes sense, and has the route looked up."""
+        logger.debug("send to %s at %s failed: %s", target.queue, target.address, error)
+        if not self.is_running:
+            return
+        self._instance.routes.refresh_soon(name)
+        code = error.code if isinstance(error, ResponseError) else None
+        if isinstance(error, RemotingError) or code in AWAY_CODES:
+            self._publish.avoid(target.queue.broker_name, AVOID_BROKER_S)
+        elif code == ResponseCode.SYSTEM_BUSY:
+            self._publish.avoid(target.queue.broker_name, AVOID_BUSY_BROKER_S)
