@@ -64,7 +64,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     port = free_port()
     log_path = data_dir / "up.stderr"
     command = [sys.executable, "-m", "rmq_redis", "up", "--namesrvs", "1", "--namesrv-port", str(port)]
-    command += ["--brokers", "1", "--slaves", "0", "--data-dir", str(data_dir / "data")]
+    command += ["--brokers", "1", "--slaves", "0", "--broker-port", "0", "--data-dir", str(data_dir / "data")]
     with log_path.open("w") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
