@@ -17,6 +17,9 @@ from rmq_redis.store.embedded import EmbeddedServer
 SENDERS = 20
 KEPT = 1000
 
+LOAD_S = 500.0
+"""Deadline of what needs a load of 64 MB, on a busy machine."""
+
 
 class Load:
     """Senders that go on until they are told to stop; what was acknowledged, by its place."""
@@ -165,7 +168,7 @@ async def test_an_endless_load_stays_within_maxmemory_and_a_slow_group_goes_on_a
                 most = max(most, info["used_memory"] - info["mem_not_counted_for_evict"])
                 return trimmed(server, topic) * 5000 > 2 * maxmemory
 
-            await eventually(enough, "twice as much as fits was removed")
+            await eventually(enough, "twice as much as fits was removed", LOAD_S)
             assert most <= maxmemory
             await load.stop()
             low = trimmed(server, topic)
@@ -173,7 +176,7 @@ async def test_an_endless_load_stays_within_maxmemory_and_a_slow_group_goes_on_a
             assert before <= 100
             gate.set()
             last = max(offset for _, offset in load.acknowledged)
-            await eventually(lambda: received[-1].queue_offset >= last, "the slow group caught up")
+            await eventually(lambda: received[-1].queue_offset >= last, "the slow group caught up", LOAD_S)
         kept = await kept_messages(names.address, topic)
     # What it had pulled before, then what is left: in between the broker sent it to the min offset.
     offsets = [message.queue_offset for message in received]
