@@ -62,6 +62,24 @@ def test_links_lead_to_files(document: Path) -> None:
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_anchors_lead_to_headings(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", document.read_text())
+    pages = {target: document.parent / target if target else document for target, _ in links}
+    assert [link for link in links if link[1] not in headings(pages[link[0]])] == []
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_site_navigation_has_every_page() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    assert [page.name for page in ROOT.glob("docs/*.md") if page.name not in navigation] == []
+
+
 def test_both_readmes_and_ci_give_the_same_commands() -> None:
     commands = [re.findall(r"^python3 -m venv .*$", (ROOT / name).read_text(), re.MULTILINE) for name in READMES]
     assert commands[0] == commands[1]
