@@ -1,22 +1,38 @@
-"""The command ``rmq-redis``. One file per noun; a command imports what it needs when it runs, so that help is quick."""
+"""The command ``rmq-redis``. One file per noun; commands import what they need when they run, see ``lazy.py``."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import sys
 from typing import Annotated
 
 import typer
 
-from . import broker, chaos, dlq, group, lookup, message, nameserver, offset, plugin, run, simulate, topic, up
+from . import (
+    bench,
+    broker,
+    chaos,
+    consume,
+    dlq,
+    group,
+    message,
+    nameserver,
+    offset,
+    plugin,
+    recall,
+    run,
+    send,
+    simulate,
+    topic,
+    up,
+)
 from .demo.command import demo
+from .output import fail, say
 from .terminal import decode_arguments, prepare_streams
 
 app = typer.Typer(
     name="rmq-redis",
-    help="RocketMQ's message model on Redis streams: NameServer, brokers, and tools for them.",
+    help="RocketMQ's message model on Redis: NameServer, brokers and command line tools.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -26,14 +42,13 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from .. import __version__
-        from .output import say
+        from .. import __version__  # reads the metadata of the package
 
         say(f"rmq-redis {__version__}")
         raise typer.Exit
 
 
-@app.callback(epilog="Settings can also be environment variables: RMQ_REDIS_ and their name in capitals.")
+@app.callback(epilog="Every setting is also an environment variable: RMQ_REDIS_ and its name in capitals.")
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.", metavar="")
@@ -42,7 +57,7 @@ def _root(
         list[str] | None,
         typer.Option(
             "--plugin",
-            help="Load a plugin that is not installed: MODULE, MODULE:OBJECT, FILE.py. Anywhere on the line.",
+            help="Load a plugin that is not installed: MODULE, MODULE:OBJECT or FILE.py. Allowed after commands, too.",
             metavar="SPEC",
             show_default=False,
         ),
@@ -53,11 +68,11 @@ def _root(
 
 app.command(rich_help_panel="Start here")(up.up)
 app.command(rich_help_panel="Start here")(demo)
-app.command(rich_help_panel="Messages, topics, groups")(message.send)
-app.command(rich_help_panel="Messages, topics, groups")(message.consume)
-app.command(rich_help_panel="Messages, topics, groups")(message.recall)
+app.command(rich_help_panel="Messages, topics, groups")(send.send)
+app.command(rich_help_panel="Messages, topics, groups")(consume.consume)
+app.command(rich_help_panel="Messages, topics, groups")(recall.recall)
 app.command(rich_help_panel="Messages, topics, groups")(run.run)
-app.add_typer(lookup.app, name="message", rich_help_panel="Messages, topics, groups")
+app.add_typer(message.app, name="message", rich_help_panel="Messages, topics, groups")
 app.add_typer(topic.app, name="topic", rich_help_panel="Messages, topics, groups")
 app.add_typer(group.app, name="group", rich_help_panel="Messages, topics, groups")
 app.add_typer(offset.app, name="offset", rich_help_panel="Messages, topics, groups")
@@ -67,15 +82,12 @@ app.add_typer(broker.app, name="broker", rich_help_panel="Servers")
 app.add_typer(plugin.app, name="plugin", rich_help_panel="Plugins and measurements")
 app.add_typer(plugin.app, name="plugins", hidden=True)
 app.command(rich_help_panel="Plugins and measurements")(simulate.simulate)
-if importlib.util.find_spec(f"{__name__}.bench") is not None:
-    app.command("bench", rich_help_panel="Plugins and measurements")(
-        importlib.import_module(f"{__name__}.bench").bench_app
-    )
+app.command(rich_help_panel="Plugins and measurements")(bench.bench)
 app.command(rich_help_panel="Plugins and measurements")(chaos.chaos)
 
 
 def _is_own_command(arguments: list[str]) -> bool:
-    """Whether the line asks for a command of ours, so that nobody's plugins need to be loaded to know what it means."""
+    """Whether the command is one of this package, so that no plugin has to be loaded to find it."""
     word = next((argument for argument in arguments if not argument.startswith("-")), None)
     names = {info.name or getattr(info.callback, "__name__", "") for info in app.registered_commands}
     return word in names | {info.name for info in app.registered_groups} or "--version" in arguments
@@ -99,6 +111,4 @@ def main() -> None:
             plugin.add_plugin_commands(app)
         app()
     except Exception as error:
-        from .output import fail
-
         fail(error)

@@ -1,25 +1,22 @@
-"""What the commands that ask servers have in common."""
+"""Runs the work of commands that query or change a cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from ..client.admin.admin import AsyncAdmin
+from . import lazy
+from .options import ClientOptions
 
 T = TypeVar("T")
 
 
-def with_admin(namesrv: str, log_level: str, work: Callable[[AsyncAdmin], Awaitable[T]]) -> T:
-    """Sets up logging and runs ``work`` with a started admin client; its result."""
-    from ..client.admin.admin import AsyncAdmin
-    from ..runtime import run, setup_logging
-
-    setup_logging(log_level)
+def with_admin(client: ClientOptions, work: Callable[[lazy.AsyncAdmin], Awaitable[T]]) -> T:
+    """Sets up logging, runs ``work`` with a started admin client, and returns its result."""
+    lazy.setup_logging(client.log_level)
 
     async def main() -> T:
-        async with AsyncAdmin(namesrv) as admin:
+        async with lazy.AsyncAdmin(client.namesrv) as admin:
             return await work(admin)
 
-    return run(main())
+    return lazy.run(main())

@@ -1,4 +1,4 @@
-"""``rmq-redis broker``: one broker in the foreground; ``rmq-redis broker drain``: a group on its way out."""
+"""``rmq-redis broker``: a broker in the foreground; ``rmq-redis broker drain``: prepare a group for removal."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import typer
 
 from ..config import BrokerConfig
 from ..errors import ConfigError
+from . import lazy
 from .admin import with_admin
-from .options import DEFAULT_NAMESRV, LogLevel, Namesrv, argument, config_options, flag, option
+from .option_groups import Settings, with_option_groups
+from .options import ClientOptions, LogLevel, argument, flag, option
 from .output import say
 from .posix import require_posix
 
 if TYPE_CHECKING:
-    from ..client.admin.admin import AsyncAdmin
     from ..client.admin.brokers import Backlog
 
 app = typer.Typer(invoke_without_command=True)
-_LOOK_PERIOD_S = 1.0
+_POLL_PERIOD_S = 1.0
+"""A group drains within seconds to hours; each look reads the offsets of all its groups."""
 
 ALIASES = {
     "broker_name": ("--name",),
@@ -33,87 +35,85 @@ ALIASES = {
 }
 
 
-@app.callback(epilog="A terminal of 100 columns shows all names in full; docs/configuration.md explains every setting.")
-@config_options(BrokerConfig, ALIASES, is_group=True)
-def broker(config: BrokerConfig, log_level: str) -> None:
+@app.callback(epilog="A terminal of 100 columns shows all names in full. All settings: docs/configuration.md.")
+@with_option_groups
+def broker(
+    context: typer.Context, *, config: Annotated[BrokerConfig, Settings(ALIASES)], log_level: LogLevel = "info"
+) -> None:
     """Run a broker until Ctrl-C or SIGTERM.
 
-    Brokers of one name are a group: id 0 is its master and takes the sends, every other id is a slave that serves
-    reads and, unless `--failover false`, becomes the master when that one is gone. A master that comes back is a slave.
+    Brokers with the same name form a group. Id 0 is its master and accepts sends; any other id is a slave, which serves
+    reads. If the master fails, a slave takes over, unless `--failover false`; a master that returns starts as a slave.
     """
     require_posix("broker")
     if not config.store:
         raise ConfigError(
             "a broker needs a store: --store redis://host:port/db (or RMQ_REDIS_STORE). "
-            "`rmq-redis up` brings a Redis of its own"
+            "`rmq-redis up` starts a Redis server for you"
         )
-    from ..broker.broker import Broker
-    from ..runtime import run, serve, setup_logging
-
-    setup_logging(log_level)
+    lazy.setup_logging(log_level)
 
     async def main() -> int:
-        server = Broker(config)
-        # A configured master may start as a slave: another broker of its group is the master meanwhile.
-        return await serve(server, lambda: f"broker {config.broker_name} id {server.broker_id}", config.listen_host)
+        server = lazy.Broker(config)
+        # A configured master starts as a slave if another broker of its group is the master.
+        return await lazy.serve(
+            server, lambda: f"broker {config.broker_name} id {server.broker_id}", config.listen_host
+        )
 
-    sys.exit(run(main()))
+    sys.exit(lazy.run(main()))
 
 
 @app.command("drain")
+@with_option_groups
 def drain(
     broker_name: Annotated[str, argument(help="Name of the broker group.")],
-    undo: Annotated[bool, flag("--undo", help="Send messages there again.")] = False,
+    *,
+    undo: Annotated[bool, flag("--undo", help="Let producers send to the group again.")] = False,
     timeout_s: Annotated[
         float | None,
         option("--timeout", min=0, metavar="S", help="Give up after S seconds.", show_default="never"),
     ] = None,
-    namesrv: Namesrv = DEFAULT_NAMESRV,
-    log_level: LogLevel = "error",
+    client: ClientOptions,
 ) -> None:
-    """Have no new messages sent to a broker group, and wait until its consumers have finished.
+    """Stop sends to a broker group, and wait until its messages are consumed.
 
-    Takes the write permission of all its topics away at every NameServer, which holds until --undo, also when the
-    broker registers anew. Then it waits: until all groups that consumed there have nothing left, and nothing waits for
-    its time or for the end of a transaction. Then the group's processes can be stopped and its store removed.
+    Removes the write permission of all topics of the group at every NameServer, until --undo; a restart of the broker
+    does not change that. Then waits until no consumer group has a lag there, and no delayed message and no undecided
+    transaction is left. After that you can stop the group's processes and delete its store.
     """
 
-    async def work(admin: AsyncAdmin) -> int:
+    async def work(admin: lazy.AsyncAdmin) -> int:
         if undo:
             say(f"{broker_name}: {await admin.add_write_perm(broker_name)} topics can be written again")
             return 0
-        import asyncio
-
-        await admin.master_address(broker_name)  # refuses a name that is not there
-        say(f"{broker_name}: {await admin.wipe_write_perm(broker_name)} topics are not written any more")
+        await admin.master_address(broker_name)  # raises if the group does not exist
+        say(f"{broker_name}: {await admin.wipe_write_perm(broker_name)} topics accept no more messages")
         try:
-            async with asyncio.timeout(timeout_s):
+            async with lazy.asyncio.timeout(timeout_s):
                 await _until_empty(admin, broker_name)
         except TimeoutError:
-            say(f"{broker_name}: not empty after {timeout_s:g} s; --undo sends messages there again")
+            say(f"{broker_name}: not empty after {timeout_s:g} s; to send there again, use --undo")
             return 1
-        say(f"{broker_name}: nothing is left; its processes can be stopped and its store removed")
+        say(f"{broker_name}: nothing is left; you can stop its processes and delete its store")
         return 0
 
-    sys.exit(with_admin(namesrv, log_level, work))
+    sys.exit(with_admin(client, work))
 
 
-async def _until_empty(admin: AsyncAdmin, broker_name: str) -> None:
-    from asyncio import sleep
-
+async def _until_empty(admin: lazy.AsyncAdmin, broker_name: str) -> None:
     shown = ""
     while not (backlog := await admin.backlog(broker_name)).is_empty:
         text = _left(backlog)
         if text != shown:
             say(f"{broker_name}: {text}")
             shown = text
-        await sleep(_LOOK_PERIOD_S)
+        await lazy.asyncio.sleep(_POLL_PERIOD_S)
 
 
 def _left(backlog: Backlog) -> str:
     parts = [f"{count} of {topic} for group {group}" for (group, topic), count in sorted(backlog.unread.items())]
     if backlog.scheduled:
-        parts.append(f"{backlog.scheduled} that wait for their time")
+        parts.append(f"{backlog.scheduled} delayed messages")
     if backlog.undecided:
         parts.append(f"{backlog.undecided} undecided transactions")
     return "left: " + ", ".join(parts)

@@ -1,4 +1,4 @@
-"""What a command does before it destroys something: it asks, or shows what it would do."""
+"""Confirmation before a command destroys something, and ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import typer
 from .options import flag
 from .terminal import is_terminal, visible
 
-Yes = Annotated[bool, flag("--yes", "-y", help="Do not ask. Needed where nobody can answer, as in a script.")]
-DryRun = Annotated[bool, flag("--dry-run", help="Only show what would be done.")]
+Yes = Annotated[bool, flag("--yes", "-y", help="Do not ask for confirmation; required in scripts.")]
+DryRun = Annotated[bool, flag("--dry-run", help="Show what would happen and change nothing.")]
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Asks at a terminal; returns if the answer is yes.
+    """Asks at a terminal; returns only if the answer is yes.
 
     Raises:
         typer.BadParameter: neither ``--yes`` nor a terminal; exit code 2.
@@ -24,5 +24,5 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not is_terminal(sys.stdin):
-        raise typer.BadParameter(f"{visible(question)} Standard input is no terminal: give --yes to do it.")
+        raise typer.BadParameter(f"{visible(question)} Standard input is not a terminal; to confirm, give --yes.")
     typer.confirm(visible(question), abort=True, err=True)

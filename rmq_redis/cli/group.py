@@ -1,23 +1,25 @@
-"""``rmq-redis group``: consumer groups and how they are configured."""
+"""``rmq-redis group``: list, show, change and delete consumer groups."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
+import msgspec
 import typer
 
+from ..errors import ConsumerNotOnlineError, RouteNotFoundError, SubscriptionGroupNotExistError
+from . import lazy
 from .admin import with_admin
 from .confirm import DryRun, Yes, confirm
-from .options import DEFAULT_NAMESRV, Cluster, Json, LogLevel, Namesrv, flag, group_argument, option
+from .option_groups import with_option_groups
+from .options import ClientOptions, Cluster, Json, flag, group_argument, option
 from .output import note, print_json, print_table, say
-
-if TYPE_CHECKING:
-    from ..client.admin.admin import AsyncAdmin
-    from ..protocol.group_config import GroupRetryPolicy, SubscriptionGroupConfig
 
 app = typer.Typer(help="List, show, change and delete consumer groups.", no_args_is_help=True)
 Group = Annotated[str, group_argument("Name of the consumer group.")]
 MAX_QUEUES = 1024
+"""As for any topic."""
 _INTERNAL = frozenset(
     {
         "CLIENT_INNER_PRODUCER",
@@ -34,43 +36,46 @@ _INTERNAL_PREFIXES = ("CID_RMQ_SYS_", "CID_ONSAPI_", "CID_ONS-HTTP-PROXY", "rmq-
 
 
 @app.command("list")
+@with_option_groups
 def list_groups(
-    every: Annotated[bool, flag("--all", "-a", help="Also groups of RocketMQ's and our own tools.")] = False,
+    *,
+    every: Annotated[bool, flag("--all", "-a", help="Include the groups of RocketMQ and of this command.")] = False,
     cluster: Cluster = None,
-    namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
-    log_level: LogLevel = "error",
+    client: ClientOptions,
 ) -> None:
-    """List the consumer groups that the brokers know."""
+    """List the consumer groups."""
 
-    async def work(admin: AsyncAdmin) -> list[str]:
+    async def work(admin: lazy.AsyncAdmin) -> list[str]:
         names: set[str] = set()
         for address in await admin.master_addresses(cluster):
             names |= (await admin.group_configs(address)).keys()
         return sorted(name for name in names if every or not _is_internal(name))
 
-    names = with_admin(namesrv, log_level, work)
+    names = with_admin(client, work)
     if json:
         print_json(names)
     else:
         for name in names:
             say(name)
         if not names:
-            note("no broker knows a consumer group yet")
+            note("no consumer groups yet")
 
 
 def _is_internal(group: str) -> bool:
     return group in _INTERNAL or group.startswith(_INTERNAL_PREFIXES)
 
 
-async def _configs(admin: AsyncAdmin, group: str, cluster: str | None) -> dict[str, SubscriptionGroupConfig | None]:
-    """The group's configuration at every master, None where it is unknown."""
+async def _configs(
+    admin: lazy.AsyncAdmin, group: str, cluster: str | None
+) -> dict[str, lazy.SubscriptionGroupConfig | None]:
+    """The group's configuration at every master; None: the group does not exist there."""
     return {
         address: (await admin.group_configs(address)).get(group) for address in await admin.master_addresses(cluster)
     }
 
 
-def _fields(group: str, address: str, config: SubscriptionGroupConfig) -> dict[str, Any]:
+def _fields(group: str, address: str, config: lazy.SubscriptionGroupConfig) -> dict[str, Any]:
     return {
         "group": group,
         "broker": address,
@@ -82,27 +87,28 @@ def _fields(group: str, address: str, config: SubscriptionGroupConfig) -> dict[s
     }
 
 
-def _delays_ms(config: SubscriptionGroupConfig) -> list[int] | None:
-    """ms until each further try; None: the broker's delay levels, of which the first try's is the third."""
+def _delays_ms(config: lazy.SubscriptionGroupConfig) -> list[int] | None:
+    """ms before each retry; None: the broker's delay levels, from the third on."""
     delays_ms = [config.retry_delay_ms(times) for times in range(config.retry_max_times)]
     known = [delay_ms for delay_ms in delays_ms if delay_ms is not None]
     return known if len(known) == len(delays_ms) else None
 
 
 @app.command()
+@with_option_groups
 def show(
     group: Group,
+    *,
     cluster: Cluster = None,
-    namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
-    log_level: LogLevel = "error",
+    client: ClientOptions,
 ) -> None:
-    """Show how each broker has a group configured, and what keeps its members from working together."""
+    """Show the configuration of a group at each broker, and warnings about its members."""
 
-    async def work(admin: AsyncAdmin) -> tuple[dict[str, SubscriptionGroupConfig | None], list[str]]:
+    async def work(admin: lazy.AsyncAdmin) -> tuple[dict[str, lazy.SubscriptionGroupConfig | None], list[str]]:
         return await _configs(admin, group, cluster), await _warnings(admin, group)
 
-    configs, warnings = with_admin(namesrv, log_level, work)
+    configs, warnings = with_admin(client, work)
     found = [
         _fields(group, address, config) | {"warnings": warnings}
         for address, config in configs.items()
@@ -114,10 +120,8 @@ def show(
             note(f"warning: {text}")
 
 
-async def _warnings(admin: AsyncAdmin, group: str) -> list[str]:
-    """What the brokers see wrong with the members that are online; nothing when none is."""
-    from ..errors import ConsumerNotOnlineError, RouteNotFoundError
-
+async def _warnings(admin: lazy.AsyncAdmin, group: str) -> list[str]:
+    """Warnings about the members that are online."""
     try:
         return (await admin.consumer_connections(group)).warnings
     except (ConsumerNotOnlineError, RouteNotFoundError):
@@ -125,9 +129,9 @@ async def _warnings(admin: AsyncAdmin, group: str) -> list[str]:
 
 
 def _unknown(group: str) -> Exception:
-    from ..errors import SubscriptionGroupNotExistError
-
-    return SubscriptionGroupNotExistError(f"no broker knows the consumer group {group!r}")
+    return SubscriptionGroupNotExistError(
+        f"consumer group {group!r} does not exist; list the groups with `rmq-redis group list`"
+    )
 
 
 def _print(group: str, found: list[dict[str, Any]], json: bool) -> None:
@@ -147,7 +151,7 @@ def _print(group: str, found: list[dict[str, Any]], json: bool) -> None:
         )
         for item in found
     ]
-    print_table(["<broker", "<consumes", "<broadcasts", "tries", "retry queues", "<retried after"], rows)
+    print_table(["<broker", "<consume", "<broadcast", "max retries", "retry queues", "<retry delays"], rows)
 
 
 def _delays(delays_ms: list[int] | None) -> str:
@@ -157,73 +161,82 @@ def _delays(delays_ms: list[int] | None) -> str:
     return ", ".join(shown if len(shown) <= 5 else [*shown[:4], "…", shown[-1]])
 
 
-@app.command("set")
-def set_config(
-    group: Group,
+@dataclass(frozen=True, kw_only=True)
+class GroupOptions:
+    """The settings of a consumer group; None: unchanged."""
+
     retry_max_times: Annotated[
         int | None,
         option(
             "--retry-max-times",
-            help="How often a message is delivered again before it becomes a dead letter.",
+            help="Retries of a message before it becomes a dead letter.",
             min=0,
             metavar="N",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     retry_delays: Annotated[
         str | None,
         option(
             "--retry-delays",
-            help="Seconds until each further try, the last for all that follow: 1,5,30; levels: as RocketMQ.",
+            help="Seconds before each retry, the last repeated: 1,5,30; levels: as RocketMQ.",
             metavar="S,S,…",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     retry_queues: Annotated[
         int | None,
         option(
             "--retry-queues",
-            help="Queues of the retry topic, when it is made; 0: what fails is dropped.",
+            help="Queues of the retry topic, when it is created; 0: drop failed messages.",
             min=0,
             metavar="N",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     consume: Annotated[
         bool | None,
-        flag("--consume/--no-consume", help="Whether its members may read messages.", show_default=False),
-    ] = None,
+        flag("--consume/--no-consume", help="Whether members may read messages.", show_default=False),
+    ] = None
     broadcast: Annotated[
         bool | None,
-        flag("--broadcast/--no-broadcast", help="Whether its members may broadcast.", show_default=False),
-    ] = None,
+        flag("--broadcast/--no-broadcast", help="Whether members may use broadcasting.", show_default=False),
+    ] = None
+
+    def changes(self) -> dict[str, Any]:
+        """Those that are given, by their names in ``SubscriptionGroupConfig``. Raises BadParameter."""
+        queues = self.retry_queues
+        if queues is not None and queues > MAX_QUEUES:  # as a range of the option it would be too wide for the help
+            raise typer.BadParameter(f"{queues}: give at most {MAX_QUEUES}", param_hint="--retry-queues")
+        given = {
+            "retry_max_times": self.retry_max_times,
+            "retry_queue_nums": queues,
+            "consume_enable": self.consume,
+            "consume_broadcast_enable": self.broadcast,
+            "group_retry_policy": None if self.retry_delays is None else _policy(self.retry_delays),
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@app.command("set")
+@with_option_groups
+def set_config(
+    group: Group,
+    *,
+    options: GroupOptions,
     cluster: Cluster = None,
-    namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
-    log_level: LogLevel = "error",
+    client: ClientOptions,
 ) -> None:
-    """Change a group in every broker group, or create it. What is not given stays as it is.
+    """Create or change a group in every broker group. Options that are not given stay unchanged.
 
-    Consumers that send a limit of their own (Java's always do, ours with `max_reconsume_times`) have theirs.
+    A consumer that sends its own limit of retries (Java always, Python with `max_reconsume_times`) uses that limit.
     """
-    import msgspec
+    changes = options.changes()
 
-    from ..protocol.group_config import SubscriptionGroupConfig
-
-    if retry_queues is not None and retry_queues > MAX_QUEUES:  # as a range in the help it would leave no room there
-        raise typer.BadParameter(f"{retry_queues} is more than {MAX_QUEUES}", param_hint="--retry-queues")
-    changes: dict[str, Any] = {
-        "retry_max_times": retry_max_times,
-        "retry_queue_nums": retry_queues,
-        "consume_enable": consume,
-        "consume_broadcast_enable": broadcast,
-        "group_retry_policy": None if retry_delays is None else _policy(retry_delays),
-    }
-    changes = {name: value for name, value in changes.items() if value is not None}
-
-    async def work(admin: AsyncAdmin) -> list[dict[str, Any]]:
+    async def work(admin: lazy.AsyncAdmin) -> list[dict[str, Any]]:
         for address, config in (await _configs(admin, group, cluster)).items():
-            changed = msgspec.structs.replace(config or SubscriptionGroupConfig(group_name=group), **changes)
+            changed = msgspec.structs.replace(config or lazy.SubscriptionGroupConfig(group_name=group), **changes)
             await admin.put_group_config(changed, address)
         return [
             _fields(group, address, config)
@@ -231,38 +244,37 @@ def set_config(
             if config is not None
         ]
 
-    _print(group, with_admin(namesrv, log_level, work), json)
+    _print(group, with_admin(client, work), json)
 
 
-def _policy(text: str) -> GroupRetryPolicy:
-    from ..protocol.group_config import GroupRetryPolicy
-
+def _policy(text: str) -> lazy.GroupRetryPolicy:
     if text == "levels":
-        return GroupRetryPolicy()
+        return lazy.GroupRetryPolicy()
     try:
         delays_ms = [round(float(part) * 1000) for part in text.split(",")]
     except (ValueError, OverflowError):
         raise typer.BadParameter(
-            f"{text!r} is neither seconds like 1,5,30 nor levels", param_hint="--retry-delays"
+            f"{text!r}: give seconds like 1,5,30, or levels", param_hint="--retry-delays"
         ) from None
-    return GroupRetryPolicy.of_delays_ms(delays_ms)
+    return lazy.GroupRetryPolicy.of_delays_ms(delays_ms)
 
 
 @app.command()
+@with_option_groups
 def delete(
     group: Group,
+    *,
     cluster: Cluster = None,
     yes: Yes = False,
     dry_run: DryRun = False,
-    namesrv: Namesrv = DEFAULT_NAMESRV,
-    log_level: LogLevel = "error",
+    client: ClientOptions,
 ) -> None:
-    """Delete a group with its offsets. Its retry and dead-letter topics stay.
+    """Delete a group and its offsets. Its retry and dead-letter topics stay.
 
-    Asks first; without a terminal, --yes is needed.
+    Asks for confirmation; without a terminal, give --yes.
     """
 
-    async def known_at(admin: AsyncAdmin) -> list[str]:
+    async def known_at(admin: lazy.AsyncAdmin) -> list[str]:
         """Raises SubscriptionGroupNotExistError."""
         addresses = [address for address, config in (await _configs(admin, group, cluster)).items() if config]
         if not addresses:
@@ -270,14 +282,14 @@ def delete(
         return addresses
 
     if dry_run:
-        addresses = with_admin(namesrv, log_level, known_at)
-        say(f"group {group}: would be deleted with its offsets at {', '.join(addresses)}")
+        addresses = with_admin(client, known_at)
+        say(f"group {group}: would be deleted, with its offsets, at {', '.join(addresses)}")
         return
-    confirm(f"Delete consumer group {group} with its offsets?", yes)
+    confirm(f"Delete consumer group {group} and its offsets?", yes)
 
-    async def work(admin: AsyncAdmin) -> None:
+    async def work(admin: lazy.AsyncAdmin) -> None:
         await known_at(admin)
         await admin.delete_group(group, cluster=cluster)
 
-    with_admin(namesrv, log_level, work)
+    with_admin(client, work)
     say(f"group {group}: deleted")

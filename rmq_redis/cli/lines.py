@@ -1,4 +1,4 @@
-"""The lines of a file or of standard input, as they come."""
+"""Reads the lines of a file or of standard input as they arrive."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from ..errors import MessageIllegalLocallyError
 from ..model import DEFAULT_MAX_MESSAGE_BYTES
 
 _READ_BYTES = 64 * 1024
+"""The capacity of a pipe on Linux."""
 
 
 async def read_lines(file: int, max_line_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> AsyncIterator[list[bytes]]:
-    """The lines of an open file, without their ends: as soon as some are there, all that are there.
+    """Yields the lines of an open file, without line ends: always all that have arrived, at least one.
 
     Args:
-        file: descriptor, which is left open.
-        max_line_bytes: bound of a line whose end was not read yet. One that is longer and whole is returned.
+        file: descriptor; it stays open.
+        max_line_bytes: limit of a line whose end has not arrived. A longer line that is complete is yielded.
 
     Raises:
-        OSError: it cannot be read.
-        MessageIllegalLocallyError: a line goes on beyond ``max_line_bytes``; the lines before it were returned.
+        OSError: the file cannot be read.
+        MessageIllegalLocallyError: a line exceeds ``max_line_bytes``; the lines before it were yielded.
     """
-    begun: list[bytes] = []  # of a line whose end was not read yet
+    begun: list[bytes] = []  # parts of a line whose end has not arrived
     size = 0
     while chunk := await _read(file):
         *lines, last = chunk.split(b"\n")
@@ -36,16 +37,18 @@ async def read_lines(file: int, max_line_bytes: int = DEFAULT_MAX_MESSAGE_BYTES)
         begun.append(last)
         size += len(last)
         if size > max_line_bytes:
-            raise MessageIllegalLocallyError(f"a line has more than {max_line_bytes} bytes, the largest message body")
+            raise MessageIllegalLocallyError(
+                f"a line has more than {max_line_bytes} bytes, the limit of a message body"
+            )
     if any(begun):
         yield [b"".join(begun)]
 
 
 async def _read(file: int) -> bytes:
-    """What is there, b"" at the end.
+    """Bytes that have arrived, b"" at the end of the file.
 
-    In a thread: a terminal or a pipe may say nothing for hours, and meanwhile what was read is to be sent. A daemon:
-    one that waits for ever does not hold up the end of the process.
+    It reads in a thread, because a terminal or a pipe may block for hours while messages are being sent. The thread is
+    a daemon, so that it does not delay the end of the process.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[bytes] = loop.create_future()
@@ -64,7 +67,7 @@ async def _read(file: int) -> bytes:
             chunk = os.read(file, _READ_BYTES)
         except OSError as raised:
             error = raised
-        with suppress(RuntimeError):  # the loop is closed: nobody waits for it any more
+        with suppress(RuntimeError):  # the loop is closed; nobody waits
             loop.call_soon_threadsafe(settle, chunk, error)
 
     threading.Thread(target=work, name="read-lines", daemon=True).start()

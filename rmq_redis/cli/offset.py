@@ -1,4 +1,4 @@
-"""``rmq-redis offset``: how far consumer groups are, and moving them."""
+"""``rmq-redis offset``: show and reset the offsets of consumer groups."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import RouteNotFoundError, SubscriptionGroupNotExistError
+from ..model import MessageQueue
+from . import lazy
 from .admin import with_admin
 from .confirm import DryRun, Yes, confirm
+from .option_groups import with_option_groups
 from .options import (
-    DEFAULT_NAMESRV,
     TIME_HELP,
+    ClientOptions,
     Json,
-    LogLevel,
-    Namesrv,
     flag,
     group_argument,
     option,
@@ -24,37 +25,34 @@ from .options import (
 from .output import local_time, note, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..client.admin.admin import AsyncAdmin
-    from ..model import MessageQueue
     from ..protocol.bodies.progress import ConsumeOffset
 
-app = typer.Typer(help="Show how far consumer groups are, and move them.", no_args_is_help=True)
+app = typer.Typer(help="Show and reset the offsets of consumer groups.", no_args_is_help=True)
 Group = Annotated[str, group_argument("Name of the consumer group.")]
 
 
 @app.command()
+@with_option_groups
 def show(
     group: Group,
-    topic: Annotated[
-        str | None, option("--topic", "-t", help="Only in this topic.", show_default="all of the group's")
-    ] = None,
-    namesrv: Namesrv = DEFAULT_NAMESRV,
+    *,
+    topic: Annotated[str | None, option("--topic", "-t", help="Only in this topic.", show_default="all topics")] = None,
     json: Json = False,
-    log_level: LogLevel = "error",
+    client: ClientOptions,
 ) -> None:
-    """Show a group's committed offset, the queue's end and what is left, for each queue."""
+    """Show the committed offset, the end and the lag of each queue that a group consumes."""
 
-    async def work(admin: AsyncAdmin) -> dict[MessageQueue, ConsumeOffset]:
+    async def work(admin: lazy.AsyncAdmin) -> dict[MessageQueue, ConsumeOffset]:
         try:
             return await admin.consume_stats(group, topic)
         except RouteNotFoundError:
             if topic is not None:
                 raise
             raise SubscriptionGroupNotExistError(
-                f"no group {group!r} has consumed anything; `rmq-redis group list` shows the groups"
+                f"group {group!r} has not consumed any message; list the groups with `rmq-redis group list`"
             ) from None
 
-    stats = with_admin(namesrv, log_level, work)
+    stats = with_admin(client, work)
     if json:
         print_json([_row(queue, offset) for queue, offset in stats.items()])
         return
@@ -70,7 +68,7 @@ def show(
         )
         for queue, offset in stats.items()
     ]
-    print_table(["<topic", "<broker", "queue", "committed", "max", "lag", "<last consumed was stored"], rows)
+    print_table(["<topic", "<broker", "queue", "committed", "max", "lag", "<last consumed message stored"], rows)
     note(f"lag of {group}: {sum(offset.diff for offset in stats.values())} messages")
 
 
@@ -87,44 +85,50 @@ def _row(queue: MessageQueue, offset: ConsumeOffset) -> dict[str, Any]:
 
 
 @app.command()
+@with_option_groups
 def reset(
     group: Group,
-    topic: Annotated[str, topic_argument("Topic in which the group is moved.")],
+    topic: Annotated[str, topic_argument("Topic in which to reset the offsets.")],
+    *,
     to: Annotated[
         str,
         option(
             "--to",
-            help=f"first, last (what comes next), or {TIME_HELP}.",
+            help=f"first, last (new messages only), or {TIME_HELP}.",
             metavar="first|last|TIME",
             show_default=False,
         ),
     ],
     only_back: Annotated[
-        bool, flag("--only-back", help="Leave the queues alone that it would move forwards: skip nothing.")
+        bool, flag("--only-back", help="Move no queue forward, so that no message is skipped.")
     ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
-    namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
-    log_level: LogLevel = "error",
+    client: ClientOptions,
 ) -> None:
-    """Move a group in a topic: to its first message, its end, or a time. Its members may be online.
+    """Reset the offsets of a group in a topic: to the first message, the end, or a time.
 
-    Forwards it skips messages, backwards they are delivered again. Asks first; without a terminal, --yes is needed.
+    Members may be online. Moving forward skips messages; moving back redelivers them. Asks for confirmation; without a
+    terminal, give --yes.
     """
     timestamp_ms = {"first": 0, "last": -1}.get(to)
     when = time_ms(to, "--to") if timestamp_ms is None else timestamp_ms
-
     if not dry_run:
         where = {"first": "its first message", "last": "its end"}.get(to, to)
-        confirm(f"Move group {group} in topic {topic} to {where}?", yes)
+        confirm(f"Reset the offsets of group {group} in topic {topic} to {where}?", yes)
 
-    async def work(admin: AsyncAdmin) -> dict[MessageQueue, int]:
+    async def work(admin: lazy.AsyncAdmin) -> dict[MessageQueue, int]:
         if dry_run:
             return await _new_offsets(admin, group, topic, when, only_back)
         return await admin.reset_offset(group, topic, when, force=not only_back)
 
-    offsets = with_admin(namesrv, log_level, work)
+    _print_new_offsets(with_admin(client, work), json)
+    if dry_run and not json:
+        note(f"dry run: the offsets of group {group} did not change")
+
+
+def _print_new_offsets(offsets: dict[MessageQueue, int], json: bool) -> None:
     if json:
         print_json(
             [
@@ -135,15 +139,13 @@ def reset(
         return
     rows = [(queue.broker_name, str(queue.queue_id), str(offset)) for queue, offset in offsets.items()]
     print_table(["<broker", "queue", "new offset"], rows)
-    if dry_run:
-        note(f"group {group} was not moved: --dry-run")
 
 
 async def _new_offsets(
-    admin: AsyncAdmin, group: str, topic: str, timestamp_ms: int, only_back: bool
+    admin: lazy.AsyncAdmin, group: str, topic: str, timestamp_ms: int, only_back: bool
 ) -> dict[MessageQueue, int]:
-    """Where ``AsyncAdmin.reset_offset`` would move a group."""
-    committed = await admin.consume_stats(group, topic)  # refuses a group that is not there
+    """The offsets that ``AsyncAdmin.reset_offset`` would set."""
+    committed = await admin.consume_stats(group, topic)  # raises if the group does not exist
     offsets: dict[MessageQueue, int] = {}
     for queue, offset in (await admin.topic_stats(topic)).items():
         if timestamp_ms > 0:

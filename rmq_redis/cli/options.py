@@ -1,35 +1,30 @@
-"""Options of the commands: settings have environment variables; those of the servers come from their configuration."""
+"""Options and arguments that several commands have. Only settings can also be environment variables."""
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 from ..config import DEFAULT_NAMESRV_PORT, BrokerConfig, ClientConfig, NameServerConfig, env_name
 from .terminal import is_text
 
-C = TypeVar("C")
-
-
 SETTINGS = frozenset(
     {"log_level", *(field.name for kind in (NameServerConfig, BrokerConfig, ClientConfig) for field in fields(kind))}
 )
-"""What the environment may set. Everything else belongs to one call: ``--yes`` from there would be an accident."""
+"""What the environment may set. Other options belong to one call; ``--yes`` in the environment would be an accident."""
 
 
 def option(*flags: str, help: str, setting: str | None = None, **more: Any) -> Any:
-    """A ``typer.Option``; that of a setting also has its environment variable.
+    """A ``typer.Option``; if it is a setting, it also has the setting's environment variable.
 
     Args:
-        flags: as typer's: ``--data-dir``, ``--json``. One that is named as a setting is that setting.
-        setting: name of the setting, where it is another than the flag's: ``namesrv_addr`` for ``--namesrv``. Only such
-            a variable is shown in the help; the others follow the rule that the help of ``rmq-redis`` states.
+        flags: as typer's: ``--data-dir``, ``--json``. A flag that has the name of a setting is that setting.
+        setting: name of the setting, if the flag has another name: ``namesrv_addr`` for ``--namesrv``. Only then does
+            the help show the variable; the other variables follow the rule in the help of ``rmq-redis``.
     """
     flag_name = flags[0].partition("/")[0].lstrip("-").replace("-", "_")
     name = setting or flag_name
@@ -39,10 +34,10 @@ def option(*flags: str, help: str, setting: str | None = None, **more: Any) -> A
 
 
 def _checked_text(value: Any) -> Any:
-    """The value of an option or argument. Raises BadParameter for bytes of the command line that are no text."""
+    """Returns the value of an option or argument. Raises BadParameter if it has bytes that are not UTF-8."""
     for item in value if isinstance(value, (list, tuple)) else [value]:
         if isinstance(item, str) and not is_text(item):
-            raise typer.BadParameter(f"{item!r} is not UTF-8 text")
+            raise typer.BadParameter(f"{item!r}: use UTF-8 text")
     return value
 
 
@@ -59,7 +54,7 @@ def _name_checker(kind: str) -> Callable[[str], str]:
 
 
 def argument(*, help: str, **more: Any) -> Any:
-    """A ``typer.Argument`` without a default in its help, whose text is checked."""
+    """A ``typer.Argument`` that must be UTF-8 text; its help shows no default."""
     more.setdefault("callback", _checked_text)
     return typer.Argument(help=help, show_default=False, **more)
 
@@ -68,7 +63,7 @@ group_name = _name_checker("group")
 
 
 def topic_argument(help: str) -> Any:
-    """The name of a topic; one that no broker would take is refused at once."""
+    """The name of a topic; an invalid name is refused before any server is contacted."""
     return argument(help=help, callback=_name_checker("topic"))
 
 
@@ -78,15 +73,8 @@ def group_argument(help: str) -> Any:
 
 
 def flag(*flags: str, help: str, **more: Any) -> Any:
-    """An ``option`` that is given or not: its help has no ``<bool>``, which would read as if a value followed."""
+    """An ``option`` without a value. Its help has no ``<bool>``, which would look like one."""
     return option(*flags, help=help, metavar="", **more)
-
-
-def setting_help(config_type: Any, name: str) -> str:
-    """The help text of one setting."""
-    field = next(field for field in dataclasses.fields(config_type) if field.name == name)
-    text: str = field.metadata["help"]
-    return text
 
 
 Namesrv = Annotated[
@@ -94,7 +82,7 @@ Namesrv = Annotated[
     option(
         "--namesrv",
         "-n",
-        help=setting_help(ClientConfig, "namesrv_addr"),
+        help="NameServers: host:port;host:port.",
         setting="namesrv_addr",
         metavar="ADDRS",
     ),
@@ -102,17 +90,25 @@ Namesrv = Annotated[
 DEFAULT_NAMESRV = f"127.0.0.1:{DEFAULT_NAMESRV_PORT}"
 TIME_HELP = "a time: 2026-11-25T06:00[:00][+08:00], 20261125060000, or milliseconds since 1970"
 Json = Annotated[bool, flag("--json", help="Print JSON.")]
-Cluster = Annotated[str | None, option("--cluster", help="Only in this cluster.", show_default="in all")]
+Cluster = Annotated[str | None, option("--cluster", help="Only in this cluster.", show_default="all clusters")]
 LogLevel = Annotated[
-    str, option("--log-level", help="debug, info, warning or error: what goes to stderr.", metavar="LEVEL")
+    str, option("--log-level", help="Log level on stderr: debug, info, warning or error.", metavar="LEVEL")
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClientOptions:
+    """Options of every command that talks to a cluster."""
+
+    namesrv: Namesrv = DEFAULT_NAMESRV
+    log_level: LogLevel = "error"
+
+
 def time_ms(text: str, option_name: str) -> int:
-    """A time as the user writes it, in milliseconds since 1970; without a zone it is this machine's.
+    """Converts a time of the command line to milliseconds since 1970; without a zone, it is local time.
 
     Raises:
-        typer.BadParameter: none of the ways to write one.
+        typer.BadParameter: it has none of the formats in ``TIME_HELP``.
     """
     try:
         if text.isdigit() and len(text) == 13:
@@ -127,76 +123,3 @@ def time_ms(text: str, option_name: str) -> int:
         return found
     except (ValueError, OverflowError, OSError):
         raise typer.BadParameter(f"{text!r} is not {TIME_HELP}", param_hint=option_name) from None
-
-
-def _boolean(name: str, text: str) -> bool:
-    """A setting that is on or off is given as in the environment: its pair of flags would be too long for a screen."""
-    if text.lower() in ("1", "true", "yes", "on"):
-        return True
-    if text.lower() in ("0", "false", "no", "off"):
-        return False
-    raise typer.BadParameter(f"{text!r} is neither true nor false", param_hint="--" + name.replace("_", "-"))
-
-
-def config_options(
-    config_type: type[C], aliases: Mapping[str, tuple[str, ...]], log_level: str = "info", *, is_group: bool = False
-) -> Callable[[Callable[[C, str], None]], Callable[..., None]]:
-    """Makes a command function ``(config, log_level)`` into one with an option for every setting of ``config_type``.
-
-    Args:
-        aliases: further flags by setting name. These settings stand first in the help; the others are "tuning".
-        is_group: there are subcommands; the function is for a call without one.
-    """
-
-    def decorate(command: Callable[[C, str], None]) -> Callable[..., None]:
-        def run_with_options(**values: Any) -> None:
-            context = values.pop("context", None)
-            if context is not None and context.invoked_subcommand is not None:
-                return
-            level = values.pop("log_level")
-            for name in booleans:
-                values[name] = _boolean(name, values[name])
-            command(config_type(**values), level)
-
-        annotations: dict[str, Any] = {"log_level": LogLevel}
-        context_parameter: list[inspect.Parameter] = []
-        if is_group:
-            context_parameter.append(
-                inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-            )
-        defaults: dict[str, Any] = {"log_level": log_level}
-        hints = get_type_hints(config_type)
-        booleans = [name for name, kind in hints.items() if kind is bool]
-        for field in dataclasses.fields(config_type):  # type: ignore[arg-type]
-            flag = "--" + field.name.replace("_", "-")
-            flags = (*aliases.get(field.name, ()), flag)
-            is_boolean = field.name in booleans
-            information = option(
-                *flags,
-                help=field.metadata["help"],
-                setting=field.name,
-                show_default=field.default != "",
-                metavar="true|false" if is_boolean else None,
-                rich_help_panel=None if field.name in aliases else "Tuning",
-            )
-            kind: Any = str if is_boolean else hints[field.name]
-            annotations[field.name] = Annotated[kind, information]
-            defaults[field.name] = str(field.default).lower() if is_boolean else field.default
-        names = [*aliases, "log_level", *(name for name in annotations if name not in (*aliases, "log_level"))]
-        run_with_options.__name__ = command.__name__
-        run_with_options.__doc__ = command.__doc__
-        run_with_options.__annotations__ = annotations | ({"context": typer.Context} if is_group else {})
-        run_with_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [
-                *context_parameter,
-                *(
-                    inspect.Parameter(
-                        name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotations[name]
-                    )
-                    for name in names
-                ),
-            ]
-        )
-        return run_with_options
-
-    return decorate

@@ -1,4 +1,4 @@
-"""What commands print: JSON, numbers, and errors as one line with what to do next."""
+"""Output of commands: JSON, tables, and errors as one line with a hint."""
 
 from __future__ import annotations
 
@@ -26,25 +26,26 @@ from ..errors import (
     StoreError,
     TopicNotExistError,
 )
+from . import lazy
 from .terminal import is_terminal, is_utf8, visible, visible_lines
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
-"""An argument, a setting or an input file cannot be used."""
+"""An argument, a setting or an input file is invalid."""
 EXIT_UNCONFIRMED = 3
-"""What was sent is stored, and not confirmed as its broker's mode asks."""
+"""Messages are stored, but not confirmed as the broker requires."""
 EXIT_STOPPED = 130
-"""Ctrl-C before the work was done, as shells say it."""
+"""Ctrl-C before the work was done; shells use the same code."""
 
 
 def say(text: str = "") -> None:
-    """Lines on stdout. At a terminal control characters are shown as escapes, and not obeyed."""
+    """Prints lines on stdout. On a terminal, control characters become escapes."""
     print(visible_lines(text) if is_terminal(sys.stdout) else text, flush=True)
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
-    """One JSON value on stdout, on one line unless ``indent`` says otherwise."""
-    ascii_only = not is_utf8(sys.stdout)  # JSON has escapes of its own, which every reader knows
+    """Prints one JSON value on stdout; on one line without ``indent``."""
+    ascii_only = not is_utf8(sys.stdout)
     say(json.dumps(value, ensure_ascii=ascii_only, default=_jsonable, indent=indent))
 
 
@@ -59,9 +60,9 @@ def _jsonable(value: Any) -> Any:
 
 
 def print_table(columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
-    """A plain table. Columns that begin with < are aligned to the left.
+    """Prints a plain table. Columns whose name begins with < are aligned left.
 
-    Where the screen is too narrow for a row, each row becomes a block of lines, one for each column: no name is broken.
+    If the screen is too narrow, each row becomes a block with one line per column, so that no value is broken.
     """
     from rich.console import Console
     from rich.measure import Measurement
@@ -76,7 +77,7 @@ def print_table(columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
         table.add_row(*(Text(visible(cell)) for cell in row))
     console = Console()
     if not console.is_terminal:
-        console.width = 10_000  # lines that a program may read are not folded
+        console.width = 10_000  # a program may read it: fold no line
     if Measurement.get(console, console.options.update(width=10_000), table).maximum <= console.width:
         console.print(table)
         return
@@ -90,49 +91,47 @@ def print_table(columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
 
 
 def local_time(timestamp_ms: int) -> str:
-    """A time in ms since 1970 as local time, "-" for none."""
+    """Formats a time in ms since 1970 as local time; 0 and less are "-"."""
     return f"{datetime.fromtimestamp(timestamp_ms / 1000):%Y-%m-%d %H:%M:%S}" if timestamp_ms > 0 else "-"
 
 
 def number(value: float) -> str:
-    """12,345 / 12.3 / 0.47."""
+    """Formats a figure with about three digits: 12,345 / 12.3 / 0.47."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def note(text: str) -> None:
-    """A line for the person at the terminal, beside the result on stdout."""
+    """Prints a line on stderr, for a person; results go to stdout."""
     print(visible_lines(text) if is_terminal(sys.stderr) else text, file=sys.stderr, flush=True)
 
 
 def _is_one_way_pipe(file: int) -> bool:
-    """A socket is none: a remote shell's is our stdin as well, and may be readable for that reason."""
+    """A socket is not: a remote shell's is our stdin, too, and may be readable for that reason."""
     try:
         from fcntl import F_GETFL, fcntl
-    except ImportError:  # Windows: the next write will notice
+    except ImportError:  # Windows: the next write fails instead
         return False
     return stat.S_ISFIFO(os.fstat(file).st_mode) and fcntl(file, F_GETFL) & os.O_ACCMODE == os.O_WRONLY
 
 
 @contextmanager
 def on_reader_gone(call: Callable[[], None]) -> Iterator[None]:
-    """Calls once, as soon as the reader of our stdout (a pipe) is gone; a write would notice only at the next line."""
+    """Calls once as soon as the reader of our stdout (a pipe) exits; a write would fail only at the next line."""
     try:
         out = sys.stdout.fileno()
         one_way_pipe = _is_one_way_pipe(out)
-    except (OSError, ValueError):  # no file at all
+    except (OSError, ValueError):  # not a file
         one_way_pipe = False
     if not one_way_pipe:
         yield
         return
-    import asyncio  # by now it is loaded; help must not load it
-
-    loop = asyncio.get_running_loop()
+    loop = lazy.asyncio.get_running_loop()
 
     def closed() -> None:
         loop.remove_reader(out)
         call()
 
-    loop.add_reader(out, closed)  # nothing ever comes from there, so "readable" says that the other end is gone
+    loop.add_reader(out, closed)  # only the exit of the reader makes the write end "readable"
     try:
         yield
     finally:
@@ -140,37 +139,37 @@ def on_reader_gone(call: Callable[[], None]) -> Iterator[None]:
 
 
 def what_next(error: Exception) -> str:
-    """What somebody who sees this error can do; "" when its text says so already."""
+    """A hint what the user can do about an error; "" if the text of the error says it."""
     text = str(error)
     if isinstance(error, ConfigError):
         return ""
     if isinstance(error, RemotingError) and "NameServer" in text:
-        return "start a cluster with `rmq-redis up`, or name one: --namesrv host:port (RMQ_REDIS_NAMESRV_ADDR)"
+        return "start a cluster with `rmq-redis up`, or give an address: --namesrv host:port (RMQ_REDIS_NAMESRV_ADDR)"
     if isinstance(error, (RouteNotFoundError, TopicNotExistError)):
-        if "topic" not in text:  # it names the brokers or clusters that there are
+        if "topic" not in text:  # it names the existing brokers or clusters
             return ""
-        return "look at `rmq-redis topic list`, or make it with `rmq-redis topic create TOPIC`"
+        return "see `rmq-redis topic list`, or create it with `rmq-redis topic create TOPIC`"
     if isinstance(error, StoreError) and "refused the connection" in text:
         return "check user, password, certificates and database number of --store or --registry"
     if isinstance(error, StoreError):
-        return "is that Redis running, version 7.0 or newer? check --store or --registry; its own log may say more"
+        return "is Redis running there, version 7.0 or newer? check --store or --registry, and the log of Redis"
     if isinstance(error, RemotingConnectError):
-        return "is that server running? `rmq-redis topic route TOPIC` shows the brokers that clients are told"
+        return "is that server running? `rmq-redis topic route TOPIC` shows the brokers of a topic"
     if isinstance(error, ServiceNotAvailableError):
-        return "the broker is stopping or its store is away: try again in a moment, or look at its log"
-    return "trying again may help" if isinstance(error, RmqError) and error.retriable else ""
+        return "the broker is stopping or its store is unreachable: try again in a moment, or look at its log"
+    return "try again" if isinstance(error, RmqError) and error.retriable else ""
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks and stray blanks."""
+    """The text with every run of white space as one space."""
     return " ".join(text.split())
 
 
 def _missing_package(error: ModuleNotFoundError) -> ConfigError:
-    """Something else than the Python that installed us runs us, or an installation is not whole."""
+    """Another Python than the one that rmq-redis was installed for runs it, or the installation is incomplete."""
     return ConfigError(
-        f"the package {error.name!r} is not installed for Python {platform.python_version()}, which runs this; install "
-        f"rmq-redis with it: {sys.executable} -m pip install rmq-redis"
+        f"the package {error.name!r} is not installed for Python {platform.python_version()}, which runs this command; "
+        f"install rmq-redis there: {sys.executable} -m pip install rmq-redis"
     )
 
 
@@ -182,7 +181,7 @@ _WRONG_INPUT = (ConfigError, InputError, LocalProtocolError, MessageIllegalLocal
 
 
 def fail(error: Exception) -> NoReturn:
-    """Ends the process with one clear line on stderr; exit code 2 if the input is wrong, else 1."""
+    """Exits with one line on stderr; exit code 2 if the input is invalid, else 1."""
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("rmq_redis"):
         error = _missing_package(error)
     if isinstance(error, RmqError):
@@ -194,8 +193,8 @@ def fail(error: Exception) -> NoReturn:
     text = "; ".join([text, *(one_line(remark) for remark in getattr(error, "__notes__", ()))])
     hint = what_next(error)
     if not isinstance(error, (RmqError, OSError)):
-        hint = "please report it; RMQ_REDIS_LOG_LEVEL=debug shows where it happened"
+        hint = "please report it; RMQ_REDIS_LOG_LEVEL=debug shows the traceback"
     note(f"error: {text}{f' ({hint})' if hint else ''}")
     if logging.getLogger().isEnabledFor(logging.DEBUG):
-        logging.getLogger(__name__).debug("where it happened", exc_info=error)
+        logging.getLogger(__name__).debug("traceback", exc_info=error)
     sys.exit(EXIT_USAGE if isinstance(error, _WRONG_INPUT) else EXIT_ERROR)

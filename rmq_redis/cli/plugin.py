@@ -1,4 +1,4 @@
-"""``rmq-redis plugin``: what plugins there are, and the beginning of a new one; ``--plugin`` for local ones."""
+"""``rmq-redis plugin``: list installed plugins, create a plugin package; the option ``--plugin``."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
+from ..config import BrokerConfig, ClientConfig, NameServerConfig
 from ..errors import ConfigError
+from . import lazy
 from .options import Json, argument, option
 from .output import print_json, say
 
-app = typer.Typer(help="List plugins and their strategies, begin a new one.", no_args_is_help=True)
+app = typer.Typer(help="List plugins, and create a new one.", no_args_is_help=True)
 
 
 def take_plugin_options(arguments: list[str]) -> list[str]:
-    """The arguments without ``--plugin SPEC``, wherever it stands; they count here and in children.
+    """The arguments without ``--plugin SPEC``, which may be anywhere. They count for children, too.
 
     Raises:
-        ConfigError: nothing is given.
+        ConfigError: SPEC is missing.
     """
     rest: list[str] = []
     specs: list[str] = []
@@ -38,31 +40,27 @@ def take_plugin_options(arguments: list[str]) -> list[str]:
 
 
 def add_local(specs: list[str]) -> None:
-    """Has the plugins loaded when a client or server asks for plugins. Raises ConfigError for an empty one."""
+    """Adds plugins to those that clients and servers load. Raises ConfigError for an empty name."""
     if "" in specs:
-        raise ConfigError("--plugin needs MODULE, MODULE:OBJECT or FILE.py behind it")
+        raise ConfigError("--plugin needs a value: MODULE, MODULE:OBJECT or FILE.py")
     if specs:
         known = os.environ.get("RMQ_REDIS_PLUGIN", "")
         os.environ["RMQ_REDIS_PLUGIN"] = ";".join(filter(None, [known, *specs]))
 
 
 def load_plugins() -> None:
-    """Loads all plugins now. Whoever names one wants to know that it is not there, whatever command follows.
+    """Loads all plugins now, so that a missing plugin is an error with every command.
 
     Raises:
-        ConfigError: one cannot be loaded.
+        ConfigError: a plugin cannot be loaded.
     """
-    from ..plugins.manager import installed_plugins
-
-    installed_plugins.cache_clear()  # what was loaded before knew nothing of those named now
-    installed_plugins()
+    lazy.installed_plugins.cache_clear()
+    lazy.installed_plugins()
 
 
 def add_plugin_commands(root: typer.Typer) -> None:
-    """Has plugins add their commands. Raises ConfigError with the name of one that fails."""
-    from ..plugins.manager import installed_plugins
-
-    for implementation in installed_plugins().hook.register_commands.get_hookimpls():
+    """Adds the commands of plugins. Raises ConfigError with the name of a plugin that fails."""
+    for implementation in lazy.installed_plugins().hook.register_commands.get_hookimpls():
         try:
             implementation.function(*[root for _ in implementation.argnames])
         except Exception as error:
@@ -79,39 +77,19 @@ PICKED_BY = {
     "register_authorizers": "authorizer",
     "register_metrics_sinks": "metrics_sink",
 }
-"""The setting that picks what a hook offers by name."""
+"""Hook to the setting that chooses one of the hook's offers by name."""
 
 
 @app.command("list")
 def list_plugins(json: Json = False) -> None:
-    """List the plugins: origin, version, hooks, and what each offers, by the setting that picks it."""
-    from ..config import BrokerConfig, ClientConfig, NameServerConfig
-    from ..plugins.hookspecs import ClientContext
-    from ..plugins.manager import installed_plugins, offers
-
-    manager = installed_plugins()
-    context = ClientContext(ClientConfig(), lambda broker_name: "")
-    offered: dict[str, dict[str, list[str]]] = {}
-    hooks = sorted(name for name in vars(manager.hook) if name.startswith(("register_", "role_")))
-    for hook, setting in PICKED_BY.items():
-        config: Any = NameServerConfig() if hook == "register_route_filters" else BrokerConfig()
-        for offer in offers(hook, manager, context=context, config=config, role="broker").values():
-            offered.setdefault(offer.plugin_name, {}).setdefault(setting, []).append(offer.name)
-    found: list[dict[str, Any]] = []
-    for name, plugin in manager.list_name_plugin():
-        if plugin is None:
-            continue
-        origin = manager.origin(name)
-        mine = {caller.name for caller in manager.get_hookcallers(plugin) or []}
-        found.append(
-            {
-                "name": name,
-                "origin": origin.source,
-                "version": origin.version,
-                "hooks": [hook for hook in hooks if hook in mine],
-                "offers": offered.get(name, {}),
-            }
-        )
+    """List the plugins: origin, version, hooks, and their offers for each setting."""
+    manager = lazy.installed_plugins()
+    offered = _offers(manager)
+    found = [
+        _fields(name, plugin, manager, offered.get(name, {}))
+        for name, plugin in manager.list_name_plugin()
+        if plugin is not None
+    ]
     if json:
         print_json(found)
         return
@@ -122,15 +100,32 @@ def list_plugins(json: Json = False) -> None:
             say(f"    {setting}: {', '.join(names)}")
 
 
+def _offers(manager: Any) -> dict[str, dict[str, list[str]]]:
+    """Names that each plugin offers, by setting."""
+    context = lazy.ClientContext(ClientConfig(), lambda broker_name: "")
+    offered: dict[str, dict[str, list[str]]] = {}
+    for hook, setting in PICKED_BY.items():
+        config: Any = NameServerConfig() if hook == "register_route_filters" else BrokerConfig()
+        found = lazy.offers(hook, manager, context=context, config=config, role="broker")
+        for offer in found.values():
+            offered.setdefault(offer.plugin_name, {}).setdefault(setting, []).append(offer.name)
+    return offered
+
+
+def _fields(name: str, plugin: Any, manager: Any, offers: dict[str, list[str]]) -> dict[str, Any]:
+    origin = manager.origin(name)
+    mine = {caller.name for caller in manager.get_hookcallers(plugin) or []}
+    hooks = sorted(hook for hook in mine if hook.startswith(("register_", "role_")))
+    return {"name": name, "origin": origin.source, "version": origin.version, "hooks": hooks, "offers": offers}
+
+
 @app.command("new")
 def new(
     name: Annotated[str, argument(help="Name of the package.")],
     directory: Annotated[
-        Path | None, option("--directory", "-d", help="Where to write it; default: ./NAME.", show_default=False)
+        Path | None, option("--directory", "-d", help="Directory of the package.", show_default="./NAME")
     ] = None,
 ) -> None:
-    """Begin a plugin package: a load balancer that works, with its tests, pyproject.toml and README."""
-    from ..plugins.template import write_plugin
-
-    for path in write_plugin(name, directory or Path(name)):
+    """Create a plugin package: a working load balancer with tests, pyproject.toml and README."""
+    for path in lazy.write_plugin(name, directory or Path(name)):
         say(str(path))

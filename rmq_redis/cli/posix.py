@@ -1,4 +1,4 @@
-"""Which commands need a POSIX system: those that run servers."""
+"""Commands that run servers need a POSIX system."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from ..errors import ClientError
 
 
 def require_posix(command: str) -> None:
-    """Raises ClientError on a system on which the servers do not run (Windows)."""
+    """Raises ClientError on a system that cannot run the servers (Windows)."""
     try:
         import fcntl  # noqa: F401
     except ImportError:
         raise ClientError(
-            f"`rmq-redis {command}` needs a POSIX system (Linux, macOS), because it runs servers. Here, use the SDK "
-            "and the client commands, and run the servers in a container or in WSL"
+            f"`rmq-redis {command}` needs a POSIX system (Linux, macOS), because it runs servers; here you can use "
+            "the SDK and the client commands, and run the servers in a container or in WSL"
         ) from None

@@ -1,4 +1,4 @@
-"""``rmq-redis run``: an ``App`` until it is stopped."""
+"""``rmq-redis run``: run an ``App``."""
 
 from __future__ import annotations
 
@@ -9,68 +9,60 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from ..config import env_name
 from ..errors import ConfigError
+from . import lazy
 from .options import LogLevel, argument, option
-from .output import say
+from .output import EXIT_ERROR, say
 from .posix import require_posix
 
-if TYPE_CHECKING:
-    from ..client.app import App
-
 _POLL_S = 0.1
+"""A worker that ends is noticed within this time."""
 _WORKER_DRAIN_S = 60.0
-"""How long the running handlers of a worker may take when the process that started it is gone."""
+"""Time for the running handlers of a worker whose parent process has died."""
 
 
 def run(
-    target: Annotated[
-        str, argument(help="`module:attribute`, the attribute is `app` if it is left out.", metavar="MODULE:APP")
-    ],
+    target: Annotated[str, argument(help="`module:attribute`; default attribute: `app`.", metavar="MODULE:APP")],
     namesrv: Annotated[
         str,
         option(
             "--namesrv",
             "-n",
-            help="NameServers, for an app that names none itself",
+            help="NameServers, for an app that does not set them.",
             setting="namesrv_addr",
             metavar="ADDRS",
         ),
     ] = "",
-    workers: Annotated[int, option("--workers", help="Processes that run it.", min=1)] = 1,
+    workers: Annotated[int, option("--workers", help="Number of processes.", min=1, metavar="N")] = 1,
     log_level: LogLevel = "info",
 ) -> None:
     """Run an application until Ctrl-C or SIGTERM.
 
-    Then its consumers stop to pull, running handlers are waited for, offsets are committed, and the groups are left;
-    a second signal ends it at once.
+    Then its consumers stop pulling, wait for running handlers, commit their offsets and leave their groups. A second
+    signal stops it at once.
     """
-    from ..runtime import run as run_loop
-    from ..runtime import setup_logging
-
-    setup_logging(log_level)
+    lazy.setup_logging(log_level)
     if namesrv:
-        os.environ[env_name("namesrv_addr")] = namesrv  # read when the module makes its App
+        os.environ[env_name("namesrv_addr")] = namesrv  # read when the module creates its App
     app = load_app(target)
     if workers > 1:
         sys.exit(_run_workers(target, workers, log_level))
-    run_loop(app.serve(lambda: say(f"app {app.name} runs, pid {os.getpid()}")))
+    lazy.run(app.serve(lambda: say(f"app {app.name} runs, pid {os.getpid()}")))
 
 
-def load_app(target: str) -> App:
+def load_app(target: str) -> lazy.App:
     """The ``App`` that ``module:attribute`` names; the current directory is searched first.
 
     Raises:
-        ConfigError: there is none; the text names the nearest.
+        ConfigError: the module or the attribute does not exist, or is not an ``App``; the text suggests one.
     """
-    from ..client.app import App
-
     module_name, _, attribute = target.partition(":")
     if module_name.endswith(".py") or not all(part.isidentifier() for part in module_name.split(".")):
         hint = f"; did you mean {Path(module_name).stem}:{attribute or 'app'}?" if module_name.endswith(".py") else ""
-        raise ConfigError(f"{target!r} is no module:attribute{hint}")
+        raise ConfigError(f"{target!r}: give module:attribute{hint}")
     sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
@@ -80,17 +72,17 @@ def load_app(target: str) -> App:
         raise ConfigError(f"there is no module {error.name!r} in {os.getcwd()}{_did_you_mean(error.name)}") from None
     except Exception as error:
         raise ConfigError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
-    names = sorted(name for name, value in vars(found).items() if isinstance(value, App))
+    names = sorted(name for name, value in vars(found).items() if isinstance(value, lazy.App))
     for part in (attribute or "app").split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
             close = difflib.get_close_matches(part, names, 1, 0.4) or names
-            hint = f"; did you mean {module_name}:{close[0]}?" if close else "; it has no rmq_redis.App at all"
+            hint = f"; did you mean {module_name}:{close[0]}?" if close else "; it has no rmq_redis.App"
             raise ConfigError(f"module {module_name!r} has no {part!r}{hint}") from None
-    if not isinstance(found, App):
+    if not isinstance(found, lazy.App):
         hint = f"; did you mean {module_name}:{names[0]}?" if names else ""
-        raise ConfigError(f"{target} is a {type(found).__name__}, no rmq_redis.App{hint}")
+        raise ConfigError(f"{target} is a {type(found).__name__}, not a rmq_redis.App{hint}")
     return found
 
 
@@ -102,24 +94,13 @@ def _did_you_mean(module_name: str) -> str:
 
 
 def _run_workers(target: str, workers: int, log_level: str) -> int:
-    """Runs the app in processes of its own; signals go to all of them. One that ends by itself ends the others.
+    """Runs the app in several processes, which get our signals. If one ends by itself, the others are stopped.
 
     Returns:
-        0 when all ended in order after a signal, else the first other exit code.
+        0 if all ended well after a signal, else the first other exit code.
     """
     require_posix("run --workers")
-    from ..child_guard import end_with_parent
-
-    command = [sys.executable, "-m", "rmq_redis", "run", target, "--log-level", log_level]
-    # Sessions of their own: a terminal's Ctrl-C reaches them once, from here, and not twice.
-    children = [
-        subprocess.Popen(
-            command,
-            start_new_session=True,
-            preexec_fn=end_with_parent(_WORKER_DRAIN_S),  # noqa: PLW1509  (no threads here)
-        )
-        for _ in range(workers)
-    ]
+    children = [_start_worker(target, log_level) for _ in range(workers)]
     stopping = False
 
     def forward(number: int, _frame: Any = None) -> None:
@@ -139,7 +120,15 @@ def _run_workers(target: str, workers: int, log_level: str) -> int:
             except subprocess.TimeoutExpired:
                 continue
             failed = failed or code
-            if not stopping:  # a worker that dies is a failure of the whole: whoever supervises us starts it again
-                failed = failed or 1
+            if not stopping:  # fail as a whole, so that a supervisor restarts all
+                failed = failed or EXIT_ERROR
                 forward(signal.SIGTERM)
     return failed if failed >= 0 else 128 - failed
+
+
+def _start_worker(target: str, log_level: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "rmq_redis", "run", target, "--log-level", log_level],
+        start_new_session=True,  # else a terminal's Ctrl-C would reach it twice
+        preexec_fn=lazy.end_with_parent(_WORKER_DRAIN_S),  # noqa: PLW1509  (no threads here)
+    )

@@ -1,4 +1,4 @@
-"""Text between a command and its surroundings: closed streams, encodings other than UTF-8, control characters."""
+"""Streams and texts of the terminal: closed streams, encodings other than UTF-8, control characters."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _CONTROL = {
     ord("\r"): "\\r",
     ord("\t"): "\\t",
 }
-"""C0 and C1 controls, and what changes the direction or the line of a text."""
+"""C0 and C1 controls, line separators, and characters that change the direction of a text."""
 _CONTROL_OF_LINES = {code: text for code, text in _CONTROL.items() if chr(code) not in "\n\t"}
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
 def prepare_streams() -> None:
-    """Makes standard input, output and error usable, whatever the caller left of them. Call it first.
+    """Repairs standard input, output and error. Call it first.
 
-    A closed one becomes the null device; the event loop would otherwise get its number for a file of its own.
-    A character that the encoding of the output does not have is printed as an escape, as ``\\xe9``.
+    A closed stream becomes the null device; otherwise the next file that is opened would get its number. A character
+    that the output's encoding lacks is printed as an escape: ``\\xe9``.
     """
     for number, (name, mode) in enumerate(_STREAMS):
         stream: TextIO | None = getattr(sys, name)
@@ -53,9 +53,9 @@ def _open_null(number: int, flags: int) -> None:
 
 
 def decode_arguments(arguments: list[str]) -> list[str]:
-    """The command line, read as UTF-8 where the locale's encoding could not decode it.
+    """The command line, decoded as UTF-8 where the locale's encoding failed.
 
-    What is not UTF-8 either keeps its undecodable bytes as surrogates (PEP 383): ``is_text`` tells.
+    Bytes that are not UTF-8 either stay as surrogates (PEP 383); ``is_text`` finds them.
     """
     return [argument if is_text(argument) else _as_utf8(argument) for argument in arguments]
 
@@ -68,7 +68,7 @@ def _as_utf8(argument: str) -> str:
 
 
 def is_text(value: str) -> bool:
-    """Whether a text can be encoded, that is, has no undecodable bytes of the command line in it."""
+    """Whether a text has no undecodable bytes of the command line."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -77,12 +77,12 @@ def is_text(value: str) -> bool:
 
 
 def argument_bytes(argument: str) -> bytes:
-    """A message body from the command line: UTF-8, or the very bytes that were given."""
+    """A message body from the command line: UTF-8, or the given bytes unchanged."""
     return argument.encode() if is_text(argument) else os.fsencode(argument)
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person reads (or writes) this stream."""
+    """Whether the stream is a terminal."""
     try:
         return stream is not None and stream.isatty()
     except ValueError:  # closed
@@ -95,7 +95,7 @@ def is_utf8(stream: TextIO) -> bool:
 
 
 def visible(text: str) -> str:
-    """A name or value in one line, control characters as escapes: ``\\x1b`` would be obeyed by a terminal."""
+    """A name or value on one line, with control characters as escapes, so that a terminal does not execute them."""
     return text.translate(_CONTROL)
 
 

@@ -1,62 +1,100 @@
-"""``rmq-redis topic``: topics and where they are."""
+"""``rmq-redis topic``: list, show, create, change and delete topics."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
 
 from ..config import DEFAULT_CLUSTER
 from ..errors import ClientError, RouteNotFoundError, TopicNotExistError
-from ..model import DEFAULT_QUEUE_NUMS, DLQ_PREFIX, RETRY_PREFIX, is_system_topic, reply_topic
+from ..model import (
+    DEFAULT_QUEUE_NUMS,
+    DLQ_PREFIX,
+    RETRY_PREFIX,
+    TopicRouteData,
+    is_system_topic,
+    reply_topic,
+)
+from . import lazy
 from .admin import with_admin
 from .confirm import DryRun, Yes, confirm
-from .options import DEFAULT_NAMESRV, Cluster, Json, LogLevel, Namesrv, flag, option, topic_argument
+from .option_groups import with_option_groups
+from .options import ClientOptions, Cluster, Json, flag, option, topic_argument
 from .output import local_time, note, print_json, print_table, say
-
-if TYPE_CHECKING:
-    from ..client.admin.admin import AsyncAdmin
-    from ..model import TopicRouteData
 
 app = typer.Typer(help="List, show, create, change and delete topics.", no_args_is_help=True)
 Topic = Annotated[str, topic_argument("Name of the topic.")]
-RetentionTime = Annotated[
-    str | None,
-    option(
-        "--retention-time",
-        help="How long messages are kept: 72h, 7d, 90m, 30s; 0 for ever, -1 as the broker's setting.",
-        metavar="TIME",
-    ),
-]
-RetentionBytes = Annotated[
-    str | None,
-    option(
-        "--retention-bytes",
-        help="How much memory its messages may take in each broker group: 512m, 2g; 0 any, -1 as the broker's setting.",
-        metavar="SIZE",
-    ),
-]
-RetentionCount = Annotated[
-    str | None,
-    option(
-        "--retention-count",
-        help="How many messages are kept in each broker group; 0 any number, -1 as the broker's setting.",
-        metavar="N",
-    ),
-]
-Force = Annotated[
-    bool, flag("--force", help="Also when fewer queues leave messages in the others that nobody can read any more.")
-]
 PERMISSIONS = {"rw": 6, "r": 4, "w": 2, "none": 0}
 PERMISSION_NAMES = {number: name for name, number in PERMISSIONS.items()}
+MAX_QUEUES = 1024
 
 
-async def _refuse_hiding(admin: AsyncAdmin, topic: str, queues: int, force: bool) -> None:
-    """With fewer queues than now, nobody reads what is in the others: that is to be meant.
+@dataclass(frozen=True, kw_only=True)
+class QueueOptions:
+    """How many queues a topic has."""
 
-    Raises:
-        ClientError: there are messages in them.
-    """
+    queues: Annotated[
+        int | None,
+        option(
+            "--queues",
+            "-q",
+            help=f"Read and write queues in each broker group; a new topic has {DEFAULT_QUEUE_NUMS}, unless given.",
+            min=1,
+            max=MAX_QUEUES,
+            metavar="N",
+            show_default=False,
+        ),
+    ] = None
+    force: Annotated[
+        bool, flag("--force", help="Remove queues even if they still have messages, which nobody can read then.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionOptions:
+    """How long each broker group keeps the messages of a topic."""
+
+    time: Annotated[
+        str | None,
+        option(
+            "--retention-time",
+            help="Remove messages older than this: 72h, 7d, 90m, 30s; 0: never; -1: use the broker's setting.",
+            metavar="TIME",
+            show_default=False,
+        ),
+    ] = None
+    size: Annotated[
+        str | None,
+        option(
+            "--retention-bytes",
+            help="Memory per broker group: 512m, 2g; 0: no limit; -1: use the broker's setting.",
+            metavar="SIZE",
+            show_default=False,
+        ),
+    ] = None
+    count: Annotated[
+        str | None,
+        option(
+            "--retention-count",
+            help="Messages per broker group; 0: no limit; -1: use the broker's setting.",
+            metavar="N",
+            show_default=False,
+        ),
+    ] = None
+
+    def attributes(self) -> str | None:
+        """The change of the topic's attributes; None: no change. Raises BadParameter."""
+        given = {"reserve.time": self.time, "reserve.bytes": self.size, "reserve.count": self.count}
+        changes = [f"+{name}={value}" for name, value in given.items() if value is not None]
+        if any("," in change for change in changes):
+            raise typer.BadParameter("commas are not allowed; give one number and unit", param_hint="--retention-...")
+        return ",".join(changes) or None
+
+
+async def _refuse_hiding(admin: lazy.AsyncAdmin, topic: str, queues: int, force: bool) -> None:
+    """Raises ClientError if ``queues`` are fewer than now and the others have messages, unless ``force``."""
     if force:
         return
     try:
@@ -66,23 +104,14 @@ async def _refuse_hiding(admin: AsyncAdmin, topic: str, queues: int, force: bool
     hidden = sum(offset.max_offset - offset.min_offset for queue, offset in stats.items() if queue.queue_id >= queues)
     if hidden:
         raise ClientError(
-            f"with {queues} queues in each broker group nobody can read the {hidden:,} messages any more that topic "
-            f"{topic!r} has in the others; if that is meant, give --force"
+            f"topic {topic!r} has {hidden:,} messages in queues {queues} and above, which nobody could read with "
+            f"{queues} queues in each broker group; to do it anyway, give --force"
         )
-
-
-def _attributes(time: str | None, size: str | None, count: str | None) -> str | None:
-    """The change of a topic's attributes that the retention options ask for."""
-    given = {"reserve.time": time, "reserve.bytes": size, "reserve.count": count}
-    changes = [f"+{name}={value}" for name, value in given.items() if value is not None]
-    if any("," in change for change in changes):
-        raise typer.BadParameter("a retention is one number with a unit, without commas", param_hint="--retention-...")
-    return ",".join(changes) or None
 
 
 def _permission(perm: str) -> int:
     if perm not in PERMISSIONS:
-        raise typer.BadParameter(f"{perm!r} is not one of {', '.join(PERMISSIONS)}", param_hint="--perm")
+        raise typer.BadParameter(f"{perm!r}: give one of {', '.join(PERMISSIONS)}", param_hint="--perm")
     return PERMISSIONS[perm]
 
 
@@ -91,71 +120,73 @@ def _is_internal(topic: str, own_names: set[str]) -> bool:
 
 
 @app.command("list")
+@with_option_groups
 def list_topics(
+    *,
     every: Annotated[
-        bool, flag("--all", "-a", help="Also RocketMQ's own topics, and the groups' retry and dead-letter topics.")
+        bool, flag("--all", "-a", help="Include system topics, retry topics and dead-letter topics.")
     ] = False,
-    namesrv: Namesrv = DEFAULT_NAMESRV,
     json: Json = False,
-    log_level: LogLevel = "error",
+    client: ClientOptions,
 ) -> None:
     """List the topics."""
 
-    async def work(admin: AsyncAdmin) -> list[str]:
+    async def work(admin: lazy.AsyncAdmin) -> list[str]:
         topics = await admin.topic_list()
         if every:
             return topics
         info = await admin.cluster_info()
-        own = {
-            DEFAULT_CLUSTER,
-            *info.brokers,
-            *info.clusters,
-            *map(reply_topic, info.clusters),
-        }  # Apache's brokers have a topic of their own name
+        # Brokers and clusters have topics of their own names.
+        own = {DEFAULT_CLUSTER, *info.brokers, *info.clusters, *map(reply_topic, info.clusters)}
         return [topic for topic in topics if not _is_internal(topic, own)]
 
-    topics = with_admin(namesrv, log_level, work)
+    topics = with_admin(client, work)
     if json:
         print_json(topics)
     else:
         for topic in topics:
             say(topic)
         if not topics:
-            note("there is no topic yet: `rmq-redis topic create TOPIC` makes one, and so does the first send")
+            note("no topics yet; create one with `rmq-redis topic create TOPIC`, or send a message")
 
 
 @app.command()
-def show(topic: Topic, namesrv: Namesrv = DEFAULT_NAMESRV, json: Json = False, log_level: LogLevel = "error") -> None:
-    """Show what each queue of a topic holds."""
-
-    async def work(admin: AsyncAdmin) -> dict[str, Any]:
-        route = await admin.topic_route(topic)
-        attributes = (await admin.topic_config(topic)).attributes
-        queues = [
-            {
-                "broker_name": queue.broker_name,
-                "queue_id": queue.queue_id,
-                "min_offset": offset.min_offset,
-                "max_offset": offset.max_offset,
-                "messages": offset.max_offset - offset.min_offset,
-                "store_bytes": offset.store_bytes,
-                "last_update_timestamp_ms": offset.last_update_timestamp,
-            }
-            for queue, offset in (await admin.topic_stats(topic)).items()
-        ]
-        return {
-            "topic": topic,
-            "messages": sum(queue["messages"] for queue in queues),
-            "store_bytes": sum(queue["store_bytes"] or 0 for queue in queues),
-            "attributes": attributes,
-            "brokers": route_fields(route)["brokers"],
-            "queues": queues,
-        }
-
-    found = with_admin(namesrv, log_level, work)
+@with_option_groups
+def show(topic: Topic, *, json: Json = False, client: ClientOptions) -> None:
+    """Show the offsets and the size of each queue of a topic."""
+    found = with_admin(client, lambda admin: _topic_fields(admin, topic))
     if json:
         print_json(found)
-        return
+    else:
+        _print_queues(found)
+
+
+async def _topic_fields(admin: lazy.AsyncAdmin, topic: str) -> dict[str, Any]:
+    route = await admin.topic_route(topic)
+    attributes = (await admin.topic_config(topic)).attributes
+    queues = [
+        {
+            "broker_name": queue.broker_name,
+            "queue_id": queue.queue_id,
+            "min_offset": offset.min_offset,
+            "max_offset": offset.max_offset,
+            "messages": offset.max_offset - offset.min_offset,
+            "store_bytes": offset.store_bytes,
+            "last_update_timestamp_ms": offset.last_update_timestamp,
+        }
+        for queue, offset in (await admin.topic_stats(topic)).items()
+    ]
+    return {
+        "topic": topic,
+        "messages": sum(queue["messages"] for queue in queues),
+        "store_bytes": sum(queue["store_bytes"] or 0 for queue in queues),
+        "attributes": attributes,
+        "brokers": route_fields(route)["brokers"],
+        "queues": queues,
+    }
+
+
+def _print_queues(found: dict[str, Any]) -> None:
     rows = [
         (
             queue["broker_name"],
@@ -169,7 +200,7 @@ def show(topic: Topic, namesrv: Namesrv = DEFAULT_NAMESRV, json: Json = False, l
         for queue in found["queues"]
     ]
     rows.append(("", "", "", "", f"{found['messages']:,}", f"{found['store_bytes']:,}", ""))
-    print_table(["<broker", "queue", "min offset", "max offset", "messages", "bytes", "<last stored"], rows)
+    print_table(["<broker", "queue", "min offset", "max offset", "messages", "bytes", "<last message stored"], rows)
     if found["attributes"]:
         say("attributes: " + ", ".join(f"{name}={value}" for name, value in sorted(found["attributes"].items())))
 
@@ -194,15 +225,14 @@ def route_fields(route: TopicRouteData) -> dict[str, Any]:
 
 
 @app.command("route")
-def show_route(
-    topic: Topic, namesrv: Namesrv = DEFAULT_NAMESRV, json: Json = False, log_level: LogLevel = "error"
-) -> None:
-    """Show which brokers have a topic, as clients are told."""
+@with_option_groups
+def show_route(topic: Topic, *, json: Json = False, client: ClientOptions) -> None:
+    """Show the route of a topic: its brokers, as NameServers report them to clients."""
 
-    async def work(admin: AsyncAdmin) -> dict[str, Any]:
+    async def work(admin: lazy.AsyncAdmin) -> dict[str, Any]:
         return {"topic": topic, **route_fields(await admin.topic_route(topic))}
 
-    found = with_admin(namesrv, log_level, work)
+    found = with_admin(client, work)
     if json:
         print_json(found)
         return
@@ -219,57 +249,46 @@ def show_route(
         )
         for broker in found["brokers"]
     ]
-    print_table(["<broker", "read queues", "write queues", "<perm", "<addresses"], rows)
+    print_table(["<broker", "read queues", "write queues", "<permission", "<addresses"], rows)
 
 
 @app.command()
+@with_option_groups
 def create(
     topic: Topic,
-    queues: Annotated[
-        int | None,
-        option(
-            "--queues",
-            "-q",
-            help="Read and write queues in each broker group.",
-            min=1,
-            max=1024,
-            metavar="N",
-            show_default=f"{DEFAULT_QUEUE_NUMS}, or as many as it has",
-        ),
-    ] = None,
-    perm: Annotated[str, option("--perm", help="What clients may do: rw, r, w or none.")] = "rw",
-    order: Annotated[bool, flag("--order", help="Keys keep their queues, and wait for them.")] = False,
+    *,
+    layout: QueueOptions,
+    perm: Annotated[str, option("--perm", help="Permission of clients: rw, r, w or none.", metavar="PERM")] = "rw",
+    order: Annotated[
+        bool, flag("--order", help="Keep the queue of a sharding key fixed, even while it is unavailable.")
+    ] = False,
     cluster: Cluster = None,
-    retention_time: RetentionTime = None,
-    retention_bytes: RetentionBytes = None,
-    retention_count: RetentionCount = None,
-    force: Force = False,
-    namesrv: Namesrv = DEFAULT_NAMESRV,
+    retention: RetentionOptions,
     json: Json = False,
-    log_level: LogLevel = "error",
+    client: ClientOptions,
 ) -> None:
-    """Create a topic in every broker group, or change it."""
+    """Create or change a topic in every broker group."""
     number = _permission(perm)
-    attributes = _attributes(retention_time, retention_bytes, retention_count)
+    attributes = retention.attributes()
 
-    async def work(admin: AsyncAdmin) -> tuple[int, list[str]]:
-        queue_nums = queues or await _queues_of(admin, topic) or DEFAULT_QUEUE_NUMS
-        await _refuse_hiding(admin, topic, queue_nums, force)
+    async def work(admin: lazy.AsyncAdmin) -> tuple[int, list[str]]:
+        queue_nums = layout.queues or await _queues_of(admin, topic) or DEFAULT_QUEUE_NUMS
+        await _refuse_hiding(admin, topic, queue_nums, layout.force)
         addresses = await admin.create_topic(
             topic, queue_nums=queue_nums, perm=number, order=order, attributes=attributes, cluster=cluster
         )
         await admin.wait_for_route(topic)
         return queue_nums, addresses
 
-    queue_nums, addresses = with_admin(namesrv, log_level, work)
+    queue_nums, addresses = with_admin(client, work)
     if json:
         print_json({"topic": topic, "queues": queue_nums, "perm": perm, "brokers": addresses})
     else:
         say(f"topic {topic}: {queue_nums} queues in each of {', '.join(addresses)}")
 
 
-async def _queues_of(admin: AsyncAdmin, topic: str) -> int:
-    """The most that a broker group has of it; 0: none has it."""
+async def _queues_of(admin: lazy.AsyncAdmin, topic: str) -> int:
+    """The largest number of queues in any broker group; 0: the topic does not exist."""
     try:
         route = await admin.topic_route(topic)
     except RouteNotFoundError:
@@ -278,61 +297,62 @@ async def _queues_of(admin: AsyncAdmin, topic: str) -> int:
 
 
 @app.command()
+@with_option_groups
 def update(
     topic: Topic,
-    queues: Annotated[
-        int | None,
-        option("--queues", "-q", help="Read and write queues in each broker group.", min=1, max=1024, metavar="N"),
+    *,
+    layout: QueueOptions,
+    perm: Annotated[
+        str | None,
+        option("--perm", help="Permission of clients: rw, r, w or none.", metavar="PERM", show_default=False),
     ] = None,
-    perm: Annotated[str | None, option("--perm", help="What clients may do: rw, r, w or none.")] = None,
     cluster: Cluster = None,
-    retention_time: RetentionTime = None,
-    retention_bytes: RetentionBytes = None,
-    retention_count: RetentionCount = None,
-    force: Force = False,
-    namesrv: Namesrv = DEFAULT_NAMESRV,
+    retention: RetentionOptions,
     json: Json = False,
-    log_level: LogLevel = "error",
+    client: ClientOptions,
 ) -> None:
-    """Change what is given of a topic that exists, in every broker group."""
+    """Change an existing topic in every broker group; options that are not given stay unchanged."""
     number = None if perm is None else _permission(perm)
-    attributes = _attributes(retention_time, retention_bytes, retention_count)
+    attributes = retention.attributes()
 
-    async def work(admin: AsyncAdmin) -> list[str]:
-        if queues is not None:
-            await _refuse_hiding(admin, topic, queues, force)
-        return await admin.update_topic(topic, queue_nums=queues, perm=number, attributes=attributes, cluster=cluster)
+    async def work(admin: lazy.AsyncAdmin) -> list[str]:
+        if layout.queues is not None:
+            await _refuse_hiding(admin, topic, layout.queues, layout.force)
+        return await admin.update_topic(
+            topic, queue_nums=layout.queues, perm=number, attributes=attributes, cluster=cluster
+        )
 
-    addresses = with_admin(namesrv, log_level, work)
+    addresses = with_admin(client, work)
     if json:
         print_json({"topic": topic, "brokers": addresses})
     else:
-        say(f"topic {topic}: changed in each of {', '.join(addresses)}")
+        say(f"topic {topic}: changed in {', '.join(addresses)}")
 
 
 @app.command()
+@with_option_groups
 def delete(
     topic: Topic,
+    *,
     cluster: Cluster = None,
     yes: Yes = False,
     dry_run: DryRun = False,
-    namesrv: Namesrv = DEFAULT_NAMESRV,
-    log_level: LogLevel = "error",
+    client: ClientOptions,
 ) -> None:
-    """Delete a topic with its messages. Asks first; without a terminal, --yes is needed."""
+    """Delete a topic and its messages. Asks for confirmation; without a terminal, give --yes."""
     if dry_run:
-        messages = with_admin(namesrv, log_level, lambda admin: _count_messages(admin, topic))
+        messages = with_admin(client, lambda admin: _count_messages(admin, topic))
         say(f"topic {topic}: would be deleted with {messages:,} messages")
         return
-    confirm(f"Delete topic {topic} with all its messages?", yes)
+    confirm(f"Delete topic {topic} and all its messages?", yes)
 
-    async def work(admin: AsyncAdmin) -> None:
+    async def work(admin: lazy.AsyncAdmin) -> None:
         await admin.topic_route(topic)
         await admin.delete_topic(topic, cluster=cluster)
 
-    with_admin(namesrv, log_level, work)
+    with_admin(client, work)
     say(f"topic {topic}: deleted")
 
 
-async def _count_messages(admin: AsyncAdmin, topic: str) -> int:
+async def _count_messages(admin: lazy.AsyncAdmin, topic: str) -> int:
     return sum(offset.max_offset - offset.min_offset for offset in (await admin.topic_stats(topic)).values())

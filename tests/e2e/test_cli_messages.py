@@ -56,7 +56,7 @@ def test_lines_are_sent_each_as_a_message_and_arrive_in_the_order_of_their_key(
     done = run_cli("send", topic, "--file", str(file), "--sharding-key", "one", **env)
     assert done.returncode == 0
     assert done.stdout.startswith("sent 200 messages")
-    assert done.stderr == "left out 1 empty lines\n"
+    assert done.stderr == "skipped 1 empty lines\n"
     out = result_of("consume", topic, "--max", "200", "--timeout", "30", **env)
     assert out.splitlines() == lines
 
@@ -157,7 +157,7 @@ def test_consume_waits_for_a_topic_prints_as_messages_come_and_ends_with_ctrl_c(
 ) -> None:
     with CliProcess("consume", topic, **env) as consumer:
         wait_until(lambda: consumer.error_lines, "it says that it waits")
-        assert consumer.error_lines == [f"there is no topic {topic!r} yet: waiting for it"]
+        assert consumer.error_lines == [f"topic {topic!r} does not exist yet; waiting for it"]
         for body in ("first", "second"):
             result_of("send", topic, body, **env)
             consumer.wait_for_line(body)

@@ -1,4 +1,4 @@
-"""``rmq-redis demo``: a whole cluster, a producer, two consumers, thousands of events, and what became of them."""
+"""``rmq-redis demo``: a cluster, a producer, two consumers, thousands of events, and a check of the result."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+from .. import lazy
 from ..options import Json, LogLevel, flag, option
+from ..orders import KEY_FIELD, SEQ_FIELD, json_lines
 from ..output import EXIT_ERROR
 from ..posix import require_posix
+
+if TYPE_CHECKING:
+    from .view import View
+    from .worker import WorkerSettings
 
 RATE = 2000.0
 TOPIC = "orders"
@@ -23,17 +29,17 @@ def demo(
         option(
             "--file",
             "-f",
-            help="Your own events: one JSON object a line.",
+            help="Your own events, one JSON object per line.",
             exists=True,
             dir_okay=False,
-            show_default="the order events of examples/orders.jsonl",
+            show_default="order events, as in examples/orders.jsonl",
         ),
     ] = None,
     key_field: Annotated[
         str, option("--key-field", help="Field to shard by: events with the same value stay in order.")
-    ] = "order_id",
+    ] = KEY_FIELD,
     rate: Annotated[
-        float, option("--rate", help="Events to send per second; 0: as fast as it goes.", min=0.0, metavar="N")
+        float, option("--rate", help="Events to send per second; 0: no limit.", min=0.0, metavar="N")
     ] = RATE,
     json: Json = False,
     log_level: LogLevel = "info",
@@ -41,30 +47,23 @@ def demo(
         bool, flag("--pause-after-ready", help="Wait for a line on standard input before sending.", hidden=True)
     ] = False,
 ) -> None:
-    """See it work: order events through a whole cluster, and what became of them.
+    """Send order events through a cluster and check that all arrive in order.
 
     Starts a Redis server, two NameServers and two broker groups, each with a master and a slave, in a temporary
-    directory and on free ports. One producer process sends the events, sharded by order, and two consumer processes of
-    one group handle them. Kill a NameServer meanwhile (kill -9, the process ids are shown): the others go on.
+    directory and on free ports. A producer process sends the events, sharded by order; two consumer processes of one
+    group handle them. Try it: kill a NameServer with kill -9 (the process ids are printed); nothing stops.
 
-    The exit code is 0 when every event arrived and every order's events were handled in order.
+    Exit code 0: every event arrived, and the events of each order were handled in order.
     """
     require_posix("demo")
-    from ...runtime import run, setup_logging
-    from ..orders import KEY_FIELD, SEQ_FIELD
-    from .report import check_file
-    from .run import run_demo
-    from .view import View
-    from .worker import WorkerSettings
-
-    setup_logging("debug" if log_level == "debug" else "error")
-    view = View(json)
+    lazy.setup_logging("debug" if log_level == "debug" else "error")
+    view = lazy.View(json)
     directory = Path(tempfile.mkdtemp(prefix="rmq-redis-demo-"))
     keep = False
     try:
         path = file or _order_events(directory)
-        events = check_file(path, key_field)
-        settings = WorkerSettings(
+        events = lazy.check_file(path, key_field)
+        settings = lazy.WorkerSettings(
             namesrv_addr="",
             topic=TOPIC,
             group=GROUP,
@@ -74,25 +73,30 @@ def demo(
             rate=rate,
             log_level=log_level,
         )
-        keep = True  # what is in the logs may say why, if it ends here
-        result = run(run_demo(view, directory, settings, events, pause_after_ready))
-        keep = result is not None and not result.ok
-        if result is None:
-            sys.exit(EXIT_ERROR)
-        view.show(result, "orders" if settings.seq_field else "keys", rate)
-        if keep:
-            view.say(f"the logs are in {directory / 'logs'}")
-            sys.exit(EXIT_ERROR)
+        keep = True  # the logs show why, if it ends here
+        keep = not _run(view, directory, settings, events, pause_after_ready)
     finally:
         if not keep:
             shutil.rmtree(directory, ignore_errors=True)
+    if keep:
+        sys.exit(EXIT_ERROR)
+
+
+def _run(view: View, directory: Path, settings: WorkerSettings, events: int, pause: bool) -> bool:
+    """Runs and shows the demo; returns whether its result is right. Exits if it was interrupted."""
+    result = lazy.run(lazy.run_demo(view, directory, settings, events, pause))
+    if result is None:
+        shutil.rmtree(directory, ignore_errors=True)
+        sys.exit(EXIT_ERROR)
+    view.show(result, "orders" if settings.seq_field else "keys", settings.rate)
+    if not result.ok:
+        view.say(f"the logs are in {directory / 'logs'}")
+    return result.ok
 
 
 def _order_events(directory: Path) -> Path:
-    """The file beside the source, or the same stream made anew where only the package is installed."""
-    from ..orders import json_lines
-
-    path = Path(__file__).parents[2] / "examples" / "orders.jsonl"
+    """The file in the source tree; generated if only the package is installed."""
+    path = Path(__file__).parents[3] / "examples" / "orders.jsonl"
     if not path.exists():
         path = directory / "orders.jsonl"
         path.write_text(json_lines())

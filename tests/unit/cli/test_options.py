@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import typer
@@ -16,10 +17,11 @@ from cli_commands import commands_of
 from typer.testing import CliRunner
 
 from rmq_redis import __version__, cli
-from rmq_redis.cli import app
+from rmq_redis.cli import app, lazy
 from rmq_redis.cli.broker import ALIASES as BROKER_ALIASES
 from rmq_redis.cli.nameserver import ALIASES as NAMESRV_ALIASES
-from rmq_redis.cli.options import SETTINGS, config_options
+from rmq_redis.cli.option_groups import Settings, with_option_groups
+from rmq_redis.cli.options import SETTINGS, LogLevel
 from rmq_redis.config import BrokerConfig, NameServerConfig, env_name
 from rmq_redis.errors import RemotingError
 
@@ -163,14 +165,14 @@ class probe:  # noqa: N801  (reads as a function)
         self.configs: list[Any] = []
         self.levels: list[str] = []
 
-        @config_options(config_type, aliases)
-        def command(config: Any, log_level: str) -> None:
+        def command(*, config: Any, log_level: LogLevel = "info") -> None:
             """Remembers."""
             self.configs.append(config)
             self.levels.append(log_level)
 
+        command.__annotations__["config"] = Annotated[config_type, Settings(aliases)]
         self.app = typer.Typer()
-        self.app.command()(command)
+        self.app.command()(with_option_groups(command))
 
 
 def test_a_flag_wins_over_the_variable_and_the_variable_over_the_default() -> None:
@@ -262,3 +264,14 @@ def test_help_loads_nothing_that_it_does_not_need() -> None:
 def test_the_module_is_the_command() -> None:
     module = importlib.import_module("rmq_redis.__main__")
     assert inspect.getmodule(module.main).__name__ == "rmq_redis.cli"  # type: ignore[union-attr]
+
+
+def test_every_lazy_name_loads_and_is_declared_for_the_type_checker() -> None:
+    tree = ast.parse(inspect.getsource(lazy))
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    declared = {
+        alias.asname for node in block.body if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names
+    }
+    assert declared == {*lazy._HOME, *lazy._MODULES}
+    for name in declared:
+        assert getattr(lazy, str(name))

@@ -150,6 +150,7 @@ def test_json_is_json_in_every_encoding(encoding: str, monkeypatch: pytest.Monke
 
 def test_a_table_too_wide_for_the_terminal_becomes_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("LINES", "25")  # without both, rich takes 80 columns for a dumb terminal
     monkeypatch.setenv("TERM", "dumb")
     out = Screen("utf-8")
     monkeypatch.setattr(sys, "stdout", out)

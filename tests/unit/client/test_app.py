@@ -264,9 +264,9 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("MODULE:servise", "has no 'servise'; did you mean MODULE:service?"),
         ("MODULE", "has no 'app'; did you mean MODULE:service?"),
-        ("MODULE:other", "is a int, no rmq_redis.App; did you mean MODULE:service?"),
+        ("MODULE:other", "is a int, not a rmq_redis.App; did you mean MODULE:service?"),
         ("MODULEE:app", "there is no module 'MODULEE' in .*; did you mean MODULE?"),
-        ("MODULE.py", "is no module:attribute; did you mean MODULE:app?"),
+        ("MODULE.py", "give module:attribute; did you mean MODULE:app?"),
         ("broken_app:app", "broken_app cannot be imported: No module named 'a_module_that_nobody_has'"),
     ],
 )

@@ -115,7 +115,7 @@ def test_what_nobody_offers_is_refused_with_the_nearest() -> None:
 
 
 def test_a_scenario_describes_the_whole_cluster() -> None:
-    with pytest.raises(ConfigError, match="leave out --brokers, --quiet"):
+    with pytest.raises(ConfigError, match="without --brokers, --quiet"):
         command("--scenario", str(EXAMPLE), "--brokers", "3", "--quiet")
     with pytest.raises(ConfigError, match="event leave at 25: it is not within duration_s=20"):
         command("--scenario", str(EXAMPLE), "--duration", "20")
