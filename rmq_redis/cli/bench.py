@@ -70,7 +70,7 @@ def _print_table(result: dict[str, Any]) -> None:
 
     table = Table(title="rmq-redis on this machine", caption=_caption(result))
     table.add_column("measured")
-    for name in ("result", "share of store limit", "target"):
+    for name in ("result", "of store limit", "target"):
         table.add_column(name, justify="right")
     for row in _measured_rows(result):
         table.add_row(*row)

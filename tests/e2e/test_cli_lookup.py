@@ -86,7 +86,7 @@ def test_a_body_that_is_no_text_is_shown_in_hex(topic: str, env: dict[str, str],
     [queue] = [queue for queue in json_of("topic", "show", topic, **env)["queues"] if queue["messages"]]
     out = result_of("message", "at", topic, queue["broker_name"], "0", "0", **env)
     assert "00000000  ff 00 fe 78 78" in out
-    assert out.endswith("... and 47 bytes more; --json shows all as base64\n")
+    assert out.endswith("... 47 more bytes; --json prints all as base64\n")
 
 
 def test_what_is_not_there_is_said(topic: str, env: dict[str, str]) -> None:

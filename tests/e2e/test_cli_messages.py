@@ -148,7 +148,7 @@ def test_lines_of_a_pipe_are_sent_as_they_come_and_ctrl_c_ends_it(topic: str, en
             wait_until(lambda sent=number: len(sender.lines) == sent, f"line {number} is sent")
         sender.signal(signal.SIGINT)
         assert sender.wait() == 130
-        assert sender.error_lines == ["stopped after line 3: what follows was not sent"]
+        assert sender.error_lines == ["stopped after line 3: the lines after it were not sent"]
     assert len(json_lines_of("consume", topic, "--max", "3", "--timeout", "30", **env)) == 3
 
 
