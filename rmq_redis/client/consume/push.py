@@ -11,6 +11,7 @@ from typing import Any, TypeVar, Unpack
 
 import pluggy
 
+from ...background import Every
 from ...config import ClientConfig, choice
 from ...errors import ClientError, ConfigError, RemotingError, ResponseError, RmqError
 from ...model import (
@@ -155,8 +156,9 @@ class AsyncPushConsumer(AsyncClient):
         self._releasing: dict[MessageQueue, asyncio.Task[None]] = {}
         self._finishing: set[ProcessQueue] = set()
         self._moved_at: dict[MessageQueue, float] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._renewal: asyncio.Task[None] | None = None
+        interval_s = self.config.persist_consumer_offset_interval_s
+        self._commits = Every(interval_s, self._commit_oneway, f"group {group}: committing offsets")
+        self._renewals = Every(LOCK_RENEW_INTERVAL_S, self._renew_locks, f"group {group}: renewing locks")
         self._committing = asyncio.Lock()
         self._running = False
         self._closing = Closing(f"consumer {group}", self._close)
@@ -368,12 +370,10 @@ class AsyncPushConsumer(AsyncClient):
         if self._closing.begun.is_set():  # by the handler of a first message
             return
         routes.on_topic_change.append(self._topic_changed)
-        self._tasks = [
-            self._instance.spawn(self._rebalancer.run()),
-            self._instance.spawn(self._commit_regularly()),
-        ]
+        self._rebalancer.loop.start()
+        self._commits.start()
         if self._locks is not None:
-            self._renewal = self._instance.spawn(self._renew_locks())
+            self._renewals.start()
         try:
             notify_roles("role_started", "consumer", self.group, self.config, self._plugins)
         except ConfigError:
@@ -420,16 +420,15 @@ class AsyncPushConsumer(AsyncClient):
             except ConfigError as error:
                 logger.error("consumer %s: %s", self.group, error)
             self._running = False
-            for task in self._tasks:
-                task.cancel()
+            self._rebalancer.loop.cancel()
+            self._commits.cancel()
             for process_queue in self._process_queues.values():
                 if process_queue.task is not None:
                     process_queue.task.cancel()
             all_ended = await self.service.stop(self._await_termination_s)
             if self._releasing:
                 await asyncio.wait(list(self._releasing.values()), timeout=_RELEASE_TIMEOUT_S)
-            if self._renewal is not None:  # not before: nobody else may have a queue whose handler still runs
-                self._renewal.cancel()
+            self._renewals.cancel()  # not before: nobody else may have a queue whose handler still runs
             held = self.process_queues
             self._process_queues.clear()
             await self._commit_all(held)
@@ -577,36 +576,27 @@ class AsyncPushConsumer(AsyncClient):
 
         await asyncio.gather(*(commit(queues) for queues in by_topic.values()))
 
-    async def _commit_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(self.config.persist_consumer_offset_interval_s)
-            for process_queue in self.process_queues:
-                if process_queue.dropped:  # while we waited; its last commit must stay the last
-                    continue
-                try:
-                    await self.offsets.commit(process_queue, oneway=True)
-                except (RemotingError, ResponseError) as error:
-                    logger.info("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
-                except RmqError as error:
-                    logger.debug("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
-                except Exception:  # a mistake of ours must not end the task
-                    logger.exception("group %s: offset of %s not committed", self.group, process_queue.queue)
-            await self.offsets.persist()
+    async def _commit_oneway(self) -> None:
+        for process_queue in self.process_queues:
+            if process_queue.dropped:  # while we waited; its last commit must stay the last
+                continue
+            try:
+                await self.offsets.commit(process_queue, oneway=True)
+            except (RemotingError, ResponseError) as error:
+                logger.info("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
+            except RmqError as error:
+                logger.debug("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
+            except Exception:  # an error of one queue must not keep the others from being committed
+                logger.exception("group %s: offset of %s not committed", self.group, process_queue.queue)
+        await self.offsets.persist()
 
     async def _renew_locks(self) -> None:
         assert self._locks is not None
-        while True:
-            await asyncio.sleep(LOCK_RENEW_INTERVAL_S)
-            try:
-                lost = await self._locks.renew([*self.process_queues, *self._finishing])
-            except Exception:  # a mistake of ours must not end the task
-                logger.exception("group %s: locks not renewed", self.group)
-                continue
-            for process_queue in lost:
-                logger.warning("group %s: lost the lock of %s", self.group, process_queue.queue)
-                if self._process_queues.get(process_queue.queue) is process_queue:
-                    self._release(process_queue.queue, commit=False)
-                    self._rebalancer.now()
+        for process_queue in await self._locks.renew([*self.process_queues, *self._finishing]):
+            logger.warning("group %s: lost the lock of %s", self.group, process_queue.queue)
+            if self._process_queues.get(process_queue.queue) is process_queue:
+                self._release(process_queue.queue, commit=False)
+                self._rebalancer.now()
 
     # --- for the instance ----------------------------------------------------------------------------------------
 

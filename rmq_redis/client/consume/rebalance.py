@@ -11,6 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable
 
+from ...background import Every
 from ...errors import RemotingError, RequestCodeNotSupportedError, ResponseError, RmqError, RouteNotFoundError
 from ...model import MessageModel, MessageQueue, subscribe_queues
 from ...plugins.hookspecs import AllocateStrategy
@@ -49,28 +50,22 @@ class Rebalancer:
         self._message_model = message_model
         self._topics = topics
         self._apply = apply
-        self._due = asyncio.Event()
+        self._unsettled = 0
+        self._interval_s = instance.config.rebalance_interval_s
+        self.loop = Every(self._interval_s, self._turn, f"group {group}: rebalance", at_once=True)
 
     def now(self) -> None:
         """Has a rebalance done at once."""
-        self._due.set()
+        self._unsettled = 0  # what changed may settle it: begin with short pauses
+        self.loop.wake()
 
-    async def run(self) -> None:
-        """Rebalances for ever."""
-        unsettled = 0
-        while True:
-            self._due.clear()
-            unsettled = 0 if await self.once() else unsettled + 1
-            await asyncio.sleep(MIN_REBALANCE_INTERVAL_S)
-            interval_s = self._instance.config.rebalance_interval_s
-            if unsettled:
-                interval_s = min(interval_s, 2.0 ** min(unsettled - 1, 10))
-            try:
-                async with asyncio.timeout(interval_s):
-                    await self._due.wait()
-                    unsettled = 0  # what changed may settle it: begin with short pauses
-            except TimeoutError:
-                pass
+    async def _turn(self) -> float:
+        """One rebalance; the seconds until the next, fewer while a topic could not be settled."""
+        self._unsettled = 0 if await self.once() else self._unsettled + 1
+        await asyncio.sleep(MIN_REBALANCE_INTERVAL_S)
+        if not self._unsettled:
+            return self._interval_s
+        return min(self._interval_s, 2.0 ** min(self._unsettled - 1, 10))
 
     async def once(self) -> bool:
         """One rebalance of all topics; False when a topic could not be settled and should be tried again soon."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from ...background import Every, every
 from ...errors import MessageDecodeError
 from ...model import DEFAULT_MAX_RECONSUME_TIMES, DELAY_LEVELS_S, ConsumeResult, MessageExt
 from ..core.closing import Worker
@@ -277,7 +278,8 @@ class ConcurrentService(ConsumeService):
         self._ready: deque[tuple[ProcessQueue, MessageExt]] = deque()
         self._timeout_s = consume_timeout_s
         self._process_queues = process_queues
-        self._watch: asyncio.Task[None] | None = None
+        self._watch: Every | None = None
+        self._seen: dict[ProcessQueue, tuple[int, float]] = {}
 
     def _attempt_text(self, reconsume_times: int) -> str:
         attempt = f"attempt {reconsume_times + 1} of {self._limit + 1}"
@@ -289,45 +291,42 @@ class ConcurrentService(ConsumeService):
     def start(self) -> None:
         super().start()
         if self._timeout_s is not None:
-            self._watch = asyncio.get_running_loop().create_task(self._watch_for_stuck(self._timeout_s))
+            period_s = self._timeout_s / _LOOKS_PER_TIMEOUT
+            self._watch = every(period_s, self._give_stuck_back, f"{self._name}: looking for handlers that hang")
 
     async def stop(self, timeout_s: float) -> bool:
         if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
+            await self._watch.close()
         return await super().stop(timeout_s)
 
-    async def _watch_for_stuck(self, timeout_s: float) -> None:
-        """Looks at the oldest message of each queue now and then: at every message nothing has to be noted.
+    async def _give_stuck_back(self) -> None:
+        """Gives the oldest message of a queue back whose handler takes too long.
 
-        Source: ConsumeMessageConcurrentlyService.cleanExpireMsg.
+        Looking now and then costs a message nothing. Source: ConsumeMessageConcurrentlyService.cleanExpireMsg.
         """
-        loop = asyncio.get_running_loop()
-        seen: dict[ProcessQueue, tuple[int, float]] = {}
-        while True:
-            await asyncio.sleep(timeout_s / _LOOKS_PER_TIMEOUT)
-            now = loop.time()
-            before, seen = seen, {}
-            for process_queue in list(self._process_queues()):
-                oldest = process_queue.commit_offset()
-                message = process_queue.pending.get(oldest)
-                if message is None:
-                    continue
-                offset, since = before.get(process_queue, (-1, now))
-                if offset != oldest or self._is_ready(process_queue, oldest):
-                    since = now
-                seen[process_queue] = (oldest, since)
-                if now - since < timeout_s:
-                    continue
-                logger.warning(
-                    "%s: the handler of %s of %s does not end within %g s; the message is given back",
-                    self._name,
-                    message.msg_id,
-                    message.queue,
-                    timeout_s,
-                )
-                if await self._give_back(message):
-                    process_queue.done(message)
+        assert self._timeout_s is not None
+        now = asyncio.get_running_loop().time()
+        before, self._seen = self._seen, {}
+        for process_queue in list(self._process_queues()):
+            oldest = process_queue.commit_offset()
+            message = process_queue.pending.get(oldest)
+            if message is None:
+                continue
+            offset, since = before.get(process_queue, (-1, now))
+            if offset != oldest or self._is_ready(process_queue, oldest):
+                since = now
+            self._seen[process_queue] = (oldest, since)
+            if now - since < self._timeout_s:
+                continue
+            logger.warning(
+                "%s: the handler of %s of %s does not end within %g s; the message is given back",
+                self._name,
+                message.msg_id,
+                message.queue,
+                self._timeout_s,
+            )
+            if await self._give_back(message):
+                process_queue.done(message)
 
     def _is_ready(self, process_queue: ProcessQueue, offset: int) -> bool:
         """Whether the message still waits for a worker, which is none of its handler's fault."""

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
+from ...background import Every
 from ...codes import RequestCode, ResponseCode
 from ...config import ClientConfig, check_settings, from_env, parse_addresses
 from ...errors import ClientError, ConfigError, RemotingError, ResponseError, RouteNotFoundError
@@ -64,6 +65,7 @@ class MQClientInstance:
         broker: typed calls to brokers.
         unique_keys: makes message ids.
         processors: answers further requests of brokers, by code; to be set before ``start``.
+        loops: what it repeats until it is closed.
     """
 
     def __init__(self, config: ClientConfig) -> None:
@@ -73,15 +75,16 @@ class MQClientInstance:
         self._addresses = parse_addresses(config.namesrv_addr)
         self._producers: set[str] = set()
         self._consumers: dict[str, ConsumerInner] = {}
-        self._tasks: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[Any]] = set()
-        self._heartbeat_due = asyncio.Event()
+        self._unanswered = 0
+        self.loops: list[Every] = []
         self._started = False
         self._closed = False
         self._process_id = 0
         self.is_inherited = False
         self.loop: asyncio.AbstractEventLoop | None = None
         self.processors: dict[int, Processor] = {}
+        self._beats: Every
         self.remoting: RemotingClient
         self.routes: RouteTable
         self.broker: BrokerApi
@@ -101,6 +104,10 @@ class MQClientInstance:
             self.client_ip = await _local_ip(self._addresses[0])
         name = self.config.instance_name or f"{os.getpid()}#{next(_instance_numbers)}{os.urandom(3).hex()}"
         self.client_id = f"{self.client_ip}@{name}" + (f"@{self.config.zone}" if self.config.zone else "")
+        interval_s = self.config.heartbeat_broker_interval_s
+        self._beats = Every(interval_s, self._beat, f"{self.client_id}: heartbeat", at_once=True)
+        polls = Every(self.config.poll_name_server_interval_s, self._poll_routes, f"{self.client_id}: routes")
+        self.loops = [self._beats, polls]
         self.unique_keys = UniqKeyGenerator(pack_host(f"{self.client_ip}:0")[:-4], os.getpid(), os.urandom(4))
         consumer_codes = (
             RequestCode.RESET_CONSUMER_CLIENT_OFFSET,
@@ -127,7 +134,8 @@ class MQClientInstance:
         )
         self.routes.on_broker_change.append(self.heartbeat_soon)
         self.broker = BrokerApi(self.remoting, self.config.request_timeout_s, self.config.max_decompressed_bytes)
-        self._tasks = [self.spawn(self._poll_routes()), self.spawn(self._heartbeats())]
+        for loop in self.loops:
+            loop.start()
         self._process_id = os.getpid()
         self.loop = asyncio.get_running_loop()
         forking.track(self)
@@ -158,8 +166,8 @@ class MQClientInstance:
             self._closed = True
             return
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
+        for loop in self.loops:
+            await loop.close()
         for group in list(self._consumers):
             await self.unregister_consumer(group)
         for group in list(self._producers):
@@ -232,7 +240,7 @@ class MQClientInstance:
 
     def heartbeat_soon(self) -> None:
         """Has a heartbeat sent now, because something changed."""
-        self._heartbeat_due.set()
+        self._beats.wake()
 
     async def heartbeat(self) -> bool:
         """Sends a heartbeat to every broker of the routes in use; returns whether all of them answered."""
@@ -293,25 +301,12 @@ class MQClientInstance:
             for beat in late:
                 beat.cancel()
 
-    async def _heartbeats(self) -> None:
-        failures = 0
-        while True:
-            self._heartbeat_due.clear()
-            try:
-                all_answered = await self.heartbeat()
-            except Exception:  # a mistake of ours must not end the task
-                logger.exception("%s: heartbeat failed", self.client_id)
-                all_answered = False
-            failures = 0 if all_answered else failures + 1
-            await asyncio.sleep(MIN_HEARTBEAT_INTERVAL_S)
-            interval = self.config.heartbeat_broker_interval_s
-            if failures:
-                interval = min(interval, 0.5 * 2 ** min(failures, 10))
-            try:
-                async with asyncio.timeout(interval):
-                    await self._heartbeat_due.wait()
-            except TimeoutError:
-                pass
+    async def _beat(self) -> float:
+        """A heartbeat; the seconds until the next one, which comes sooner after failures."""
+        self._unanswered = 0 if await self.heartbeat() else self._unanswered + 1
+        await asyncio.sleep(MIN_HEARTBEAT_INTERVAL_S)
+        interval_s = self.config.heartbeat_broker_interval_s
+        return min(interval_s, 0.5 * 2 ** min(self._unanswered, 10)) if self._unanswered else interval_s
 
     def _connection_closed(self, address: str) -> None:
         # A broker forgets the members behind a connection that closed: introduce ourselves as soon as it is back.
@@ -320,12 +315,7 @@ class MQClientInstance:
             self.heartbeat_soon()
 
     async def _poll_routes(self) -> None:
-        while True:
-            await asyncio.sleep(self.config.poll_name_server_interval_s)
-            try:
-                await self.routes.refresh_all()
-            except Exception:  # a mistake of ours must not end the task
-                logger.exception("%s: refreshing the routes failed", self.client_id)
+        await self.routes.refresh_all()
 
     # --- requests of brokers -------------------------------------------------------------------------------------
 

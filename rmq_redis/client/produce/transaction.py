@@ -18,6 +18,7 @@ from typing import Any, Protocol, Unpack
 import msgspec
 import pluggy
 
+from ...background import Every
 from ...codes import MessageSysFlag, RequestCode
 from ...config import ClientConfig
 from ...errors import RemoteProtocolError, RmqError, RouteNotFoundError
@@ -109,7 +110,8 @@ class AsyncTransactionProducer(AsyncProducer):
             **settings,
         )
         self._listener = listener
-        self._transaction_topics = tuple(topics)
+        self._missing_topics = set(topics)
+        self._introducing = Every(1.0, self._introduce, f"producer {group}: looking up its topics", at_once=True)
         self._checks = 0
         self._checking = asyncio.Semaphore(CHECKS_AT_ONCE)
         self._pool = DaemonThreadExecutor(MAX_THREADS, f"rmq-{group}")
@@ -119,8 +121,9 @@ class AsyncTransactionProducer(AsyncProducer):
     async def start(self) -> None:
         """As ``AsyncProducer.start``; and tells the brokers of ``topics``, as far as they answer."""
         await super().start()
-        if self._transaction_topics:
-            self._instance.spawn(self._introduce())
+        if self._missing_topics:
+            self._instance.loops.append(self._introducing)
+            self._introducing.start()
 
     async def close(self) -> None:
         """As ``AsyncProducer.close``. What a listener is at goes on; its outcome is asked for later."""
@@ -129,16 +132,14 @@ class AsyncTransactionProducer(AsyncProducer):
 
     async def _introduce(self) -> None:
         """Has the brokers of the topics know this producer, which a heartbeat does once their routes are known."""
-        missing = set(self._transaction_topics)
-        while missing:
-            for topic in list(missing):
-                try:
-                    await self._instance.routes.get_for_publish(topic)
-                    missing.discard(topic)
-                except RmqError as error:
-                    logger.info("producer %s: cannot be asked about topic %s yet: %s", self.group, topic, error)
-            if missing:
-                await asyncio.sleep(1.0)
+        for topic in list(self._missing_topics):
+            try:
+                await self._instance.routes.get_for_publish(topic)
+                self._missing_topics.discard(topic)
+            except RmqError as error:
+                logger.info("producer %s: cannot be asked about topic %s yet: %s", self.group, topic, error)
+        if not self._missing_topics:
+            await self._introducing.close()
 
     async def send_message_in_transaction(
         self, message: Message, arg: Any = None, *, timeout_s: float | None = None
