@@ -11,17 +11,14 @@ from collections.abc import Callable
 from rmq_redis.client.produce.outgoing import encode_batch, property_text
 from rmq_redis.client.produce.topic import QueueTarget
 from rmq_redis.codes import RequestCode
+from rmq_redis.hosts import pack_host
 from rmq_redis.model import Message, MessageQueue
+from rmq_redis.protocol.batch import batch_to_records
 from rmq_redis.protocol.command import request
 from rmq_redis.protocol.frame import decode_command, encode_command, encode_frame
 from rmq_redis.protocol.header import SendMessageRequestHeaderV2
-from rmq_redis.protocol.message import (
-    UniqKeyGenerator,
-    batch_to_records,
-    decode_records,
-    encode_record,
-    pack_host,
-)
+from rmq_redis.protocol.ids import UniqKeyGenerator
+from rmq_redis.protocol.record import decode_records, encode_record
 from rmq_redis.store.group.queue import Queue, deliver
 
 HOST = pack_host("127.0.0.1:10911")

@@ -12,7 +12,9 @@ from typing import Any
 
 from rmq_redis.codes import Perm, PullSysFlag, RequestCode, ResponseCode
 from rmq_redis.config import ClientConfig
+from rmq_redis.hosts import offset_msg_id, pack_host
 from rmq_redis.model import BrokerData, MessageQueue, QueueData, TopicRouteData
+from rmq_redis.protocol.batch import decode_batch
 from rmq_redis.protocol.body import ClusterInfo, dumps, encode_cluster_info, encode_route
 from rmq_redis.protocol.command import RemotingCommand, request, response
 from rmq_redis.protocol.header import (
@@ -29,7 +31,8 @@ from rmq_redis.protocol.header import (
     TopicRequestHeader,
     UpdateConsumerOffsetRequestHeader,
 )
-from rmq_redis.protocol.message import decode_batch, encode_record, offset_msg_id, pack_host, remove_property
+from rmq_redis.protocol.properties import remove_property
+from rmq_redis.protocol.record import encode_record
 from rmq_redis.remoting.connection import Connection
 from rmq_redis.remoting.server import RemotingServer
 

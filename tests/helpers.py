@@ -28,7 +28,7 @@ from rmq_redis.protocol.header import (
     SendMessageRequestHeaderV2,
     SendMessageResponseHeader,
 )
-from rmq_redis.protocol.message import decode_records
+from rmq_redis.protocol.record import decode_records
 from rmq_redis.remoting.client import RemotingClient
 from rmq_redis.remoting.connection import Connection
 from rmq_redis.remoting.server import Processor, RemotingServer

@@ -10,7 +10,7 @@ from typing import Any
 from ..config import BrokerConfig
 from ..hosts import pack_host
 from ..protocol.body import TopicConfigTable
-from ..protocol.message import UniqKeyGenerator
+from ..protocol.ids import UniqKeyGenerator
 from ..remoting.server import Processor, RemotingServer, processors_of
 from ..store.group.config import ConfigStore
 from ..store.group.give_backs import GiveBackStore

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ..plugins.template import write_plugin as write_plugin
     from ..protocol.group_config import GroupRetryPolicy as GroupRetryPolicy
     from ..protocol.group_config import SubscriptionGroupConfig as SubscriptionGroupConfig
-    from ..protocol.message import parse_offset_msg_id as parse_offset_msg_id
+    from ..protocol.ids import parse_offset_msg_id as parse_offset_msg_id
     from ..runtime import Stopped as Stopped
     from ..runtime import run as run
     from ..runtime import serve as serve
@@ -79,7 +79,7 @@ _NAMES = {
     "..plugins.manager": ("installed_plugins", "offers"),
     "..plugins.template": ("write_plugin",),
     "..protocol.group_config": ("GroupRetryPolicy", "SubscriptionGroupConfig"),
-    "..protocol.message": ("parse_offset_msg_id",),
+    "..protocol.ids": ("parse_offset_msg_id",),
     "..runtime": ("Stopped", "run", "serve", "setup_logging", "stop_signals", "unless_stopped"),
     "..store.redis.url": ("redact",),
     ".demo.report": ("check_file",),

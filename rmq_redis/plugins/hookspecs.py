@@ -119,7 +119,7 @@ class BrokerInterceptor(Protocol):
     def before_delivery(
         self, queue: MessageQueue, group: str, queue_offsets: Sequence[int], records: Sequence[bytes]
     ) -> Collection[int] | None:
-        """Called with the stored records (``protocol.message.decode_records``) that answer a pull or a POP.
+        """Called with the stored records (``protocol.record.decode_records``) that answer a pull or a POP.
 
         Returns:
             Offsets that this group does not get (it counts them as consumed), or None: it gets all.

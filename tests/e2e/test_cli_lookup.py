@@ -15,7 +15,7 @@ import pytest
 from cli_support import CliProcess, json_lines_of, json_of, result_of, run_cli, up, wait_until
 
 from rmq_redis import Admin, Message, Producer
-from rmq_redis.protocol.message import UniqKeyGenerator
+from rmq_redis.protocol.ids import UniqKeyGenerator
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from processes import RoleProcess, broker, namesrv
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import RmqError
 from rmq_redis.model import MessageExt
+from rmq_redis.protocol.batch import encode_batch_item
 from rmq_redis.protocol.command import request
 from rmq_redis.protocol.header import (
     ConsumerSendMsgBackRequestHeader,
@@ -33,7 +34,8 @@ from rmq_redis.protocol.header import (
     SendMessageResponseHeader,
     UpdateConsumerOffsetRequestHeader,
 )
-from rmq_redis.protocol.message import decode_records, encode_batch_item, parse_offset_msg_id
+from rmq_redis.protocol.ids import parse_offset_msg_id
+from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer
 
 TOPIC, GROUP, QUEUES = "model", "model-group", 2

@@ -26,7 +26,6 @@ from processes import RoleProcess, broker, namesrv
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import RmqError
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.message import decode_records
 from rmq_redis.protocol.pop import (
     BatchAck,
     PopHandle,
@@ -42,6 +41,7 @@ from rmq_redis.protocol.pop_header import (
     PopMessageRequestHeader,
     PopMessageResponseHeader,
 )
+from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer
 
 TOPIC, GROUP, QUEUES = "pop-model", "pop-model-group", 2

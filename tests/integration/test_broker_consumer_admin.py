@@ -38,8 +38,8 @@ from rmq_redis.protocol.header import (
     QueryConsumerOffsetRequestHeader,
     UpdateConsumerOffsetRequestHeader,
 )
-from rmq_redis.protocol.message import decode_records
 from rmq_redis.protocol.pop_header import PopMessageRequestHeader
+from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer
 
 FOUND, NO_NEW, MOVED = 0, 19, 21

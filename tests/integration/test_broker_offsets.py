@@ -22,7 +22,7 @@ from rmq_redis.protocol.header import (
     UpdateConsumerOffsetRequestHeader,
     ViewMessageRequestHeader,
 )
-from rmq_redis.protocol.message import decode_records
+from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer
 
 

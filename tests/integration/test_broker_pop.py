@@ -17,7 +17,6 @@ from rmq_redis.errors import StoreError
 from rmq_redis.model import MessageExt
 from rmq_redis.protocol.command import RemotingCommand, request
 from rmq_redis.protocol.header import OffsetResponseHeader, QueryConsumerOffsetRequestHeader, TopicRequestHeader
-from rmq_redis.protocol.message import decode_records
 from rmq_redis.protocol.pop import BatchAck, PopHandle, encode_batch_acks, parse_handle, parse_offset_info
 from rmq_redis.protocol.pop_header import (
     AckMessageRequestHeader,
@@ -31,6 +30,7 @@ from rmq_redis.protocol.pop_header import (
     PopMessageRequestHeader,
     PopMessageResponseHeader,
 )
+from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.group.pop import PopStore
 from rmq_redis.store.group.queue import Queue

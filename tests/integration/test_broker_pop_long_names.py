@@ -20,8 +20,9 @@ from rmq_redis.protocol.header import (
     TopicRequestHeader,
     ViewMessageRequestHeader,
 )
-from rmq_redis.protocol.message import decode_records, parse_offset_msg_id
+from rmq_redis.protocol.ids import parse_offset_msg_id
 from rmq_redis.protocol.pop import pop_retry_topic
+from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.testing import running_cluster
 

@@ -22,6 +22,7 @@ from rmq_redis.broker.broker import Broker
 from rmq_redis.broker.consume.hold import HeldPull
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import ConfigError, RequestTimeoutError
+from rmq_redis.protocol.batch import encode_batch_item
 from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps
 from rmq_redis.protocol.command import SerializeType, request
 from rmq_redis.protocol.header import (
@@ -31,7 +32,8 @@ from rmq_redis.protocol.header import (
     QueryConsumerOffsetRequestHeader,
     TopicRequestHeader,
 )
-from rmq_redis.protocol.message import decode_records, encode_batch_item, encode_properties
+from rmq_redis.protocol.properties import encode_properties
+from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer
 
 FOUND, NO_NEW, NO_MATCH, MOVED = 0, 19, 20, 21

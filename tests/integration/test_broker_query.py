@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from rmq_redis.broker.admin.message_scan import OutwardScan, Window
 from rmq_redis.codes import RequestCode
+from rmq_redis.protocol.batch import encode_batch_item
 from rmq_redis.protocol.command import RemotingCommand, request
 from rmq_redis.protocol.header import QueryMessageRequestHeader, QueryMessageResponseHeader
-from rmq_redis.protocol.message import UniqKeyGenerator, decode_records, encode_batch_item, unique_key_time_ms
+from rmq_redis.protocol.ids import UniqKeyGenerator, unique_key_time_ms
+from rmq_redis.protocol.record import decode_records
 
 KEYS = UniqKeyGenerator(b"\x0a\x00\x00\x07", 1, b"salt")
 

@@ -22,7 +22,8 @@ from rmq_redis.protocol.header import (
     RecallMessageRequestHeader,
     SendMessageResponseHeader,
 )
-from rmq_redis.protocol.message import encode_properties, parse_offset_msg_id
+from rmq_redis.protocol.ids import parse_offset_msg_id
+from rmq_redis.protocol.properties import encode_properties
 from rmq_redis.store.group.give_backs import MARK_S
 
 HALF = "TRAN_MSG\x01true\x02PGROUP\x01PG\x02UNIQ_KEY\x01A1\x02"

@@ -17,7 +17,8 @@ from rmq_redis.protocol.header import (
     SendMessageResponseHeader,
     TopicRequestHeader,
 )
-from rmq_redis.protocol.message import decode_properties, parse_offset_msg_id
+from rmq_redis.protocol.ids import parse_offset_msg_id
+from rmq_redis.protocol.properties import decode_properties
 from rmq_redis.remoting.connection import Connection
 
 TOPIC = "DefaultCluster_REPLY_TOPIC"

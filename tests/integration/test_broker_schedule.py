@@ -23,7 +23,8 @@ from rmq_redis.protocol.header import (
     SendMessageResponseHeader,
     TopicRequestHeader,
 )
-from rmq_redis.protocol.message import decode_records, encode_properties
+from rmq_redis.protocol.properties import encode_properties
+from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.group.give_backs import GiveBackStore
 

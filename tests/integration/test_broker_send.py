@@ -17,6 +17,7 @@ from rmq_redis.codes import RequestCode
 from rmq_redis.config import BrokerConfig
 from rmq_redis.errors import ConfigError
 from rmq_redis.hosts import offset_msg_id
+from rmq_redis.protocol.batch import encode_batch_item
 from rmq_redis.protocol.body import decode_register_body, loads
 from rmq_redis.protocol.command import RemotingCommand, SerializeType, request
 from rmq_redis.protocol.frame import encode_command
@@ -25,7 +26,7 @@ from rmq_redis.protocol.header import (
     SendMessageResponseHeader,
     TopicRequestHeader,
 )
-from rmq_redis.protocol.message import encode_batch_item, parse_offset_msg_id
+from rmq_redis.protocol.ids import parse_offset_msg_id
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.group.queue import split_physical_offset
 

@@ -15,7 +15,7 @@ from helpers import BrokerClient, Connect, StartBroker, eventually, send_request
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import StoreError, SystemBusyError
 from rmq_redis.protocol.command import RemotingCommand
-from rmq_redis.protocol.message import encode_record
+from rmq_redis.protocol.record import encode_record
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.group.queue import Queue
 

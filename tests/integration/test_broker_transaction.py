@@ -19,7 +19,8 @@ from rmq_redis.protocol.header import (
     SendMessageResponseHeader,
     TopicRequestHeader,
 )
-from rmq_redis.protocol.message import decode_records, parse_offset_msg_id
+from rmq_redis.protocol.ids import parse_offset_msg_id
+from rmq_redis.protocol.record import decode_records
 from rmq_redis.remoting.connection import Connection
 
 HALF = "TRAN_MSG\x01true\x02PGROUP\x01PG\x02UNIQ_KEY\x01A1\x02TAGS\x01TagA\x02"

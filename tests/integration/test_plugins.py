@@ -17,8 +17,8 @@ from rmq_redis.errors import ConfigError, NoPermissionError
 from rmq_redis.nameserver.nameserver import NameServer
 from rmq_redis.plugins import PLUGIN_VARIABLE, installed_plugins
 from rmq_redis.protocol.command import request
-from rmq_redis.protocol.message import decode_records
 from rmq_redis.protocol.pop_header import PopMessageRequestHeader
+from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer
 
 PLUGIN = """

@@ -27,7 +27,7 @@ from rmq_redis.protocol.header import (
     EndTransactionRequestHeader,
     SendMessageResponseHeader,
 )
-from rmq_redis.protocol.message import parse_offset_msg_id
+from rmq_redis.protocol.ids import parse_offset_msg_id
 from rmq_redis.remoting.connection import Connection
 from rmq_redis.store.embedded import EmbeddedServer
 

@@ -13,7 +13,7 @@ from sql_filter_model import NAMES, VALUES, Tree, outcome, trees, written
 
 from rmq_redis.broker.filter.sql import MAX_EXPRESSION_CHARS, compile_sql
 from rmq_redis.errors import SubscriptionParseFailedError
-from rmq_redis.protocol.message import encode_properties
+from rmq_redis.protocol.properties import encode_properties
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 

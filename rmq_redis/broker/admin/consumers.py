@@ -32,7 +32,8 @@ from ...protocol.bodies.progress import ConsumerStatus, ConsumerStatusTable, Que
 from ...protocol.body import dumps
 from ...protocol.command import RemotingCommand, request, response
 from ...protocol.header import BrokerNameRequestHeader, encode_header
-from ...protocol.message import QUEUE_OFFSET_POSITION, parse_offset_msg_id
+from ...protocol.ids import parse_offset_msg_id
+from ...protocol.record import QUEUE_OFFSET_POSITION
 from ...remoting.connection import Connection
 from ...remoting.server import Processor
 from ...remoting.turn import dumps_in_turns

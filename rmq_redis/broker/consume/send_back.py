@@ -16,7 +16,7 @@ from ...model import PROPERTY_RETRY_TOPIC, MessageExt
 from ...protocol.body import SubscriptionGroupConfig
 from ...protocol.command import RemotingCommand, response
 from ...protocol.header import ConsumerSendMsgBackRequestHeader
-from ...protocol.message import decode_records
+from ...protocol.record import decode_records
 from ...remoting.connection import Connection
 from ...remoting.server import Processor
 from ...store.group.queue import deliver, split_physical_offset

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from ...errors import SubscriptionParseFailedError
-from ...protocol.message import find_property, record_properties_start
+from ...protocol.properties import find_property
+from ...protocol.record import record_properties_start
 from .subscription import FIRST_SHARE
 
 if TYPE_CHECKING:

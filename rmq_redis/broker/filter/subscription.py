@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from ...errors import ResponseError, SubscriptionParseFailedError
-from ...protocol.message import QUEUE_OFFSET_POSITION, tags_code
+from ...protocol.properties import tags_code
+from ...protocol.record import QUEUE_OFFSET_POSITION
 
 TAG = "TAG"
 SQL92 = "SQL92"

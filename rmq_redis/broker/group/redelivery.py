@@ -29,14 +29,8 @@ from ...model import (
     RETRY_PREFIX,
     MessageExt,
 )
-from ...protocol.message import (
-    decode_records,
-    encode_properties_within,
-    encode_record,
-    find_property,
-    remove_property,
-    tags_code,
-)
+from ...protocol.properties import encode_properties_within, find_property, remove_property, tags_code
+from ...protocol.record import decode_records, encode_record
 from ...store.group.give_backs import Failed, GiveBackStore
 from ...store.group.queue import Queue
 from ...store.group.schedule import Held, Scheduled
@@ -113,7 +107,7 @@ def failed_of(group: str, message: MessageExt) -> Failed:
 
 def failed_of_copy(group: str, record: bytes, physical_offset: int | None = None) -> Failed:
     """The same, of the copy that is made of it."""
-    copy = decode_records(record, decompress=False, read_body=False)[0]
+    copy = decode_records(record, decompress=False)[0]
     topic = copy.properties.get(PROPERTY_RETRY_TOPIC) or f"{RETRY_PREFIX}{group}"
     unique_key = copy.properties.get(PROPERTY_UNIQ_KEY, "")
     return Failed(group, topic, copy.reconsume_times, unique_key, physical_offset)

@@ -21,7 +21,8 @@ from ...model import (
     PROPERTY_TIMER_DELIVER_MS,
     RETRY_PREFIX,
 )
-from ...protocol.message import decode_records, find_property, remove_property
+from ...protocol.properties import find_property, remove_property
+from ...protocol.record import decode_records
 from ...store.group.schedule import Due, Held, Move, Scheduled, ScheduleStore
 from .topics import TopicTable
 

@@ -20,9 +20,9 @@ from ...config import BrokerConfig
 from ...errors import MessageIllegalError, ResponseError
 from ...model import DLQ_PREFIX, RETRY_PREFIX
 from ...protocol.command import RemotingCommand, response
-from ...protocol.message import decode_records
 from ...protocol.pop import NORMAL, ORDER_REVIVE_QID, RETRY, OrderCounts, offset_info, order_count_info
 from ...protocol.pop_header import PopMessageResponseHeader
+from ...protocol.record import decode_records
 from ...store.group.pop_order import NO_ATTEMPT, Batch, Given, Key, PopOrderStore, Step
 from ...store.group.queue import Queue, deliver
 from ...store.group.queues import QueueStore

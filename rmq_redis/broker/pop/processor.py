@@ -24,7 +24,6 @@ from ...errors import (
 from ...hosts import pack_host
 from ...model import PROPERTY_POP_CK, RETRY_PREFIX, topic_name_error
 from ...protocol.command import RemotingCommand, response
-from ...protocol.message import OFFSETS, QUEUE_OFFSET_POSITION, decode_records, encode_properties, encode_record
 from ...protocol.pop import NORMAL, RETRY, PopHandle, offset_info, pop_retry_topic
 from ...protocol.pop_header import (
     NotificationRequestHeader,
@@ -35,6 +34,8 @@ from ...protocol.pop_header import (
     PopMessageRequestHeader,
     PopMessageResponseHeader,
 )
+from ...protocol.properties import encode_properties
+from ...protocol.record import OFFSETS, QUEUE_OFFSET_POSITION, decode_records, encode_record
 from ...remoting.connection import Connection
 from ...remoting.server import Processor
 from ...store.group.offsets import OffsetStore

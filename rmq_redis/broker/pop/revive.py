@@ -11,8 +11,8 @@ import time
 
 from ...errors import ResponseError, StoreError
 from ...model import DLQ_PREFIX, RETRY_PREFIX, TopicConfig
-from ...protocol.message import decode_records
 from ...protocol.pop import pop_retry_topic
+from ...protocol.record import decode_records
 from ...store.group.pop import Hidden, PopStore, Revival
 from ...store.group.queue import Queue, deliver
 from ...store.group.queues import QueueStore

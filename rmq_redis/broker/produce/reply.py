@@ -32,7 +32,8 @@ from ...protocol.header import (
     SendMessageRequestHeaderV2,
     SendMessageResponseHeader,
 )
-from ...protocol.message import encode_record, find_property, tags_code
+from ...protocol.properties import find_property, tags_code
+from ...protocol.record import encode_record
 from ...remoting.connection import Connection
 from ...remoting.server import Processor
 from ...store.group.queue import Queue

@@ -44,19 +44,14 @@ from ...model import (
     SYSTEM_TOPICS_NOT_WRITABLE,
     MessageExt,
 )
+from ...protocol.batch import batch_to_records
 from ...protocol.command import RemotingCommand, response
 from ...protocol.frame import encode_frame
 from ...protocol.header import SendMessageRequestHeader, SendMessageRequestHeaderV2, SendMessageResponseHeader
-from ...protocol.message import (
-    UniqKeyGenerator,
-    batch_to_records,
-    decode_records,
-    encode_record,
-    find_property,
-    remove_property,
-    tags_code,
-)
+from ...protocol.ids import UniqKeyGenerator
+from ...protocol.properties import find_property, remove_property, tags_code
 from ...protocol.recall_handle import RecallHandle, encode_recall_handle
+from ...protocol.record import decode_records, encode_record
 from ...remoting.connection import Connection
 from ...remoting.server import Processor, error_response, finish, send_answer
 from ...store.group.half_messages import half_key, half_physical_offset
@@ -458,7 +453,7 @@ class SendProcessor:
         self, connection: Connection, command: RemotingCommand, record: bytes, due_ms: int, physical_offset: int | None
     ) -> None:
         """Keeps a message until its time; its answer carries what RECALL_MESSAGE needs, unless it is a retry."""
-        message = decode_records(record, decompress=False, read_body=False)[0]
+        message = decode_records(record, decompress=False)[0]
         arg = (connection, command, message)
         if message.topic.startswith(RETRY_PREFIX) and message.reconsume_times:
             failed = failed_of_copy(message.topic.removeprefix(RETRY_PREFIX), record, physical_offset)

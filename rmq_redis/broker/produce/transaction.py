@@ -34,15 +34,9 @@ from ...model import (
 from ...protocol.admin_header import ResumeCheckHalfMessageRequestHeader
 from ...protocol.command import RemotingCommand, request, response
 from ...protocol.header import CheckTransactionStateRequestHeader, EndTransactionRequestHeader
-from ...protocol.message import (
-    OFFSETS,
-    QUEUE_OFFSET_POSITION,
-    decode_records,
-    encode_properties,
-    encode_record,
-    parse_offset_msg_id,
-    tags_code,
-)
+from ...protocol.ids import parse_offset_msg_id
+from ...protocol.properties import encode_properties, tags_code
+from ...protocol.record import OFFSETS, QUEUE_OFFSET_POSITION, decode_records, encode_record
 from ...remoting.connection import Connection
 from ...remoting.server import Processor
 from ...store.group.half_messages import HalfStore, Prepared, half_key, half_physical_offset

@@ -22,7 +22,7 @@ from ...protocol.admin_header import ResumeCheckHalfMessageRequestHeader
 from ...protocol.body import ClusterInfo
 from ...protocol.command import request
 from ...protocol.header import PullMessageRequestHeader, QueryMessageRequestHeader
-from ...protocol.message import parse_offset_msg_id
+from ...protocol.ids import parse_offset_msg_id
 from ..core.instance import MQClientInstance
 
 TOOLS_GROUP = "TOOLS_CONSUMER"

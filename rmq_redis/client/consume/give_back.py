@@ -28,7 +28,7 @@ from ...model import (
 )
 from ...protocol.command import request
 from ...protocol.header import SendMessageRequestHeaderV2
-from ...protocol.message import encode_properties_within
+from ...protocol.properties import encode_properties_within
 from ..core.instance import MQClientInstance
 from ..core.route import publish_queues
 from ..produce.compression import compress_large

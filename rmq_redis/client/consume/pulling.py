@@ -25,7 +25,7 @@ from ...model import PROPERTY_RETRY_TOPIC, PROPERTY_TAGS, RETRY_PREFIX, MessageE
 from ...plugins.hookspecs import ReadSelector
 from ...protocol.body import SubscriptionData
 from ...protocol.header import PullMessageRequestHeader
-from ...protocol.message import tags_code
+from ...protocol.properties import tags_code
 from ..core.instance import MQClientInstance
 from .process_queue import ProcessQueue
 

@@ -30,7 +30,6 @@ from ...model import (
 )
 from ...protocol.body import ConsumerData, SubscriptionData
 from ...protocol.command import RemotingCommand, request, response
-from ...protocol.message import decode_records
 from ...protocol.pop import (
     NORMAL,
     RETRY,
@@ -50,6 +49,7 @@ from ...protocol.pop_header import (
     PopMessageRequestHeader,
     PopMessageResponseHeader,
 )
+from ...protocol.record import decode_records
 from ..core.instance import MQClientInstance, check_group, client_config
 from ..core.lifecycle import AsyncClient
 from ..core.route import MIN_REFRESH_INTERVAL_S

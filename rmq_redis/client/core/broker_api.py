@@ -29,7 +29,7 @@ from ...protocol.header import (
     UpdateConsumerOffsetRequestHeader,
     ViewMessageRequestHeader,
 )
-from ...protocol.message import decode_records
+from ...protocol.record import decode_records
 from ...remoting.client import RemotingClient
 
 _PULL_CODES = frozenset(int(status) for status in PullStatus)

@@ -24,7 +24,7 @@ from ...protocol.admin_header import ConsumerRequestHeader
 from ...protocol.body import ConsumerData, HeartbeatData, ProducerData, SubscriptionData
 from ...protocol.command import RemotingCommand, response
 from ...protocol.header import ConsumerGroupRequestHeader
-from ...protocol.message import UniqKeyGenerator
+from ...protocol.ids import UniqKeyGenerator
 from ...remoting.client import RemotingClient
 from ...remoting.connection import Connection
 from ...remoting.server import Processor

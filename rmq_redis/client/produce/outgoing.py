@@ -20,8 +20,10 @@ from ...model import (
     RETRY_PREFIX,
     Message,
 )
+from ...protocol.batch import encode_batch_item
 from ...protocol.frame import encode_frame
-from ...protocol.message import UniqKeyGenerator, encode_batch_item, encode_properties
+from ...protocol.ids import UniqKeyGenerator
+from ...protocol.properties import encode_properties
 from ..core.instance import MQClientInstance
 from .checks import check_body, check_flag
 from .compression import compress_large

@@ -40,7 +40,7 @@ from ...model import (
 from ...protocol.command import RemotingCommand, response
 from ...protocol.compression import decompress_body
 from ...protocol.header import ReplyMessageRequestHeader
-from ...protocol.message import decode_properties
+from ...protocol.properties import decode_properties
 from ...remoting.connection import Connection
 from ..consume.service import Handler, MessageHandler
 from ..core.instance import MQClientInstance

@@ -36,7 +36,7 @@ from ...model import (
 )
 from ...protocol.command import RemotingCommand, request
 from ...protocol.header import CheckTransactionStateRequestHeader, EndTransactionRequestHeader
-from ...protocol.message import parse_offset_msg_id
+from ...protocol.ids import parse_offset_msg_id
 from ...remoting.connection import Connection
 from ..core.intercept import intercepted_send
 from ..core.settings import ClientSettings

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ...errors import StoreError
 from ...model import DLQ_PREFIX
-from ...protocol.message import QUEUE_ID
+from ...protocol.record import QUEUE_ID
 from ..redis.connection import Arg
 from .queue import Queue, queue_offset_of
 from .queues import QueueStore

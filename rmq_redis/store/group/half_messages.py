@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import StoreError
-from ...protocol.message import QUEUE_ID
+from ...protocol.record import QUEUE_ID
 from ..redis.connection import Arg
 from .queue import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue
 from .queues import QueueStore

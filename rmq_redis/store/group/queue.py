@@ -8,7 +8,7 @@ from typing import Any
 from ...errors import StoreError
 from ...model import MessageQueue
 from ...protocol.frame import MAX_FRAME_BYTES
-from ...protocol.message import OFFSETS, QUEUE_OFFSET_POSITION
+from ...protocol.record import OFFSETS, QUEUE_OFFSET_POSITION
 from .counters import Counter
 
 QUEUE_NUMBER_SHIFT = 40

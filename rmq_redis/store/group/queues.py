@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import StoreError, StoreFencedError, StoreFullError
 from ...model import MessageQueue
-from ...protocol.message import store_timestamp_position
+from ...protocol.record import store_timestamp_position
 from ..keys import GroupKeys
 from ..redis.confirm import Confirmation, ConfirmedReply
 from ..redis.connection import Arg, Store, StoreConnection

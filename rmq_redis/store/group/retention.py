@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ...errors import StoreError, StoreRefusedError
-from ...protocol.message import store_timestamp_position
+from ...protocol.record import store_timestamp_position
 from ..redis.server_info import server_info
 from .queue import Queue
 from .queues import QueueStore

@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from ...errors import StoreError
-from ...protocol.message import QUEUE_ID, store_timestamp_position
+from ...protocol.record import QUEUE_ID, store_timestamp_position
 from ..redis.connection import Arg
 from .queue import Queue
 from .queues import QueueStore

@@ -50,7 +50,7 @@ def test_the_shares_of_eight_queues_and_three_consumers() -> None:
 
 @given(st.text(max_size=30))
 def test_string_hash_is_javas(text: str) -> None:
-    from rmq_redis.protocol.message import tags_code
+    from rmq_redis.protocol.properties import tags_code
 
     assert java_string_hash(text) == tags_code(text)
 

@@ -16,23 +16,17 @@ from protocol_samples import BATCH_ITEM, RECORD
 from rmq_redis.errors import LocalProtocolError, RemoteProtocolError
 from rmq_redis.hosts import offset_msg_id, pack_host, unpack_host
 from rmq_redis.model import MessageExt
+from rmq_redis.protocol.batch import batch_to_records, decode_batch, encode_batch_item
 from rmq_redis.protocol.compression import decompress_body
-from rmq_redis.protocol.message import (
-    UniqKeyGenerator,
-    batch_to_records,
-    decode_batch,
+from rmq_redis.protocol.ids import UniqKeyGenerator, parse_offset_msg_id
+from rmq_redis.protocol.properties import (
     decode_properties,
-    decode_records,
-    encode_batch_item,
     encode_properties,
-    encode_record,
     find_property,
-    parse_offset_msg_id,
-    record_properties_start,
     remove_property,
-    store_timestamp_position,
     tags_code,
 )
+from rmq_redis.protocol.record import decode_records, encode_record, record_properties_start, store_timestamp_position
 
 UNIQ_KEY = "0A000007303918B4AAC2018F3A1B0000"
 RECORD_FIELDS: dict[str, Any] = {

@@ -30,11 +30,13 @@ from protocol_samples import (
 from rmq_redis.errors import LocalProtocolError, ProtocolError
 from rmq_redis.model import DataVersion
 from rmq_redis.protocol import body as bodies
+from rmq_redis.protocol.batch import decode_batch
 from rmq_redis.protocol.command import RemotingCommand
 from rmq_redis.protocol.compression import decompress_body
 from rmq_redis.protocol.frame import CommandDecoder, decode_command, encode_command, take_command
 from rmq_redis.protocol.header import decode_header, fields_of_json, loads_lenient
-from rmq_redis.protocol.message import decode_batch, decode_properties, decode_records
+from rmq_redis.protocol.properties import decode_properties
+from rmq_redis.protocol.record import decode_records
 
 COMPRESSED_RECORD = RECORD[:36] + b"\0\0\0\1" + RECORD[40:]
 CLUSTER = (

@@ -11,7 +11,7 @@ from rmq_redis.client.produce.producer import AsyncProducer
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import MessageIllegalLocallyError, ResponseError
 from rmq_redis.model import MessageQueue
-from rmq_redis.protocol.message import decode_properties
+from rmq_redis.protocol.properties import decode_properties
 
 QUEUE = MessageQueue("%DLQ%G", "broker-a", 0)
 

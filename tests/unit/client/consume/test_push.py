@@ -22,7 +22,7 @@ from rmq_redis.model import ConsumeResult, MessageExt
 from rmq_redis.protocol.body import dumps
 from rmq_redis.protocol.command import request, response
 from rmq_redis.protocol.header import PullMessageRequestHeader, PullMessageResponseHeader
-from rmq_redis.protocol.message import decode_properties
+from rmq_redis.protocol.properties import decode_properties
 
 FIRST = "CONSUME_FROM_FIRST_OFFSET"
 LAST = "CONSUME_FROM_LAST_OFFSET"

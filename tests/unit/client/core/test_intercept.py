@@ -14,8 +14,9 @@ from rmq_redis.client.produce.producer import AsyncProducer
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import ConfigError, MessageRefusedError, ResponseError
 from rmq_redis.model import Message, MessageExt
+from rmq_redis.protocol.batch import decode_batch
 from rmq_redis.protocol.header import SendMessageRequestHeaderV2
-from rmq_redis.protocol.message import decode_batch, decode_properties
+from rmq_redis.protocol.properties import decode_properties
 
 
 class Recorder:

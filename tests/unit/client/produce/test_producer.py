@@ -35,7 +35,7 @@ from rmq_redis.errors import (
 from rmq_redis.model import Message, MessageQueue, SendStatus
 from rmq_redis.protocol.frame import CommandDecoder
 from rmq_redis.protocol.header import SendMessageRequestHeaderV2
-from rmq_redis.protocol.message import decode_properties
+from rmq_redis.protocol.properties import decode_properties
 
 
 def only_send(broker: FakeBroker) -> SendMessageRequestHeaderV2:
@@ -427,7 +427,7 @@ async def test_a_batch() -> None:
         ids = result.msg_id.split(",")
         assert len(set(ids)) == len(result.offset_msg_id.split(",")) == 3
         stored = fake.broker.queues["T", header.queue_id]
-        from rmq_redis.protocol.message import decode_records
+        from rmq_redis.protocol.record import decode_records
 
         messages = decode_records(b"".join(stored))
         assert [(m.text(), m.tags, m.flag, m.msg_id) for m in messages] == [

@@ -24,7 +24,8 @@ from rmq_redis.errors import (
 from rmq_redis.model import Message, MessageExt
 from rmq_redis.protocol.command import RemotingCommand, request, response
 from rmq_redis.protocol.header import ReplyMessageRequestHeader, SendMessageRequestHeaderV2, SendMessageResponseHeader
-from rmq_redis.protocol.message import decode_properties, decode_records, encode_properties, encode_record
+from rmq_redis.protocol.properties import decode_properties, encode_properties
+from rmq_redis.protocol.record import decode_records, encode_record
 
 FIRST = "CONSUME_FROM_FIRST_OFFSET"
 ASKED = {"CORRELATION_ID": "c-1", "REPLY_TO_CLIENT": "p1", "TTL": "3000", "CLUSTER": "c", "UNIQ_KEY": "Q1"}

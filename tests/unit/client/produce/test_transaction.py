@@ -21,7 +21,9 @@ from rmq_redis.protocol.header import (
     ConsumerGroupRequestHeader,
     EndTransactionRequestHeader,
 )
-from rmq_redis.protocol.message import decode_properties, encode_record, parse_offset_msg_id
+from rmq_redis.protocol.ids import parse_offset_msg_id
+from rmq_redis.protocol.properties import decode_properties
+from rmq_redis.protocol.record import encode_record
 
 COMMIT, ROLLBACK = LocalTransactionState.COMMIT_MESSAGE, LocalTransactionState.ROLLBACK_MESSAGE
 UNKNOW = LocalTransactionState.UNKNOW

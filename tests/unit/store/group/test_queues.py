@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rmq_redis.errors import StoreError, StoreFencedError
 from rmq_redis.model import MessageQueue
-from rmq_redis.protocol.message import decode_records, encode_record
+from rmq_redis.protocol.record import decode_records, encode_record
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.group.queue import (
     MAX_QUEUE_NUMBER,

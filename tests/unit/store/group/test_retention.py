@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from rmq_redis.errors import StoreFencedError
 from rmq_redis.model import MessageQueue
-from rmq_redis.protocol.message import encode_record
+from rmq_redis.protocol.record import encode_record
 from rmq_redis.store.group.queue import Queue
 from rmq_redis.store.group.queues import QueueStore
 from rmq_redis.store.group.retention import RetentionStore
