@@ -21,6 +21,7 @@ from ..store.group.pop import PopStore
 from ..store.group.pop_order import PopOrderStore
 from ..store.group.queues import QueueStore
 from ..store.group.schedule import ScheduleStore
+from ..store.group.session import StoreSettings
 from ..store.keys import GroupKeys
 from .admin.consumers import ConsumerAdminProcessor
 from .admin.messages import QueryProcessor
@@ -85,18 +86,20 @@ class Parts:
 def open_state(config: BrokerConfig, office: Office, signals: Signals, address: str) -> GroupState:
     """The state of a group, empty until it is read. Raises ConfigError for a store that is no Redis URL."""
     queue_store = QueueStore(
-        config.store,
+        StoreSettings(
+            url=config.store,
+            reads_only=True,
+            replica_url=config.store_replica,
+            replicas=config.in_sync_replicas if config.broker_role == "SYNC_MASTER" else 0,
+            flush=config.flush_disk_type == "SYNC_FLUSH",
+            confirm_timeout_s=config.sync_timeout_s,
+            max_wait_s=config.wait_time_in_send_queue_s,
+            busy_s=config.store_busy_timeout_s,
+        ),
         GroupKeys(config.key_prefix, config.broker_name),
         on_new_records=signals.new_records,
         on_fenced=office.fence,
         on_reloaded=signals.store_reloaded,
-        reads_only=True,
-        replica_url=config.store_replica,
-        replicas=config.in_sync_replicas if config.broker_role == "SYNC_MASTER" else 0,
-        flush=config.flush_disk_type == "SYNC_FLUSH",
-        confirm_timeout_s=config.sync_timeout_s,
-        max_wait_s=config.wait_time_in_send_queue_s,
-        busy_s=config.store_busy_timeout_s,
     )
     offsets = OffsetStore(queue_store, config.offset_flush_period_s)
     configs = ConfigStore(queue_store)

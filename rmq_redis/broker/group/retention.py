@@ -20,8 +20,9 @@ from ...config import BrokerConfig
 from ...errors import InvalidParameterError, StoreError, StoreRefusedError
 from ...model import DLQ_PREFIX, RETRY_PREFIX
 from ...store.group.queue import Queue
-from ...store.group.queues import NO_LIMIT, QueueStore
+from ...store.group.queues import QueueStore
 from ...store.group.retention import RetentionStore, StoreMemory
+from ...store.group.session import NO_LIMIT
 from .topics import Topic, TopicTable
 
 logger = logging.getLogger(__name__)

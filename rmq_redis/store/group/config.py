@@ -108,8 +108,8 @@ class ConfigStore:
         new = range(len(queue_numbers) - max(missing, 0), len(queue_numbers))
         keys = [self._keys.topics, self._keys.version, self._keys.retired]
         keys += [self._keys.queue(config.topic_name, queue_id) for queue_id in new]
-        text = _topic_text(config, queue_numbers)
-        return StoredTopic(config, queue_numbers, int(await self._call("put_topic", keys, [config.topic_name, text])))
+        args: list[Arg] = [config.topic_name, _topic_text(config, queue_numbers)]
+        return StoredTopic(config, queue_numbers, int(await self._store.call("put_topic", keys, args)))
 
     async def _take_numbers(self, nums: int) -> int:
         """Takes queue numbers that were never used; the one behind them. The store may have lost its count."""
@@ -170,21 +170,18 @@ class ConfigStore:
         """
         pairs = [(topic.config.topic_name, _topic_text(topic.config, topic.queue_numbers)) for topic in topics]
         numbers = [number for topic in topics for number in topic.queue_numbers]
-        args: list[Arg] = [b"%d" % self._store.epoch, version, max(numbers, default=-1) + 1, len(pairs)]
+        args: list[Arg] = [version, max(numbers, default=-1) + 1, len(pairs)]
         pairs += [(group.group_name, _text(msgspec.to_builtins(group))) for group in groups]
         for pair in pairs:
             args += pair
         keys = self._keys
         if self._retired:
-            retired: list[Arg] = [b"%d" % self._store.epoch]
+            retired: list[Arg] = []
             for name, last in self._retired.items():
                 retired += (name, last)
-            await connection.execute_function("put_retired", [keys.epoch, keys.retired], retired)
-        return int(
-            await connection.execute_function(
-                "put_again", [keys.epoch, keys.version, keys.queue_numbers, keys.topics, keys.groups], args
-            )
-        )
+            await self._store.call_over(connection, "put_retired", [keys.retired], retired)
+        names = [keys.version, keys.queue_numbers, keys.topics, keys.groups]
+        return int(await self._store.call_over(connection, "put_again", names, args))
 
     async def request_mode(self, group: str, topic: str) -> RequestMode:
         """How a group gets a topic's messages; PULL unless somebody said otherwise. Raises StoreError."""
@@ -202,16 +199,7 @@ class ConfigStore:
         await self._put(self._keys.request_modes, f"{group}:{topic}", _text(msgspec.to_builtins(mode)))
 
     async def _put(self, key: bytes, field: str, text: str) -> None:
-        await self._call("put", [key, self._keys.version], [field, text])
-
-    async def _call(self, name: str, keys: list[bytes], args: list[Arg]) -> Any:
-        try:
-            return await self._store.current().execute_function(
-                name, [self._keys.epoch, *keys], [b"%d" % self._store.epoch, *args]
-            )
-        except StoreError as error:
-            self._store.report(error)
-            raise
+        await self._store.call("put", [key, self._keys.version], [field, text])
 
     async def remove_topics(self, topics: list[str], queues: list[Queue], offsets: list[GroupTopic]) -> None:
         """Removes topics, their queues with what POP hid of them, and offsets in them. Raises StoreError."""
@@ -232,7 +220,7 @@ class ConfigStore:
         args: list[Arg] = [len(fields), *fields, len(queues)]
         args += [f"{queue.topic}:{queue.queue_id}" for queue in queues]
         args += [f"{group}:{topic}" for group, topic in offsets]
-        await self._call("remove", keys, args)
+        await self._store.call("remove", keys, args)
 
 
 def _text(data: dict[str, Any]) -> str:

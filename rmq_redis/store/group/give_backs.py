@@ -82,24 +82,17 @@ class GiveBackStore:
         known_by = failed.unique_key or f"@{failed.physical_offset}"
         mark = keys.given_back(failed.group, failed.topic, failed.reconsume_times, known_by)
 
-        def committed(answer: Any, late: StoreError | None = None) -> None:
+        def answered(answer: Any, late: StoreError | None = None) -> None:
             store.pending_bytes -= len(record)
             if isinstance(answer, StoreError):
-                store.report(answer)
                 done(None, answer, arg)
             else:
                 done(place(*answer), late, arg)
 
         store.pending_bytes += len(record)
         store.put_bytes += len(record)
-        try:
-            connection = store.current()
-        except StoreError as error:
-            committed(error)
-            return
         dead_letters = keys.queue(DLQ_PREFIX + failed.group, 0)
-        all_keys = [keys.epoch, mark, keys.scheduled, keys.scheduled_records, dead_letters]
-        store.call_confirmed(connection, committed, "give_back", all_keys, [b"%d" % store.epoch, *args])
+        store.send(answered, "give_back", [mark, keys.scheduled, keys.scheduled_records, dead_letters], args)
 
 
 def _number(where: bytes) -> int:

@@ -6,15 +6,15 @@ queue, is one server-side function call: it is decided once, whatever repeats.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import StoreError
 from ...protocol.record import QUEUE_ID
 from ..redis.connection import Arg
 from .queue import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue
 from .queues import QueueStore
+from .turn import TurnBatch
 
 HALF_QUEUE_NUMBER = MAX_QUEUE_NUMBER - 1
 """Stands for the half topic in physical offsets."""
@@ -36,6 +36,16 @@ def half_key(producer_group: str, topic: str, unique_key: str) -> str:
     return f"{producer_group}+{topic}+{unique_key}"
 
 
+class _Waiting(NamedTuple):
+    """A half message that waits for the end of the turn; see ``HalfStore.prepare``."""
+
+    check_ms: int
+    record: bytes
+    key: str
+    done: Prepared
+    arg: Any
+
+
 class HalfStore:
     """Half messages of one broker group. Those that come in one turn of the event loop go to Redis in one call.
 
@@ -45,22 +55,12 @@ class HalfStore:
     def __init__(self, queue_store: QueueStore) -> None:
         self._store = queue_store
         keys = queue_store.keys
-        self._epoch_key = keys.epoch
         self._half = keys.half
         self._checks = keys.half_checks
         self._counts = keys.half_counts
-        self._numbers = keys.half_numbers
         self._half_keys = keys.half_keys
-        self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[int, bytes, str, Prepared, Any]] = []
-
-    async def _call(self, name: str, keys: list[bytes], *args: Arg) -> Any:
-        try:
-            connection = self._store.current()
-            return await connection.execute_function(name, [self._epoch_key, *keys], [b"%d" % self._store.epoch, *args])
-        except StoreError as error:
-            self._store.report(error)
-            raise
+        self._prepare_keys = [keys.half, keys.half_checks, keys.half_numbers, keys.half_keys]
+        self._batch = TurnBatch(queue_store, "prepare", self._encode, self._answer)
 
     def prepare(self, record: bytes, check_ms: int, key: str, done: Prepared, arg: Any) -> None:
         """Keeps a half message, to be asked about at ``check_ms``; ``done`` is called once Redis has it.
@@ -68,37 +68,21 @@ class HalfStore:
         Args:
             key: ``half_key``; one that is held with the same key and content is not kept twice. "": it always is.
         """
-        if not self._waiting:
-            self._loop.call_soon(self._commit)
-        self._waiting.append((check_ms, record, key, done, arg))
-        self._store.pending_bytes += len(record)
-        self._store.put_bytes += len(record)
+        self._batch.add(_Waiting(check_ms, record, key, done, arg), len(record))
 
-    def _commit(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        args: list[Arg] = [b"%d" % self._store.epoch]
-        for check_ms, record, key, _, _ in waiting:
-            args += (check_ms, record, key)
+    def _encode(self, waiting: list[_Waiting]) -> tuple[list[bytes], list[Arg]]:
+        args: list[Arg] = []
+        for item in waiting:
+            args += (item.check_ms, item.record, item.key)
+        return self._prepare_keys, args
 
-        def committed(answer: Any, late: StoreError | None = None) -> None:
-            error = answer if isinstance(answer, StoreError) else None
-            if error is not None:
-                self._store.report(error)
-            for index, (_, record, _, done, arg) in enumerate(waiting):
-                self._store.pending_bytes -= len(record)
-                if error is not None:
-                    done(-1, -1, error, arg)
-                    continue
-                number, queue_id = answer[index]
-                done(int(number), int.from_bytes(queue_id or record[QUEUE_ID], "big"), late, arg)
-
-        try:
-            connection = self._store.current()
-        except StoreError as error:
-            committed(error)
-            return
-        keys = [self._epoch_key, self._half, self._checks, self._numbers, self._half_keys]
-        self._store.call_confirmed(connection, committed, "prepare", keys, args)
+    @staticmethod
+    def _answer(item: _Waiting, answer: Any, error: StoreError | None) -> None:
+        if answer is None:
+            item.done(-1, -1, error, item.arg)
+        else:
+            number, queue_id = answer
+            item.done(int(number), int.from_bytes(queue_id or item.record[QUEUE_ID], "big"), error, item.arg)
 
     async def get(self, number: int) -> bytes | None:
         """The record of an undecided half message, or None."""
@@ -113,8 +97,8 @@ class HalfStore:
         """
         keys = [self._half, self._checks, self._counts, self._half_keys]
         if queue is None:
-            return bool(await self._call("end_half", keys, number, key))
-        entry_id = await self._call("end_half", [*keys, queue.key], number, key, record, queue.known_end)
+            return bool(await self._store.call("end_half", keys, [number, key]))
+        entry_id = await self._store.call("end_half", [*keys, queue.key], [number, key, record, queue.known_end])
         if not entry_id:
             return False
         self._store.arrived(queue, int(entry_id[2:]) - 1, [record])
@@ -132,5 +116,5 @@ class HalfStore:
         The next one is due ``pause_ms`` after the first check, and twice as long after each further one, up to
         ``longest_pause_ms``.
         """
-        keys = [self._checks, self._counts]
-        return int(await self._call("checked_half", keys, number, now_ms, pause_ms, longest_pause_ms))
+        args: list[Arg] = [number, now_ms, pause_ms, longest_pause_ms]
+        return int(await self._store.call("checked_half", [self._checks, self._counts], args))

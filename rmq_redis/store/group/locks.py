@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ...errors import StoreError
 from ..redis.connection import Arg
-from .queues import QueueStore
+from .session import GroupSession
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +37,17 @@ class Lock(NamedTuple):
 class LockStore:
     """The locks of one broker group. A lock that was not renewed for ``expiry_s`` seconds is free."""
 
-    def __init__(self, queue_store: QueueStore, expiry_s: float) -> None:
-        self._store = queue_store
+    def __init__(self, session: GroupSession, expiry_s: float) -> None:
+        self._session = session
         self._expiry_s = expiry_s
         self._loop = asyncio.get_running_loop()
         self._locks: dict[LockKey, Lock] = {}
 
     async def load(self) -> None:
         """Reads the locks that this master's predecessor gave out; removes those that are over. Raises StoreError."""
-        connection, role = self._store.current_read(), self._store.role
-        answer = await connection.execute("HGETALL", self._store.keys.locks)
-        if self._store.role != role:  # what a slave asked for is too old for a master
+        connection, role = self._session.current_read(), self._session.role
+        answer = await connection.execute("HGETALL", self._session.keys.locks)
+        if self._session.role != role:  # what a slave asked for is too old for a master
             return
         now_s, now_ms = self._loop.time(), time.time() * 1000
         self._locks = {}
@@ -58,7 +58,8 @@ class LockStore:
                 age_s = max(0.0, (now_ms - int(granted_ms)) / 1000)  # the clock that wrote it may be ahead of ours
                 self._locks[LockKey(group, topic, int(queue_id))] = Lock(client_id, now_s - age_s)
             except ValueError:
-                logger.error("hash %s field %r is damaged, ignored: %r", self._store.keys.locks.decode(), field, value)
+                name = self._session.keys.locks.decode()
+                logger.error("hash %s field %r is damaged, ignored: %r", name, field, value)
         over = [key for key, lock in self._locks.items() if lock.granted_s < now_s - self._expiry_s]
         if over:
             for key in over:
@@ -114,12 +115,6 @@ class LockStore:
             await self._write(keys, value)
 
     async def _write(self, keys: Iterable[LockKey], value: bytes) -> None:
-        args: list[Arg] = [b"%d" % self._store.epoch, value]
+        args: list[Arg] = [value]
         args += (f"{key.group}:{key.topic}:{key.queue_id}" for key in keys)
-        try:
-            await self._store.current().execute_function(
-                "put_locks", [self._store.keys.epoch, self._store.keys.locks], args
-            )
-        except StoreError as error:
-            self._store.report(error)
-            raise
+        await self._session.call("put_locks", [self._session.keys.locks], args)

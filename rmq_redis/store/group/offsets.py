@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from ...errors import StoreError
 from ..redis.connection import Arg, StoreConnection
-from .queues import QueueStore
+from .session import GroupSession
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ class OffsetStore:
     progress, never a message: it is delivered again.
     """
 
-    def __init__(self, queue_store: QueueStore, flush_period_s: float) -> None:
-        self._store = queue_store
+    def __init__(self, session: GroupSession, flush_period_s: float) -> None:
+        self._session = session
         self._flush_period_s = flush_period_s
         self._offsets: dict[GroupTopic, dict[int, int]] = {}
         self._dirty: dict[GroupTopic, dict[int, int]] = {}
@@ -50,17 +50,17 @@ class OffsetStore:
 
     async def load(self) -> None:
         """Reads all offsets of this group; what was committed here and is not written yet wins. Raises StoreError."""
-        connection, role = self._store.current_read(), self._store.role
-        members = [member.decode() for member in await connection.execute("SMEMBERS", self._store.keys.consumed)]
+        connection, role = self._session.current_read(), self._session.role
+        members = [member.decode() for member in await connection.execute("SMEMBERS", self._session.keys.consumed)]
         pairs = [(group, topic) for group, _, topic in (member.partition(":") for member in members)]
         answers = await asyncio.gather(
-            *(connection.execute("HGETALL", self._store.keys.offsets(group, topic)) for group, topic in pairs)
+            *(connection.execute("HGETALL", self._session.keys.offsets(group, topic)) for group, topic in pairs)
         )
         offsets: dict[GroupTopic, dict[int, int]] = {}
         for pair, answer in zip(pairs, answers, strict=True):
             offsets[pair] = {int(k): int(v) for k, v in zip(answer[::2], answer[1::2], strict=True)}
         resets = await self._read_resets(connection)
-        if self._store.role != role:  # what a slave asked for is too old for a master
+        if self._session.role != role:  # what a slave asked for is too old for a master
             return
         for pair, dirty in self._dirty.items():
             offsets.setdefault(pair, {}).update(dirty)
@@ -68,13 +68,13 @@ class OffsetStore:
 
     async def load_resets(self) -> None:
         """Reads the resets that members have not gone to yet, for a slave that serves pulls. Raises StoreError."""
-        connection, role = self._store.current_read(), self._store.role
+        connection, role = self._session.current_read(), self._session.role
         resets = await self._read_resets(connection)
-        if self._store.role == role:
+        if self._session.role == role:
             self.resets = resets
 
     async def _read_resets(self, connection: StoreConnection) -> dict[GroupTopic, dict[int, int]]:
-        answer = await connection.execute("HGETALL", self._store.keys.offset_resets)
+        answer = await connection.execute("HGETALL", self._session.keys.offset_resets)
         resets: dict[GroupTopic, dict[int, int]] = {}
         for field, value in zip(answer[::2], answer[1::2], strict=True):
             if field.decode() not in self._ended_resets:
@@ -133,20 +133,12 @@ class OffsetStore:
         It is written when this returns, and survives a crash. Raises StoreError: then it may or may not be.
         """
         pair = (group, topic)
-        keys = [
-            self._store.keys.epoch,
-            self._store.keys.consumed,
-            self._store.keys.offsets(group, topic),
-            self._store.keys.offset_resets,
-        ]
-        args: list[Arg] = [b"%d" % self._store.epoch, f"{group}:{topic}"]
+        names = self._session.keys
+        keys = [names.consumed, names.offsets(group, topic), names.offset_resets]
+        args: list[Arg] = [f"{group}:{topic}"]
         for queue_id, offset in offsets.items():
             args += (queue_id, offset)
-        try:
-            await self._store.current().execute_function("reset_offsets", keys, args)
-        except StoreError as error:
-            self._store.report(error)
-            raise
+        await self._session.call("reset_offsets", keys, args)
         # Members may have committed meanwhile, also to Redis: our offsets are written once more with the next flush.
         self.resets.setdefault(pair, {}).update(offsets)
         known = self._offsets.setdefault(pair, {})
@@ -239,7 +231,7 @@ class OffsetStore:
 
         One call looks at ``_KEYS_A_LOOK`` keys, the next one at those behind them: the lease is renewed between calls.
         """
-        connection, keys = self._store.current(), self._store.keys
+        connection, keys = self._session.current(), self._session.keys
         pairs = [pair for pair, queues in self._offsets.items() if queues and pair not in self._dirty]
         if pairs and not await connection.execute("EXISTS", keys.consumed):
             _log_missing([keys.consumed])
@@ -254,7 +246,7 @@ class OffsetStore:
                 await self._write_missing(connection, some)
 
     async def _write_missing(self, connection: StoreConnection, pairs: list[GroupTopic]) -> None:
-        keys = self._store.keys
+        keys = self._session.keys
         found = await asyncio.gather(*(connection.execute("EXISTS", keys.offsets(*pair)) for pair in pairs))
         missing = [
             pair for pair, is_there in zip(pairs, found, strict=True) if not is_there and self._offsets.get(pair)
@@ -275,36 +267,34 @@ class OffsetStore:
 
     async def _write_ended_resets(self) -> None:
         ended, self._ended_resets = self._ended_resets, []
-        keys = [self._store.keys.epoch, self._store.keys.offset_resets]
         try:
-            await self._store.current().execute_function("end_resets", keys, [b"%d" % self._store.epoch, *ended])
-        except StoreError as error:
+            await self._session.call("end_resets", [self._session.keys.offset_resets], list(ended))
+        except StoreError:
             self._ended_resets += ended
-            self._flush_again(error)
+            self._flush_again()
             raise
 
-    def _flush_again(self, error: StoreError) -> None:
+    def _flush_again(self) -> None:
         if self._timer is None:
             self._timer = self._loop.call_later(max(self._flush_period_s, 0.5), self._start_flush)
-        self._store.report(error)
 
     async def _write(self, dirty: dict[GroupTopic, dict[int, int]]) -> None:
-        keys = [self._store.keys.epoch, self._store.keys.consumed]
-        args: list[Arg] = [b"%d" % self._store.epoch]
+        keys = [self._session.keys.consumed]
+        args: list[Arg] = []
         for (group, topic), queues in dirty.items():
-            keys.append(self._store.keys.offsets(group, topic))
+            keys.append(self._session.keys.offsets(group, topic))
             args += (f"{group}:{topic}", len(queues))
             for queue_id, offset in queues.items():
                 args += (queue_id, offset)
         try:
-            await self._store.current().execute_function("commit_offsets", keys, args)
-        except StoreError as error:
+            await self._session.call("commit_offsets", keys, args)
+        except StoreError:
             for pair, queues in dirty.items():
                 known = self._offsets.get(pair, {})
                 newest = {queue_id: known[queue_id] for queue_id in queues if queue_id in known}
                 if newest:
                     self._dirty[pair] = newest | self._dirty.get(pair, {})
-            self._flush_again(error)
+            self._flush_again()
             raise
 
     def abandon(self) -> None:

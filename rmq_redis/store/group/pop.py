@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import StoreError
 from ..redis.connection import Arg
 from .queue import Queue
 from .queues import QueueStore
+from .turn import TurnBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,14 @@ class Revival:
     record: bytes
 
 
+class _Ack(NamedTuple):
+    """An acknowledgement that waits for the end of the turn."""
+
+    hidden: Hidden
+    queue: Queue
+    future: asyncio.Future[bool]
+
+
 class PopStore:
     """Hidden messages of one broker group. Everything raises StoreError when the store is away or we are fenced off."""
 
@@ -69,71 +78,50 @@ class PopStore:
         self._store = queue_store
         self._keys = queue_store.keys
         self._loop = asyncio.get_running_loop()
-        self._acks: list[tuple[Hidden, Queue, asyncio.Future[bool]]] = []
-
-    async def _call(self, name: str, keys: list[bytes], *args: Arg) -> Any:
-        keys = [self._keys.epoch, self._keys.popped, *keys]
-        try:
-            connection = self._store.current()
-            return await connection.execute_function(name, keys, [b"%d" % self._store.epoch, *args])
-        except StoreError as error:
-            self._store.report(error)
-            raise
+        self._acks = TurnBatch(queue_store, "pop_ack", self._encode_acks, self._answer_ack)
 
     async def pop(self, group: str, shares: Sequence[Share], visible_ms: int) -> list[list[int]]:
         """Hides messages from a group and moves its offsets on; returns for each share the offsets that are there."""
-        keys = [self._keys.consumed]
+        keys = [self._keys.popped, self._keys.consumed]
         args: list[Arg] = [group, visible_ms]
         for share in shares:
             queue = share.queue
             keys += (share.queue.key, self._keys.offsets(group, queue.topic))
             args += (f"{group}:{queue.topic}", queue.queue_id, share.next_offset, len(share.offsets))
             args += (offset + 1 for offset in share.offsets)
-        answer = await self._call("pop", keys, *args)
+        answer = await self._store.call("pop", keys, args)
         return [[int(entry[2:]) - 1 for entry in claimed] for claimed in answer]
 
     def ack(self, hidden: Hidden, queue: Queue) -> asyncio.Future[bool]:
         """Ends a message, with all others of this turn of the event loop; False when it is not hidden until then."""
-        if not self._acks:
-            self._loop.call_soon(self._send_acks)
         future: asyncio.Future[bool] = self._loop.create_future()
-        self._acks.append((hidden, queue, future))
+        self._acks.add(_Ack(hidden, queue, future))
         return future
 
-    def _send_acks(self) -> None:
-        acks, self._acks = self._acks, []
-        keys = [self._keys.epoch, self._keys.popped]
+    def _encode_acks(self, acks: list[_Ack]) -> tuple[list[bytes], list[Arg]]:
+        keys = [self._keys.popped]
         numbers: dict[Queue, int] = {}
-        args: list[Arg] = [b"%d" % self._store.epoch]
+        args: list[Arg] = []
         for hidden, queue, _ in acks:
             if queue not in numbers:
                 keys.append(queue.key)
-                numbers[queue] = len(keys)
+                numbers[queue] = len(keys) + 1
             args += (numbers[queue], hidden.group, hidden.queue_offset + 1, hidden.member, hidden.visible_ms)
+        return keys, args
 
-        def answered(answer: Any, late: StoreError | None = None) -> None:
-            error = answer if isinstance(answer, StoreError) else None
-            if error is not None:
-                self._store.report(error)
-            error = error or late
-            for index, (_, _, future) in enumerate(acks):
-                if future.done():
-                    continue
-                if error is not None:
-                    future.set_exception(error)
-                else:
-                    future.set_result(bool(answer[index]))
-
-        try:
-            connection = self._store.current()
-        except StoreError as error:
-            answered(error)
+    @staticmethod
+    def _answer_ack(ack: _Ack, answer: Any, error: StoreError | None) -> None:
+        if ack.future.done():
             return
-        self._store.call_confirmed(connection, answered, "pop_ack", keys, args)
+        if error is None:
+            ack.future.set_result(bool(answer))
+        else:
+            ack.future.set_exception(error)
 
     async def change(self, hidden: Hidden, visible_ms: int) -> bool:
         """Hides a message until another time; False when it is not hidden until the one that ``hidden`` says."""
-        return bool(await self._call("pop_change", [], hidden.member, hidden.visible_ms, visible_ms))
+        args: list[Arg] = [hidden.member, hidden.visible_ms, visible_ms]
+        return bool(await self._store.call("pop_change", [self._keys.popped], args))
 
     async def next_visible_ms(self) -> int | None:
         """When the next message is visible again, or None when none is hidden."""
@@ -149,18 +137,18 @@ class PopStore:
 
     async def revive(self, revivals: Sequence[Revival]) -> list[Revival]:
         """Ends hidden messages and adds what becomes of them; returns those that got an entry of their own."""
-        keys: list[bytes] = []
+        keys = [self._keys.popped]
         numbers: dict[Queue | None, int] = {None: 0}
         args: list[Arg] = []
         for revival in revivals:
             for queue in (revival.source, revival.target):
                 if queue is not None and queue not in numbers:
                     keys.append(queue.key)
-                    numbers[queue] = len(keys) + 2
+                    numbers[queue] = len(keys) + 1
             hidden = revival.hidden
             args += (numbers[revival.source], hidden.group, hidden.queue_offset + 1, hidden.member, hidden.visible_ms)
             args += (numbers[revival.target], revival.record, revival.target.known_end if revival.target else 0)
-        answer = await self._call("pop_revive", keys, *args)
+        answer = await self._store.call("pop_revive", keys, args)
         arrived: dict[Queue, tuple[int, list[bytes]]] = {}
         added: list[Revival] = []
         for revival, entry in zip(revivals, answer, strict=True):

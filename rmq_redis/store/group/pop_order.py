@@ -194,15 +194,11 @@ class PopOrderStore:
                 self._take_over_offset(key, offset)
 
     async def _call(self, name: str, keys: list[bytes], args: list[Arg], changed: Sequence[Key]) -> Any:
-        connection = self._store.current()
+        self._store.current()  # if the store is unreachable, nothing changes
         try:
-            return await connection.execute_function(
-                name, [self._keys.epoch, self._keys.ordered, *keys], [b"%d" % self._store.epoch, *args]
-            )
-        except BaseException as error:
+            return await self._store.call(name, [self._keys.ordered, *keys], args)
+        except BaseException:
             self._batches.update(dict.fromkeys(changed))
-            if isinstance(error, StoreError):
-                self._store.report(error)
             raise
 
     async def pop(self, group: str, steps: Sequence[Step], dead_letters: Queue | None) -> list[bool]:
@@ -284,16 +280,15 @@ class PopOrderStore:
     async def ack(self, key: Key, pop_ms: int, offsets: Sequence[int]) -> None:
         """Ends messages of the batch that was given out at ``pop_ms``; of another one none."""
         group, queue = key
-        keys = [self._keys.epoch, self._keys.ordered, queue.key, self._keys.offsets(group, queue.topic)]
-        args: list[Arg] = [b"%d" % self._store.epoch, self._field(key), group, queue.queue_id, pop_ms, *offsets]
-        connection = self._store.current()
+        keys = [self._keys.ordered, queue.key, self._keys.offsets(group, queue.topic)]
+        args: list[Arg] = [self._field(key), group, queue.queue_id, pop_ms, *offsets]
+        self._store.current()  # if the store is unreachable, nothing changes
         future: asyncio.Future[None] = self._loop.create_future()
 
         def answered(answer: Any, late: StoreError | None = None) -> None:
             error = answer if isinstance(answer, StoreError) else None
             if error is not None:
                 self._batches[key] = None
-                self._store.report(error)
             else:
                 text, offset = answer
                 if offset and self.holds(key) is not None:  # were the same one to be written again, it is too old now
@@ -307,7 +302,7 @@ class PopOrderStore:
             else:
                 future.set_result(None)
 
-        self._store.call_confirmed(connection, answered, "ack_order", keys, args)
+        self._store.send(answered, "ack_order", keys, args)
         await future
 
     async def change(self, key: Key, pop_ms: int, queue_offset: int, visible_ms: int) -> bool:

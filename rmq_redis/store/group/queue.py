@@ -56,11 +56,9 @@ class Queue:
         "oldest_ms",
         "puts",
         "queue_id",
-        "records",
         "sent_end",
         "size_hint",
         "topic",
-        "waiting",
     )
 
     def __init__(self, mq: MessageQueue, number: int, key: bytes) -> None:
@@ -76,15 +74,13 @@ class Queue:
         self.oldest_ms = 0
         self.size_hint = _FIRST_SIZE_HINT
         self.largest = MAX_FRAME_BYTES // 2
-        self.records: list[bytes] = []
-        self.waiting: list[tuple[int, Appended, Any]] = []
         self.held: list[Any] = []
         self.puts: Counter | None = None
 
     @property
     def known_end(self) -> int:
         """The offset behind everything that is stored or on its way, as far as this process knows."""
-        return max(self.sent_end, self.max_offset)
+        return self.sent_end if self.sent_end > self.max_offset else self.max_offset
 
     @property
     def is_complete(self) -> bool:

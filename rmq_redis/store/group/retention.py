@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ...errors import StoreError, StoreRefusedError
+from ...errors import StoreRefusedError
 from ...protocol.record import store_timestamp_position
 from ..redis.server_info import server_info
 from .queue import Queue
@@ -59,14 +59,7 @@ class RetentionStore:
         """
         if self._store.queues.get((queue.topic, queue.queue_id)) is not queue:
             return  # deleted; another of its name may have its key
-        store = self._store
-        try:
-            first, head = await store.current().execute_function(
-                "trim", [store.keys.epoch, queue.key], [b"%d" % store.epoch, queue_offset + 1]
-            )
-        except StoreError as error:
-            store.report(error)
-            raise
+        first, head = await self._store.call("trim", [queue.key], [queue_offset + 1])
         if first:
             queue.min_offset = max(queue.min_offset, int(first) - 1)
             position = store_timestamp_position(head)

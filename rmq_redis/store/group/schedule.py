@@ -7,7 +7,6 @@ delivered or recalled.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from itertools import count
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from ...protocol.record import QUEUE_ID, store_timestamp_position
 from ..redis.connection import Arg
 from .queue import Queue
 from .queues import QueueStore
+from .turn import TurnBatch
 
 Scheduled = Callable[["Held | None", "StoreError | None", Any], None]
 """Called once per message with (where it is, error, the caller's argument); without the first if it is not stored."""
@@ -64,16 +64,26 @@ class Move(NamedTuple):
     queue: Queue | None
 
 
+class _Waiting(NamedTuple):
+    """A message that waits for the end of the turn; see ``ScheduleStore.add``."""
+
+    due_ms: int
+    id: bytes
+    record: bytes
+    recall_key: str
+    done: Scheduled
+    arg: Any
+
+
 class ScheduleStore:
-    """Writes all messages of one event-loop turn in one call, as ``QueueStore`` does."""
+    """Messages of one broker group that appear later. Those of one turn of the event loop are written in one call."""
 
     def __init__(self, queue_store: QueueStore) -> None:
         self._store = queue_store
         keys = queue_store.keys
-        self._keys = [keys.epoch, keys.scheduled, keys.scheduled_records, keys.recallable]
-        self._loop = asyncio.get_running_loop()
+        self._keys = [keys.scheduled, keys.scheduled_records, keys.recallable]
         self._numbers = count(1)
-        self._waiting: list[tuple[int, bytes, bytes, str, Scheduled, Any]] = []
+        self._batch = TurnBatch(queue_store, "schedule", self._encode, self._answer)
 
     def add(self, record: bytes, due_ms: int, recall_key: str, done: Scheduled, arg: Any) -> None:
         """Keeps a finished record until it is due.
@@ -84,47 +94,28 @@ class ScheduleStore:
                 "": nobody may recall it, and it is always kept.
             done: called once Redis has it.
         """
-        if not self._waiting:
-            self._loop.call_soon(self._commit)
-        self._waiting.append((due_ms, self.next_id(), record, recall_key, done, arg))
-        self._store.pending_bytes += len(record)
-        self._store.put_bytes += len(record)
+        self._batch.add(_Waiting(due_ms, self.next_id(), record, recall_key, done, arg), len(record))
 
     def next_id(self) -> bytes:
         """Epoch and number (8 bytes each): never the same id twice, and later ones sort behind."""
         return self._store.epoch.to_bytes(8, "big") + next(self._numbers).to_bytes(8, "big")
 
-    def _commit(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        args: list[Arg] = [b"%d" % self._store.epoch]
-        for due_ms, message_id, record, recall_key, _, _ in waiting:
-            args += (due_ms, message_id, record, recall_key)
+    def _encode(self, waiting: list[_Waiting]) -> tuple[list[bytes], list[Arg]]:
+        args: list[Arg] = []
+        for item in waiting:
+            args += (item.due_ms, item.id, item.record, item.recall_key)
+        return self._keys, args
 
-        def committed(answer: Any, late: StoreError | None = None) -> None:
-            error = answer if isinstance(answer, StoreError) else None
-            if error is not None:
-                self._store.report(error)
-            for index, (due_ms, message_id, record, _, done, arg) in enumerate(waiting):
-                self._store.pending_bytes -= len(record)
-                if error is not None:
-                    done(None, error, arg)
-                elif answer[index]:
-                    first_id, first_ms, queue_id = answer[index]
-                    done(
-                        Held(number_of(first_id), int.from_bytes(queue_id, "big"), int(float(first_ms)), True),
-                        late,
-                        arg,
-                    )
-                else:
-                    queue_id = int.from_bytes(record[QUEUE_ID], "big")
-                    done(Held(number_of(message_id), queue_id, due_ms, False), late, arg)
-
-        try:
-            connection = self._store.current()
-        except StoreError as error:
-            committed(error)
-            return
-        self._store.call_confirmed(connection, committed, "schedule", self._keys, args)
+    @staticmethod
+    def _answer(item: _Waiting, answer: Any, error: StoreError | None) -> None:
+        if answer is None:
+            held = None
+        elif answer:
+            first_id, first_ms, queue_id = answer
+            held = Held(number_of(first_id), int.from_bytes(queue_id, "big"), int(float(first_ms)), True)
+        else:
+            held = Held(number_of(item.id), int.from_bytes(item.record[QUEUE_ID], "big"), item.due_ms, False)
+        item.done(held, error, item.arg)
 
     async def due(self, now_ms: int, limit: int) -> tuple[int | None, list[Due]]:
         """When the earliest message is due (None: there is none), and what is due at ``now_ms``, earliest first.
@@ -136,7 +127,7 @@ class ScheduleStore:
             StoreError: the store is away.
         """
         first, *found = await self._store.current().execute_function(
-            "due", self._keys[1:3], [now_ms, limit, MAX_DUE_BYTES]
+            "due", self._keys[:2], [now_ms, limit, MAX_DUE_BYTES]
         )
         due = [Due(message_id, record) for message_id, record in zip(found[::2], found[1::2], strict=True)]
         return int(float(first)) if first else None, due
@@ -145,12 +136,12 @@ class ScheduleStore:
         """Moves messages to their queues, stored at ``now_ms``; how many were still there. Raises StoreError."""
         queues = list(dict.fromkeys(move.queue for move in moves if move.queue is not None))
         positions: dict[Queue | None, int] = {None: 0}
-        positions |= {queue: index for index, queue in enumerate(queues, len(self._keys) + 1)}
-        args: list[Arg] = [b"%d" % self._store.epoch, now_ms.to_bytes(8, "big")]
+        positions |= {queue: index for index, queue in enumerate(queues, len(self._keys) + 2)}
+        args: list[Arg] = [now_ms.to_bytes(8, "big")]
         args += (queue.known_end for queue in queues)
         for due, recall_key, queue in moves:
             args += (positions[queue], due.id, recall_key)
-        ids = await self._call("move_due", [*self._keys, *(queue.key for queue in queues)], args)
+        ids = await self._store.call("move_due", [*self._keys, *(queue.key for queue in queues)], args)
         arrived: dict[Queue, tuple[int, list[bytes]]] = {}
         for move, entry_id in zip(moves, ids, strict=True):
             if entry_id and move.queue is not None:
@@ -167,17 +158,10 @@ class ScheduleStore:
             StoreUnconfirmedError: they were taken away, which is not (known to be) where the broker's mode asks for.
             StoreError: the store is away.
         """
-        recalled = int(await self._call("recall", self._keys, [b"%d" % self._store.epoch, recall_key]))
+        recalled = int(await self._store.call("recall", self._keys, [recall_key]))
         if recalled:
             await self._store.confirmed()
         return recalled
-
-    async def _call(self, name: str, keys: list[bytes], args: list[Arg]) -> Any:
-        try:
-            return await self._store.current().execute_function(name, keys, args)
-        except StoreError as error:
-            self._store.report(error)
-            raise
 
 
 def number_of(message_id: bytes) -> int:

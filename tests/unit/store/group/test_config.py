@@ -14,12 +14,16 @@ from rmq_redis.store.group.config import ConfigStore, StoredTopic
 from rmq_redis.store.group.offsets import OffsetStore
 from rmq_redis.store.group.pop import PopStore, Share
 from rmq_redis.store.group.queues import QueueStore
+from rmq_redis.store.group.session import StoreSettings
 from rmq_redis.store.keys import GroupKeys
 
 
 async def open_queue_store(url: str, prefix: str) -> QueueStore:
     store = QueueStore(
-        url, GroupKeys(prefix, "broker-a"), on_new_records=lambda *args: None, on_fenced=lambda error: None
+        StoreSettings(url=url),
+        GroupKeys(prefix, "broker-a"),
+        on_new_records=lambda *args: None,
+        on_fenced=lambda error: None,
     )
     await store.start()
     return store

@@ -12,12 +12,13 @@ from rmq_redis.errors import StoreError, StoreFencedError
 from rmq_redis.model import MessageQueue
 from rmq_redis.store.group.half_messages import HalfStore
 from rmq_redis.store.group.queues import QueueStore
+from rmq_redis.store.group.session import StoreSettings
 from rmq_redis.store.keys import GroupKeys
 
 
 def make_store(store_url: str, key_prefix: str) -> QueueStore:
     return QueueStore(
-        store_url,
+        StoreSettings(url=store_url),
         GroupKeys(key_prefix, "broker-a"),
         on_new_records=lambda queue, first, records: None,
         on_fenced=lambda error: None,

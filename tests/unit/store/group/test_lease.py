@@ -11,6 +11,7 @@ from helpers import eventually
 from rmq_redis.errors import StoreFencedError
 from rmq_redis.store.group.lease import MAX_SLAVE_ID, LeaseStore
 from rmq_redis.store.group.queues import QueueStore
+from rmq_redis.store.group.session import StoreSettings
 from rmq_redis.store.keys import GroupKeys
 
 LONG_S = 600.0
@@ -21,11 +22,10 @@ OpenLease = Callable[..., LeaseStore]
 async def queue_store(store_url: str, key_prefix: str) -> AsyncIterator[QueueStore]:
     """A store that took nothing over."""
     store = QueueStore(
-        store_url,
+        StoreSettings(url=store_url, reads_only=True),
         GroupKeys(key_prefix, "broker-a"),
         on_new_records=lambda *args: None,
         on_fenced=lambda error: None,
-        reads_only=True,
     )
     await store.start()
     yield store
@@ -97,7 +97,7 @@ async def test_a_slave_goes_to_the_id_that_it_wants_once_it_is_free(lease: OpenL
     holder, mine = lease("h:0", 1), lease("h:1", 1)
     await holder.claim_slave_id()
     assert (await mine.claim_slave_id())[:2] == (2, "")
-    await holder._store.current().execute("DEL", holder._slave_keys[0])  # its time is over
+    await holder._session.current().execute("DEL", holder._slave_keys[0])  # its time is over
     assert (await mine.claim_slave_id())[:2] == (1, "")
     assert (await lease("h:2", 2).claim_slave_id())[:2] == (2, "")
 

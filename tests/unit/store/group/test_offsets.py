@@ -15,6 +15,7 @@ from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.group import offsets as offset_store
 from rmq_redis.store.group.offsets import OffsetStore
 from rmq_redis.store.group.queues import QueueStore
+from rmq_redis.store.group.session import StoreSettings
 from rmq_redis.store.keys import GroupKeys
 
 NEVER_S = 3600.0
@@ -22,7 +23,10 @@ NEVER_S = 3600.0
 
 async def open_queue_store(url: str, prefix: str) -> QueueStore:
     store = QueueStore(
-        url, GroupKeys(prefix, "broker-a"), on_new_records=lambda *args: None, on_fenced=lambda error: None
+        StoreSettings(url=url),
+        GroupKeys(prefix, "broker-a"),
+        on_new_records=lambda *args: None,
+        on_fenced=lambda error: None,
     )
     await store.start()
     return store

@@ -27,6 +27,7 @@ from rmq_redis.store.group.queue import (
     split_physical_offset,
 )
 from rmq_redis.store.group.queues import COMMIT_RECORDS, QueueStore
+from rmq_redis.store.group.session import StoreSettings
 from rmq_redis.store.keys import GroupKeys
 
 NUMBERS = count(1)
@@ -57,11 +58,10 @@ class Recorder:
         self.fenced: list[StoreFencedError] = []
         self.url = url
         self.store = QueueStore(
-            url,
+            StoreSettings(url=url, reads_only=reads_only),
             GroupKeys(prefix, "broker-a"),
             on_new_records=lambda *args: self.new_records.append(args),
             on_fenced=self.fenced.append,
-            reads_only=reads_only,
         )
 
     async def queues(self, *names: str) -> list[Queue]:

@@ -11,6 +11,7 @@ from rmq_redis.protocol.record import encode_record
 from rmq_redis.store.group.queue import Queue
 from rmq_redis.store.group.queues import QueueStore
 from rmq_redis.store.group.retention import RetentionStore
+from rmq_redis.store.group.session import StoreSettings
 from rmq_redis.store.keys import GroupKeys
 
 
@@ -32,7 +33,9 @@ def record(stored_ms: int, *, ipv6: bool = False, size: int = 10) -> bytes:
 
 
 async def opened(url: str, prefix: str, records: list[bytes]) -> tuple[QueueStore, Queue]:
-    store = QueueStore(url, GroupKeys(prefix, "b"), on_new_records=lambda *_: None, on_fenced=lambda _: None)
+    store = QueueStore(
+        StoreSettings(url=url), GroupKeys(prefix, "b"), on_new_records=lambda *_: None, on_fenced=lambda _: None
+    )
     await store.start()
     key = store.keys.queue("T", 0)
     for item in records:

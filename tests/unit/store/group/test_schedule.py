@@ -19,6 +19,7 @@ from rmq_redis.store.group import schedule as schedule_store
 from rmq_redis.store.group.queue import Queue, deliver
 from rmq_redis.store.group.queues import QueueStore
 from rmq_redis.store.group.schedule import Due, Held, Move, ScheduleStore
+from rmq_redis.store.group.session import StoreSettings
 from rmq_redis.store.keys import GroupKeys
 
 
@@ -54,7 +55,7 @@ async def add(store: ScheduleStore, body: str, due_ms: int, recall_key: str = ""
 @pytest.fixture
 async def queue_store(store_url: str, key_prefix: str) -> AsyncIterator[QueueStore]:
     store = QueueStore(
-        store_url,
+        StoreSettings(url=store_url),
         GroupKeys(key_prefix, "broker-a"),
         on_new_records=lambda queue, first, records: None,
         on_fenced=lambda error: None,
@@ -189,7 +190,7 @@ async def test_an_older_master_moves_and_recalls_nothing(
     await add(schedule, "a", 10, recall_key="K")
     _, due = await schedule.due(10, 1)
     successor = QueueStore(
-        store_url,
+        StoreSettings(url=store_url),
         GroupKeys(key_prefix, "broker-a"),
         on_new_records=lambda queue, first, records: None,
         on_fenced=lambda error: None,
@@ -227,7 +228,7 @@ def test_any_sequence_of_adds_recalls_and_moves_by_any_masters(
 
 async def check_sequence(url: str, steps: list[tuple[str, int, str]]) -> None:
     async def master() -> QueueStore:
-        store = QueueStore(url, keys, on_new_records=lambda *_: None, on_fenced=lambda error: None)
+        store = QueueStore(StoreSettings(url=url), keys, on_new_records=lambda *_: None, on_fenced=lambda error: None)
         await store.start()
         await store.open_queues([(MessageQueue("T", "broker-a", 0), 3)])
         stores.append(store)
