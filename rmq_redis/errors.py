@@ -33,19 +33,30 @@ class RemoteProtocolError(ProtocolError):
 
 
 class StoreError(RmqError):
-    """Redis refused a command or could not be reached."""
+    """Redis refused a command or could not be reached.
+
+    Attributes:
+        code: response code for the client that sent the request.
+        public_reason: what that client is told; neither the store's address nor the text of Redis, which may name other
+            servers. "": the text of the error.
+    """
 
     retriable = True
+    code: ResponseCode = ResponseCode.SERVICE_NOT_AVAILABLE
+    public_reason = "it cannot be reached or refused a command; the server's log says why"
 
 
 class StoreFencedError(StoreError):
     """Another master has taken this broker group over: our epoch is old, and nothing of ours is written any more."""
 
     retriable = False
+    public_reason = "another broker has taken this group over"
 
 
 class StoreLostError(StoreFencedError):
     """The store has lost what it had (a flush, an older snapshot, no persistence), and nothing was written."""
+
+    public_reason = "it has lost its data"
 
 
 class StoreRefusedError(StoreError):
@@ -59,6 +70,8 @@ class StoreUnconfirmedError(StoreError):
         code: what a producer is answered: FLUSH_DISK_TIMEOUT, FLUSH_SLAVE_TIMEOUT or SLAVE_NOT_AVAILABLE.
     """
 
+    public_reason = ""
+
     def __init__(self, text: str, code: ResponseCode = ResponseCode.FLUSH_DISK_TIMEOUT) -> None:
         super().__init__(text)
         self.code = code
@@ -67,9 +80,14 @@ class StoreUnconfirmedError(StoreError):
 class StoreBusyError(StoreError):
     """What was to be stored waited too long for a slow store and was not sent to it: it is sure not to be stored."""
 
+    code = ResponseCode.SYSTEM_BUSY
+    public_reason = ""
+
 
 class StoreFullError(StoreError):
     """Redis is out of memory (``maxmemory``) and takes nothing new; what it has can be read."""
+
+    public_reason = "Redis is out of memory (maxmemory)"
 
 
 class RemotingError(RmqError):

@@ -103,7 +103,7 @@ class FakeBroker:
     async def stop(self) -> None:
         for connection in list(self.server.connections):
             connection.abort()
-        for task in list(self.server._tasks):  # held pulls, and answers that a test never wants to come
+        for task in list(self.server._dispatcher._tasks):  # held pulls, and answers that a test never wants to come
             task.cancel()
         await self.server.close()
         self.members.clear()

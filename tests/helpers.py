@@ -31,7 +31,8 @@ from rmq_redis.protocol.header import (
 from rmq_redis.protocol.record import decode_records
 from rmq_redis.remoting.client import RemotingClient
 from rmq_redis.remoting.connection import Connection
-from rmq_redis.remoting.server import Processor, RemotingServer
+from rmq_redis.remoting.dispatch import Processor
+from rmq_redis.remoting.server import RemotingServer
 
 DEADLINE_S = 120.0
 """Until a condition that must come true is given up. Only a failing test waits this long."""

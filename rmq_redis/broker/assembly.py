@@ -11,7 +11,8 @@ from ..config import BrokerConfig
 from ..hosts import pack_host
 from ..protocol.body import TopicConfigTable
 from ..protocol.ids import UniqKeyGenerator
-from ..remoting.server import Processor, RemotingServer, processors_of
+from ..remoting.dispatch import Processor, processors_of
+from ..remoting.server import RemotingServer
 from ..store.group.config import ConfigStore
 from ..store.group.give_backs import GiveBackStore
 from ..store.group.half_messages import HalfStore

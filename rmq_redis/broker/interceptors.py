@@ -12,8 +12,8 @@ from ..errors import ResponseError, StoreError
 from ..plugins.manager import named_objects
 from ..protocol.command import RemotingCommand
 from ..remoting.connection import Connection
+from ..remoting.dispatch import Processor
 from ..remoting.plugins import request_of
-from ..remoting.server import Processor
 from ..store.group.queue import Queue
 from .consume.hold import HeldPull
 

@@ -8,8 +8,9 @@ from ..config import NameServerConfig
 from ..errors import ConfigError
 from ..plugins.manager import route_filter
 from ..remoting.connection import Connection
+from ..remoting.dispatch import processors_of
 from ..remoting.plugins import ServerPlugins
-from ..remoting.server import RemotingServer, processors_of
+from ..remoting.server import RemotingServer
 from ..store.registry.routes import RouteStore
 from .processor import NameServerProcessor
 from .registry import RegistrySync

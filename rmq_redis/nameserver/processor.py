@@ -52,7 +52,7 @@ from ..protocol.header import (
     WipeWritePermResponseHeader,
 )
 from ..remoting.connection import Connection
-from ..remoting.server import Processor
+from ..remoting.dispatch import Processor
 from ..store.redis.url import without_credentials
 from ..store.registry.entries import GroupKey, LiveBroker, check_storable
 from ..store.registry.routes import RouteStore

@@ -12,7 +12,7 @@ from ..errors import RemotingConnectError, RmqError, response_error
 from ..protocol.command import RemotingCommand
 from ..protocol.frame import MAX_FRAME_BYTES
 from .connection import Connection
-from .server import Processor, RemotingServer
+from .dispatch import Dispatcher, Processor
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class RemotingClient:
         Args:
             on_close: called with the address when a connection that was open is gone.
         """
-        self._dispatcher = RemotingServer(processors or {})
+        self._dispatcher = Dispatcher(processors or {})
         self._connect_timeout_s = connect_timeout_s
         self._on_close = on_close
         self._max_frame_bytes = max_frame_bytes

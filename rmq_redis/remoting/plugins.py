@@ -17,7 +17,7 @@ from ..plugins.hookspecs import ServerRequest
 from ..plugins.manager import named_objects, notify_roles
 from ..protocol.command import RemotingCommand
 from .connection import Connection
-from .server import Processor
+from .dispatch import Processor
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Accepts connections and gives each request to the processor of its code."""
+"""Accepts connections; ``dispatch.py`` answers their requests."""
 
 from __future__ import annotations
 
@@ -7,40 +7,22 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
-from ..codes import ResponseCode
 from ..counted_warning import CountedWarning
-from ..errors import (
-    ConfigError,
-    InvalidParameterError,
-    LocalProtocolError,
-    RemoteProtocolError,
-    ResponseError,
-    RmqError,
-    StoreBusyError,
-    StoreError,
-    StoreFencedError,
-    StoreFullError,
-    StoreLostError,
-    StoreUnconfirmedError,
-)
-from ..protocol.command import RemotingCommand, response
+from ..errors import ConfigError
+from ..protocol.command import RemotingCommand
 from ..protocol.frame import MAX_FRAME_BYTES
 from .connection import Connection
-from .inbound import TASK_BYTES, InboundBytes
+from .dispatch import Dispatcher, Processor
+from .inbound import InboundBytes
 
 logger = logging.getLogger(__name__)
 
 _OTHER_FILES = 64
-"""So many open files are left for the store, NameServers and listening sockets when connections use up the rest."""
-
-Processor = Callable[[Connection, RemotingCommand], RemotingCommand | Awaitable[RemotingCommand | None] | None]
-"""Answers a request: returns the response, or an awaitable of it, or None when it answers by itself (or later).
-
-A ``ResponseError`` that it raises becomes the response; any other exception becomes SYSTEM_ERROR and is logged.
-"""
+"""Open files that connections leave for the store, NameServers and listening sockets."""
+_END_S = 3.0
+"""Requests that are being handled when a server closes may take this long."""
 
 
 class RemotingServer:
@@ -81,21 +63,19 @@ class RemotingServer:
         self.refused = CountedWarning(
             logger, "%d connections were refused (%d since start): max_connections=" + f"{max_connections}; %s"
         )
-        self._refusal = refusal
-        self._processors = processors
+        self._dispatcher = Dispatcher(processors, refusal=refusal, inbound=self.inbound)
         self._on_connection_closed = on_close
         self._idle_timeout_s = idle_timeout_s
         self._max_frame_bytes = max_frame_bytes
         self._servers: list[asyncio.Server] = []
         self._idle_task: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self.connections: set[Connection] = set()
         self._no_connections: asyncio.Event | None = None
         self.port = 0
 
     def set_processors(self, processors: Mapping[int, Processor]) -> None:
         """Sets the processors; until then, a server made with None answers that it is starting (code 2)."""
-        self._processors = processors
+        self._dispatcher.processors = processors
 
     async def start(self, host: str, port: int) -> None:
         """Listens. Port 0 lets the system choose; ``port`` says which it was.
@@ -166,10 +146,7 @@ class RemotingServer:
         self.stop_accepting()
         if self._idle_task is not None:
             self._idle_task.cancel()
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=3.0)
-            for task in late:
-                task.cancel()
+        await self._dispatcher.close(_END_S)
         self.close_connections()
         try:
             async with asyncio.timeout(1.0):
@@ -181,7 +158,7 @@ class RemotingServer:
 
     def _make_connection(self) -> Connection:
         return Connection(
-            self.handle,
+            self._dispatcher.handle,
             on_open=self._opened,
             on_close=self._closed,
             max_frame_bytes=self._max_frame_bytes,
@@ -210,40 +187,6 @@ class RemotingServer:
         if self._on_connection_closed is not None:
             self._on_connection_closed(connection)
 
-    def handle(self, connection: Connection, command: RemotingCommand) -> None:
-        """Processes one request of a connection."""
-        if self._processors is None:
-            busy = response(command, ResponseCode.SYSTEM_BUSY, remark="[STARTING] try again in a moment")
-            send_answer(connection, command, busy)
-            return
-        processor = self._processors.get(command.code)
-        if processor is None:
-            remark = f" request type {command.code} not supported"
-            send_answer(connection, command, response(command, ResponseCode.REQUEST_CODE_NOT_SUPPORTED, remark=remark))
-            return
-        reason = self._refusal(command)
-        if reason is not None:
-            send_answer(connection, command, response(command, InvalidParameterError.code, remark=reason))
-            return
-        try:
-            answer = processor(connection, command)
-        except Exception as error:
-            send_answer(connection, command, error_response(command, error))
-            return
-        if answer is None:
-            return
-        if isinstance(answer, RemotingCommand):
-            send_answer(connection, command, answer)
-            return
-        task = asyncio.get_running_loop().create_task(finish(connection, command, answer))
-        self._tasks.add(task)
-        self.inbound.add(TASK_BYTES)
-        task.add_done_callback(self._task_done)
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self.inbound.release(TASK_BYTES)
-
     async def _close_idle(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -259,58 +202,6 @@ class RemotingServer:
                         "%s: closing the connection, idle for %g s", connection.remote_address, self._idle_timeout_s
                     )
                     connection.close()
-
-
-async def finish(connection: Connection, command: RemotingCommand, answer: Awaitable[RemotingCommand | None]) -> None:
-    """Waits for an answer, which may fail, and sends it."""
-    try:
-        result = await answer
-    except Exception as error:
-        result = error_response(command, error)
-    if result is not None:
-        send_answer(connection, command, result)
-
-
-def send_answer(connection: Connection, command: RemotingCommand, answer: RemotingCommand) -> None:
-    """Sends the response to a request; an error instead when it cannot be encoded."""
-    if command.flag & 2:  # oneway: never answered, not even with an error
-        return
-    try:
-        connection.write_command(answer)
-    except LocalProtocolError as error:
-        logger.error("%s: answer to %d cannot be sent: %s", connection.remote_address, command.code, error)
-        connection.write_command(response(command, ResponseCode.SYSTEM_ERROR, remark=str(error)))
-
-
-def error_response(command: RemotingCommand, error: Exception) -> RemotingCommand:
-    """The response that tells a client about ``error``, without anything of our insides."""
-    if isinstance(error, ResponseError):
-        return response(command, error.code, remark=error.remark)
-    if isinstance(error, RemoteProtocolError):
-        return response(command, ResponseCode.SYSTEM_ERROR, remark=str(error))
-    if isinstance(error, StoreUnconfirmedError):
-        return response(command, error.code, remark=str(error))
-    if isinstance(error, StoreBusyError):
-        return response(command, ResponseCode.SYSTEM_BUSY, remark=str(error))
-    if isinstance(error, StoreError):
-        logger.warning("request %d: store: %s", command.code, error)
-        remark = f"the store is not available: {_why_refused(error)}"
-        return response(command, ResponseCode.SERVICE_NOT_AVAILABLE, remark=remark)
-    if isinstance(error, RmqError):
-        return response(command, ResponseCode.SYSTEM_ERROR, remark=str(error))
-    logger.error("request %d failed", command.code, exc_info=error)
-    return response(command, ResponseCode.SYSTEM_ERROR, remark="internal error; the server's log has the details")
-
-
-def _why_refused(error: StoreError) -> str:
-    """What a client may know of it: neither the store's address nor what Redis says, which may name other servers."""
-    if isinstance(error, StoreFullError):
-        return "Redis is out of memory (maxmemory)"
-    if isinstance(error, StoreLostError):
-        return "it has lost its data"
-    if isinstance(error, StoreFencedError):
-        return "another broker has taken this group over"
-    return "it cannot be reached or refused a command; the server's log says why"
 
 
 def _why_not(error: OSError) -> str:
@@ -340,13 +231,3 @@ def raise_open_files_limit() -> int | None:
             logger.info("the limit of open files stays at %d: %s", soft, error)
             hard = soft
     return None if hard == resource.RLIM_INFINITY else hard
-
-
-def processors_of(*groups: Any) -> dict[int, Processor]:
-    """Merges the ``processors()`` of several objects. Two for one code is a mistake in our code."""
-    merged: dict[int, Processor] = {}
-    for group in groups:
-        for code, processor in group.processors().items():
-            assert code not in merged, code
-            merged[int(code)] = processor
-    return merged

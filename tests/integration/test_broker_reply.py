@@ -31,7 +31,7 @@ class Requester(BrokerClient):
         super().__init__(address)
         self.replies: list[RemotingCommand] = []
         self.code: int | None = ResponseCode.SUCCESS
-        self._client._dispatcher.set_processors({RequestCode.PUSH_REPLY_MESSAGE_TO_CLIENT: self._arrived})
+        self._client._dispatcher.processors = {RequestCode.PUSH_REPLY_MESSAGE_TO_CLIENT: self._arrived}
 
     def _arrived(self, connection: Connection, command: RemotingCommand) -> RemotingCommand | None:
         self.replies.append(command)

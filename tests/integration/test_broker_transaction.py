@@ -144,7 +144,7 @@ class Producer(BrokerClient):
         super().__init__(address)
         self.asked: list[RemotingCommand] = []
         processors = {RequestCode.CHECK_TRANSACTION_STATE: self._check}
-        self._client._dispatcher.set_processors(processors)
+        self._client._dispatcher.processors = processors
 
     def _check(self, connection: Connection, command: RemotingCommand) -> None:
         self.asked.append(command)

@@ -78,7 +78,7 @@ class Producer(BrokerClient):
     def __init__(self, address: str) -> None:
         super().__init__(address)
         self.asked: set[int] = set()
-        self._client._dispatcher.set_processors({RequestCode.CHECK_TRANSACTION_STATE: self._check})
+        self._client._dispatcher.processors = {RequestCode.CHECK_TRANSACTION_STATE: self._check}
 
     def _check(self, connection: Connection, command: RemotingCommand) -> None:
         self.asked.add(command.header(CheckTransactionStateRequestHeader).tran_state_table_offset)

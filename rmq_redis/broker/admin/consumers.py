@@ -35,7 +35,7 @@ from ...protocol.header import BrokerNameRequestHeader, encode_header
 from ...protocol.ids import parse_offset_msg_id
 from ...protocol.record import QUEUE_OFFSET_POSITION
 from ...remoting.connection import Connection
-from ...remoting.server import Processor
+from ...remoting.dispatch import Processor
 from ...remoting.turn import dumps_in_turns
 from ...store.group.offsets import OffsetStore
 from ...store.group.queue import Queue

@@ -22,7 +22,7 @@ from ...protocol.ids import unique_key_time_ms
 from ...protocol.properties import find_property
 from ...protocol.record import record_properties_start, store_timestamp_position
 from ...remoting.connection import Connection
-from ...remoting.server import Processor
+from ...remoting.dispatch import Processor
 from ...store.group.queue import Queue, deliver
 from ...store.group.queues import QueueStore
 from ..group.topics import TopicTable

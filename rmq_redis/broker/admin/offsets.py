@@ -21,7 +21,7 @@ from ...protocol.header import (
     ViewMessageRequestHeader,
 )
 from ...remoting.connection import Connection
-from ...remoting.server import Processor
+from ...remoting.dispatch import Processor
 from ...store.group.offsets import OffsetStore
 from ...store.group.queue import Queue, deliver, split_physical_offset
 from ...store.group.queues import QueueStore

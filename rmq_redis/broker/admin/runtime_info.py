@@ -21,7 +21,8 @@ from ...protocol.bodies.broker import (
 from ...protocol.body import dumps
 from ...protocol.command import RemotingCommand, response
 from ...remoting.connection import Connection
-from ...remoting.server import Processor, RemotingServer
+from ...remoting.dispatch import Processor
+from ...remoting.server import RemotingServer
 from ...store.group.queues import QueueStore
 from ...store.group.retention import StoreMemory, memory_of
 from ...store.redis.server_info import server_info

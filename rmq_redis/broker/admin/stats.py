@@ -13,7 +13,7 @@ from ...protocol.bodies.progress import BrokerStatsData, StatsItem
 from ...protocol.body import dumps
 from ...protocol.command import RemotingCommand, response
 from ...remoting.connection import Connection
-from ...remoting.server import Processor
+from ...remoting.dispatch import Processor
 from ...store.group.counters import Window
 from ...store.group.queues import QueueStore
 from ...store.redis.server_info import Replication, replication

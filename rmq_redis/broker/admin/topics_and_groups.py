@@ -38,7 +38,7 @@ from ...protocol.header import (
     TopicRequestHeader,
 )
 from ...remoting.connection import Connection
-from ...remoting.server import Processor
+from ...remoting.dispatch import Processor
 from ...remoting.turn import dumps_in_turns
 from ...store.group.offsets import OffsetStore
 from ...store.group.queues import QueueStore

@@ -21,7 +21,7 @@ from ...protocol.bodies.clients import Assignment, AssignmentQuery, Assignments,
 from ...protocol.body import dumps
 from ...protocol.command import RemotingCommand, response
 from ...remoting.connection import Connection
-from ...remoting.server import Processor
+from ...remoting.dispatch import Processor
 from ...store.group.config import ConfigStore, RequestMode
 from ..group.clients import ClientManager
 from ..group.topics import TopicTable

@@ -23,7 +23,7 @@ from ...protocol.bodies.progress import (
 from ...protocol.command import RemotingCommand, response
 from ...protocol.header import ConsumeStatsRequestHeader, TopicRequestHeader
 from ...remoting.connection import Connection
-from ...remoting.server import Processor
+from ...remoting.dispatch import Processor
 from ...remoting.turn import Turn, dumps_in_turns
 from ...store.group.offsets import OffsetStore
 from ...store.group.queues import QueueStore

@@ -22,7 +22,7 @@ from ...protocol.command import RemotingCommand, response
 from ...protocol.frame import encode_frame
 from ...protocol.header import PullMessageRequestHeader, PullMessageResponseHeader
 from ...remoting.connection import Connection
-from ...remoting.server import Processor, error_response
+from ...remoting.dispatch import Processor, error_response
 from ...store.group.offsets import OffsetStore
 from ...store.group.queue import Queue, deliver
 from ...store.group.queues import QueueStore

@@ -18,7 +18,7 @@ from ...protocol.command import RemotingCommand, response
 from ...protocol.header import ConsumerSendMsgBackRequestHeader
 from ...protocol.record import decode_records
 from ...remoting.connection import Connection
-from ...remoting.server import Processor
+from ...remoting.dispatch import Processor
 from ...store.group.queue import deliver, split_physical_offset
 from ...store.group.queues import QueueStore
 from ...store.group.schedule import Held

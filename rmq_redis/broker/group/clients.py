@@ -28,7 +28,7 @@ from ...protocol.body import (
 from ...protocol.command import RemotingCommand, request, response
 from ...protocol.header import ConsumerGroupRequestHeader, UnregisterClientRequestHeader
 from ...remoting.connection import Connection
-from ...remoting.server import Processor
+from ...remoting.dispatch import Processor
 from ...store.group.locks import LockKey, LockStore
 from ..filter.subscription import MAX_TAG_EXPRESSION_LENGTH, TAG, message_filter
 from ..office import Office

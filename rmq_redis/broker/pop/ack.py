@@ -19,7 +19,7 @@ from ...protocol.pop_header import (
     ChangeInvisibleTimeResponseHeader,
 )
 from ...remoting.connection import Connection
-from ...remoting.server import Processor
+from ...remoting.dispatch import Processor
 from ...store.group.pop import Hidden, PopStore
 from ...store.group.queue import Queue
 from ..group.topics import TopicTable

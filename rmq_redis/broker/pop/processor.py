@@ -37,7 +37,7 @@ from ...protocol.pop_header import (
 from ...protocol.properties import encode_properties
 from ...protocol.record import OFFSETS, QUEUE_OFFSET_POSITION, decode_records, encode_record
 from ...remoting.connection import Connection
-from ...remoting.server import Processor
+from ...remoting.dispatch import Processor
 from ...store.group.offsets import OffsetStore
 from ...store.group.pop import PopStore, Share
 from ...store.group.pop_order import attempt_of

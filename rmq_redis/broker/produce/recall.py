@@ -16,7 +16,7 @@ from ...protocol.command import RemotingCommand, response
 from ...protocol.header import RecallMessageRequestHeader, RecallMessageResponseHeader
 from ...protocol.recall_handle import decode_recall_handle
 from ...remoting.connection import Connection
-from ...remoting.server import Processor
+from ...remoting.dispatch import Processor
 from ..group.schedule import ScheduleService
 from ..group.topics import TopicTable
 from ..office import Office

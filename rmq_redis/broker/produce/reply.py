@@ -35,7 +35,7 @@ from ...protocol.header import (
 from ...protocol.properties import find_property, tags_code
 from ...protocol.record import encode_record
 from ...remoting.connection import Connection
-from ...remoting.server import Processor
+from ...remoting.dispatch import Processor
 from ...store.group.queue import Queue
 from ...store.group.queues import QueueStore
 from ..group.clients import ClientManager

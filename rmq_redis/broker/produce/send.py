@@ -53,7 +53,7 @@ from ...protocol.properties import find_property, remove_property, tags_code
 from ...protocol.recall_handle import RecallHandle, encode_recall_handle
 from ...protocol.record import decode_records, encode_record
 from ...remoting.connection import Connection
-from ...remoting.server import Processor, error_response, finish, send_answer
+from ...remoting.dispatch import Processor, error_response, finish, send_answer
 from ...store.group.half_messages import half_key, half_physical_offset
 from ...store.group.queue import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue
 from ...store.group.queues import QueueStore

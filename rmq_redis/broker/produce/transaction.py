@@ -38,7 +38,7 @@ from ...protocol.ids import parse_offset_msg_id
 from ...protocol.properties import encode_properties, tags_code
 from ...protocol.record import OFFSETS, QUEUE_OFFSET_POSITION, decode_records, encode_record
 from ...remoting.connection import Connection
-from ...remoting.server import Processor
+from ...remoting.dispatch import Processor
 from ...store.group.half_messages import HalfStore, Prepared, half_key, half_physical_offset
 from ...store.group.queue import Queue
 from ...store.group.queues import QueueStore

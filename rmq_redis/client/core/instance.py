@@ -27,7 +27,7 @@ from ...protocol.header import ConsumerGroupRequestHeader
 from ...protocol.ids import UniqKeyGenerator
 from ...remoting.client import RemotingClient
 from ...remoting.connection import Connection
-from ...remoting.server import Processor
+from ...remoting.dispatch import Processor
 from . import forking
 from .broker_api import BrokerApi
 from .route import NameServers, RouteTable

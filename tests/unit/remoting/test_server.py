@@ -27,7 +27,8 @@ from rmq_redis.protocol.command import RemotingCommand, SerializeType, request, 
 from rmq_redis.protocol.header import TopicRequestHeader
 from rmq_redis.remoting.client import RemotingClient
 from rmq_redis.remoting.connection import Connection
-from rmq_redis.remoting.server import RemotingServer, processors_of
+from rmq_redis.remoting.dispatch import processors_of
+from rmq_redis.remoting.server import RemotingServer
 
 ServerMaker = Callable[..., Awaitable[RemotingServer]]
 
@@ -165,7 +166,7 @@ async def test_oneway_is_never_answered_not_even_with_an_error(start_server: Ser
     await peer.send(request(1, opaque=99))
     assert (await peer.receive()).opaque == 99
     assert seen == [0, 99]
-    await eventually(lambda: not server._tasks)
+    await eventually(lambda: not server._dispatcher._tasks)
     await peer.close()
 
 
@@ -352,7 +353,7 @@ async def test_close_sends_what_is_queued_and_waits_for_running_requests() -> No
     await server.start("127.0.0.1", 0)
     peer = await RawPeer.connect(server.port)
     await peer.send(request(1))
-    await eventually(lambda: server._tasks)
+    await eventually(lambda: server._dispatcher._tasks)
     await server.close()
     assert (await peer.receive()).body == b"slow"
     with pytest.raises(EOFError):
