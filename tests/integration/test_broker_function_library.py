@@ -12,8 +12,8 @@ from test_broker_sync import replica, sync_master
 from rmq_redis.broker.broker import Broker
 from rmq_redis.errors import StoreError
 from rmq_redis.store.embedded import EmbeddedServer
-from rmq_redis.store.redis.connection import open_connection
 from rmq_redis.store.redis.functions import LIBRARY_NAME
+from rmq_redis.store.redis.opening import open_connection
 
 __all__ = ["replica", "sync_master"]
 

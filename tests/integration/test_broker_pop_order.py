@@ -41,8 +41,9 @@ from rmq_redis.protocol.pop_header import (
 )
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.group.pop_order import PopOrderStore
-from rmq_redis.store.redis.connection import Store as Reads
-from rmq_redis.store.redis.connection import StoreConnection, open_connection
+from rmq_redis.store.redis.connection import StoreConnection
+from rmq_redis.store.redis.opening import open_connection
+from rmq_redis.store.redis.reconnecting import Store as Reads
 
 LONG_MS = 60_000
 

@@ -23,7 +23,9 @@ from rmq_redis.protocol.header import (
     UpdateConsumerOffsetRequestHeader,
 )
 from rmq_redis.store.embedded import EmbeddedServer
-from rmq_redis.store.redis.connection import Store, StoreConnection, open_connection
+from rmq_redis.store.redis.connection import StoreConnection
+from rmq_redis.store.redis.opening import open_connection
+from rmq_redis.store.redis.reconnecting import Store
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from typing import Any
 from ...errors import StoreError, StoreFencedError, StoreFullError
 from ..keys import GroupKeys
 from ..redis.confirm import Confirmation, ConfirmedReply
-from ..redis.connection import Arg, Store, StoreConnection
+from ..redis.connection import Arg, StoreConnection
 from ..redis.locate import Locator, locator
+from ..redis.reconnecting import Store
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +21,6 @@ NO_LIMIT = 1 << 62
 
 
 def _nothing() -> None:
-    pass
-
-
-async def _nothing_to_reload(connection: StoreConnection) -> None:
     pass
 
 
@@ -71,7 +68,7 @@ class GroupSession:
         keys: GroupKeys,
         *,
         on_fenced: Callable[[StoreFencedError], None],
-        on_reloaded: Callable[[StoreConnection], Awaitable[None]] = _nothing_to_reload,
+        on_reloaded: Callable[[StoreConnection], Awaitable[None]],
     ) -> None:
         """
         Args:

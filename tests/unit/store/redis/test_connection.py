@@ -12,8 +12,10 @@ from helpers import eventually
 
 from rmq_redis.errors import StoreError
 from rmq_redis.store.embedded import EmbeddedServer, find_server_binary, free_port
-from rmq_redis.store.redis import connection as store_connection
-from rmq_redis.store.redis.connection import Store, StoreConnection, open_connection
+from rmq_redis.store.redis import opening
+from rmq_redis.store.redis.connection import StoreConnection
+from rmq_redis.store.redis.opening import open_connection
+from rmq_redis.store.redis.reconnecting import Store
 
 
 @pytest.fixture
@@ -110,7 +112,7 @@ async def test_no_server_is_a_store_error_without_the_password() -> None:
 async def test_a_server_that_accepts_and_says_nothing_is_given_up_and_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(store_connection, "_CONNECT_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(opening, "_CONNECT_TIMEOUT_S", 0.05)
     gone = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
