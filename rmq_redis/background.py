@@ -22,22 +22,35 @@ class Every:
     """Repeats a step in the background until it is closed.
 
     A step that raises ends its turn only. An ``RmqError`` (a store or a peer that is unreachable) is logged once, and
-    again when its text changes; the next turn comes after the period. Any other error is a bug: it is logged with its
-    traceback, and the pause doubles with each one in a row, up to 60 s.
+    again when its text changes; the next turn comes after the period, or sooner with ``retry_s``. Any other error is a
+    bug: it is logged with its traceback, and the pause doubles with each one in a row, up to 60 s.
     """
 
-    def __init__(self, period_s: float, step: Step, name: str, *, at_once: bool = False) -> None:
+    def __init__(
+        self,
+        period_s: float,
+        step: Step,
+        name: str,
+        *,
+        at_once: bool = False,
+        retry_s: float | None = None,
+        backs_off: bool = True,
+    ) -> None:
         """
         Args:
             period_s: pause between two turns in seconds, more than 0.
             step: awaited once per turn.
             name: what the loop does, for the log, as in ``"broker broker-a: registering"``.
             at_once: whether the first turn comes without a pause.
+            retry_s: pause after an ``RmqError``; doubles with each one in a row, up to the period. None: the period.
+            backs_off: whether bugs in a row lengthen the pause. A lease, for example, must be renewed in any case.
         """
         self._period_s = period_s
         self._step = step
         self._name = name
         self._at_once = at_once
+        self._first_retry_s = self._retry_s = period_s if retry_s is None else min(retry_s, period_s)
+        self._backs_off = backs_off
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._complaint = ""
@@ -49,8 +62,13 @@ class Every:
             self._task = asyncio.get_running_loop().create_task(self._run(), name=self._name)
 
     def wake(self) -> None:
-        """Has the next turn come now, or after the current one."""
+        """Has the next turn come now, or after the current one. The pause after an error is not shortened."""
         self._wake.set()
+
+    @property
+    def is_woken(self) -> bool:
+        """Whether ``wake`` was called since the current turn began."""
+        return self._wake.is_set()
 
     def cancel(self) -> None:
         """Ends the loop without waiting for it."""
@@ -74,8 +92,8 @@ class Every:
             pause_s = await self._turn()
 
     async def _pause(self, pause_s: float) -> None:
-        if pause_s <= 0:
-            await asyncio.sleep(0)
+        if pause_s <= 0 or self._complaint or self._bugs_in_a_row:
+            await asyncio.sleep(pause_s)
         else:
             try:
                 async with asyncio.timeout(pause_s):
@@ -90,15 +108,16 @@ class Every:
             pause_s = await self._step()
         except RmqError as error:
             level = logging.DEBUG if str(error) == self._complaint else logging.WARNING
-            logger.log(level, "%s failed, next attempt in %g s: %s", self._name, self._period_s, error)
+            pause_s, self._retry_s = self._retry_s, min(2 * self._retry_s, self._period_s)
+            logger.log(level, "%s failed, next attempt in %g s: %s", self._name, pause_s, error)
             self._complaint = str(error)
-            return self._period_s
+            return pause_s
         except Exception:
             pause_s = min(self._period_s * 2.0**self._bugs_in_a_row, max(_MAX_BACKOFF_S, self._period_s))
-            self._bugs_in_a_row += 1
+            self._bugs_in_a_row += self._backs_off
             logger.exception("%s failed, next attempt in %g s", self._name, pause_s)
             return pause_s
-        self._complaint, self._bugs_in_a_row = "", 0
+        self._complaint, self._bugs_in_a_row, self._retry_s = "", 0, self._first_retry_s
         return self._period_s if pause_s is None else pause_s
 
 

@@ -5,10 +5,11 @@ Source: RocketMQ 5.3 ``StoreStatsService`` (averages of 10, 60 and 600 seconds),
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+
+from ..background import Every
 
 SAMPLE_PERIOD_S = 10.0
 _WINDOWS_S = (10.0, 60.0, 600.0)
@@ -58,22 +59,20 @@ class Rates:
 
 
 class RateSampler:
-    """Samples some rates on a timer of the event loop, and calls ``also`` with every sample."""
+    """Samples some rates in the background, and calls ``also`` with every sample."""
 
     def __init__(self, *rates: Rates, also: Callable[[], None]) -> None:
         self._rates = rates
         self._also = also
-        self._timer: asyncio.TimerHandle | None = None
+        self._sampling = Every(SAMPLE_PERIOD_S, self._sample, "sampling the rates")
 
     def start(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(SAMPLE_PERIOD_S, self._sample)
+        self._sampling.start()
 
-    def _sample(self) -> None:
+    async def _sample(self) -> None:
         for rates in self._rates:
             rates.sample()
         self._also()
-        self.start()
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._sampling.cancel()

@@ -11,6 +11,7 @@ import logging
 import time
 from contextlib import aclosing
 
+from ..background import Every
 from ..errors import StoreError
 from ..store.registry.entries import GroupKey, GroupSnapshot, GroupWrite, RegistryEvent
 from ..store.registry.routes import RouteStore
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 _RETRY_S = 0.1
 _MAX_RETRY_S = 2.0
 _CLOSE_S = 2.0
+_IDLE_S = 3600.0
+"""Pause of the worker that nothing wakes; the sweeps do."""
 
 
 class RegistrySync:
@@ -36,59 +39,47 @@ class RegistrySync:
         self.sweep_period_s = sweep_period_s
         self.up: bool | None = None
         self._store = store
-        self._wake = asyncio.Event()
+        name = f"registry {store.address}"
+        self._working = Every(_MAX_RETRY_S, self._work, f"{name}: reading and writing", retry_s=_RETRY_S)
+        self._listening = Every(_MAX_RETRY_S, self._listen, f"{name}: subscribing", at_once=True, retry_s=_RETRY_S)
+        self._sweeping = Every(sweep_period_s, self._sweep, f"{name}: sweeping")
         self._subscribed = asyncio.Event()
         self._stale: dict[GroupKey, bool] = {}
         self._stale_all = True
         self._stale_kv = True
         self._forget_from_s = 0.0
-        self._closing = False
-        self._worker: asyncio.Task[None] | None = None
-        self._tasks: list[asyncio.Task[None]] = []
 
     def wake(self) -> None:
         """There is something to write."""
-        self._wake.set()
+        self._working.wake()
 
     async def start(self) -> None:
         """Loads everything, if the registry can be reached, and goes on in the background either way."""
-        loop = asyncio.get_running_loop()
-        self._tasks.append(loop.create_task(self._listen()))
+        self._listening.start()
         await self._subscribed.wait()  # before loading: what changes after that is told
-        await self._attempt()
-        self._worker = loop.create_task(self._work())
-        self._tasks.append(loop.create_task(self._sweep()))
+        try:
+            await self._work()
+        except StoreError:
+            self.wake()  # the next attempt in the background, at once
+        self._working.start()
+        self._sweeping.start()
 
     async def close(self) -> None:
         """Writes what is still to be written, if the registry takes it soon, and stops."""
-        self._closing = True
-        self._wake.set()
-        if self._worker is not None and self.up:
-            await asyncio.wait([self._worker], timeout=_CLOSE_S)
-        tasks = [task for task in (self._worker, *self._tasks) if task is not None]
-        while pending := [task for task in tasks if not task.done()]:
-            # More than once: a cancellation was seen to get lost inside redis-py 8.1, and the task to go on.
-            for task in pending:
-                task.cancel()
-            await asyncio.wait(pending, timeout=0.1)
+        await asyncio.gather(self._working.close(), self._listening.close(), self._sweeping.close())
+        if self.up:
+            try:
+                async with asyncio.timeout(_CLOSE_S):
+                    await self._write()
+            except (StoreError, TimeoutError) as error:
+                logger.debug("registry %s: %s", self._store.address, error)
         if self.table.changes:
             logger.warning("registry %s: the last changes could not be written", self._store.address)
 
     # --- the one task that reads and writes ----------------------------------------------------------------------
 
-    async def _work(self) -> None:
-        retry_s = _RETRY_S
-        while not self._closing:
-            if self.up:
-                await self._wake.wait()
-                retry_s = _RETRY_S
-            else:
-                await asyncio.sleep(retry_s)
-                retry_s = min(retry_s * 2, _MAX_RETRY_S)
-            self._wake.clear()
-            await self._attempt()
-
-    async def _attempt(self) -> None:
+    async def _work(self) -> float:
+        """Brings table and registry in step; the next turn comes when something wakes it. Raises StoreError."""
         try:
             if self._stale_all or not self.up:
                 await self._read_all()
@@ -100,9 +91,8 @@ class RegistrySync:
                 )
             self.up = False
             await self._store.drop_idle_connections()
-        except Exception:  # a mistake of ours must not end the only task that heals
-            logger.exception("registry %s: unexpected error", self._store.address)
-            await asyncio.sleep(_RETRY_S)
+            raise
+        return _IDLE_S
 
     async def _read_all(self) -> None:
         self._stale_all = self._stale_kv = False
@@ -141,7 +131,7 @@ class RegistrySync:
         if refreshed:
             for key in await self._store.refresh(refreshed):
                 self._stale[key] = False
-                self._wake.set()
+                self.wake()
 
     async def _update(self, key: GroupKey) -> None:
         """Reads one group, merges, and writes what changed here."""
@@ -169,27 +159,27 @@ class RegistrySync:
 
     # --- what wakes it -------------------------------------------------------------------------------------------
 
-    async def _listen(self) -> None:
-        """Hears what the other NameServers changed. After a break, everything is read again."""
-        retry_s = _RETRY_S
-        while True:
-            try:
-                async with aclosing(self._store.events()) as events:
-                    async for event in events:
-                        retry_s = _RETRY_S
-                        if event is None:
-                            self._subscribed.set()
-                            self._stale_all = True
-                        else:
-                            self._heard(event)
-                        self._wake.set()
-            except StoreError as error:
-                logger.debug("registry %s: subscription lost: %s", self._store.address, error)
-                self._subscribed.set()  # start() goes on without
-                self._stale_all = True
-                self._wake.set()
-            await asyncio.sleep(retry_s)
-            retry_s = min(retry_s * 2, _MAX_RETRY_S)
+    async def _listen(self) -> float:
+        """Hears what the other NameServers changed. After a break, everything is read again. Raises StoreError."""
+        was_subscribed = False
+        try:
+            async with aclosing(self._store.events()) as events:
+                async for event in events:
+                    was_subscribed = True
+                    if event is None:
+                        self._subscribed.set()
+                        self._stale_all = True
+                    else:
+                        self._heard(event)
+                    self.wake()
+        except StoreError as error:
+            self._subscribed.set()  # start() goes on without
+            self._stale_all = True
+            self.wake()
+            if not was_subscribed:
+                raise
+            logger.debug("registry %s: subscription lost: %s", self._store.address, error)
+        return _RETRY_S
 
     def _heard(self, event: RegistryEvent) -> None:
         if event.kind == "kv":
@@ -200,16 +190,15 @@ class RegistrySync:
             self.table.unregistered_elsewhere(key, event.removed)
         self._stale[key] = self._stale.get(key, False) or event.kind != "changed"
 
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(self.sweep_period_s)
-            for broker in self.table.expire(time.monotonic(), registry_up=bool(self.up)):
-                logger.warning(
-                    "broker %s:%d at %s: not heard of for %g s, dropped",
-                    broker.broker_name,
-                    broker.broker_id,
-                    broker.broker_addr,
-                    self.table.timeout_s(broker),
-                )
-            self._stale_all = True
-            self._wake.set()
+    async def _sweep(self) -> float:
+        for broker in self.table.expire(time.monotonic(), registry_up=bool(self.up)):
+            logger.warning(
+                "broker %s:%d at %s: not heard of for %g s, dropped",
+                broker.broker_name,
+                broker.broker_id,
+                broker.broker_addr,
+                self.table.timeout_s(broker),
+            )
+        self._stale_all = True
+        self.wake()
+        return self.sweep_period_s

@@ -5,12 +5,12 @@ All of it is put around the server's functions once, at its start; a server with
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..background import Every
 from ..codes import RequestCode
 from ..errors import ConfigError, NoPermissionError, ResponseError
 from ..plugins.hookspecs import ServerRequest
@@ -45,7 +45,7 @@ class ServerPlugins:
         self._sinks = named_objects("register_metrics_sinks", "metrics_sink", config.metrics_sink, **asked)
         self._counts: Counter[str] = Counter()
         self._figures: Callable[[], Mapping[str, float]] = dict
-        self._recording: asyncio.Task[None] | None = None
+        self._recording = Every(config.metrics_period_s, self._record, f"{role} {name}: recording its figures")
         self._started = False
 
     def wrap(self, processors: dict[int, Processor]) -> dict[int, Processor]:
@@ -68,7 +68,7 @@ class ServerPlugins:
         self._started = True
         self._figures = figures
         if self._sinks:
-            self._recording = asyncio.get_running_loop().create_task(self._record_regularly())
+            self._recording.start()
         notify_roles("role_started", self._role, self._name, self._config)
 
     def close(self) -> None:
@@ -80,9 +80,9 @@ class ServerPlugins:
             notify_roles("role_stopping", self._role, self._name, self._config)
         except ConfigError as error:
             logger.error("%s %s: %s", self._role, self._name, error)
-        if self._recording is not None:
+        if self._sinks:
             self._recording.cancel()
-            self._record()
+            self._record_now()
 
     def _counted(self, code: int, processor: Processor) -> Processor:
         counts = self._counts
@@ -94,12 +94,10 @@ class ServerPlugins:
 
         return counted
 
-    async def _record_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(self._config.metrics_period_s)
-            self._record()
+    async def _record(self) -> None:
+        self._record_now()
 
-    def _record(self) -> None:
+    def _record_now(self) -> None:
         for offer, sink in self._sinks:
             try:
                 sink.record(self._role, self._name, {**self._counts, **self._figures()})

@@ -138,3 +138,25 @@ async def test_close_inside_a_step_makes_it_the_last() -> None:
     if task is not None:
         await task
     assert turns == 1
+
+
+async def test_retry_pause_doubles_up_to_the_period_and_wake_does_not_shorten_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    step = Steps(StoreError("a"), StoreError("b"), StoreError("c"), StoreError("d"), None, StoreError("e"))
+    loop = Every(0.004, step, "test", at_once=True, retry_s=0.001)
+    loop.start()
+    loop.wake()
+    await eventually(lambda: step.turns == 7)
+    await loop.close()
+    pauses = [message.partition("attempt in ")[2].partition(" s")[0] for message in caplog.messages]
+    assert pauses == ["0.001", "0.002", "0.004", "0.004", "0.001"]
+
+
+async def test_bugs_do_not_lengthen_the_pause_of_a_loop_that_must_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    step = Steps(KeyError("a"), KeyError("b"), KeyError("c"))
+    loop = Every(0.001, step, "test", backs_off=False)
+    loop.start()
+    await eventually(lambda: step.turns == 4)
+    await loop.close()
+    assert [message.partition(", ")[2] for message in caplog.messages] == ["next attempt in 0.001 s"] * 3

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import msgspec
 
+from ...background import Every
 from ...protocol.command import RemotingCommand
 from ...remoting.connection import Connection
 from ...store.group.queue import Queue
 from ..budget import Budget
 from ..filter.subscription import MessageFilter
-
-logger = logging.getLogger(__name__)
 
 _SCAN_PERIOD_S = 0.5
 
@@ -50,10 +49,11 @@ class PullHold:
         self._queues: dict[Queue, None] = {}
         self._count = 0
         self._is_closed = False
-        self._task: asyncio.Task[None] | None = None
+        self._expired: deque[HeldPull] = deque()
+        self._expiring = Every(_SCAN_PERIOD_S, self._expire, "answering pulls that waited long enough")
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._expire())
+        self._expiring.start()
 
     @property
     def count(self) -> int:
@@ -128,25 +128,19 @@ class PullHold:
             self.wake(queue)
 
     async def _expire(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(_SCAN_PERIOD_S)
-            now = loop.time()
-            for queue in self.queues():
-                expired = [p for p in queue.held if p.deadline_s <= now or p.connection.closed]
-                if expired:
-                    self._release(queue, [p for p in queue.held if p.deadline_s > now and not p.connection.closed])
-                    for pull in expired:
-                        if pull.connection.closed:
-                            continue
-                        try:
-                            self._execute(pull)
-                        except Exception:  # a mistake of ours must not end the task
-                            logger.exception("%s: a pull that waited long enough is not answered", queue.mq)
+        now = asyncio.get_running_loop().time()
+        for queue in self.queues():
+            expired = [p for p in queue.held if p.deadline_s <= now or p.connection.closed]
+            if expired:
+                self._release(queue, [p for p in queue.held if p.deadline_s > now and not p.connection.closed])
+                self._expired += expired
+        while self._expired:  # one that cannot be answered ends this turn; the next one goes on behind it
+            pull = self._expired.popleft()
+            if not pull.connection.closed:
+                self._execute(pull)
 
     def close(self) -> None:
         """Executes every pull that waits; from now on none does."""
         self._is_closed = True
         self.wake_all()
-        if self._task is not None:
-            self._task.cancel()
+        self._expiring.cancel()

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 
+from ...background import Every
 from ...codes import RequestCode, ResponseCode
 from ...config import BrokerConfig
 from ...errors import (
@@ -50,6 +51,8 @@ MAX_SUBSCRIPTIONS = 4096
 MAX_LOCKED_QUEUES = 4096
 """Queues of one LOCK_BATCH_MQ or UNLOCK_BATCH_MQ."""
 MAX_CLIENT_ID_LENGTH = 255
+_EXPIRE_PERIOD_S = 10.0
+"""How late a silent client may be dropped. Source: ``ClientHousekeepingService``."""
 MAX_EXPRESSIONS_LENGTH = 256 * 1024
 """Characters of all expressions of one heartbeat; every heartbeat compares them."""
 
@@ -107,7 +110,9 @@ class ClientManager:
         self._office = office
         self._topics = topics
         self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[None] | None = None
+        self._expiring = Every(
+            min(_EXPIRE_PERIOD_S, config.client_expiry_s / 4), self._expire, "dropping silent clients"
+        )
         self._locks = locks
         self._on_expression_changed = on_expression_changed
         self.consumer_groups: dict[str, ConsumerGroup] = {}
@@ -116,11 +121,10 @@ class ClientManager:
         self._producer_watch = ProducerWatch()
 
     def start(self) -> None:
-        self._task = self._loop.create_task(self._expire())
+        self._expiring.start()
 
     def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        self._expiring.cancel()
 
     def processors(self) -> dict[int, Processor]:
         return {
@@ -368,15 +372,13 @@ class ClientManager:
                 logger.error("consumer group %s: %s", group.name, error)
 
     async def _expire(self) -> None:
-        while True:
-            await asyncio.sleep(min(10.0, self._config.client_expiry_s / 4))
-            oldest = self._loop.time() - self._config.client_expiry_s
-            for group in list(self.consumer_groups.values()):
-                self._consumers_left(group, _remove_older(group.members, oldest))
-                group.watch.forget(group.members, oldest)
-            for name, members in list(self.producer_groups.items()):
-                for connection, client_id in _remove_older(members, oldest):
-                    self._producer_left(name, connection, client_id)
+        oldest = self._loop.time() - self._config.client_expiry_s
+        for group in list(self.consumer_groups.values()):
+            self._consumers_left(group, _remove_older(group.members, oldest))
+            group.watch.forget(group.members, oldest)
+        for name, members in list(self.producer_groups.items()):
+            for connection, client_id in _remove_older(members, oldest):
+                self._producer_left(name, connection, client_id)
 
     def _consumer_list(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(ConsumerGroupRequestHeader)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from ...background import Every
 from ...config import BrokerConfig
 from ...errors import StoreError, StoreFencedError, StoreLostError
 from ...model import MASTER_ID
@@ -52,14 +53,16 @@ class Leadership:
         self._duties = duties
         self._restore_due = False
         self._seen_epoch = 0
-        self._wake = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        name = f"broker {config.broker_name}"
+        self._looking = Every(self._period_s, self._look, f"{name}: looking after the lease", backs_off=False)
+        self._following = Every(
+            self._period_s, queue_store.follow_primary, f"{name}: looking for the primary", backs_off=False
+        )
         self._loop = asyncio.get_running_loop()
         self._may_take_at = 0.0
         self._holder_until = 0.0
         self._master = ""
         self._looked_over: StoreConnection | None = None
-        self._complaint = ""
         office.on_change(self._office_changed)
 
     @property
@@ -78,20 +81,17 @@ class Leadership:
         except StoreError as error:
             if self._config.broker_id == MASTER_ID:
                 raise
-            self._complain(str(error))
-        self._tasks = [self._loop.create_task(self._run()), self._loop.create_task(self._follow_primary())]
+            logger.info("%s: starts without looking after the lease: %s", self._name, error)
+        self._looking.start()
+        self._following.start()
 
     def _office_changed(self) -> None:
         if self._office.state is State.FENCED:  # what follows is done in the background
-            self._wake.set()
+            self._looking.wake()
 
     async def stop(self) -> None:
         """Stops looking; the role stays as it is."""
-        pending = set(self._tasks)
-        while pending:  # a question about the primary that fails while it is cancelled takes the cancellation with it
-            for task in pending:
-                task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=0.1)
+        await asyncio.gather(self._looking.close(), self._following.close())
 
     async def release(self) -> None:
         """A master gives the lease back: its successor need not wait until it expires."""
@@ -102,42 +102,11 @@ class Leadership:
             except (StoreError, TimeoutError) as error:
                 logger.debug("%s: the lease is not given back: %s", self._name, error)
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(self._period_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            try:
-                await self._look()
-            except StoreError as error:
-                self._complain(str(error))
-            except Exception:  # a mistake of ours must not end the only task that keeps the lease
-                logger.exception("%s: looking after the lease failed", self._name)
-
-    async def _follow_primary(self) -> None:
-        """A Redis primary that was replaced while it hung takes writes for seconds after it woke up; they are lost."""
-        while True:
-            await asyncio.sleep(self._period_s)
-            try:
-                await self._queue_store.follow_primary()
-            except StoreError as error:
-                logger.debug("%s: %s", self._name, error)
-            except Exception:  # a mistake of ours must not end the task
-                logger.exception("%s: looking for the primary failed", self._name)
-
     async def _look(self) -> None:
         if self._office.broker_id == MASTER_ID:
             await self._look_as_master()
         else:
             await self._look_as_slave()
-
-    def _complain(self, text: str) -> None:
-        if text != self._complaint:
-            logger.info("%s: the lease cannot be looked after: %s", self._name, text)
-        self._complaint = text
 
     async def _answered(self, call: Awaitable[T]) -> T:
         """The result of a call; a store that does not answer for a whole lease is one to connect to again."""
@@ -155,7 +124,6 @@ class Leadership:
             if self._restore_due:
                 await self._work_on()
             await self._answered(self._lease.renew())
-            self._complaint = ""
             if not self._office.is_writing:
                 raise StoreFencedError("a write was refused")
             await self._answered(self._queue_store.ping_writes())
@@ -198,7 +166,7 @@ class Leadership:
         try:
             await self._answered(self._claim())
         except StoreError as error:
-            self._complain(str(error))
+            logger.info("%s: has no id as a slave yet: %s", self._name, error)
         await self._duties.demote()
         logger.warning("%s: is a slave now", self._name)
 
@@ -231,7 +199,6 @@ class Leadership:
 
         await self._answered(look())
         await self._answered(self._queue_store.ping_reads())
-        self._complaint = ""
         if master and master != self._lease.address:
             self._may_take_at = 0.0
         elif self._may_take() and await self._take():

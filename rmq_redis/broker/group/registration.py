@@ -9,6 +9,7 @@ from itertools import count
 
 import msgspec
 
+from ...background import Every
 from ...codes import RequestCode, ResponseCode
 from ...config import BrokerConfig
 from ...errors import RmqError, ServiceNotAvailableError, response_error
@@ -34,6 +35,7 @@ REGISTER_WAIT_S = 2.0
 _ROUTE_TIMEOUT_S = 2.0
 _RETRY_FIRST_S = 0.1
 _RETRY_MOST_S = 2.0
+"""A NameServer that restarts knows its brokers again after this long."""
 _MAX_TOPICS_IN_LOOP = 500
 """A registration of more topics is encoded in a thread: 20,000 would hold the event loop for half a second."""
 
@@ -78,8 +80,8 @@ class Registration:
         self._broker_addr = broker_addr
         self._topics = topics
         self._client = RemotingClient(on_close=self._disconnected)
-        self._wake = {address: asyncio.Event() for address in addresses}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._loops = {address: self._loop_for(address) for address in addresses}
+        self._is_started = False
         self._changes = count(1)
         self._wanted = 0
         self._registered: dict[str, int] = {}
@@ -88,8 +90,9 @@ class Registration:
         self._complaint = ""
 
     def start(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._keep(address)) for address in self._addresses]
+        self._is_started = True
+        for loop in self._loops.values():
+            loop.start()
 
     @property
     def registered_namesrvs(self) -> list[str]:
@@ -106,11 +109,11 @@ class Registration:
         Waits for all NameServers that could be reached the last time, at most ``timeout_s`` seconds; not again for one
         that was late, until it answers. Before ``start`` it does nothing.
         """
-        if not self._tasks:
+        if not self._is_started:
             return
         self._wanted = wanted = next(self._changes)
-        for event in self._wake.values():
-            event.set()
+        for loop in self._loops.values():
+            loop.wake()
         try:
             async with asyncio.timeout(timeout_s):
                 while self._late(wanted):
@@ -126,46 +129,27 @@ class Registration:
         return [a for a in self._addresses if self._registered.get(a, -1) < wanted and a not in self._unreachable]
 
     def _disconnected(self, address: str) -> None:
-        event = self._wake.get(address)
-        if event is not None:
-            event.set()
+        if address in self._loops:
+            self._loops[address].wake()
 
-    async def _keep(self, address: str) -> None:
-        pause_s = _RETRY_FIRST_S
-        is_registered = False
-        event = self._wake[address]
-        while True:
-            event.clear()
+    def _loop_for(self, address: str) -> Every:
+        async def keep() -> float:
             version = self._wanted
             try:
                 await self._register(address)
-            except RmqError as error:
-                if is_registered or pause_s == _RETRY_FIRST_S:
-                    logger.warning("broker %s: NameServer %s: %s", self._config.broker_name, address, error)
-                is_registered = False
+            except Exception:
                 self._unreachable.add(address)
                 self._progress.set()
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, _RETRY_MOST_S)
-                continue
-            except Exception:  # a mistake of ours must not end the task: without it the broker falls out of the routes
-                logger.exception("broker %s: NameServer %s: registration failed", self._config.broker_name, address)
-                is_registered = False
-                self._unreachable.add(address)
-                self._progress.set()
-                await asyncio.sleep(_RETRY_MOST_S)
-                continue
-            if not is_registered:
+                raise
+            if address not in self._registered or address in self._unreachable:
                 logger.info("broker %s: registered at NameServer %s", self._config.broker_name, address)
-            is_registered, pause_s = True, _RETRY_FIRST_S
             self._registered[address] = version
             self._unreachable.discard(address)
             self._progress.set()
-            try:
-                async with asyncio.timeout(self._config.register_period_s):
-                    await event.wait()
-            except TimeoutError:
-                pass
+            return self._config.register_period_s
+
+        name = f"broker {self._config.broker_name}: registering at NameServer {address}"
+        return Every(_RETRY_MOST_S, keep, name, at_once=True, retry_s=_RETRY_FIRST_S)
 
     async def _register(self, address: str) -> None:
         table = self._topics()
@@ -203,8 +187,8 @@ class Registration:
 
     async def close(self, *, unregister: bool = True) -> None:
         """Stops, and tells every NameServer that this broker goes."""
-        for task in self._tasks:
-            task.cancel()
+        for loop in self._loops.values():
+            loop.cancel()
         if unregister:
             header = UnregisterBrokerRequestHeader(
                 self._config.broker_name, self._broker_addr, self._config.cluster_name, self._office.broker_id

@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from ...background import Every
 from ...config import BrokerConfig
-from ...errors import InvalidParameterError, StoreError, StoreRefusedError
+from ...errors import InvalidParameterError, StoreRefusedError
 from ...model import DLQ_PREFIX, RETRY_PREFIX
 from ...store.group.queue import Queue
 from ...store.group.queues import QueueStore
@@ -37,6 +38,8 @@ _STEP_PAUSE_S = 0.001
 _STEPS_AT_ONCE = 64
 """Steps between two looks at the memory."""
 _MAX_SLACK_MS = 60_000
+_RETRY_S = 1.0
+"""Pause after the store could not be asked, unless the period is shorter."""
 _GROWTH = 1.5
 """What a byte of a record may take in Redis, with nodes half full and the allocator's classes."""
 _UNITS_MS = {"": 3_600_000, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -103,51 +106,32 @@ class RetentionService:
         )
         # Of what failed nothing is removed for its number or size unless its topic asks for it.
         self._default_of_groups = RetentionPolicy(self._default.age_ms)
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Every(config.retention_period_s, self._keep, "retention", at_once=True, retry_s=_RETRY_S)
         self._warned = False
         self._refused = False
         self.memory: StoreMemory | None = None
         self.max_bytes = 0
-        queue_store.on_alarm = self._wake.set
+        queue_store.on_alarm = self._loop.wake
 
     def start(self) -> None:
         """Begins to look."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._loop.start()
 
     def look_now(self) -> None:
         """Has it look without waiting for ``retention_period_s`` to pass."""
-        self._wake.set()
+        self._loop.wake()
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._loop.close()
         self._queue_store.put_limit = self._queue_store.put_alarm = NO_LIMIT
 
-    async def _run(self) -> None:
-        while True:
-            self._wake.clear()
-            try:
-                await self._keep_memory_if_known()
-                for topic in list(self._topics.topics.values()):
-                    if self._wake.is_set():
-                        break  # memory first
-                    await self._keep_policy(topic)
-                    await asyncio.sleep(0)
-            except StoreError as error:
-                logger.debug("retention: %s", error)
-                await asyncio.sleep(min(self._config.retention_period_s, 1.0))
-                continue
-            except Exception:  # a mistake of ours must not end all retention
-                logger.exception("retention: a look failed")
-                await asyncio.sleep(self._config.retention_period_s)
-                continue
-            try:
-                async with asyncio.timeout(self._config.retention_period_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+    async def _keep(self) -> None:
+        await self._keep_memory_if_known()
+        for topic in list(self._topics.topics.values()):
+            if self._loop.is_woken:
+                break  # memory first
+            await self._keep_policy(topic)
+            await asyncio.sleep(0)
 
     # --- a topic's own limits --------------------------------------------------------------------------------------
 

@@ -5,9 +5,7 @@ Source: RocketMQ 5.3 ``ScheduleMessageService`` (levels), ``HookUtils`` and ``Ti
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 
 from ...errors import MessageIllegalError, RemoteProtocolError, ResponseError, StoreError
 from ...model import (
@@ -24,6 +22,7 @@ from ...model import (
 from ...protocol.properties import find_property, remove_property
 from ...protocol.record import decode_records
 from ...store.group.schedule import Due, Held, Move, Scheduled, ScheduleStore
+from .due_loop import DueLoop
 from .topics import TopicTable
 
 logger = logging.getLogger(__name__)
@@ -32,9 +31,6 @@ MAX_TIMER_DELAY_S = 3 * 24 * 3600
 """How far ahead a timer may be. Source: ``timerMaxDelaySec``."""
 _TIMERS = ((PROPERTY_TIMER_DELAY_SEC, 1000), (PROPERTY_TIMER_DELAY_MS, 1), (PROPERTY_TIMER_DELIVER_MS, 0))
 _MOVE_AT_ONCE = 256
-_LONGEST_SLEEP_S = 60.0
-_RETRY_S = 0.5
-_NEVER_MS = 1 << 62
 
 
 def delay_of_level(level: int) -> int:
@@ -96,19 +92,14 @@ class ScheduleService:
     def __init__(self, store: ScheduleStore, topics: TopicTable) -> None:
         self._store = store
         self._topics = topics
-        self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
-        self._next_due_ms = _NEVER_MS
+        self._due = DueLoop(self._move_due, "scheduled messages: moving what is due")
 
     def start(self) -> None:
         """Begins to move what is due; it looks at once what there is."""
-        self._task = self._loop.create_task(self._run())
+        self._due.start()
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._due.close()
 
     def add(self, record: bytes, due_ms: int, done: Scheduled, arg: object, *, recall_key: str = "") -> None:
         """Keeps a finished record of a message until it is due; see ``ScheduleStore.add``."""
@@ -121,40 +112,18 @@ class ScheduleService:
 
     def look_at(self, due_ms: int) -> None:
         """Has it look at that time, if it would not before."""
-        if due_ms < self._next_due_ms:
-            self._next_due_ms = due_ms
-            self._wake.set()
+        self._due.look_at(due_ms)
 
     async def recall(self, topic: str, unique_key: str) -> bool:
         """Takes a message that waits away; False when there is none (any more). Raises StoreError."""
         return await self._store.recall(recall_key(topic, unique_key)) > 0
 
-    async def _run(self) -> None:
-        while True:
-            self._wake.clear()
-            self._next_due_ms = _NEVER_MS  # whatever is added while we look has us look again
-            try:
-                now_ms = int(time.time() * 1000)
-                next_due_ms, due = await self._store.due(now_ms, _MOVE_AT_ONCE)
-                if due:
-                    await self._store.move([await self._move_of(message) for message in due], now_ms)
-                    continue
-            except StoreError as error:
-                logger.debug("scheduled messages: %s", error)
-                await asyncio.sleep(_RETRY_S)
-                continue
-            except Exception:  # a mistake of ours must not end all deliveries
-                logger.exception("scheduled messages: moving what is due failed")
-                await asyncio.sleep(_RETRY_S)
-                continue
-            if not self._wake.is_set():
-                self._next_due_ms = _NEVER_MS if next_due_ms is None else next_due_ms
-            seconds = min(max(self._next_due_ms - time.time() * 1000, 0) / 1000, _LONGEST_SLEEP_S)
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+    async def _move_due(self, now_ms: int) -> int | None:
+        next_due_ms, due = await self._store.due(now_ms, _MOVE_AT_ONCE)
+        if not due:
+            return next_due_ms
+        await self._store.move([await self._move_of(message) for message in due], now_ms)
+        return 0
 
     async def _move_of(self, due: Due) -> Move:
         """Where a due message goes; nowhere when its topic is deleted, or the record damaged. Raises StoreError."""

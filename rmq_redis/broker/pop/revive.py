@@ -5,27 +5,24 @@ Source: RocketMQ 5.3 ``PopReviveService``; a broker of Apache's has no limit of 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 
-from ...errors import ResponseError, StoreError
+from ...errors import ResponseError
 from ...model import DLQ_PREFIX, RETRY_PREFIX, TopicConfig
 from ...protocol.pop import pop_retry_topic
 from ...protocol.record import decode_records
 from ...store.group.pop import Hidden, PopStore, Revival
 from ...store.group.queue import Queue, deliver
 from ...store.group.queues import QueueStore
+from ..group.due_loop import DueLoop
 from ..group.redelivery import again, failed_of_copy, log_dead_letter
 from ..group.topics import TopicTable
 
 logger = logging.getLogger(__name__)
 
 _REVIVE_AT_ONCE = 256
-_LONGEST_SLEEP_S = 60.0
-_RETRY_S = 0.5
 _POSTPONE_MS = 10_000
-_NEVER_MS = 1 << 62
 
 
 class PopReviveService:
@@ -36,51 +33,25 @@ class PopReviveService:
         self._topics = topics
         self._queue_store = queue_store
         self._store_host = store_host
-        self._task: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
-        self._next_ms = _NEVER_MS
+        self._due = DueLoop(self._revive_due, "popped messages: redelivering what is not acknowledged")
 
     def start(self) -> None:
         """Begins to look; at once for what is over already."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._due.start()
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._due.close()
 
     def hidden_until(self, visible_ms: int) -> None:
         """Has it look at that time, if it would not before."""
-        if visible_ms < self._next_ms:
-            self._next_ms = visible_ms
-            self._wake.set()
+        self._due.look_at(visible_ms)
 
-    async def _run(self) -> None:
-        while True:
-            self._wake.clear()
-            self._next_ms = _NEVER_MS  # whatever is hidden while we look has us look again
-            try:
-                due = await self._store.due(int(time.time() * 1000), _REVIVE_AT_ONCE)
-                if due:
-                    await self._revive(due)
-                    continue
-                next_ms = await self._store.next_visible_ms()
-            except StoreError as error:
-                logger.debug("popped messages: %s", error)
-                await asyncio.sleep(_RETRY_S)
-                continue
-            except Exception:  # a mistake of ours must not end all deliveries
-                logger.exception("popped messages: bringing back what was not acknowledged failed")
-                await asyncio.sleep(_RETRY_S)
-                continue
-            if not self._wake.is_set():
-                self._next_ms = _NEVER_MS if next_ms is None else next_ms
-            seconds = min(max(self._next_ms - time.time() * 1000, 0) / 1000, _LONGEST_SLEEP_S)
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+    async def _revive_due(self, now_ms: int) -> int | None:
+        due = await self._store.due(now_ms, _REVIVE_AT_ONCE)
+        if not due:
+            return await self._store.next_visible_ms()
+        await self._revive(due)
+        return 0
 
     async def _revive(self, due: list[Hidden]) -> None:
         revivals: list[Revival] = []

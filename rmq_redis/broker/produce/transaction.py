@@ -11,6 +11,7 @@ import random
 import time
 from typing import Any
 
+from ...background import Every
 from ...codes import MessageSysFlag, RequestCode
 from ...config import BrokerConfig
 from ...errors import (
@@ -78,7 +79,7 @@ class TransactionService:
         self._queue_store = queue_store
         self._clients = clients
         self._broker_addr = broker_addr
-        self._task: asyncio.Task[None] | None = None
+        self._checking = Every(_LOOK_PERIOD_S, self._check, "transactions: checking undecided ones")
 
     def processors(self) -> dict[int, Processor]:
         return {
@@ -88,12 +89,10 @@ class TransactionService:
 
     def start(self) -> None:
         """Begins to ask about undecided transactions."""
-        self._task = asyncio.get_running_loop().create_task(self._check())
+        self._checking.start()
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._checking.close()
 
     def prepare(self, record: bytes, key: str, immunity: str | None, now_ms: int, done: Prepared, arg: Any) -> None:
         """Keeps the record of a half message; ``done`` gets its number, the offset that its producer is told.
@@ -203,15 +202,8 @@ class TransactionService:
     # --- questions -------------------------------------------------------------------------------------------------
 
     async def _check(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_PERIOD_S)
-            try:
-                for number in await self._store.due_for_check(int(time.time() * 1000), _CHECK_AT_ONCE):
-                    await self._check_one(number)
-            except StoreError as error:
-                logger.debug("transactions: %s", error)
-            except Exception:
-                logger.exception("transactions: a check failed")
+        for number in await self._store.due_for_check(int(time.time() * 1000), _CHECK_AT_ONCE):
+            await self._check_one(number)
 
     async def _check_one(self, number: int) -> None:
         pause_s = self._config.transaction_check_interval_s
