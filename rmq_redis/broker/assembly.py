@@ -44,6 +44,7 @@ from .group.retry_notice import RetryNotice
 from .group.schedule import ScheduleService
 from .group.state import GroupState
 from .group.topics import TopicTable
+from .hooks import Hooks
 from .office import Office
 from .pop.ack import PopAckProcessor
 from .pop.hold import PopHold
@@ -79,8 +80,6 @@ class Parts:
     duties: Duties
     leadership: Leadership
     sampler: RateSampler
-    sends: SendProcessor
-    pops: PopProcessor
     processors: dict[int, Processor]
 
 
@@ -120,11 +119,11 @@ def open_state(config: BrokerConfig, office: Office, signals: Signals, address: 
 class _Assembly:
     """Parts while they are built: each is made once, when another first needs it."""
 
-    def __init__(self, state: GroupState, signals: Signals, server: RemotingServer, namesrv_addrs: list[str]) -> None:
+    def __init__(self, state: GroupState, signals: Signals, server: RemotingServer, hooks: Hooks) -> None:
         self._state = state
         self._signals = signals
         self._server = server
-        self._namesrv_addrs = namesrv_addrs
+        self._hooks = hooks
         self._store_host = pack_host(state.address)
         self._drops = OnewayDrops()
         self.pop_hold = PopHold(state.config.max_held_pulls)
@@ -151,7 +150,7 @@ class _Assembly:
         def table() -> TopicConfigTable:
             return TopicConfigTable(state.topics.configs(), state.topics.data_version)
 
-        return Registration(state.config, state.office, self._namesrv_addrs, state.address, table)
+        return Registration(state.config, state.office, state.address, table)
 
     @cached_property
     def duties(self) -> Duties:
@@ -199,6 +198,7 @@ class _Assembly:
             self._transactions,
             self._drops,
             self._give_backs,
+            self._hooks.append,
         )
 
     @cached_property
@@ -219,6 +219,7 @@ class _Assembly:
             state.offsets,
             self.clients,
             self.statistics,
+            self._hooks.delivery,
         )
 
     @cached_property
@@ -270,6 +271,7 @@ class _Assembly:
             self._order,
             self.pop_hold,
             self.statistics,
+            self._hooks.delivery,
         )
 
     @cached_property
@@ -333,9 +335,9 @@ class _Assembly:
         )
 
 
-def assemble(state: GroupState, signals: Signals, server: RemotingServer, namesrv_addrs: list[str]) -> Parts:
+def assemble(state: GroupState, signals: Signals, server: RemotingServer, hooks: Hooks) -> Parts:
     """Builds the parts and connects them. Nothing runs yet."""
-    made = _Assembly(state, signals, server, namesrv_addrs)
+    made = _Assembly(state, signals, server, hooks)
     parts = Parts(
         state=state,
         statistics=made.statistics,
@@ -348,8 +350,6 @@ def assemble(state: GroupState, signals: Signals, server: RemotingServer, namesr
         duties=made.duties,
         leadership=made.leadership,
         sampler=made.runtime_info.sampler,
-        sends=made.sends,
-        pops=made.pops,
         processors=made.processors(),
     )
     signals.connect(parts)

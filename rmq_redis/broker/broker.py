@@ -12,7 +12,7 @@ from ..remoting.plugins import ServerPlugins
 from ..remoting.server import RemotingServer
 from ..store.group.queues import QueueStore
 from .assembly import Parts, assemble, open_state
-from .interceptors import BrokerInterceptors
+from .hooks import load_hooks
 from .office import Office
 from .own_address import own_ip
 from .request_bounds import refusal
@@ -41,11 +41,10 @@ class Broker:
         self.port = 0
         self.fast_port = 0
         self.address = ""
-        self._namesrv_addrs = parse_addresses(config.namesrv_addr)
         self._office = Office(config)
         self._signals = Signals()
         self._plugins = ServerPlugins("broker", config.broker_name, config)
-        self._interceptors = BrokerInterceptors(config)
+        self._hooks = load_hooks(config)
         self._server = RemotingServer(
             None,
             on_close=self._signals.connection_closed,
@@ -78,10 +77,10 @@ class Broker:
         # The address is part of every record, so the port must be known before anything is built.
         self.port = await server.bind(config.listen_host, config.listen_port)
         self.fast_port = await bind_vip_channel(server, self.port, config)
-        host = config.advertised_host or own_ip(self._namesrv_addrs[0])
+        host = config.advertised_host or own_ip(parse_addresses(config.namesrv_addr)[0])
         self.address = f"{host}:{config.advertised_port or self.port}"
         state = open_state(config, self._office, self._signals, self.address)
-        self._parts = parts = assemble(state, self._signals, server, self._namesrv_addrs)
+        self._parts = parts = assemble(state, self._signals, server, self._hooks)
         while not await self._connect(state.queue_store):
             await asyncio.sleep(_STORE_RETRY_S)
         parts.pulls.hold.start()
@@ -90,8 +89,7 @@ class Broker:
         await parts.leadership.start()
         if self.broker_id != MASTER_ID:
             await parts.duties.begin_as_slave()
-        self._interceptors.attach(parts.sends, parts.pulls, parts.pops)
-        server.set_processors(self._plugins.wrap(self._interceptors.wrap(parts.processors)))
+        server.set_processors(self._plugins.wrap(parts.processors))
         await server.serve()
         parts.registration.start()
         await parts.registration.register_now()  # who sees the broker start may look up routes at once

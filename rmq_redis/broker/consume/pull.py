@@ -31,6 +31,7 @@ from ..filter.reads import FilteredReads, choose, scan_nums
 from ..filter.subscription import TAG, MessageFilter, message_filter
 from ..group.clients import ClientManager
 from ..group.topics import TopicTable
+from ..hooks import DeliveryHooks
 from ..office import Office
 from ..statistics import BrokerStatistics
 from .hold import HeldPull, PullHold
@@ -64,6 +65,7 @@ class PullProcessor:
         offsets: OffsetStore,
         clients: ClientManager,
         statistics: BrokerStatistics,
+        hooks: DeliveryHooks | None,
     ) -> None:
         self._config = config
         self._office = office
@@ -72,6 +74,7 @@ class PullProcessor:
         self._offsets = offsets
         self._clients = clients
         self._statistics = statistics
+        self._hooks = hooks
         self._loop = asyncio.get_running_loop()
         self._reset_answers: dict[tuple[tuple[str, str], int], int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -264,6 +267,13 @@ class PullProcessor:
     def _deliver(self, pull: HeldPull, offsets: Sequence[int], records: list[bytes], ms: int = 0) -> None:
         """Sends the records that pass the filter, up to the pull's limits; at least one. Reading them took ``ms``."""
         queue = pull.queue
+        if self._hooks is not None:
+            withheld = self._hooks.withheld(queue, pull.consumer_group, offsets, records)
+            kept = [(o, r) for o, r in zip(offsets, records, strict=True) if o not in withheld]
+            if not kept:
+                self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, offsets[-1] + 1)
+                return
+            offsets, records = [o for o, _ in kept], [r for _, r in kept]
         if pull.filter is not None:
             offsets, records, next_offset = choose(pull, offsets, records)
             if not records:

@@ -11,7 +11,7 @@ import msgspec
 
 from ...background import Every
 from ...codes import RequestCode, ResponseCode
-from ...config import BrokerConfig
+from ...config import BrokerConfig, parse_addresses
 from ...errors import RmqError, ServiceNotAvailableError, response_error
 from ...model import MASTER_ID, TopicRouteData
 from ...protocol.body import TopicConfigTable, decode_route, encode_register_body
@@ -70,17 +70,16 @@ class Registration:
         self,
         config: BrokerConfig,
         office: Office,
-        addresses: list[str],
         broker_addr: str,
         topics: Callable[[], TopicConfigTable],
     ) -> None:
         self._config = config
         self._office = office
-        self._addresses = addresses
+        self._addresses = parse_addresses(config.namesrv_addr)
         self._broker_addr = broker_addr
         self._topics = topics
         self._client = RemotingClient(on_close=self._disconnected)
-        self._loops = {address: self._loop_for(address) for address in addresses}
+        self._loops = {address: self._loop_for(address) for address in self._addresses}
         self._is_started = False
         self._changes = count(1)
         self._wanted = 0

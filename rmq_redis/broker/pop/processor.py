@@ -46,6 +46,7 @@ from ...store.group.queues import QueueStore
 from ..filter.reads import MAX_SCAN_NUMS, READS_AT_ONCE
 from ..filter.subscription import message_filter
 from ..group.topics import TopicTable
+from ..hooks import DeliveryHooks
 from ..office import Office, State
 from ..statistics import BrokerStatistics
 from .hold import PopHold, Waiter
@@ -89,6 +90,7 @@ class PopProcessor:
         order: PopOrder,
         hold: PopHold,
         statistics: BrokerStatistics,
+        hooks: DeliveryHooks | None,
     ) -> None:
         self._config = config
         self._office = office
@@ -104,7 +106,7 @@ class PopProcessor:
         self._busy: set[tuple[str, Queue]] = set()
         self._turn = 0
         self.hold = hold
-        self.screen: Screen | None = None
+        self._screen: Screen | None = None if hooks is None else hooks.withheld
 
     def processors(self) -> dict[int, Processor]:
         return {
@@ -274,7 +276,7 @@ class PopProcessor:
         self._busy.update((group, queue) for queue, _ in chosen)
         try:
             if request.order:
-                return await self._order.take(request, chosen, self.screen)
+                return await self._order.take(request, chosen, self._screen)
             return await self._take_from(request, chosen, pop_ms)
         finally:
             for queue, _ in chosen:
@@ -295,7 +297,7 @@ class PopProcessor:
             if self._offset_of(request.group, queue) != before:
                 was_reset = True  # while it was read: the next look begins there
                 continue
-            wanted, looked_at = room.choose(request, queue, offsets, records, self.screen)
+            wanted, looked_at = room.choose(request, queue, offsets, records, self._screen)
             next_offset = next_after(queue, position, offsets, looked_at)
             if next_offset > position:
                 shares.append(Share(queue, list(wanted), next_offset))

@@ -61,6 +61,7 @@ from ...store.group.schedule import Held
 from ..group.redelivery import RETRY_ROOM_BYTES, GiveBacks, dead_letter_properties, failed_of_copy
 from ..group.schedule import ScheduleService, recall_key, take_due_ms, with_real_queue
 from ..group.topics import Topic, TopicTable, max_reconsume_times
+from ..hooks import AppendHooks
 from ..office import Office
 from .oneway import OnewayDrops
 from .transaction import TransactionService
@@ -95,6 +96,7 @@ class SendProcessor:
         transactions: TransactionService,
         drops: OnewayDrops,
         give_backs: GiveBacks,
+        hooks: AppendHooks | None,
     ) -> None:
         self._config = config
         self._office = office
@@ -106,6 +108,8 @@ class SendProcessor:
         self._transactions = transactions
         self._drops = drops
         self._give_backs = give_backs
+        self._hooks = hooks
+        self._on_stored = self._stored if hooks is None else partial(self._stored_with_hooks, hooks)
         self._id_prefix = store_host.hex().upper()
         self._broker_properties = f"CLUSTER\x01{config.cluster_name}\x02MSG_REGION\x01{REGION}\x02TRACE_ON\x01true\x02"
         self._broker_property_bytes = self._broker_properties.encode()
@@ -120,11 +124,18 @@ class SendProcessor:
         self._tasks: set[asyncio.Future[None]] = set()
 
     def processors(self) -> dict[int, Processor]:
+        send = self._send if self._hooks is None else partial(self._send_with_hooks, self._hooks)
         return {
-            RequestCode.SEND_MESSAGE: partial(self._send, SendMessageRequestHeader),
-            RequestCode.SEND_MESSAGE_V2: partial(self._send, SendMessageRequestHeaderV2),
-            RequestCode.SEND_BATCH_MESSAGE: partial(self._send, SendMessageRequestHeaderV2),
+            RequestCode.SEND_MESSAGE: partial(send, SendMessageRequestHeader),
+            RequestCode.SEND_MESSAGE_V2: partial(send, SendMessageRequestHeaderV2),
+            RequestCode.SEND_BATCH_MESSAGE: partial(send, SendMessageRequestHeaderV2),
         }
+
+    def _send_with_hooks(
+        self, hooks: AppendHooks, header_type: type[SendHeader], connection: Connection, command: RemotingCommand
+    ) -> Awaitable[RemotingCommand | None] | None:
+        hooks.before(connection, command)
+        return self._send(header_type, connection, command)
 
     def _send(
         self, header_type: type[SendHeader], connection: Connection, command: RemotingCommand
@@ -273,7 +284,7 @@ class SendProcessor:
         self, held: Held | None, error: StoreError | None, arg: tuple[Connection, RemotingCommand, Queue]
     ) -> None:
         connection, command, queue = arg
-        self._stored(queue, -1 if held is None else held.number, error, (connection, command, 1))
+        self._on_stored(queue, -1 if held is None else held.number, error, (connection, command, 1))
 
     def _check(self, command: RemotingCommand, header: SendHeader, topic: Topic) -> tuple[int, int]:
         """Refuses what cannot be stored; the queue id that the message goes to, and its store time in ms."""
@@ -343,7 +354,7 @@ class SendProcessor:
             raise MessageIllegalError(f"malformed batch: {error}") from None
         size = len(records[0]) if len(records) == 1 else sum(map(len, records))
         arg = connection, command, len(records)
-        self._queue_store.append(queue, records, size, self._stored, arg, patient=bool(command.flag & 2))
+        self._queue_store.append(queue, records, size, self._on_stored, arg, patient=bool(command.flag & 2))
 
     def _record(
         self, connection: Connection, header: SendHeader, body: bytes, topic: Topic, queue_id: int, now_ms: int
@@ -495,6 +506,17 @@ class SendProcessor:
     def _note_oneway(self, command: RemotingCommand, error: StoreError | None, topic: str = "(delayed)") -> None:
         if error is not None and not isinstance(error, StoreUnconfirmedError):
             self._drops.drop(topic, error)
+
+    def _stored_with_hooks(
+        self,
+        hooks: AppendHooks,
+        queue: Queue,
+        queue_offset: int,
+        error: StoreError | None,
+        arg: tuple[Connection, RemotingCommand, int],
+    ) -> None:
+        self._stored(queue, queue_offset, error, arg)
+        hooks.after(queue, queue_offset, arg[2], error)
 
     def _stored(
         self,
