@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from ..config import BrokerConfig
-from ..hosts import pack_host
-from ..protocol.body import TopicConfigTable
-from ..protocol.ids import UniqKeyGenerator
 from ..remoting.dispatch import Processor, processors_of
 from ..remoting.server import RemotingServer
 from ..store.group.config import ConfigStore
@@ -124,7 +120,6 @@ class _Assembly:
         self._signals = signals
         self._server = server
         self._hooks = hooks
-        self._store_host = pack_host(state.address)
         self._drops = OnewayDrops()
         self.pop_hold = PopHold(state.config.max_held_pulls)
 
@@ -132,8 +127,7 @@ class _Assembly:
 
     @cached_property
     def clients(self) -> ClientManager:
-        state = self._state
-        return ClientManager(state.config, state.office, state.topics, state.locks, self._signals.expression_changed)
+        return ClientManager(self._state, self._signals.expression_changed)
 
     @cached_property
     def statistics(self) -> BrokerStatistics:
@@ -145,22 +139,12 @@ class _Assembly:
 
     @cached_property
     def registration(self) -> Registration:
-        state = self._state
-
-        def table() -> TopicConfigTable:
-            return TopicConfigTable(state.topics.configs(), state.topics.data_version)
-
-        return Registration(state.config, state.office, state.address, table)
+        return Registration(self._state)
 
     @cached_property
     def duties(self) -> Duties:
         services: list[MasterService] = [self._schedule, self._transactions, self._revive, self._order, self.retention]
         return Duties(self._state, self.pulls, services, self.registration, self._server)
-
-    @cached_property
-    def leadership(self) -> Leadership:
-        state = self._state
-        return Leadership(state.config, state.office, state.queue_store, state.address, self.duties)
 
     @cached_property
     def _schedule_store(self) -> ScheduleStore:
@@ -178,63 +162,19 @@ class _Assembly:
 
     @cached_property
     def _transactions(self) -> TransactionService:
-        state = self._state
-        store = HalfStore(state.queue_store)
-        return TransactionService(
-            state.config, state.office, store, state.topics, state.queue_store, self.clients, state.address
-        )
+        return TransactionService(self._state, HalfStore(self._state.queue_store), self.clients)
 
     @cached_property
-    def sends(self) -> SendProcessor:
-        state = self._state
+    def _sends(self) -> SendProcessor:
         return SendProcessor(
-            state.config,
-            state.office,
-            state.topics,
-            state.queue_store,
-            UniqKeyGenerator(self._store_host[:-4], os.getpid(), os.urandom(4)),
-            self._store_host,
-            self._schedule,
-            self._transactions,
-            self._drops,
-            self._give_backs,
-            self._hooks.append,
+            self._state, self._schedule, self._transactions, self._drops, self._give_backs, self._hooks.append
         )
-
-    @cached_property
-    def _replies(self) -> ReplyProcessor:
-        state = self._state
-        return ReplyProcessor(state.config, state.office, state.topics, state.queue_store, self.clients, state.address)
 
     # --- consumers -------------------------------------------------------------------------------------------------
 
     @cached_property
     def pulls(self) -> PullProcessor:
-        state = self._state
-        return PullProcessor(
-            state.config,
-            state.office,
-            state.topics,
-            state.queue_store,
-            state.offsets,
-            self.clients,
-            self.statistics,
-            self._hooks.delivery,
-        )
-
-    @cached_property
-    def _send_backs(self) -> SendBackProcessor:
-        state = self._state
-        return SendBackProcessor(
-            state.office, state.topics, state.queue_store, self._give_backs, self._store_host, self.statistics
-        )
-
-    @cached_property
-    def _assignments(self) -> AssignmentProcessor:
-        state = self._state
-        return AssignmentProcessor(
-            state.office, state.topics, state.configs, self.clients, self.registration.topic_route
-        )
+        return PullProcessor(self._state, self.clients, self.statistics, self._hooks.delivery)
 
     @cached_property
     def _pop_store(self) -> PopStore:
@@ -242,42 +182,23 @@ class _Assembly:
 
     @cached_property
     def _revive(self) -> PopReviveService:
-        return PopReviveService(self._pop_store, self._state.topics, self._state.queue_store, self._store_host)
+        return PopReviveService(self._state, self._pop_store)
 
     @cached_property
     def _order(self) -> PopOrder:
-        state = self._state
-        return PopOrder(
-            state.config,
-            state.topics,
-            state.queue_store,
-            state.batches,
-            self.pop_hold,
-            self._store_host,
-            self._revive.hidden_until,
-        )
+        return PopOrder(self._state, self.pop_hold, self._revive.hidden_until)
 
-    @cached_property
-    def pops(self) -> PopProcessor:
-        state = self._state
-        return PopProcessor(
-            state.config,
-            state.office,
-            state.topics,
-            state.queue_store,
-            state.offsets,
-            self._pop_store,
-            self._revive,
-            self._order,
-            self.pop_hold,
-            self.statistics,
-            self._hooks.delivery,
-        )
-
-    @cached_property
-    def _acks(self) -> PopAckProcessor:
-        state = self._state
-        return PopAckProcessor(state.office, state.topics, self._pop_store, self._revive, self._order, self.statistics)
+    def _consumer_processors(self) -> list[Any]:
+        state, statistics = self._state, self.statistics
+        return [
+            self.pulls,
+            SendBackProcessor(state, self._give_backs, statistics),
+            AssignmentProcessor(state, self.clients, self.registration.topic_route),
+            PopProcessor(
+                state, self._pop_store, self._revive, self._order, self.pop_hold, statistics, self._hooks.delivery
+            ),
+            PopAckProcessor(state, self._pop_store, self._revive, self._order, statistics),
+        ]
 
     # --- tools -----------------------------------------------------------------------------------------------------
 
@@ -314,22 +235,18 @@ class _Assembly:
             AdminProcessor(
                 config, office, state.address, topics, store, offsets, self.clients, self.retention, statistics
             ),
-            ProgressProcessor(state.address, office, topics, store, offsets, self.clients, self.retention, statistics),
+            ProgressProcessor(state, self.clients, self.retention, statistics),
             self.runtime_info,
             StatisticsProcessor(office, store, statistics),
         ]
 
     def processors(self) -> dict[int, Processor]:
         return processors_of(
-            self.sends,
+            self._sends,
             self._transactions,
-            RecallProcessor(self._state.config, self._state.office, self._state.topics, self._schedule),
-            self._replies,
-            self.pulls,
-            self._send_backs,
-            self._assignments,
-            self.pops,
-            self._acks,
+            RecallProcessor(self._state, self._schedule),
+            ReplyProcessor(self._state, self.clients),
+            *self._consumer_processors(),
             self.clients,
             *self._tools(),
         )
@@ -348,7 +265,7 @@ def assemble(state: GroupState, signals: Signals, server: RemotingServer, hooks:
         retention=made.retention,
         registration=made.registration,
         duties=made.duties,
-        leadership=made.leadership,
+        leadership=Leadership(state, made.duties),
         sampler=made.runtime_info.sampler,
         processors=made.processors(),
     )

@@ -189,15 +189,15 @@ async def test_a_mistake_of_ours_does_not_end_the_registration(
     """Without it the broker falls out of the routes."""
     broker = await start_broker(register_period_s=0.05)
     registration, failed = broker.parts.registration, [0]
-    topics = registration._topics
+    table = registration._table
 
     def wrong() -> TopicConfigTable:
         failed[0] += 1
         if failed[0] == 1:
             raise ValueError("a mistake")
-        return topics()
+        return table()
 
-    registration._topics = wrong
+    registration._table = wrong  # type: ignore[method-assign]
     await eventually(lambda: failed[0])
     before = len(fake_namesrv.registrations)
     await eventually(lambda: len(fake_namesrv.registrations) > before)

@@ -22,10 +22,9 @@ from ...protocol.body import dumps
 from ...protocol.command import RemotingCommand, response
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
-from ...store.group.config import ConfigStore, RequestMode
+from ...store.group.config import RequestMode
 from ..group.clients import ClientManager
-from ..group.topics import TopicTable
-from ..office import Office
+from ..group.state import GroupState
 
 _STRATEGIES: dict[str, AllocateStrategy] = {
     "AVG": allocate_averagely,
@@ -40,16 +39,11 @@ class AssignmentProcessor:
     """
 
     def __init__(
-        self,
-        office: Office,
-        topics: TopicTable,
-        configs: ConfigStore,
-        clients: ClientManager,
-        route_of: Callable[[str], Awaitable[TopicRouteData | None]],
+        self, state: GroupState, clients: ClientManager, route_of: Callable[[str], Awaitable[TopicRouteData | None]]
     ) -> None:
-        self._office = office
-        self._topics = topics
-        self._configs = configs
+        self._office = state.office
+        self._topics = state.topics
+        self._configs = state.configs
         self._clients = clients
         self._route_of = route_of
 

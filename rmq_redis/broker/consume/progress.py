@@ -25,12 +25,10 @@ from ...protocol.header import ConsumeStatsRequestHeader, TopicRequestHeader
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...remoting.turn import Turn, dumps_in_turns
-from ...store.group.offsets import OffsetStore
-from ...store.group.queues import QueueStore
 from ..group.clients import ClientManager
 from ..group.retention import RetentionService
-from ..group.topics import Topic, TopicTable
-from ..office import Office
+from ..group.state import GroupState
+from ..group.topics import Topic
 from ..statistics import BrokerStatistics
 
 
@@ -38,21 +36,13 @@ class ProgressProcessor:
     """Answers at masters and slaves; a slave looks at the store first."""
 
     def __init__(
-        self,
-        broker_addr: str,
-        office: Office,
-        topics: TopicTable,
-        queue_store: QueueStore,
-        offsets: OffsetStore,
-        clients: ClientManager,
-        retention: RetentionService,
-        statistics: BrokerStatistics,
+        self, state: GroupState, clients: ClientManager, retention: RetentionService, statistics: BrokerStatistics
     ) -> None:
-        self._broker_addr = broker_addr
-        self._office = office
-        self._topics = topics
-        self._queue_store = queue_store
-        self._offsets = offsets
+        self._broker_addr = state.address
+        self._office = state.office
+        self._topics = state.topics
+        self._queue_store = state.queue_store
+        self._offsets = state.offsets
         self._clients = clients
         self._retention = retention
         self._statistics = statistics

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Sequence
 
 from ...codes import CURRENT_VERSION, Perm, PullSysFlag, RequestCode, ResponseCode
-from ...config import BrokerConfig
 from ...errors import (
     InvalidParameterError,
     NoPermissionError,
@@ -23,16 +22,13 @@ from ...protocol.frame import encode_frame
 from ...protocol.header import PullMessageRequestHeader, PullMessageResponseHeader
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor, error_response
-from ...store.group.offsets import OffsetStore
 from ...store.group.queue import Queue, deliver
-from ...store.group.queues import QueueStore
 from ..budget import Budget
 from ..filter.reads import FilteredReads, choose, scan_nums
 from ..filter.subscription import TAG, MessageFilter, message_filter
 from ..group.clients import ClientManager
-from ..group.topics import TopicTable
+from ..group.state import GroupState
 from ..hooks import DeliveryHooks
-from ..office import Office
 from ..statistics import BrokerStatistics
 from .hold import HeldPull, PullHold
 
@@ -57,21 +53,13 @@ class PullProcessor:
     """Answers pulls from the store, or holds them until a message comes."""
 
     def __init__(
-        self,
-        config: BrokerConfig,
-        office: Office,
-        topics: TopicTable,
-        queue_store: QueueStore,
-        offsets: OffsetStore,
-        clients: ClientManager,
-        statistics: BrokerStatistics,
-        hooks: DeliveryHooks | None,
+        self, state: GroupState, clients: ClientManager, statistics: BrokerStatistics, hooks: DeliveryHooks | None
     ) -> None:
-        self._config = config
-        self._office = office
-        self._topics = topics
-        self._queue_store = queue_store
-        self._offsets = offsets
+        self._config = state.config
+        self._office = state.office
+        self._topics = state.topics
+        self._queue_store = state.queue_store
+        self._offsets = state.offsets
         self._clients = clients
         self._statistics = statistics
         self._hooks = hooks
@@ -79,7 +67,7 @@ class PullProcessor:
         self._reset_answers: dict[tuple[tuple[str, str], int], int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._filtered = FilteredReads(self._read_filtered)
-        self.hold = PullHold(self._execute_held, config.max_held_pulls)
+        self.hold = PullHold(self._execute_held, state.config.max_held_pulls)
 
     def processors(self) -> dict[int, Processor]:
         return {RequestCode.PULL_MESSAGE: self._pull, RequestCode.LITE_PULL_MESSAGE: self._pull}

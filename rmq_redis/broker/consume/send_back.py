@@ -20,12 +20,11 @@ from ...protocol.record import decode_records
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...store.group.queue import deliver, split_physical_offset
-from ...store.group.queues import QueueStore
 from ...store.group.schedule import Held
 from ..group.redelivery import GiveBacks, again, failed_of
 from ..group.schedule import delay_of_level
-from ..group.topics import TopicTable, max_reconsume_times, retry_topic
-from ..office import Office
+from ..group.state import GroupState
+from ..group.topics import max_reconsume_times, retry_topic
 from ..statistics import BrokerStatistics
 
 logger = logging.getLogger(__name__)
@@ -36,20 +35,12 @@ _FIRST_RETRY_LEVEL = 3
 class SendBackProcessor:
     """Takes back what consumers could not handle."""
 
-    def __init__(
-        self,
-        office: Office,
-        topics: TopicTable,
-        queue_store: QueueStore,
-        give_backs: GiveBacks,
-        store_host: bytes,
-        statistics: BrokerStatistics,
-    ) -> None:
-        self._office = office
-        self._topics = topics
-        self._queue_store = queue_store
+    def __init__(self, state: GroupState, give_backs: GiveBacks, statistics: BrokerStatistics) -> None:
+        self._office = state.office
+        self._topics = state.topics
+        self._queue_store = state.queue_store
         self._give_backs = give_backs
-        self._store_host = store_host
+        self._store_host = state.store_host
         self._statistics = statistics
 
     def processors(self) -> dict[int, Processor]:

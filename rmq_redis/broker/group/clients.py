@@ -10,7 +10,6 @@ import msgspec
 
 from ...background import Every
 from ...codes import RequestCode, ResponseCode
-from ...config import BrokerConfig
 from ...errors import (
     InvalidParameterError,
     LocalProtocolError,
@@ -30,11 +29,10 @@ from ...protocol.command import RemotingCommand, request, response
 from ...protocol.header import ConsumerGroupRequestHeader, UnregisterClientRequestHeader
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
-from ...store.group.locks import LockKey, LockStore
+from ...store.group.locks import LockKey
 from ..filter.subscription import MAX_TAG_EXPRESSION_LENGTH, TAG, message_filter
-from ..office import Office
 from .member_watch import MemberWatch, ProducerWatch, Signature, signature_of
-from .topics import TopicTable
+from .state import GroupState
 
 logger = logging.getLogger(__name__)
 
@@ -94,26 +92,21 @@ class ClientManager:
     """Producers and consumers by group, as their heartbeats tell; a closed connection leaves its groups at once."""
 
     def __init__(
-        self,
-        config: BrokerConfig,
-        office: Office,
-        topics: TopicTable,
-        locks: LockStore,
-        on_expression_changed: Callable[[str, str], None] = lambda group, topic: None,
+        self, state: GroupState, on_expression_changed: Callable[[str, str], None] = lambda group, topic: None
     ) -> None:
         """
         Args:
             on_expression_changed: called with (group, topic) when a heartbeat began a subscription, or replaced its
                 expression.
         """
-        self._config = config
-        self._office = office
-        self._topics = topics
+        self._config = state.config
+        self._office = state.office
+        self._topics = state.topics
         self._loop = asyncio.get_running_loop()
         self._expiring = Every(
-            min(_EXPIRE_PERIOD_S, config.client_expiry_s / 4), self._expire, "dropping silent clients"
+            min(_EXPIRE_PERIOD_S, state.config.client_expiry_s / 4), self._expire, "dropping silent clients"
         )
-        self._locks = locks
+        self._locks = state.locks
         self._on_expression_changed = on_expression_changed
         self.consumer_groups: dict[str, ConsumerGroup] = {}
         self.producer_groups: dict[str, dict[Connection, dict[str, Member]]] = {}

@@ -8,14 +8,13 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from ...background import Every
-from ...config import BrokerConfig
 from ...errors import StoreError, StoreFencedError, StoreLostError
 from ...model import MASTER_ID
 from ...store.group.lease import LeaseStore
-from ...store.group.queues import QueueStore
 from ...store.redis.connection import StoreConnection
-from ..office import Office, State
+from ..office import State
 from .duties import Duties
+from .state import GroupState
 
 logger = logging.getLogger(__name__)
 
@@ -33,37 +32,30 @@ class Leadership:
     After a connection to the store broke, neither takes a lease that is gone before its holder had one to come back.
     """
 
-    def __init__(
-        self,
-        config: BrokerConfig,
-        office: Office,
-        queue_store: QueueStore,
-        address: str,
-        duties: Duties,
-    ) -> None:
+    def __init__(self, state: GroupState, duties: Duties) -> None:
         """
         Args:
             duties: awaited at each step; ``promote`` and ``restore`` when the lease is ours and the epoch is set.
         """
-        self._config = config
-        self._office = office
-        self._queue_store = queue_store
-        self._lease = LeaseStore(queue_store, address, config.broker_id, config.lease_s)
-        self._period_s = min(config.lease_s / _LOOKS_PER_LEASE, _SLOWEST_LOOK_S)
+        self._config = state.config
+        self._office = state.office
+        self._queue_store = state.queue_store
+        self._lease = LeaseStore(state.queue_store, state.address, state.config.broker_id, state.config.lease_s)
+        self._period_s = min(state.config.lease_s / _LOOKS_PER_LEASE, _SLOWEST_LOOK_S)
         self._duties = duties
         self._restore_due = False
         self._seen_epoch = 0
-        name = f"broker {config.broker_name}"
+        name = f"broker {state.config.broker_name}"
         self._looking = Every(self._period_s, self._look, f"{name}: looking after the lease", backs_off=False)
         self._following = Every(
-            self._period_s, queue_store.follow_primary, f"{name}: looking for the primary", backs_off=False
+            self._period_s, state.queue_store.follow_primary, f"{name}: looking for the primary", backs_off=False
         )
         self._loop = asyncio.get_running_loop()
         self._may_take_at = 0.0
         self._holder_until = 0.0
         self._master = ""
         self._looked_over: StoreConnection | None = None
-        office.on_change(self._office_changed)
+        state.office.on_change(self._office_changed)
 
     @property
     def _name(self) -> str:

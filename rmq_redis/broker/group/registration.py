@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from itertools import count
 
 import msgspec
 
 from ...background import Every
 from ...codes import RequestCode, ResponseCode
-from ...config import BrokerConfig, parse_addresses
+from ...config import parse_addresses
 from ...errors import RmqError, ServiceNotAvailableError, response_error
 from ...model import MASTER_ID, TopicRouteData
 from ...protocol.body import TopicConfigTable, decode_route, encode_register_body
@@ -25,7 +24,7 @@ from ...protocol.header import (
 )
 from ...remoting.client import RemotingClient
 from ...remoting.hedge import call_one_of
-from ..office import Office
+from .state import GroupState
 
 logger = logging.getLogger(__name__)
 
@@ -66,18 +65,12 @@ class Registration:
     breaks. NameServers that cannot be reached do not hold up the others.
     """
 
-    def __init__(
-        self,
-        config: BrokerConfig,
-        office: Office,
-        broker_addr: str,
-        topics: Callable[[], TopicConfigTable],
-    ) -> None:
-        self._config = config
-        self._office = office
-        self._addresses = parse_addresses(config.namesrv_addr)
-        self._broker_addr = broker_addr
-        self._topics = topics
+    def __init__(self, state: GroupState) -> None:
+        self._config = state.config
+        self._office = state.office
+        self._addresses = parse_addresses(state.config.namesrv_addr)
+        self._broker_addr = state.address
+        self._topics = state.topics
         self._client = RemotingClient(on_close=self._disconnected)
         self._loops = {address: self._loop_for(address) for address in self._addresses}
         self._is_started = False
@@ -150,8 +143,11 @@ class Registration:
         name = f"broker {self._config.broker_name}: registering at NameServer {address}"
         return Every(_RETRY_MOST_S, keep, name, at_once=True, retry_s=_RETRY_FIRST_S)
 
+    def _table(self) -> TopicConfigTable:
+        return TopicConfigTable(self._topics.configs(), self._topics.data_version)
+
     async def _register(self, address: str) -> None:
-        table = self._topics()
+        table = self._table()
         if len(table.topic_config_table) <= _MAX_TOPICS_IN_LOOP:
             bodies = registration_bodies(table)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...config import BrokerConfig
+from ...hosts import pack_host
 from ...store.group.config import ConfigStore
 from ...store.group.locks import LockStore
 from ...store.group.offsets import OffsetStore
@@ -30,3 +31,8 @@ class GroupState:
     configs: ConfigStore
     topics: TopicTable
     locks: LockStore
+
+    @property
+    def store_host(self) -> bytes:
+        """``address`` as records hold it."""
+        return pack_host(self.address)

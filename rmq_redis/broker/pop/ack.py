@@ -22,8 +22,7 @@ from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...store.group.pop import Hidden, PopStore
 from ...store.group.queue import Queue
-from ..group.topics import TopicTable
-from ..office import Office
+from ..group.state import GroupState
 from ..statistics import BrokerStatistics
 from .order import PopOrder
 from .processor import MAX_INVISIBLE_MS
@@ -39,15 +38,14 @@ class PopAckProcessor:
 
     def __init__(
         self,
-        office: Office,
-        topics: TopicTable,
+        state: GroupState,
         store: PopStore,
         revive: PopReviveService,
         order: PopOrder,
         statistics: BrokerStatistics,
     ) -> None:
-        self._office = office
-        self._topics = topics
+        self._office = state.office
+        self._topics = state.topics
         self._store = store
         self._revive = revive
         self._order = order

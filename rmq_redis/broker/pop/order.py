@@ -16,18 +16,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from ...config import BrokerConfig
 from ...errors import MessageIllegalError, ResponseError
 from ...model import DLQ_PREFIX, RETRY_PREFIX
 from ...protocol.command import RemotingCommand, response
 from ...protocol.pop import NORMAL, ORDER_REVIVE_QID, RETRY, OrderCounts, offset_info, order_count_info
 from ...protocol.pop_header import PopMessageResponseHeader
 from ...protocol.record import decode_records
-from ...store.group.pop_order import NO_ATTEMPT, Batch, Given, Key, PopOrderStore, Step
+from ...store.group.pop_order import NO_ATTEMPT, Batch, Given, Key, Step
 from ...store.group.queue import Queue, deliver
-from ...store.group.queues import QueueStore
 from ..group.redelivery import again, failed_of_copy, log_dead_letter
-from ..group.topics import TopicTable
+from ..group.state import GroupState
 from .hold import PopHold
 from .take import PopRequest, Room, Screen, Taken, next_after
 
@@ -41,29 +39,20 @@ def _now_ms() -> int:
 class PopOrder:
     """Gives batches out, takes acknowledgements, and wakes who waits for a queue when its batch is over."""
 
-    def __init__(
-        self,
-        config: BrokerConfig,
-        topics: TopicTable,
-        queue_store: QueueStore,
-        store: PopOrderStore,
-        hold: PopHold,
-        store_host: bytes,
-        hidden_until: Callable[[int], None],
-    ) -> None:
+    def __init__(self, state: GroupState, hold: PopHold, hidden_until: Callable[[int], None]) -> None:
         """``hidden_until``: told when messages of a batch become hidden ones of unordered POPs."""
-        self._config = config
-        self._topics = topics
-        self._queue_store = queue_store
-        self._store = store
+        self._config = state.config
+        self._topics = state.topics
+        self._queue_store = state.queue_store
+        self._store = state.batches
         self._hold = hold
-        self._store_host = store_host
+        self._store_host = state.store_host
         self._hidden_until = hidden_until
         self._loop = asyncio.get_running_loop()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._running = False
-        self.batches = store.batches
-        store.on_batch = self._arm
+        self.batches = state.batches.batches
+        state.batches.on_batch = self._arm
 
     def start(self) -> None:
         """The broker is the master: looks when what is out is over."""

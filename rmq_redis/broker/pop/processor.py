@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 from ...codes import Perm, RequestCode, ResponseCode
-from ...config import BrokerConfig
 from ...errors import (
     InvalidParameterError,
     LocalProtocolError,
@@ -38,16 +37,14 @@ from ...protocol.properties import encode_properties
 from ...protocol.record import OFFSETS, QUEUE_OFFSET_POSITION, decode_records, encode_record
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
-from ...store.group.offsets import OffsetStore
 from ...store.group.pop import PopStore, Share
 from ...store.group.pop_order import attempt_of
 from ...store.group.queue import Queue, deliver
-from ...store.group.queues import QueueStore
 from ..filter.reads import MAX_SCAN_NUMS, READS_AT_ONCE
 from ..filter.subscription import message_filter
-from ..group.topics import TopicTable
+from ..group.state import GroupState
 from ..hooks import DeliveryHooks
-from ..office import Office, State
+from ..office import State
 from ..statistics import BrokerStatistics
 from .hold import PopHold, Waiter
 from .order import PopOrder
@@ -80,11 +77,7 @@ class PopProcessor:
 
     def __init__(
         self,
-        config: BrokerConfig,
-        office: Office,
-        topics: TopicTable,
-        queue_store: QueueStore,
-        offsets: OffsetStore,
+        state: GroupState,
         store: PopStore,
         revive: PopReviveService,
         order: PopOrder,
@@ -92,11 +85,11 @@ class PopProcessor:
         statistics: BrokerStatistics,
         hooks: DeliveryHooks | None,
     ) -> None:
-        self._config = config
-        self._office = office
-        self._topics = topics
-        self._queue_store = queue_store
-        self._offsets = offsets
+        self._config = state.config
+        self._office = state.office
+        self._topics = state.topics
+        self._queue_store = state.queue_store
+        self._offsets = state.offsets
         self._store = store
         self._revive = revive
         self._order = order

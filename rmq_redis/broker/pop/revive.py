@@ -14,10 +14,9 @@ from ...protocol.pop import pop_retry_topic
 from ...protocol.record import decode_records
 from ...store.group.pop import Hidden, PopStore, Revival
 from ...store.group.queue import Queue, deliver
-from ...store.group.queues import QueueStore
 from ..group.due_loop import DueLoop
 from ..group.redelivery import again, failed_of_copy, log_dead_letter
-from ..group.topics import TopicTable
+from ..group.state import GroupState
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +27,11 @@ _POSTPONE_MS = 10_000
 class PopReviveService:
     """Moves hidden messages whose time is over, atomically. One timer for all of them."""
 
-    def __init__(self, store: PopStore, topics: TopicTable, queue_store: QueueStore, store_host: bytes) -> None:
+    def __init__(self, state: GroupState, store: PopStore) -> None:
         self._store = store
-        self._topics = topics
-        self._queue_store = queue_store
-        self._store_host = store_host
+        self._topics = state.topics
+        self._queue_store = state.queue_store
+        self._store_host = state.store_host
         self._due = DueLoop(self._revive_due, "popped messages: redelivering what is not acknowledged")
 
     def start(self) -> None:

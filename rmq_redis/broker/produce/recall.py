@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 
 from ...codes import RequestCode, ResponseCode
-from ...config import BrokerConfig
 from ...errors import RemoteProtocolError, ResponseError, TopicNotExistError
 from ...protocol.command import RemotingCommand, response
 from ...protocol.header import RecallMessageRequestHeader, RecallMessageResponseHeader
@@ -18,18 +17,17 @@ from ...protocol.recall_handle import decode_recall_handle
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ..group.schedule import ScheduleService
-from ..group.topics import TopicTable
-from ..office import Office
+from ..group.state import GroupState
 
 
 class RecallProcessor:
     """Recalls messages that are not due yet."""
 
-    def __init__(self, config: BrokerConfig, office: Office, topics: TopicTable, schedule: ScheduleService) -> None:
-        self._office = office
-        self._broker_name = config.broker_name
-        self._absent_succeeds = config.recall_absent_succeeds
-        self._topics = topics
+    def __init__(self, state: GroupState, schedule: ScheduleService) -> None:
+        self._office = state.office
+        self._broker_name = state.config.broker_name
+        self._absent_succeeds = state.config.recall_absent_succeeds
+        self._topics = state.topics
         self._schedule = schedule
 
     def processors(self) -> dict[int, Processor]:

@@ -12,7 +12,6 @@ import time
 from functools import partial
 
 from ...codes import Perm, RequestCode, ResponseCode
-from ...config import BrokerConfig
 from ...errors import (
     BrokerSystemError,
     InvalidParameterError,
@@ -37,10 +36,9 @@ from ...protocol.record import encode_record
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...store.group.queue import Queue
-from ...store.group.queues import QueueStore
 from ..group.clients import ClientManager
-from ..group.topics import Topic, TopicTable
-from ..office import Office
+from ..group.state import GroupState
+from ..group.topics import Topic
 from .send import REGION
 
 logger = logging.getLogger(__name__)
@@ -54,21 +52,13 @@ Header = SendMessageRequestHeader | SendMessageRequestHeaderV2
 class ReplyProcessor:
     """Forwards replies to the clients that wait for them."""
 
-    def __init__(
-        self,
-        config: BrokerConfig,
-        office: Office,
-        topics: TopicTable,
-        queue_store: QueueStore,
-        clients: ClientManager,
-        broker_addr: str,
-    ) -> None:
-        self._config = config
-        self._office = office
-        self._topics = topics
-        self._queue_store = queue_store
+    def __init__(self, state: GroupState, clients: ClientManager) -> None:
+        self._config = state.config
+        self._office = state.office
+        self._topics = state.topics
+        self._queue_store = state.queue_store
         self._clients = clients
-        self._broker_addr = broker_addr
+        self._broker_addr = state.address
 
     def processors(self) -> dict[int, Processor]:
         return {

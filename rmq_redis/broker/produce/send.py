@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import time
 from collections.abc import Awaitable
 from functools import partial
 
 from ...codes import MessageSysFlag, Perm, RequestCode, ResponseCode
-from ...config import BrokerConfig
 from ...errors import (
     InvalidParameterError,
     LocalProtocolError,
@@ -56,13 +56,12 @@ from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor, error_response, finish, send_answer
 from ...store.group.half_messages import half_key, half_physical_offset
 from ...store.group.queue import MAX_QUEUE_NUMBER, QUEUE_NUMBER_SHIFT, Queue
-from ...store.group.queues import QueueStore
 from ...store.group.schedule import Held
 from ..group.redelivery import RETRY_ROOM_BYTES, GiveBacks, dead_letter_properties, failed_of_copy
 from ..group.schedule import ScheduleService, recall_key, take_due_ms, with_real_queue
-from ..group.topics import Topic, TopicTable, max_reconsume_times
+from ..group.state import GroupState
+from ..group.topics import Topic, max_reconsume_times
 from ..hooks import AppendHooks
-from ..office import Office
 from .oneway import OnewayDrops
 from .transaction import TransactionService
 
@@ -86,32 +85,29 @@ class SendProcessor:
 
     def __init__(
         self,
-        config: BrokerConfig,
-        office: Office,
-        topics: TopicTable,
-        queue_store: QueueStore,
-        unique_keys: UniqKeyGenerator,
-        store_host: bytes,
+        state: GroupState,
         schedule: ScheduleService,
         transactions: TransactionService,
         drops: OnewayDrops,
         give_backs: GiveBacks,
         hooks: AppendHooks | None,
     ) -> None:
-        self._config = config
-        self._office = office
-        self._topics = topics
-        self._queue_store = queue_store
-        self._unique_keys = unique_keys
-        self._store_host = store_host
+        self._config = state.config
+        self._office = state.office
+        self._topics = state.topics
+        self._queue_store = state.queue_store
+        self._unique_keys = UniqKeyGenerator(state.store_host[:-4], os.getpid(), os.urandom(4))
+        self._store_host = state.store_host
         self._schedule = schedule
         self._transactions = transactions
         self._drops = drops
         self._give_backs = give_backs
         self._hooks = hooks
         self._on_stored = self._stored if hooks is None else partial(self._stored_with_hooks, hooks)
-        self._id_prefix = store_host.hex().upper()
-        self._broker_properties = f"CLUSTER\x01{config.cluster_name}\x02MSG_REGION\x01{REGION}\x02TRACE_ON\x01true\x02"
+        self._id_prefix = state.store_host.hex().upper()
+        self._broker_properties = (
+            f"CLUSTER\x01{state.config.cluster_name}\x02MSG_REGION\x01{REGION}\x02TRACE_ON\x01true\x02"
+        )
         self._broker_property_bytes = self._broker_properties.encode()
         self._answer_head = (
             b'{"code":0,"extFields":{"MSG_REGION":"%b","TRACE_ON":"true","msgId":"%b%%b","queueId":"%%d",'

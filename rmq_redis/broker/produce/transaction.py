@@ -13,7 +13,6 @@ from typing import Any
 
 from ...background import Every
 from ...codes import MessageSysFlag, RequestCode
-from ...config import BrokerConfig
 from ...errors import (
     LocalProtocolError,
     RemoteProtocolError,
@@ -42,11 +41,9 @@ from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...store.group.half_messages import HalfStore, Prepared, half_key, half_physical_offset
 from ...store.group.queue import Queue
-from ...store.group.queues import QueueStore
 from ..admin.offsets import message_at
 from ..group.clients import ClientManager
-from ..group.topics import TopicTable
-from ..office import Office
+from ..group.state import GroupState
 
 logger = logging.getLogger(__name__)
 
@@ -62,23 +59,14 @@ _CHECK_AT_ONCE = 100
 class TransactionService:
     """Keeps half messages, decides them, and asks their producers."""
 
-    def __init__(
-        self,
-        config: BrokerConfig,
-        office: Office,
-        store: HalfStore,
-        topics: TopicTable,
-        queue_store: QueueStore,
-        clients: ClientManager,
-        broker_addr: str,
-    ) -> None:
-        self._config = config
-        self._office = office
+    def __init__(self, state: GroupState, store: HalfStore, clients: ClientManager) -> None:
+        self._config = state.config
+        self._office = state.office
         self._store = store
-        self._topics = topics
-        self._queue_store = queue_store
+        self._topics = state.topics
+        self._queue_store = state.queue_store
         self._clients = clients
-        self._broker_addr = broker_addr
+        self._broker_addr = state.address
         self._checking = Every(_LOOK_PERIOD_S, self._check, "transactions: checking undecided ones")
 
     def processors(self) -> dict[int, Processor]:
