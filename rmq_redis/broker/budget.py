@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 _BUDGET_S = 0.005
+"""Every client waits while filters are applied."""
 
 
 class Budget:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from ..background import Every
 
 SAMPLE_PERIOD_S = 10.0
+"""The shortest of the windows."""
 _WINDOWS_S = (10.0, 60.0, 600.0)
 
 

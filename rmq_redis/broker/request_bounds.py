@@ -14,6 +14,7 @@ MAX_BODY_VALUES = 60_000
 _MAX_LENIENT_VALUES = 2000
 """Of a body that is not standard JSON (bare keys, as old clients write them), which takes a slower parser."""
 _SMALL_BYTES = 4096
+"""A body up to this size cannot hold many values."""
 _MESSAGE_BODIES = frozenset(
     {
         RequestCode.SEND_MESSAGE,

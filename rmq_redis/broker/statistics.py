@@ -19,6 +19,7 @@ GroupTopic = tuple[str, str]
 
 _WITHOUT_SYSTEM_TOPIC = "_WITHOUT_SYSTEM_TOPIC"
 _IDLE_LOOK_S = 3600.0
+"""Counters are dropped after a day; an hour more does not matter."""
 
 
 class Windows(NamedTuple):

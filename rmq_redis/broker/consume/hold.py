@@ -16,6 +16,7 @@ from ..budget import Budget
 from ..filter.subscription import MessageFilter
 
 _SCAN_PERIOD_S = 0.5
+"""How late a pull may time out. Source: ``PullRequestHoldService``, which looks every 5 s."""
 
 
 class HeldPull(msgspec.Struct, eq=False):

@@ -28,6 +28,7 @@ from ..filter.reads import FilteredReads, choose, scan_nums
 from ..filter.subscription import TAG, MessageFilter, message_filter
 from ..group.clients import ClientManager
 from ..group.state import GroupState
+from ..group.topics import Topic
 from ..hooks import DeliveryHooks
 from ..statistics import BrokerStatistics
 from .hold import HeldPull, PullHold
@@ -92,22 +93,10 @@ class PullProcessor:
         self, connection: Connection, command: RemotingCommand, header: PullMessageRequestHeader
     ) -> None:
         group = self._topics.groups[header.consumer_group]
-        if not group.consume_broadcast_enable and self._clients.is_broadcasting(header.consumer_group):
-            raise NoPermissionError(f"broadcasting is disabled for the group {header.consumer_group!r}")
-        if not group.consume_enable:
-            raise NoPermissionError(f"consuming is disabled for the group {header.consumer_group!r}")
-        topic = self._topics.topics.get(header.topic)
-        if topic is None:
-            raise TopicNotExistError(f"the topic {header.topic!r} does not exist on this broker")
-        if not topic.config.perm & Perm.READ:
-            raise NoPermissionError(f"the topic {header.topic!r} does not allow reading (perm {topic.config.perm})")
-        if not 0 <= header.queue_id < topic.config.read_queue_nums:
-            raise InvalidParameterError(
-                f"queueId {header.queue_id} of topic {header.topic!r}, "
-                f"which has {topic.config.read_queue_nums} read queues"
-            )
+        topic = self._check(header, group)
         wanted = self._filter_of(header, group)
-        if header.sys_flag & PullSysFlag.COMMIT_OFFSET and self._office.is_master:
+        is_master = self._office.is_master
+        if header.sys_flag & PullSysFlag.COMMIT_OFFSET and is_master:
             self._offsets.commit(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
         max_bytes = self._config.max_pull_bytes
         if header.max_msg_bytes is not None and 0 < header.max_msg_bytes < max_bytes:
@@ -126,7 +115,6 @@ class PullProcessor:
             deadline_s,
             header.consumer_group,
         )
-        is_master = self._office.is_master
         if self._offsets.resets and is_master and self._moved_by_reset(pull, header):
             return
         self._offsets.note_pull(header.consumer_group, header.topic, header.queue_id, header.queue_offset)
@@ -134,6 +122,24 @@ class PullProcessor:
             self._execute(pull)
         else:
             self._start_on_slave(pull)
+
+    def _check(self, header: PullMessageRequestHeader, group: SubscriptionGroupConfig) -> Topic:
+        """The topic of a pull. Raises NoPermissionError, TopicNotExistError, InvalidParameterError."""
+        if not group.consume_broadcast_enable and self._clients.is_broadcasting(header.consumer_group):
+            raise NoPermissionError(f"broadcasting is disabled for the group {header.consumer_group!r}")
+        if not group.consume_enable:
+            raise NoPermissionError(f"consuming is disabled for the group {header.consumer_group!r}")
+        topic = self._topics.topics.get(header.topic)
+        if topic is None:
+            raise TopicNotExistError(f"the topic {header.topic!r} does not exist on this broker")
+        if not topic.config.perm & Perm.READ:
+            raise NoPermissionError(f"the topic {header.topic!r} does not allow reading (perm {topic.config.perm})")
+        if not 0 <= header.queue_id < topic.config.read_queue_nums:
+            raise InvalidParameterError(
+                f"queueId {header.queue_id} of topic {header.topic!r}, "
+                f"which has {topic.config.read_queue_nums} read queues"
+            )
+        return topic
 
     def _filter_of(self, header: PullMessageRequestHeader, group: SubscriptionGroupConfig) -> MessageFilter | None:
         if header.sys_flag & PullSysFlag.SUBSCRIPTION:

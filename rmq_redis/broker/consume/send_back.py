@@ -30,6 +30,7 @@ from ..statistics import BrokerStatistics
 logger = logging.getLogger(__name__)
 
 _FIRST_RETRY_LEVEL = 3
+"""Delay level of the first retry: 10 s. Source: ``AbstractSendMessageProcessor`` (3 + reconsumeTimes)."""
 
 
 class SendBackProcessor:

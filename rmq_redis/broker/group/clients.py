@@ -49,6 +49,7 @@ MAX_SUBSCRIPTIONS = 4096
 MAX_LOCKED_QUEUES = 4096
 """Queues of one LOCK_BATCH_MQ or UNLOCK_BATCH_MQ."""
 MAX_CLIENT_ID_LENGTH = 255
+"""Characters; an id is ``ip@instanceName``, sometimes with a unit name."""
 _EXPIRE_PERIOD_S = 10.0
 """How late a silent client may be dropped. Source: ``ClientHousekeepingService``."""
 MAX_EXPRESSIONS_LENGTH = 256 * 1024

@@ -12,6 +12,7 @@ _RETRY_S = 0.5
 _LONGEST_SLEEP_S = 60.0
 """Bounds what a clock that is set back can delay."""
 _NEVER_MS = 1 << 62
+"""Later than any real time."""
 
 Act = Callable[[int], Awaitable[int | None]]
 """Does what is due at a time (ms), at most one batch. Returns when to look again (ms): 0 at once, None never."""

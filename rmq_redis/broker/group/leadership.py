@@ -21,7 +21,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LOOKS_PER_LEASE = 5
+"""So four renewals in a row may fail."""
 _SLOWEST_LOOK_S = 1.0
+"""A long lease must not slow down what else is looked after: fencing, a lost store, a new primary."""
 
 
 class Leadership:

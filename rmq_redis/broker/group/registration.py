@@ -29,10 +29,13 @@ from .state import GroupState
 logger = logging.getLogger(__name__)
 
 _CALL_TIMEOUT_S = 5.0
+"""A NameServer answers from memory, but decodes up to 20,000 topics first."""
 REGISTER_WAIT_S = 2.0
 """How long a change waits for NameServers to know of it."""
 _ROUTE_TIMEOUT_S = 2.0
+"""Less than clients wait for their own call (3 s)."""
 _RETRY_FIRST_S = 0.1
+"""A NameServer that only closed the connection is back at once."""
 _RETRY_MOST_S = 2.0
 """A NameServer that restarts knows its brokers again after this long."""
 _MAX_TOPICS_IN_LOOP = 500

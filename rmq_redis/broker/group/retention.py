@@ -35,9 +35,11 @@ RESERVE_COUNT = "reserve.count"
 _STEP = 500
 """Messages removed by one call: some 10 to 50 microseconds of Redis's time."""
 _STEP_PAUSE_S = 0.001
+"""Lets appends reach Redis between two steps."""
 _STEPS_AT_ONCE = 64
 """Steps between two looks at the memory."""
 _MAX_SLACK_MS = 60_000
+"""Messages may outlive their time by 1 % of it, but not by more than this."""
 _RETRY_S = 1.0
 """Pause after the store could not be asked, unless the period is shorter."""
 _GROWTH = 1.5

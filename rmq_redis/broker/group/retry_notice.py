@@ -15,6 +15,7 @@ from ...store.group.queue import Queue
 from .clients import ClientManager
 
 _PERIOD_S = 2.0
+"""Pause between two notices."""
 _MOST_NOTICES = 30
 """Longer than a client needs to ask for routes (30 s) and to rebalance (20 s)."""
 

@@ -31,6 +31,7 @@ MAX_TIMER_DELAY_S = 3 * 24 * 3600
 """How far ahead a timer may be. Source: ``timerMaxDelaySec``."""
 _TIMERS = ((PROPERTY_TIMER_DELAY_SEC, 1000), (PROPERTY_TIMER_DELAY_MS, 1), (PROPERTY_TIMER_DELIVER_MS, 0))
 _MOVE_AT_ONCE = 256
+"""Messages of one function call, during which Redis does nothing else."""
 
 
 def delay_of_level(level: int) -> int:

@@ -27,7 +27,8 @@ from ...store.group.queue import Queue, deliver
 from ..group.redelivery import again, failed_of_copy, log_dead_letter
 from ..group.state import GroupState
 from .hold import PopHold
-from .take import PopRequest, Room, Screen, Taken, next_after
+from .steps import Look, begin, next_step, step_from_first
+from .take import PopRequest, Room, Screen, Taken
 
 logger = logging.getLogger(__name__)
 
@@ -145,50 +146,66 @@ class PopOrder:
             ]
             return await self._take_again(request, kept, set_before)
         pop_ms = max([_now_ms(), *(batch.pop_ms + 1 for batch in batches if batch is not None)])
-        reads = await asyncio.gather(
+        looks = await asyncio.gather(
             *(
-                self._queue_store.read_records(queue, position, request.scan_nums(queue))
-                if batch is None or self._config.pop_order_redeliver_acknowledged
-                else self._read(queue, batch.messages[: request.max_nums])
+                self._look(request, queue, position, batch)
                 for (queue, position), batch in zip(chosen, batches, strict=True)
             )
         )
+        dead_letters = await self._dead_letters(request.group) if any(look.dead for look in looks) else None
         room = Room(request.max_nums, self._config.max_pull_bytes)
         steps: list[Step] = []
         found: list[dict[int, bytes]] = []
-        dead_letters: Queue | None = None
-        for (queue, position), batch, (offsets, records) in zip(chosen, batches, reads, strict=True):
-            if batch is None:
-                wanted, looked_at = room.choose(request, queue, offsets, records, screen)
-                end = next_after(queue, position, offsets, looked_at)
-                if end > position:
-                    steps.append(_first_step(request, queue, wanted, end, pop_ms))
-                    found.append(wanted)
-                continue
-            dead = self._dead(request.group, batch.messages[: request.max_nums]).intersection(offsets)
-            if dead:
-                dead_letters = dead_letters or await self._dead_letters(request.group)
-                if dead_letters is None:
-                    dead = set()  # tried once more
-            alive = [(o, r) for o, r in zip(offsets, records, strict=True) if o not in dead]
-            wanted, looked_at = room.choose(request, queue, [o for o, _ in alive], [r for _, r in alive], screen)
-            left = [offset for offset, _ in alive[looked_at:]]
-            letters = [
-                self._letter(request.group, queue, offset, record, batch)
-                for offset, record in zip(offsets, records, strict=True)
-                if offset in dead
-            ]
-            if self._config.pop_order_redeliver_acknowledged:
-                end = left[0] if left else offsets[-1] + 1 if offsets else max(queue.min_offset, position)
-                step = _step_from_first(request, queue, batch, pop_ms, wanted, end, letters)
+        for look in looks:
+            if look.batch is None:
+                step, wanted = begin(request, look, pop_ms, room, screen)
             else:
-                step = _next_step(request, queue, batch, pop_ms, wanted, set(left), letters)
-            if step.given or step.ended:  # else other queues have filled the answer
+                dead = look.dead if dead_letters is not None else frozenset()  # else they are tried once more
+                step, wanted = self._go_on(request, look, look.batch, dead, pop_ms, room, screen)
+            if step is not None:
                 steps.append(step)
                 found.append(wanted)
         if not steps:
             return []
         return await self._give(request, steps, found, dead_letters, set_before)
+
+    async def _look(self, request: PopRequest, queue: Queue, position: int, batch: Batch | None) -> Look:
+        if batch is None:
+            offsets, records = await self._queue_store.read_records(queue, position, request.scan_nums(queue))
+            return Look(queue, position, None, offsets, records, frozenset())
+        if self._config.pop_order_redeliver_acknowledged:
+            offsets, records = await self._queue_store.read_records(queue, position, request.scan_nums(queue))
+        else:
+            offsets, records = await self._read(queue, batch.messages[: request.max_nums])
+        dead = self._dead(request.group, batch.messages[: request.max_nums]).intersection(offsets)
+        return Look(queue, position, batch, offsets, records, frozenset(dead))
+
+    def _go_on(
+        self,
+        request: PopRequest,
+        look: Look,
+        batch: Batch,
+        dead: frozenset[int],
+        pop_ms: int,
+        room: Room,
+        screen: Screen | None,
+    ) -> tuple[Step | None, dict[int, bytes]]:
+        """The step of a queue whose batch timed out; None when other queues have filled the answer."""
+        queue, offsets = look.queue, look.offsets
+        alive = [(o, r) for o, r in zip(offsets, look.records, strict=True) if o not in dead]
+        wanted, looked_at = room.choose(request, queue, [o for o, _ in alive], [r for _, r in alive], screen)
+        left = [offset for offset, _ in alive[looked_at:]]
+        letters = [
+            self._letter(request.group, queue, offset, record, batch)
+            for offset, record in zip(offsets, look.records, strict=True)
+            if offset in dead
+        ]
+        if self._config.pop_order_redeliver_acknowledged:
+            end = left[0] if left else offsets[-1] + 1 if offsets else max(queue.min_offset, look.position)
+            step = step_from_first(request, queue, batch, pop_ms, wanted, end, letters)
+        else:
+            step = next_step(request, queue, batch, pop_ms, wanted, set(left), letters)
+        return (step if step.given or step.ended else None), wanted
 
     async def _read(self, queue: Queue, messages: Sequence[Given]) -> tuple[list[int], list[bytes]]:
         """Those of the messages that are still there."""
@@ -336,63 +353,3 @@ class PopOrder:
 
 def _repeats(request: PopRequest, batch: Batch) -> bool:
     return request.attempt != NO_ATTEMPT and batch.attempt == request.attempt and batch.until_ms > _now_ms()
-
-
-def _first_step(request: PopRequest, queue: Queue, wanted: dict[int, bytes], end: int, pop_ms: int) -> Step:
-    """The next messages of a queue of which nothing is out."""
-    if not wanted:
-        return Step(queue, None, None, end, end)
-    messages = tuple(Given(offset, pop_ms + request.invisible_ms, 1) for offset in wanted)
-    batch = Batch(end, pop_ms, request.attempt, messages)
-    return Step(queue, None, batch, batch.first_offset, end, list(wanted))
-
-
-def _next_step(
-    request: PopRequest,
-    queue: Queue,
-    batch: Batch,
-    pop_ms: int,
-    wanted: dict[int, bytes],
-    left: set[int],
-    letters: Sequence[bytes],
-) -> Step:
-    """A batch whose time is over: some of it is given out once more, the rest waits or has ended."""
-    asked = {message.queue_offset for message in batch.messages[: request.max_nums]}
-    messages: list[Given] = []
-    ended: list[int] = []
-    for message in batch.messages:
-        offset = message.queue_offset
-        if offset in wanted:
-            messages.append(Given(offset, pop_ms + request.invisible_ms, message.times + 1))
-        elif offset in left or offset not in asked:
-            messages.append(Given(offset, 0, message.times))
-        else:  # removed by retention, rejected by a new filter, or dead
-            ended.append(offset)
-    new = Batch(batch.next_offset, pop_ms, request.attempt, tuple(messages)) if messages else None
-    first = batch.next_offset if new is None else new.first_offset
-    return Step(queue, batch, new, first, batch.next_offset, list(wanted), ended, letters)
-
-
-def _step_from_first(
-    request: PopRequest,
-    queue: Queue,
-    batch: Batch,
-    pop_ms: int,
-    wanted: dict[int, bytes],
-    end: int,
-    letters: Sequence[bytes],
-) -> Step:
-    """A batch whose time is over, Apache's way: everything from its first message on is given out once more.
-
-    Args:
-        wanted: messages from the batch's first offset on: those of the batch, acknowledged ones among them, new ones.
-        end: where the group goes on behind them. What the batch has behind it is read from there later.
-    """
-    if not wanted and not letters and end == batch.first_offset:  # other queues have filled the answer
-        return Step(queue, batch, batch, batch.first_offset, batch.next_offset)
-    times = dict.fromkeys(range(batch.first_offset, batch.next_offset), 1)  # an acknowledged one was given out once
-    times |= {message.queue_offset: message.times for message in batch.messages}
-    messages = tuple(Given(offset, pop_ms + request.invisible_ms, times.get(offset, 0) + 1) for offset in wanted)
-    new = Batch(end, pop_ms, request.attempt, messages) if messages else None
-    ended = [message.queue_offset for message in batch.messages if message.queue_offset not in wanted]
-    return Step(queue, batch, new, end if new is None else new.first_offset, end, list(wanted), ended, letters)

@@ -54,12 +54,16 @@ from .take import PopRequest, Room, Screen, Taken, next_after
 MAX_POP_NUMS = 32
 """Messages of one POP. Source: ``PopMessageProcessor.processRequest``."""
 MAX_INVISIBLE_MS = 3 * 24 * 3600 * 1000
+"""3 days, as far ahead as a timer may be."""
 _LATE_MS = 500
+"""Source: ``PopMessageRequestHeader.isTimeoutTooMuch``."""
 _RETRY_FIRST_EVERY = 5
 """Each fifth POP looks at the retry topic first, so that neither starves. Source: ``popFromRetryProbability`` 20."""
 _REVIVE_QID = 0
+"""Clients repeat it in acknowledgements; Apache's broker has several revive queues, here there is none."""
 _FILTERED_POPS = "filtered_pops"
 _MOST_POLL_S = 3600.0
+"""Bounds how long a client may have its POP wait."""
 
 
 def _turn_of(request: PopRequest) -> AbstractAsyncContextManager[object]:

@@ -21,7 +21,9 @@ from ..group.state import GroupState
 logger = logging.getLogger(__name__)
 
 _REVIVE_AT_ONCE = 256
+"""Messages of one function call, during which Redis does nothing else."""
 _POSTPONE_MS = 10_000
+"""Pause before the next attempt at a message that cannot be stored where it should go."""
 
 
 class PopReviveService:

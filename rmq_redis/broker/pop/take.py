@@ -13,6 +13,7 @@ from ..filter.reads import LOOKS_PER_CLOCK, learn, scan_nums
 from ..filter.subscription import MessageFilter
 
 MAX_SCAN_BYTES = 8 * 1024 * 1024
+"""What one look may read of a queue: half of the largest frame."""
 
 Screen = Callable[[Queue, str, Sequence[int], Sequence[bytes]], set[int]]
 """Says which offsets a group does not get, though they pass its filter; they count as consumed."""

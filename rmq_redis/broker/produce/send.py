@@ -67,6 +67,7 @@ from .transaction import TransactionService
 
 REGION = "DefaultRegion"
 _MAX_CACHED_TAGS = 10_000
+"""Bounds the cache's memory: a client can make up tags."""
 _WRITE = int(Perm.WRITE)  # plain ints: an operator of an IntFlag costs as much as the rest of the check
 _HOST_FLAGS = int(MessageSysFlag.BORN_HOST_V6 | MessageSysFlag.STORE_HOST_V6)
 _TRANSACTION = int(MessageSysFlag.TRANSACTION_ROLLBACK)
@@ -361,13 +362,7 @@ class SendProcessor:
             raise NoPermissionError("a message with transaction bits needs the property TRAN_MSG=true")
         code = due_ms = 0
         if text:
-            if text[-1] != "\x02":
-                text += "\x02"
-            if "DELAY\x01" in text or "TIMER_DE" in text:
-                text, due_ms = take_due_ms(text, now_ms, header.topic)
-            if "MSG_REGION\x01" in text or "POP_CK\x01" in text or "CLUSTER\x01" in text:
-                for name in (PROPERTY_REGION, PROPERTY_TRACE_ON, PROPERTY_CLUSTER, PROPERTY_POP_CK):
-                    text = remove_property(text, name)
+            text, due_ms = self._stored_properties(text, header.topic, now_ms)
             if "TAGS\x01" in text:
                 code = self._tags_code(find_property(text, PROPERTY_TAGS))
         if not (text.startswith("UNIQ_KEY\x01") or "\x02UNIQ_KEY\x01" in text):
@@ -393,6 +388,19 @@ class SendProcessor:
             queue_offset=code,
         )
         return record, due_ms
+
+    @staticmethod
+    def _stored_properties(text: str, topic: str, now_ms: int) -> tuple[str, int]:
+        """A sender's properties as they are stored, and when the message is due (ms; 0: now)."""
+        due_ms = 0
+        if text[-1] != "\x02":
+            text += "\x02"
+        if "DELAY\x01" in text or "TIMER_DE" in text:
+            text, due_ms = take_due_ms(text, now_ms, topic)
+        if "MSG_REGION\x01" in text or "POP_CK\x01" in text or "CLUSTER\x01" in text:
+            for name in (PROPERTY_REGION, PROPERTY_TRACE_ON, PROPERTY_CLUSTER, PROPERTY_POP_CK):
+                text = remove_property(text, name)
+        return text, due_ms
 
     def _at_the_limit(self, topic: str, text: str) -> bytes:
         """Properties near the limit: of a resent message without what it can do without, of a new one if a retry fits.

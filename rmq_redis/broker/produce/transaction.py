@@ -53,7 +53,9 @@ _TRANSACTION_BITS = int(MessageSysFlag.TRANSACTION_ROLLBACK)
 _COMMIT = int(MessageSysFlag.TRANSACTION_COMMIT)
 _PREPARED = {PROPERTY_TRANSACTION_PREPARED: "true"}
 _LOOK_PERIOD_S = 0.5
+"""How late a check may be."""
 _CHECK_AT_ONCE = 100
+"""Checks of one look, so that a producer that reconnects is not flooded."""
 
 
 class TransactionService:
@@ -210,6 +212,10 @@ class TransactionService:
         if is_too_old or times > self._config.transaction_check_max:
             await self._give_up(number, message, times - 1)
             return
+        self._ask(number, message, record)
+
+    def _ask(self, number: int, message: MessageExt, record: bytes) -> None:
+        """Asks a producer of the group to decide; its answer is an END_TRANSACTION request."""
         connection = self._producer_of(message.properties.get(PROPERTY_PRODUCER_GROUP, ""))
         if connection is None:
             logger.info(
