@@ -50,7 +50,7 @@ class Leadership:
         name = f"broker {state.config.broker_name}"
         self._looking = Every(self._period_s, self._look, f"{name}: looking after the lease", backs_off=False)
         self._following = Every(
-            self._period_s, state.queue_store.follow_primary, f"{name}: looking for the primary", backs_off=False
+            self._period_s, self._follow_primary, f"{name}: looking for the primary", backs_off=False
         )
         self._loop = asyncio.get_running_loop()
         self._may_take_at = 0.0
@@ -95,6 +95,10 @@ class Leadership:
                     await self._lease.release()
             except (StoreError, TimeoutError) as error:
                 logger.debug("%s: the lease is not given back: %s", self._name, error)
+
+    async def _follow_primary(self) -> None:
+        """A Redis primary that was replaced while it hung takes writes for seconds after it woke up; they are lost."""
+        await self._queue_store.follow_primary()
 
     async def _look(self) -> None:
         if self._office.broker_id == MASTER_ID:
