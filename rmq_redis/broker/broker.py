@@ -17,7 +17,7 @@ from .office import Office
 from .own_address import own_ip
 from .request_bounds import refusal
 from .signals import Signals
-from .vip_channel import bind_vip_channel
+from .vip_channel import listen_on_vip_channel
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +62,12 @@ class Broker:
 
     @property
     def parts(self) -> Parts:
-        """What it consists of, once its port is bound."""
+        """What it consists of, once it listens."""
         assert self._parts is not None, "not started"
         return self._parts
 
     async def start(self) -> None:
-        """Binds its port, waits for the store, takes the group over (a master, if no other has it), and serves.
+        """Listens, waits for the store, takes the group over (a master, if no other has it), and serves.
 
         Raises:
             StoreError: the store refused something: a wrong password, a missing right.
@@ -75,8 +75,11 @@ class Broker:
         """
         config, server = self.config, self._server
         # The address is part of every record, so the port must be known before anything is built.
-        self.port = await server.bind(config.listen_host, config.listen_port)
-        self.fast_port = await bind_vip_channel(server, self.port, config)
+        # A port that is bound but not listened on can be taken by another process, so requests are answered with
+        # SYSTEM_BUSY from here on, until the broker is ready.
+        await server.start(config.listen_host, config.listen_port)
+        self.port = server.port
+        self.fast_port = await listen_on_vip_channel(server, config)
         host = config.advertised_host or own_ip(parse_addresses(config.namesrv_addr)[0])
         self.address = f"{host}:{config.advertised_port or self.port}"
         state = open_state(config, self._office, self._signals, self.address)
@@ -90,7 +93,6 @@ class Broker:
         if self.broker_id != MASTER_ID:
             await parts.duties.begin_as_slave()
         server.set_processors(self._plugins.wrap(parts.processors))
-        await server.serve()
         parts.registration.start()
         await parts.registration.register_now()  # who sees the broker start may look up routes at once
         self._plugins.start(lambda: {**server.figures(), "messages_delivered_total": parts.statistics.gets.nums})

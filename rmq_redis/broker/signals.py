@@ -22,10 +22,12 @@ class Signals:
     """
 
     _parts: Parts
+    _is_connected = False
 
     def connect(self, parts: Parts) -> None:
         """Names the parts that get the events."""
         self._parts = parts
+        self._is_connected = True
 
     def new_records(self, queue: Queue, first_offset: int, records: list[bytes]) -> None:
         """The store has new records of a queue, consecutive from ``first_offset`` on."""
@@ -41,8 +43,9 @@ class Signals:
 
     def connection_closed(self, connection: Connection) -> None:
         """A client's connection closed."""
-        self._parts.clients.connection_closed(connection)
-        self._parts.pop_hold.connection_closed(connection)
+        if self._is_connected:
+            self._parts.clients.connection_closed(connection)
+            self._parts.pop_hold.connection_closed(connection)
 
     async def store_reloaded(self, connection: StoreConnection) -> None:
         """A new connection to the store replaces a lost one; queue ends were read again. Raises StoreError."""

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 AUTOMATIC = -1
 
 
-async def bind_vip_channel(server: RemotingServer, main_port: int, config: BrokerConfig) -> int:
-    """Binds the port of the VIP channel, too, and returns it; 0 for none.
+async def listen_on_vip_channel(server: RemotingServer, config: BrokerConfig) -> int:
+    """Has a server that listens already also listen for the VIP channel; returns the port, 0 for none.
 
     Raises:
         ConfigError: a port that was asked for cannot be listened on. One that was not asked for is left alone then.
@@ -27,13 +27,13 @@ async def bind_vip_channel(server: RemotingServer, main_port: int, config: Broke
     if not AUTOMATIC <= port <= 65535:
         raise ConfigError(f"fast_listen_port is {port}; expected a port, 0 (none) or {AUTOMATIC} (automatic)")
     if port > 0:
-        await server.bind(config.listen_host, port)
+        await server.listen_also(config.listen_host, port)
         return port
-    port = main_port - VIP_PORT_DISTANCE
+    port = server.port - VIP_PORT_DISTANCE
     if config.fast_listen_port != AUTOMATIC or port <= 0:
         return 0
     try:
-        await server.bind(config.listen_host, port)
+        await server.listen_also(config.listen_host, port)
     except ConfigError as error:
         logger.info("broker %s: no VIP channel for old Java clients: %s", config.broker_name, error)
         return 0

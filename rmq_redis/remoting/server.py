@@ -83,18 +83,8 @@ class RemotingServer:
         Raises:
             ConfigError: the address cannot be listened on.
         """
-        self.port = await self.bind(host, port)
-        await self.serve()
-
-    async def serve(self) -> None:
-        """Accepts connections on the ports that were bound. Raises ConfigError as ``start``."""
         self._leave_files(raise_open_files_limit())
-        for server in self._servers:
-            try:
-                await server.start_serving()
-            except OSError as error:  # two processes bound the port, and the other one was first to listen
-                host, port = server.sockets[0].getsockname()[:2]
-                raise ConfigError(f"cannot listen on {host}:{port}: {_why_not(error)}") from None
+        self.port = await self.listen_also(host, port)
         self._idle_task = asyncio.get_running_loop().create_task(self._close_idle())
 
     def _leave_files(self, open_files: int | None) -> None:
@@ -108,14 +98,12 @@ class RemotingServer:
             open_files,
         )
 
-    async def bind(self, host: str, port: int) -> int:
-        """Takes a port and returns it; connections are accepted from ``serve`` on. Raises ConfigError as ``start``."""
+    async def listen_also(self, host: str, port: int) -> int:
+        """Listens on one more port and returns it. Raises ConfigError as ``start``."""
         if not 0 <= port <= 65535:
             raise ConfigError(f"port {port} is not between 0 and 65535")
         try:
-            server = await asyncio.get_running_loop().create_server(
-                self._make_connection, host, port, backlog=4096, start_serving=False
-            )
+            server = await asyncio.get_running_loop().create_server(self._make_connection, host, port, backlog=4096)
         except OSError as error:
             raise ConfigError(f"cannot listen on {host}:{port}: {_why_not(error)}") from None
         self._servers.append(server)
