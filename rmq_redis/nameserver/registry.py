@@ -40,10 +40,11 @@ class RegistrySync:
         self.up: bool | None = None
         self._store = store
         name = f"registry {store.address}"
-        self._working = Every(_MAX_RETRY_S, self._work, f"{name}: reading and writing", retry_s=_RETRY_S)
+        self._working = Every(_MAX_RETRY_S, self._work, f"{name}: reading and writing", at_once=True, retry_s=_RETRY_S)
         self._listening = Every(_MAX_RETRY_S, self._listen, f"{name}: subscribing", at_once=True, retry_s=_RETRY_S)
         self._sweeping = Every(sweep_period_s, self._sweep, f"{name}: sweeping")
         self._subscribed = asyncio.Event()
+        self._attempted = asyncio.Event()
         self._stale: dict[GroupKey, bool] = {}
         self._stale_all = True
         self._stale_kv = True
@@ -57,11 +58,8 @@ class RegistrySync:
         """Loads everything, if the registry can be reached, and goes on in the background either way."""
         self._listening.start()
         await self._subscribed.wait()  # before loading: what changes after that is told
-        try:
-            await self._work()
-        except StoreError:
-            self.wake()  # the next attempt in the background, at once
         self._working.start()
+        await self._attempted.wait()
         self._sweeping.start()
 
     async def close(self) -> None:
@@ -92,6 +90,8 @@ class RegistrySync:
             self.up = False
             await self._store.drop_idle_connections()
             raise
+        finally:
+            self._attempted.set()
         return _IDLE_S
 
     async def _read_all(self) -> None:
