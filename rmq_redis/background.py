@@ -42,7 +42,8 @@ class Every:
             step: awaited once per turn.
             name: what the loop does, for the log, as in ``"broker broker-a: registering"``.
             at_once: whether the first turn comes without a pause.
-            retry_s: pause after an ``RmqError``; doubles with each one in a row, up to the period. None: the period.
+            retry_s: pause after an ``RmqError``, which ``wake`` does not shorten; doubles with each one in a row, up to
+                the period. None: the period, which ``wake`` ends.
             backs_off: whether bugs in a row lengthen the pause. A lease, for example, must be renewed in any case.
         """
         self._period_s = period_s
@@ -50,6 +51,7 @@ class Every:
         self._name = name
         self._at_once = at_once
         self._first_retry_s = self._retry_s = period_s if retry_s is None else min(retry_s, period_s)
+        self._has_retry_pause = retry_s is not None
         self._backs_off = backs_off
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -62,7 +64,7 @@ class Every:
             self._task = asyncio.get_running_loop().create_task(self._run(), name=self._name)
 
     def wake(self) -> None:
-        """Has the next turn come now, or after the current one. The pause after an error is not shortened."""
+        """Has the next turn come now, or after the current one; not before the end of a ``retry_s`` pause."""
         self._wake.set()
 
     @property
@@ -92,7 +94,8 @@ class Every:
             pause_s = await self._turn()
 
     async def _pause(self, pause_s: float) -> None:
-        if pause_s <= 0 or self._complaint or self._bugs_in_a_row:
+        has_failed = bool(self._complaint or self._bugs_in_a_row)
+        if pause_s <= 0 or (has_failed and self._has_retry_pause):
             await asyncio.sleep(pause_s)
         else:
             try:

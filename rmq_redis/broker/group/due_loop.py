@@ -27,7 +27,7 @@ class DueLoop:
             name: what the loop does, for the log.
         """
         self._act = act
-        self._loop = Every(_RETRY_S, self._step, name, at_once=True)
+        self._loop = Every(_RETRY_S, self._step, name, at_once=True, retry_s=_RETRY_S)
         self._next_ms = _NEVER_MS
 
     def start(self) -> None:
