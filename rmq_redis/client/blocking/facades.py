@@ -24,9 +24,9 @@ from ...errors import ClientError, RmqError
 from ...model import Message, MessageExt, MessageQueue, PullResult, SendResult
 from ...plugins.hookspecs import QueueSelector
 from ...runtime import force_exit, on_stop_signals, wait_for_item
+from ..consume.handler import MessageHandler
 from ..consume.pull import BLOCK_TIMEOUT_S, AsyncPullConsumer
 from ..consume.push import AsyncPushConsumer
-from ..consume.service import MessageHandler
 from ..core.lifecycle import AsyncClient, refuse_pickle
 from ..core.settings import ProducerOptions, PullConsumerOptions, PushConsumerOptions
 from ..core.values import NO_VALUE, Serializer, Undecodable, typed_handler

@@ -14,8 +14,8 @@ from ...protocol.bodies.clients import ConsumeDirectlyResult, ConsumerRunningInf
 from ...protocol.bodies.progress import ConsumerStatus, ResetOffsets
 from ...protocol.body import dumps
 from ...protocol.command import RemotingCommand, response
+from .handler import is_success
 from .pulling import restore_topics
-from .service import is_success
 
 if TYPE_CHECKING:
     from .push import AsyncPushConsumer

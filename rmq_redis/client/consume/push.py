@@ -23,27 +23,30 @@ from ...model import (
     MessageQueue,
     topic_name_error,
 )
-from ...plugins.hookspecs import ClientContext
+from ...plugins.hookspecs import ClientContext, ReadSelector
 from ...plugins.interceptors import HANDLE_METHODS
 from ...plugins.manager import allocate_strategy as named_strategy
-from ...plugins.manager import installed_plugins, named_objects, notify_roles, read_selector
+from ...plugins.manager import installed_plugins, notify_roles, read_selector
 from ...protocol.body import ConsumerData, SubscriptionData
 from ...protocol.command import RemotingCommand
 from ...runtime import first_of, force_exit, stop_signals
 from ..core.closing import Closing
 from ..core.instance import MQClientInstance, check_group, client_config
-from ..core.intercept import check_interceptors, intercepted_handler
+from ..core.intercept import intercepted_handler, named_and_given
 from ..core.lifecycle import AsyncClient
 from ..core.settings import ClientSettings, PushConsumerOptions, check_types
 from ..core.values import NO_VALUE, Serializer, Undecodable, typed_handler
 from ..produce.request_reply import Replier
 from .broker_requests import answer_broker
+from .concurrent import ConcurrentService
 from .give_back import RetrySender
+from .handler import Handler, MessageHandler, takes_one
 from .offsets import OffsetStore
+from .orderly import OrderlyService
 from .process_queue import ProcessQueue, PullThresholds
 from .pulling import Puller, make_subscription
 from .rebalance import LOCK_LIVE_S, LOCK_RENEW_INTERVAL_S, QueueLocks, Rebalancer
-from .service import ConcurrentService, ConsumeService, Handler, MessageHandler, OrderlyService, takes_one
+from .service import ConsumeService
 
 logger = logging.getLogger(__name__)
 
@@ -118,31 +121,18 @@ class AsyncPushConsumer(AsyncClient):
     ) -> None:
         check_types(PushConsumerOptions, locals())
         check_group(group, "consumer")
-        if not 1 <= pull_batch_size <= MAX_PULL_BATCH_SIZE:
-            raise ConfigError(f"pull_batch_size={pull_batch_size} is not 1..{MAX_PULL_BATCH_SIZE}")
-        if concurrency < 1:
-            raise ConfigError(f"concurrency={concurrency}: there must be at least one handler at a time")
-        if not consume_timeout_s > 0:
-            raise ConfigError(f"consume_timeout_s={consume_timeout_s} is not above 0")
+        _check_numbers(pull_batch_size, concurrency, consume_timeout_s)
         self.consume_from_where = choice(ConsumeFromWhere, "consume_from_where", consume_from_where)
         self.message_model = choice(MessageModel, "message_model", message_model)
         self.group = group
         self.orderly = orderly
         self.config = client_config(namesrv_addr, config, settings, type(self))
-        self.started_at_ms = 0
         self.concurrency = concurrency
         self._clustering = self.message_model == MessageModel.CLUSTERING
         self._instance = MQClientInstance(self.config)
         self._plugins = plugins or installed_plugins()
         context = ClientContext(self.config, self._instance.zone_of)
-        named = named_objects(
-            "register_interceptors",
-            "plugin_interceptors",
-            self.config.plugin_interceptors,
-            self._plugins,
-            context=context,
-        )
-        self._interceptors = check_interceptors([*(offered for _, offered in named), *interceptors], HANDLE_METHODS)
+        self._interceptors = named_and_given(interceptors, HANDLE_METHODS, self._plugins, context)
         self._strategy = named_strategy(self.config.allocate_strategy, self._plugins, context)
         self._await_termination_s = await_termination_s
         self._thresholds = PullThresholds(
@@ -150,18 +140,7 @@ class AsyncPushConsumer(AsyncClient):
             for_topic=(pull_threshold_for_topic, pull_threshold_bytes_for_topic),
             max_span=None if orderly else consume_max_span,
         )
-        self._subscriptions: dict[str, SubscriptionData] = {}
-        self._handlers: dict[str, Handler] = {}
-        self._process_queues: dict[MessageQueue, ProcessQueue] = {}
-        self._releasing: dict[MessageQueue, asyncio.Task[None]] = {}
-        self._finishing: set[ProcessQueue] = set()
-        self._moved_at: dict[MessageQueue, float] = {}
-        interval_s = self.config.persist_consumer_offset_interval_s
-        self._commits = Every(interval_s, self._commit_oneway, f"group {group}: committing offsets")
-        self._renewals = Every(LOCK_RENEW_INTERVAL_S, self._renew_locks, f"group {group}: renewing locks")
-        self._committing = asyncio.Lock()
-        self._running = False
-        self._closing = Closing(f"consumer {group}", self._close)
+        self._hold_nothing()
         self.offsets = OffsetStore(
             self._instance,
             group,
@@ -170,43 +149,64 @@ class AsyncPushConsumer(AsyncClient):
             consume_timestamp_ms=consume_timestamp_ms,
         )
         self._locks = QueueLocks(self._instance, group) if orderly and self._clustering else None
-        retries = RetrySender(self._instance, group, max_reconsume_times)
-        self.service: ConsumeService
-        if orderly:
-            self.service = OrderlyService(
-                group,
-                concurrency,
+        stuck_s = consume_timeout_s if self._clustering else None
+        self.service = self._make_service(max_reconsume_times, suspend_current_queue_time_s, stuck_s)
+        self.replies = Replier(self._instance, group, self.service.call)
+        selector = read_selector(self.config.read_selector, self._plugins, context)
+        self._puller = self._make_puller(pull_batch_size, selector)
+
+    def _hold_nothing(self) -> None:
+        self._subscriptions: dict[str, SubscriptionData] = {}
+        self._handlers: dict[str, Handler] = {}
+        self._process_queues: dict[MessageQueue, ProcessQueue] = {}
+        self._releasing: dict[MessageQueue, asyncio.Task[None]] = {}
+        self._finishing: set[ProcessQueue] = set()
+        self._moved_at: dict[MessageQueue, float] = {}
+        interval_s = self.config.persist_consumer_offset_interval_s
+        self._commits = Every(interval_s, self._commit_oneway, f"group {self.group}: committing offsets")
+        self._renewals = Every(LOCK_RENEW_INTERVAL_S, self._renew_locks, f"group {self.group}: renewing locks")
+        self._committing = asyncio.Lock()
+        self._running = False
+        self.started_at_ms = 0
+        self._closing = Closing(f"consumer {self.group}", self._close)
+        self._rebalancer: Rebalancer
+
+    def _make_service(self, max_reconsume_times: int | None, suspend_s: float, stuck_s: float | None) -> ConsumeService:
+        retries = RetrySender(self._instance, self.group, max_reconsume_times)
+        give_up = retries.give_up if self._clustering else _drop
+        if self.orderly:
+            return OrderlyService(
+                self.group,
+                self.concurrency,
                 self._handlers.get,
-                retries.give_up if self._clustering else _drop,
+                give_up,
                 is_locked=self._locks.is_locked if self._locks else _always,
-                suspend_s=suspend_current_queue_time_s,
+                suspend_s=suspend_s,
                 max_reconsume_times=max_reconsume_times,
             )
-        else:
-            give_back, stuck_s = (retries.give_back, consume_timeout_s) if self._clustering else (_drop, None)
-            self.service = ConcurrentService(
-                group,
-                concurrency,
-                self._handlers.get,
-                give_back,
-                retries.give_up if self._clustering else _drop,
-                stuck_s,
-                self._process_queues.values,
-                max_reconsume_times,
-            )
-        self.replies = Replier(self._instance, group, self.service.call)
-        self._puller = Puller(
+        return ConcurrentService(
+            self.group,
+            self.concurrency,
+            self._handlers.get,
+            retries.give_back if self._clustering else _drop,
+            give_up,
+            stuck_s,
+            self._process_queues.values,
+            max_reconsume_times,
+        )
+
+    def _make_puller(self, batch_size: int, selector: ReadSelector | None) -> Puller:
+        return Puller(
             self._instance,
-            group,
-            batch_size=pull_batch_size,
+            self.group,
+            batch_size=batch_size,
             commits=self._clustering,
             subscription_of=self._subscriptions.get,
             submit=self.service.submit,
             offset_moved=self._offset_moved,
             may_pull=self._locks.is_locked if self._locks else None,
-            read_selector=read_selector(self.config.read_selector, self._plugins, context),
+            read_selector=selector,
         )
-        self._rebalancer: Rebalancer
 
     # --- subscriptions -------------------------------------------------------------------------------------------
 
@@ -628,3 +628,12 @@ async def _drop(message: MessageExt) -> bool:
 
 def _always(_process_queue: ProcessQueue) -> bool:
     return True
+
+
+def _check_numbers(pull_batch_size: int, concurrency: int, consume_timeout_s: float) -> None:
+    if not 1 <= pull_batch_size <= MAX_PULL_BATCH_SIZE:
+        raise ConfigError(f"pull_batch_size={pull_batch_size} is not 1..{MAX_PULL_BATCH_SIZE}")
+    if concurrency < 1:
+        raise ConfigError(f"concurrency={concurrency}: there must be at least one handler at a time")
+    if not consume_timeout_s > 0:
+        raise ConfigError(f"consume_timeout_s={consume_timeout_s} is not above 0")

@@ -7,9 +7,13 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import pluggy
+
 from ...errors import ConfigError, MessageRefusedError
 from ...model import Message, MessageExt
+from ...plugins.hookspecs import ClientContext
 from ...plugins.interceptors import HANDLE_METHODS, SEND_METHODS, CallNext
+from ...plugins.manager import named_objects
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +32,17 @@ def check_interceptors(interceptors: Sequence[object], methods: Sequence[str]) -
                 f"{', '.join((*SEND_METHODS, *HANDLE_METHODS))}"
             )
     return tuple(i for i in interceptors if any(hasattr(i, name) for name in methods))
+
+
+def named_and_given(
+    given: Sequence[object], methods: Sequence[str], plugins: pluggy.PluginManager, context: ClientContext
+) -> tuple[object, ...]:
+    """The interceptors that the setting ``plugin_interceptors`` names, then those given; as ``check_interceptors``."""
+    setting = "plugin_interceptors"
+    named = named_objects(
+        "register_interceptors", setting, context.config.plugin_interceptors, plugins, context=context
+    )
+    return check_interceptors([*(offered for _, offered in named), *given], methods)
 
 
 async def _call(method: Callable[..., Any], *arguments: Any) -> Any:

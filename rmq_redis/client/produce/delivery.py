@@ -320,8 +320,8 @@ class Delivery:
             ``error``, when there is not enough time for another attempt.
         """
         pause_s = min(RETRY_PAUSE_S * 4 ** min(attempts - 1, 3), MOST_PAUSE_S)
-        while True:
-            target: QueueTarget | None = None
+        target: QueueTarget | None = None
+        while target is None:
             try:
                 target = await self._target_of_retry(out, failed)
             except (RouteNotFoundError, RemotingError) as failure:
@@ -331,8 +331,7 @@ class Delivery:
                 await asyncio.sleep(min(pause_s, max(out.deadline - self._loop.time(), 0.0)))
             if out.deadline - self._loop.time() < LEAST_ATTEMPT_S:
                 raise error
-            if target is not None:
-                return target, error
+        return target, error
 
     async def _target_of_retry(self, out: Outgoing, failed: QueueTarget) -> QueueTarget:
         topic = self._topics.get(out.topic)

@@ -13,9 +13,9 @@ from ...errors import ConfigError, RouteNotFoundError
 from ...model import Message, MessageExt, MessageQueue, SendResult
 from ...plugins.hookspecs import ClientContext, QueueSelector
 from ...plugins.interceptors import SEND_METHODS
-from ...plugins.manager import installed_plugins, named_objects, notify_roles
+from ...plugins.manager import installed_plugins, notify_roles
 from ..core.instance import MQClientInstance, check_group, client_config
-from ..core.intercept import check_interceptors, intercepted_send
+from ..core.intercept import intercepted_send, named_and_given
 from ..core.lifecycle import AsyncClient
 from ..core.settings import ClientSettings
 from ..core.values import Serializer, ValueSender, serializer_of
@@ -69,14 +69,7 @@ class AsyncProducer(AsyncClient, ValueSender):
         self._choice = QueueChoice(self._plugins, context)
         self._encoder = MessageEncoder(self._instance)
         self._delivery = Delivery(group, self._instance, self._publish, self._choice)
-        named = named_objects(
-            "register_interceptors",
-            "plugin_interceptors",
-            self.config.plugin_interceptors,
-            self._plugins,
-            context=context,
-        )
-        self._interceptors = check_interceptors([*(offered for _, offered in named), *interceptors], SEND_METHODS)
+        self._interceptors = named_and_given(interceptors, SEND_METHODS, self._plugins, context)
         self._deliver = intercepted_send(self._interceptors, self._delivery.deliver)
 
     @property

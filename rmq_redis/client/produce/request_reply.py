@@ -42,7 +42,7 @@ from ...protocol.compression import decompress_body
 from ...protocol.header import ReplyMessageRequestHeader
 from ...protocol.properties import decode_properties
 from ...remoting.connection import Connection
-from ..consume.service import Handler, MessageHandler
+from ..consume.handler import Handler, MessageHandler
 from ..core.instance import MQClientInstance
 from .delivery import send_once
 from .outgoing import MessageEncoder

@@ -123,6 +123,17 @@ def make_topic(
     return PublishTopic(group, queues, addresses, code, ordered)
 
 
+class _Pauses:
+    """Pauses between looks at something that will appear: each is twice as long as the one before."""
+
+    def __init__(self) -> None:
+        self.next_s = RETRY_PAUSE_S
+
+    async def pause(self) -> None:
+        await asyncio.sleep(self.next_s)
+        self.next_s = min(2 * self.next_s, MOST_PAUSE_S)
+
+
 class PublishTopics:
     """The topics that a producer has sent to.
 
@@ -166,7 +177,7 @@ class PublishTopics:
         failure: RmqError | None = None
         try:
             async with asyncio.timeout(timeout_s):
-                pause_s = RETRY_PAUSE_S
+                pauses = _Pauses()
                 while True:
                     try:
                         return await self._look_up(name)
@@ -175,8 +186,7 @@ class PublishTopics:
                             raise
                         failure = error
                     self._routes.refresh_soon(name)
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, MOST_PAUSE_S)
+                    await pauses.pause()
         except TimeoutError:
             if failure is not None:
                 raise failure from None
@@ -211,7 +221,7 @@ class PublishTopics:
             RemotingError: no NameServer answered in time.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
-        pause_s = RETRY_PAUSE_S
+        pauses = _Pauses()
         while True:
             topic = self.topics.get(queue.topic)
             if topic is None:
@@ -222,11 +232,10 @@ class PublishTopics:
                 return target
             is_away = self._routes.master_address(queue.broker_name) is None
             known = queue.broker_name in self._routes.seen_brokers or (topic.is_strict and queue in topic.ordered)
-            if not (is_away and known) or asyncio.get_running_loop().time() + pause_s > deadline:
+            if not (is_away and known) or asyncio.get_running_loop().time() + pauses.next_s > deadline:
                 raise QueueAwayError(queue)
             self._routes.refresh_soon(queue.topic)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, MOST_PAUSE_S)
+            await pauses.pause()
 
     # --- changes ---------------------------------------------------------------------------------------------------
 

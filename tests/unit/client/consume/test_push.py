@@ -13,8 +13,8 @@ import msgspec
 import pytest
 from client_fakes import FakeCluster, backs, cluster, sends, until
 
+from rmq_redis.client.consume import concurrent as consume
 from rmq_redis.client.consume import pulling, rebalance
-from rmq_redis.client.consume import service as consume
 from rmq_redis.client.consume.push import AsyncPushConsumer
 from rmq_redis.codes import PullSysFlag, RequestCode, ResponseCode
 from rmq_redis.errors import ClientError, ConfigError
