@@ -19,6 +19,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .client.core import forking
@@ -97,64 +98,78 @@ def idempotent(
     def decorate(function: F) -> F:
         prefix = f"rmq:idempotent:{name or f'{function.__module__}.{function.__qualname__}'}:"
         marks = _Marks(url, int(ttl_s * 1000) or 1, int(lease_s * 1000) or 1)
-
-        if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def handle_async(*arguments: Any) -> Any:
-                full_key, token = prefix + key(arguments[-1]), uuid.uuid4().hex
-                deadline = time.monotonic() + wait_s
-                while (mark := await marks.call_async(_BEGIN, full_key, token, marks.lease_ms)) != token.encode():
-                    if mark == _DONE:
-                        logger.debug("%s was handled before", full_key)
-                        return None
-                    if time.monotonic() >= deadline:
-                        return ConsumeResult.LATER
-                    await asyncio.sleep(_POLL_S)
-                succeeded = False
-                ended = asyncio.Event()
-                renewal = asyncio.create_task(marks.renew(full_key, token, ended), name=RENEWAL)
-                try:
-                    outcome = await function(*arguments)
-                    succeeded = _is_success(outcome)
-                finally:
-                    ended.set()
-                    if not succeeded:
-                        await marks.call_async(_RELEASE, full_key, token)
-                if succeeded:
-                    marks.check(await marks.call_async(_FINISH, full_key, token, marks.ttl_ms), full_key)
-                await renewal
-                return outcome
-
-            return handle_async  # type: ignore[return-value]
-
-        @functools.wraps(function)
-        def handle(*arguments: Any) -> Any:
-            full_key, token = prefix + key(arguments[-1]), uuid.uuid4().hex
-            deadline = time.monotonic() + wait_s
-            while (mark := marks.call(_BEGIN, full_key, token, marks.lease_ms)) != token.encode():
-                if mark == _DONE:
-                    logger.debug("%s was handled before", full_key)
-                    return None
-                if time.monotonic() >= deadline:
-                    return ConsumeResult.LATER
-                time.sleep(_POLL_S)
-            succeeded = False
-            end_renewal = marks.renew_in_background(full_key, token)
-            try:
-                outcome = function(*arguments)
-                succeeded = _is_success(outcome)
-            finally:
-                end_renewal()
-                if not succeeded:
-                    marks.call(_RELEASE, full_key, token)
-            if succeeded:
-                marks.check(marks.call(_FINISH, full_key, token, marks.ttl_ms), full_key)
-            return outcome
-
-        return handle  # type: ignore[return-value]
+        guard = _Guard(marks, lambda value: prefix + key(value), wait_s)
+        guarded = _guarded_async if inspect.iscoroutinefunction(function) else _guarded
+        return guarded(function, guard)  # type: ignore[return-value]
 
     return decorate
+
+
+@dataclass(frozen=True)
+class _Guard:
+    """What one handler is guarded with. ``key``: the Redis key of the handler's last argument."""
+
+    marks: _Marks
+    key: Callable[[Any], str]
+    wait_s: float
+
+
+def _guarded_async(function: Callable[..., Any], guard: _Guard) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def handle_async(*arguments: Any) -> Any:
+        full_key, token = guard.key(arguments[-1]), uuid.uuid4().hex
+        deadline = time.monotonic() + guard.wait_s
+        while (mark := await guard.marks.call_async(_BEGIN, full_key, token, guard.marks.lease_ms)) != token.encode():
+            if mark == _DONE:
+                logger.debug("%s was handled before", full_key)
+                return None
+            if time.monotonic() >= deadline:
+                return ConsumeResult.LATER
+            await asyncio.sleep(_POLL_S)
+        succeeded = False
+        ended = asyncio.Event()
+        renewal = asyncio.create_task(guard.marks.renew(full_key, token, ended), name=RENEWAL)
+        try:
+            outcome = await function(*arguments)
+            succeeded = _is_success(outcome)
+        finally:
+            ended.set()
+            if not succeeded:
+                await guard.marks.call_async(_RELEASE, full_key, token)
+        if succeeded:
+            guard.marks.check(await guard.marks.call_async(_FINISH, full_key, token, guard.marks.ttl_ms), full_key)
+        await renewal
+        return outcome
+
+    return handle_async
+
+
+def _guarded(function: Callable[..., Any], guard: _Guard) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def handle(*arguments: Any) -> Any:
+        full_key, token = guard.key(arguments[-1]), uuid.uuid4().hex
+        deadline = time.monotonic() + guard.wait_s
+        while (mark := guard.marks.call(_BEGIN, full_key, token, guard.marks.lease_ms)) != token.encode():
+            if mark == _DONE:
+                logger.debug("%s was handled before", full_key)
+                return None
+            if time.monotonic() >= deadline:
+                return ConsumeResult.LATER
+            time.sleep(_POLL_S)
+        succeeded = False
+        end_renewal = guard.marks.renew_in_background(full_key, token)
+        try:
+            outcome = function(*arguments)
+            succeeded = _is_success(outcome)
+        finally:
+            end_renewal()
+            if not succeeded:
+                guard.marks.call(_RELEASE, full_key, token)
+        if succeeded:
+            guard.marks.check(guard.marks.call(_FINISH, full_key, token, guard.marks.ttl_ms), full_key)
+        return outcome
+
+    return handle
 
 
 def _is_success(outcome: Any) -> bool:

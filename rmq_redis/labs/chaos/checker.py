@@ -57,78 +57,94 @@ def check(events: Iterable[Event], *, keyed: Callable[[str], bool] | None = None
 
     - Every message whose send was answered SEND_OK is delivered at least once.
     - No place (queue and offset) holds two messages.
-    - Of one sender's messages in a queue, a later one has the larger offset.
-    - A consumer gets the messages of a queue that are new to it in ascending order. What it gets again is a duplicate.
+    - Of one sender's messages in a queue, a later message has the larger offset.
+    - A consumer gets the new messages of a queue in ascending order; a repeated offset is a duplicate.
     - All messages of a sender with a sharding key in strict order are in one queue.
 
     Args:
-        keyed: whether a sender is such a one; None: none is.
+        keyed: whether a sender uses a sharding key in strict order; None: no sender does.
     """
-    verdict = Verdict()
-    acked: dict[str, Acked] = {}
-    times: Counter[str] = Counter()
-    places: dict[tuple[str, int, int], str] = {}
-    sent_to: dict[tuple[str, str, int], Acked] = {}
-    reached: dict[tuple[str, str, int], int] = {}
-    seen: set[tuple[str, str, int, int]] = set()
-    kept_to: dict[str, tuple[str, int]] = {}
-
-    def place(broker_name: str, queue_id: int, queue_offset: int, body: str) -> None:
-        other = places.setdefault((broker_name, queue_id, queue_offset), body)
-        if other != body:
-            verdict.twice.append(f"{broker_name} queue {queue_id} offset {queue_offset} is {other} and {body}")
-
+    judge = _Judge(keyed or (lambda sender: False))
     for event in events:
         if isinstance(event, Failed):
-            verdict.failed += 1
+            judge.verdict.failed += 1
         elif isinstance(event, Acked):
-            acked[event.body] = event
-            place(event.broker_name, event.queue_id, event.queue_offset, event.body)
-            key = (event.sender, event.broker_name, event.queue_id)
-            before = sent_to.get(key)
-            if before is not None and before.queue_offset >= event.queue_offset:
-                verdict.out_of_order.append(
-                    f"{event.sender} sent {before.body} and then {event.body} to {event.broker_name} queue "
-                    f"{event.queue_id}; they are at {before.queue_offset} and {event.queue_offset}"
-                )
-            sent_to[key] = event
-            if keyed is not None and keyed(event.sender):
-                queue = kept_to.setdefault(event.sender, key[1:])
-                if queue != key[1:]:
-                    verdict.out_of_order.append(f"{event.body} went to {key[1:]}, the key's queue is {queue}")
+            judge.sent(event)
         else:
-            _check_delivery(event, verdict, reached, seen)
-            times[event.body] += 1
-            place(event.broker_name, event.queue_id, event.queue_offset, event.body)
-    for body, event in acked.items():
-        is_ok = event.status == _OK
-        verdict.acked += is_ok
-        verdict.unconfirmed += not is_ok
-        if body not in times:
+            judge.delivered(event)
+    return judge.end()
+
+
+class _Judge:
+    """What the events so far imply for the next ones."""
+
+    def __init__(self, keyed: Callable[[str], bool]) -> None:
+        self.verdict = Verdict()
+        self._keyed = keyed
+        self._acked: dict[str, Acked] = {}
+        self._deliveries: Counter[str] = Counter()
+        self._places: dict[tuple[str, int, int], str] = {}
+        self._last_sent: dict[tuple[str, str, int], Acked] = {}
+        self._queue_of_sender: dict[str, tuple[str, int]] = {}
+        self._reached: dict[tuple[str, str, int], int] = {}
+        self._seen: set[tuple[str, str, int, int]] = set()
+
+    def sent(self, event: Acked) -> None:
+        self._acked[event.body] = event
+        self._check_place(event)
+        queue = event.broker_name, event.queue_id
+        before = self._last_sent.get((event.sender, *queue))
+        if before and before.queue_offset >= event.queue_offset:
+            self.verdict.out_of_order.append(
+                f"{event.sender} sent {before.body} and then {event.body} to {event.broker_name} queue "
+                f"{event.queue_id}; they are at {before.queue_offset} and {event.queue_offset}"
+            )
+        self._last_sent[event.sender, *queue] = event
+        if self._keyed(event.sender):
+            first = self._queue_of_sender.setdefault(event.sender, queue)
+            if first != queue:
+                self.verdict.out_of_order.append(f"{event.body} went to {queue}, the key's queue is {first}")
+
+    def delivered(self, event: Delivered) -> None:
+        self._check_order(event)
+        self._deliveries[event.body] += 1
+        self._check_place(event)
+
+    def _check_place(self, event: Acked | Delivered) -> None:
+        other = self._places.setdefault((event.broker_name, event.queue_id, event.queue_offset), event.body)
+        if other != event.body:
+            self.verdict.twice.append(
+                f"{event.broker_name} queue {event.queue_id} offset {event.queue_offset} is {other} and {event.body}"
+            )
+
+    def _check_order(self, event: Delivered) -> None:
+        queue = (event.consumer, event.broker_name, event.queue_id)
+        if (*queue, event.queue_offset) in self._seen:
+            return
+        self._seen.add((*queue, event.queue_offset))
+        reached = self._reached.get(queue, -1)
+        if event.queue_offset < reached:
+            self.verdict.out_of_order.append(
+                f"{event.consumer} got offset {event.queue_offset} of {event.broker_name} queue {event.queue_id} after "
+                f"{reached}"
+            )
+        self._reached[queue] = max(event.queue_offset, reached)
+
+    def end(self) -> Verdict:
+        """Counts, and finds the missing messages."""
+        verdict = self.verdict
+        for body, event in self._acked.items():
+            is_ok = event.status == _OK
+            verdict.acked += is_ok
+            verdict.unconfirmed += not is_ok
+            if body in self._deliveries:
+                continue
             if is_ok:
                 verdict.missing.append(
                     f"{body} at {event.broker_name} queue {event.queue_id} offset {event.queue_offset}"
                 )
             else:
                 verdict.unconfirmed_missing += 1
-    verdict.delivered = times.total()
-    verdict.duplicates = verdict.delivered - len(times)
-    return verdict
-
-
-def _check_delivery(
-    event: Delivered,
-    verdict: Verdict,
-    reached: dict[tuple[str, str, int], int],
-    seen: set[tuple[str, str, int, int]],
-) -> None:
-    queue = (event.consumer, event.broker_name, event.queue_id)
-    if (*queue, event.queue_offset) in seen:
-        return
-    seen.add((*queue, event.queue_offset))
-    if event.queue_offset < reached.get(queue, -1):
-        verdict.out_of_order.append(
-            f"{event.consumer} got offset {event.queue_offset} of {event.broker_name} queue {event.queue_id} after "
-            f"{reached[queue]}"
-        )
-    reached[queue] = max(event.queue_offset, reached.get(queue, -1))
+        verdict.delivered = self._deliveries.total()
+        verdict.duplicates = verdict.delivered - len(self._deliveries)
+        return verdict
