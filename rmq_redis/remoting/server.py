@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
+from ..background import Every
 from ..counted_warning import CountedWarning
 from ..errors import ConfigError
 from ..protocol.command import RemotingCommand
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _OTHER_FILES = 64
 """Open files that connections leave for the store, NameServers and listening sockets."""
+_SWEEP_PERIOD_S = 10.0
+"""Idle connections are closed at most this long after their timeout, or a quarter of it if that is shorter."""
 _END_S = 3.0
 """Requests that are being handled when a server closes may take this long."""
 
@@ -68,7 +71,7 @@ class RemotingServer:
         self._idle_timeout_s = idle_timeout_s
         self._max_frame_bytes = max_frame_bytes
         self._servers: list[asyncio.Server] = []
-        self._idle_task: asyncio.Task[None] | None = None
+        self._idle_sweep = Every(min(idle_timeout_s / 4, _SWEEP_PERIOD_S), self._close_idle, "closing idle connections")
         self.connections: set[Connection] = set()
         self._no_connections: asyncio.Event | None = None
         self.port = 0
@@ -85,7 +88,7 @@ class RemotingServer:
         """
         self._leave_files(raise_open_files_limit())
         self.port = await self.listen_also(host, port)
-        self._idle_task = asyncio.get_running_loop().create_task(self._close_idle())
+        self._idle_sweep.start()
 
     def _leave_files(self, open_files: int | None) -> None:
         """Refuses connections before the system does: then the store could not be connected to any more, either."""
@@ -132,8 +135,7 @@ class RemotingServer:
     async def close(self) -> None:
         """Stops listening, lets running requests end (at most 3 s), sends what is queued, closes every connection."""
         self.stop_accepting()
-        if self._idle_task is not None:
-            self._idle_task.cancel()
+        self._idle_sweep.cancel()
         await self._dispatcher.close(_END_S)
         self.close_connections()
         try:
@@ -176,20 +178,17 @@ class RemotingServer:
             self._on_connection_closed(connection)
 
     async def _close_idle(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(min(self._idle_timeout_s / 4, 10.0))
-            oldest = loop.time() - self._idle_timeout_s
-            for connection in list(self.connections):
-                if connection.last_active_s >= oldest:
-                    continue
-                if connection.is_closing:  # its peer does not read: what is queued would never leave
-                    connection.abort()
-                else:
-                    logger.info(
-                        "%s: closing the connection, idle for %g s", connection.remote_address, self._idle_timeout_s
-                    )
-                    connection.close()
+        oldest = asyncio.get_running_loop().time() - self._idle_timeout_s
+        for connection in list(self.connections):
+            if connection.last_active_s >= oldest:
+                continue
+            if connection.is_closing:  # its peer does not read: what is queued would never leave
+                connection.abort()
+            else:
+                logger.info(
+                    "%s: closing the connection, idle for %g s", connection.remote_address, self._idle_timeout_s
+                )
+                connection.close()
 
 
 def _why_not(error: OSError) -> str:
