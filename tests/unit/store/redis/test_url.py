@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote, unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rmq_redis.errors import ConfigError
@@ -93,6 +93,7 @@ def test_no_part_of_a_password_is_shown_whether_the_url_can_be_read_or_not(form:
 
 @given(st.text(st.characters(codec="utf-8"), min_size=4, max_size=30), st.sampled_from(FORMS))
 def test_no_password_at_all_is_shown(secret: str, form: str) -> None:
+    assume(":" not in secret or not form.startswith("redis://{}@"))  # what precedes the colon is a user name there
     marked = f"Zq7{secret}Xv9"
     for piece in ("Zq7", "Xv9"):
         assert piece not in redact(form.format(marked))
