@@ -45,19 +45,22 @@ class NameServerConfig:
     listen_host: str = setting("0.0.0.0", "address to listen on")
     listen_port: int = setting(DEFAULT_NAMESRV_PORT, "port to listen on; 0 lets the system choose")
     registry: str = setting("", "Redis URL of the registry (redis://host:port/db); required")
-    key_prefix: str = setting("rmq", "first part of every Redis key; no braces, no spaces")
-    broker_expiry_s: float = setting(120.0, "a broker that was not heard of for this long is dropped; the keys' TTL")
-    sweep_period_s: float = setting(10.0, "seconds between sweeps for expired brokers")
-    idle_timeout_s: float = setting(120.0, "a connection silent for this long is closed")
-    max_connections: int = setting(15_000, "connections beyond this are refused")
-    max_inbound_bytes: int = setting(
-        64 * 1024 * 1024, "requests that all connections may hold; half of it in incomplete frames, or some are cut"
+    key_prefix: str = setting("rmq", "prefix of every Redis key; braces and spaces are not allowed")
+    broker_expiry_s: float = setting(
+        120.0, "seconds without registration or heartbeat after which a broker is dropped; TTL of its keys"
     )
-    order_message_enable: bool = setting(True, "routes carry the topic's ORDER_TOPIC_CONFIG entry")
-    route_filter: str = setting("ZONE", "what each client is shown of a route, by name; empty: all")
-    authorizer: str = setting("", "plugin's authorizer that every request must pass, by name")
-    metrics_sink: str = setting("", "plugin's sink for this server's figures, by name")
-    metrics_period_s: float = setting(10.0, "seconds between two calls of the metrics sink")
+    sweep_period_s: float = setting(10.0, "seconds between sweeps for expired brokers")
+    idle_timeout_s: float = setting(120.0, "seconds without traffic after which a connection is closed")
+    max_connections: int = setting(15_000, "maximum number of connections; further ones are refused")
+    max_inbound_bytes: int = setting(
+        64 * 1024 * 1024,
+        "maximum bytes of requests in memory, half for incomplete frames; beyond it, slow connections are closed",
+    )
+    order_message_enable: bool = setting(True, "include the topic's ORDER_TOPIC_CONFIG entry in routes")
+    route_filter: str = setting("ZONE", "name of the filter applied to routes before they are returned; empty: none")
+    authorizer: str = setting("", "name of the plugin's authorizer that checks every request")
+    metrics_sink: str = setting("", "name of the plugin's sink that receives this server's metrics")
+    metrics_period_s: float = setting(10.0, "seconds between calls of the metrics sink")
 
     def check(self) -> None:
         """Raises ConfigError for a value out of its range."""
@@ -71,80 +74,116 @@ class BrokerConfig:
     """Settings of ``rmq-redis broker``."""
 
     broker_name: str = setting("broker-a", "name of the broker group")
-    broker_id: int = setting(0, "0 is the group's master, every other number a slave")
-    cluster_name: str = setting(DEFAULT_CLUSTER, "cluster that the group belongs to")
+    broker_id: int = setting(0, "0: the group's master; 1 and up: slaves")
+    cluster_name: str = setting(DEFAULT_CLUSTER, "name of the cluster that the group belongs to")
     listen_host: str = setting("0.0.0.0", "address to listen on")
     listen_port: int = setting(DEFAULT_BROKER_PORT, "port to listen on; 0 lets the system choose")
     fast_listen_port: int = setting(
-        -1, "port for the VIP channel of old Java clients; -1: listen_port - 2 if it is free, 0: none"
+        -1, "port for the VIP channel of old Java clients; -1: listen_port - 2 if free; 0: none"
     )
-    advertised_host: str = setting("", "IP address that clients are told; default: the one that reaches the NameServer")
-    advertised_port: int = setting(0, "port that clients are told; default: the one it listens on")
-    namesrv_addr: str = setting("127.0.0.1:9876", "NameServers: host:port;host:port")
+    advertised_host: str = setting(
+        "", "IP address published to clients; default: the local address that reaches the NameServer"
+    )
+    advertised_port: int = setting(0, "port published to clients; default: the listening port")
+    namesrv_addr: str = setting("127.0.0.1:9876", "NameServer addresses: host:port;host:port")
     store: str = setting("", "Redis URL of this group's store; required")
-    store_replica: str = setting("", "Redis URL that a slave reads from; default: a replica that the store knows of")
-    key_prefix: str = setting("rmq", "first part of every Redis key; no braces, no spaces")
-    register_period_s: float = setting(30.0, "seconds between registrations at each NameServer")
-    failover: bool = setting(True, "a slave becomes the master when the master's lease expires")
-    broker_role: str = setting("ASYNC_MASTER", "or SYNC_MASTER: a send is answered when replicas have it (WAIT)")
-    flush_disk_type: str = setting("ASYNC_FLUSH", "or SYNC_FLUSH: a send is answered when it is on disk (WAITAOF)")
-    in_sync_replicas: int = setting(1, "replicas that must have a message with SYNC_MASTER")
-    sync_timeout_s: float = setting(2.0, "how long a replica or the disk may take; must be less than lease_s")
-    lease_s: float = setting(5.0, "a master that does not renew its lease for this long can be replaced")
-    auto_create_topic_enable: bool = setting(True, "create unknown topics on first send (template TBW102)")
+    store_replica: str = setting("", "Redis URL that a slave reads from; default: a replica that the store reports")
+    key_prefix: str = setting("rmq", "prefix of every Redis key; braces and spaces are not allowed")
+    register_period_s: float = setting(30.0, "seconds between registrations with each NameServer")
+    failover: bool = setting(True, "let a slave take over when the master's lease expires")
+    broker_role: str = setting(
+        "ASYNC_MASTER", "ASYNC_MASTER, or SYNC_MASTER: confirm a send when in_sync_replicas have it (WAIT)"
+    )
+    flush_disk_type: str = setting(
+        "ASYNC_FLUSH", "ASYNC_FLUSH, or SYNC_FLUSH: confirm a send when it is on disk (WAITAOF)"
+    )
+    in_sync_replicas: int = setting(1, "number of replicas that must have a message, with SYNC_MASTER")
+    sync_timeout_s: float = setting(
+        2.0, "timeout for replicas (SYNC_MASTER) and the disk (SYNC_FLUSH); must be less than lease_s"
+    )
+    lease_s: float = setting(5.0, "seconds after which a master's lease expires unless renewed")
+    auto_create_topic_enable: bool = setting(True, "create unknown topics on the first send (template TBW102)")
     auto_create_subscription_group: bool = setting(True, "create unknown consumer groups on first use")
-    max_auto_topics: int = setting(20_000, "topics from which on none is created automatically (code 17)")
-    max_auto_groups: int = setting(20_000, "consumer groups from which on none is created automatically (code 26)")
+    max_auto_topics: int = setting(
+        20_000, "maximum number of topics for automatic creation; beyond it, sends to unknown topics fail (code 17)"
+    )
+    max_auto_groups: int = setting(
+        20_000,
+        "maximum number of consumer groups for automatic creation; beyond it, unknown groups are rejected (code 26)",
+    )
     default_topic_queue_nums: int = setting(
         4,
-        "queues of a topic that a first send creates, unless the client asks for another number than 4",
+        "number of queues of an automatically created topic, unless the client requests a number other than 4",
     )
     enable_mixed_message_type: bool = setting(False, "allow topics with the attribute message.type=MIXED")
-    max_message_bytes: int = setting(4 * 1024 * 1024, "largest message body, and largest body of a batch")
-    max_batch_msg_nums: int = setting(4096, "messages that one batch may have (code 13 above)")
-    max_pull_bytes: int = setting(256 * 1024, "a pull's answer stops after this many bytes (one message at least)")
-    max_pull_msg_nums: int = setting(1024, "a pull's answer has at most this many messages")
-    max_pending_append_bytes: int = setting(256 * 1024 * 1024, "sends waiting for the store beyond this: SYSTEM_BUSY")
-    wait_time_in_send_queue_s: float = setting(0.2, "sends that waited so long for a slow store: SYSTEM_BUSY")
-    store_busy_timeout_s: float = setting(1.0, "a store that answers nothing for so long: SYSTEM_BUSY at once")
-    max_held_pulls: int = setting(100_000, "pulls that may wait for a message at the same time")
-    client_expiry_s: float = setting(120.0, "a client whose heartbeats stopped is dropped after this long")
-    idle_timeout_s: float = setting(120.0, "a connection silent for this long is closed")
-    max_connections: int = setting(15_000, "connections beyond this are refused")
+    max_message_bytes: int = setting(4 * 1024 * 1024, "maximum size of a message body, and of a batch's body")
+    max_batch_msg_nums: int = setting(
+        4096, "maximum number of messages in a batch; larger batches are rejected (code 13)"
+    )
+    max_pull_bytes: int = setting(
+        256 * 1024, "maximum bytes of messages in a pull response; it holds at least one message"
+    )
+    max_pull_msg_nums: int = setting(1024, "maximum number of messages in a pull response")
+    max_pending_append_bytes: int = setting(
+        256 * 1024 * 1024, "maximum bytes of sends waiting for the store; beyond it, sends fail with SYSTEM_BUSY"
+    )
+    wait_time_in_send_queue_s: float = setting(
+        0.2, "seconds that a send may wait for a slow store before it fails with SYSTEM_BUSY"
+    )
+    store_busy_timeout_s: float = setting(
+        1.0, "seconds without a response from the store after which sends fail at once with SYSTEM_BUSY"
+    )
+    max_held_pulls: int = setting(100_000, "maximum number of held pulls (long polling)")
+    client_expiry_s: float = setting(120.0, "seconds without a heartbeat after which a client is dropped")
+    idle_timeout_s: float = setting(120.0, "seconds without traffic after which a connection is closed")
+    max_connections: int = setting(15_000, "maximum number of connections; further ones are refused")
     max_inbound_bytes: int = setting(
-        256 * 1024 * 1024, "requests that all connections may hold; half of it in incomplete frames, or some are cut"
+        256 * 1024 * 1024,
+        "maximum bytes of requests in memory, half for incomplete frames; beyond it, slow connections are closed",
     )
-    lock_expiry_s: float = setting(60.0, "a queue lock that was not renewed for this long is free again")
-    slave_read_enable: bool = setting(False, "consumers that are far behind, or an overloaded master's, go to a slave")
-    slave_read_behind_bytes: int = setting(64 * 1024 * 1024, "so much unread in a queue is far behind")
-    slave_poll_period_s: float = setting(0.2, "how often a slave looks for new messages for pulls that wait")
-    offset_flush_period_s: float = setting(0.1, "committed offsets are written to the store this often")
-    transaction_timeout_s: float = setting(6.0, "an undecided transaction is asked about after this long")
-    transaction_check_interval_s: float = setting(30.0, "seconds from the first question to the second; then doubled")
-    transaction_check_max_interval_s: float = setting(240.0, "seconds between two questions at most")
-    transaction_check_max: int = setting(15, "questions after which it goes to TRANS_CHECK_MAX_TIME_TOPIC")
-    reject_transaction_message: bool = setting(False, "refuse transactional messages (code 16)")
-    recall_absent_succeeds: bool = setting(False, "recalling an absent message succeeds, as with Apache's broker")
+    lock_expiry_s: float = setting(60.0, "seconds after which a queue lock expires unless renewed")
+    slave_read_enable: bool = setting(
+        False, "redirect consumers to a slave if they are far behind or the master is overloaded"
+    )
+    slave_read_behind_bytes: int = setting(
+        64 * 1024 * 1024, "bytes of lag in a queue above which a consumer is redirected to a slave"
+    )
+    slave_poll_period_s: float = setting(0.2, "seconds between a slave's checks for new messages for held pulls")
+    offset_flush_period_s: float = setting(0.1, "seconds between writes of committed offsets to the store")
+    transaction_timeout_s: float = setting(6.0, "seconds after which an unresolved transaction is first checked")
+    transaction_check_interval_s: float = setting(
+        30.0, "seconds between the first and the second check; doubles with each further check"
+    )
+    transaction_check_max_interval_s: float = setting(240.0, "maximum number of seconds between two checks")
+    transaction_check_max: int = setting(
+        15, "maximum number of checks; then the message goes to TRANS_CHECK_MAX_TIME_TOPIC"
+    )
+    reject_transaction_message: bool = setting(False, "reject transactional messages (code 16)")
+    recall_absent_succeeds: bool = setting(False, "let the recall of an unknown message succeed, as in Apache RocketMQ")
     pop_order_redeliver_acknowledged: bool = setting(
-        False, "POP in order redelivers all from the first unacknowledged message on, as Apache's broker does"
+        False, "ordered POP redelivers every message from the first unacknowledged one on, as Apache RocketMQ does"
     )
-    store_reply_message_enable: bool = setting(False, "keep replies (request-reply) in the reply topic, too")
-    file_reserved_time_h: float = setting(72.0, "hours after which messages are removed; 0: never")
-    topic_max_msg_nums: int = setting(0, "messages that a topic keeps in this broker group; 0: no limit")
-    topic_max_bytes: int = setting(0, "memory that a topic's messages take in this broker group; 0: no limit")
-    retention_period_s: float = setting(1.0, "seconds between two looks for messages that are to be removed")
-    store_max_bytes: int = setting(0, "memory that the store may use; 0: the server's maxmemory, if it has one")
-    store_max_used_ratio: float = setting(0.75, "part of that memory above which the oldest messages are removed")
-    store_warning_level_ratio: float = setting(0.9, "part of that memory above which sends are refused")
+    store_reply_message_enable: bool = setting(False, "also store replies (request-reply) in the reply topic")
+    file_reserved_time_h: float = setting(72.0, "hours for which messages are kept; 0: no limit")
+    topic_max_msg_nums: int = setting(
+        0, "maximum number of messages that a topic keeps in this broker group; 0: no limit"
+    )
+    topic_max_bytes: int = setting(0, "maximum memory of a topic's messages in this broker group; 0: no limit")
+    retention_period_s: float = setting(1.0, "seconds between removals of expired messages")
+    store_max_bytes: int = setting(0, "maximum memory of the store; 0: the server's maxmemory, if set")
+    store_max_used_ratio: float = setting(
+        0.75, "fraction of the maximum memory above which the oldest messages are removed"
+    )
+    store_warning_level_ratio: float = setting(0.9, "fraction of the maximum memory above which sends are rejected")
     clean_file_forcibly_enable: bool = setting(
-        True, "false: above store_max_used_ratio nothing is removed before its time"
+        True, "remove messages before they expire if memory is above store_max_used_ratio"
     )
-    stop_timeout_s: float = setting(5.0, "on SIGTERM, how long accepted sends may take to be answered")
-    zone: str = setting("", "zone name that is registered with the NameServers")
-    broker_interceptors: str = setting("", "plugins' broker interceptors: name;name")
-    authorizer: str = setting("", "plugin's authorizer that every request must pass, by name")
-    metrics_sink: str = setting("", "plugin's sink for this server's figures, by name")
-    metrics_period_s: float = setting(10.0, "seconds between two calls of the metrics sink")
+    stop_timeout_s: float = setting(5.0, "on SIGTERM, seconds to wait for the responses to accepted sends")
+    zone: str = setting("", "zone of this broker, registered with the NameServers")
+    broker_interceptors: str = setting("", "names of plugins' broker interceptors: name;name")
+    authorizer: str = setting("", "name of the plugin's authorizer that checks every request")
+    metrics_sink: str = setting("", "name of the plugin's sink that receives this server's metrics")
+    metrics_period_s: float = setting(10.0, "seconds between calls of the metrics sink")
 
     def check(self) -> None:
         """Raises ConfigError for a value that is missing or out of its range."""
@@ -208,36 +247,46 @@ class BrokerConfig:
 class ClientConfig:
     """Settings of producers, consumers and the admin client."""
 
-    namesrv_addr: str = setting("127.0.0.1:9876", "NameServers: host:port;host:port")
-    instance_name: str = setting("", "part of the client id; default: process id and a number")
-    client_ip: str = setting("", "IP address shown to brokers; default: the one that reaches the NameServer")
-    offset_store_path: str = setting(
-        "", "directory of broadcasting consumers' offsets; default: ~/.local/share/rmq-redis/offsets"
+    namesrv_addr: str = setting("127.0.0.1:9876", "NameServer addresses: host:port;host:port")
+    instance_name: str = setting("", "part of the client id; default: the process id and a number")
+    client_ip: str = setting(
+        "", "IP address reported to brokers; default: the local address that reaches the NameServer"
     )
-    poll_name_server_interval_s: float = setting(30.0, "seconds between refreshes of the routes in use")
+    offset_store_path: str = setting(
+        "", "directory for the offsets of broadcasting consumers; default: ~/.local/share/rmq-redis/offsets"
+    )
+    poll_name_server_interval_s: float = setting(30.0, "seconds between updates of the routes in use")
     heartbeat_broker_interval_s: float = setting(30.0, "seconds between heartbeats to every broker")
-    persist_consumer_offset_interval_s: float = setting(5.0, "seconds between commits of consumed offsets")
-    rebalance_interval_s: float = setting(20.0, "seconds between rebalances, besides those that a change triggers")
-    connect_timeout_s: float = setting(3.0, "time for opening a connection")
-    request_timeout_s: float = setting(3.0, "time for one call other than send and pull")
-    send_timeout_s: float = setting(3.0, "time for one send, all its retries included")
-    retry_times_when_send_failed: int = setting(2, "further attempts, each on another broker if there is one")
-    max_message_bytes: int = setting(4 * 1024 * 1024, "larger messages are refused before they are sent")
-    load_balancer: str = setting("ROUND_ROBIN", "how a producer chooses queues, by name")
-    strict_order: bool = setting(False, "a sharding key keeps its queue; sends wait while that cannot be written")
-    allocate_strategy: str = setting("AVG", "how the consumers of a group share the queues, by name")
-    read_selector: str = setting("SUGGESTED", "which broker of a group a consumer reads from, by name")
-    plugin_interceptors: str = setting("", "interceptors that plugins offer: name;name")
-    zone: str = setting("", "zone of this client; becomes the unit name in its client id")
-    zone_mode: bool = setting(False, "ask NameServers for the broker groups of the own zone only")
-    broker_weights: str = setting("", "for load_balancer WEIGHTED: broker-a=3;broker-b=0.5; others have 1")
-    broker_warm_up_s: float = setting(0.0, "WEIGHTED: a group that appears has all of its weight after this long")
+    persist_consumer_offset_interval_s: float = setting(5.0, "seconds between commits of consumer offsets")
+    rebalance_interval_s: float = setting(20.0, "seconds between periodic rebalances; changes trigger further ones")
+    connect_timeout_s: float = setting(3.0, "timeout of opening a connection")
+    request_timeout_s: float = setting(3.0, "timeout of a request other than send and pull")
+    send_timeout_s: float = setting(3.0, "timeout of a send, including its retries")
+    retry_times_when_send_failed: int = setting(
+        2, "maximum number of retries of a send, each on another broker if available"
+    )
+    max_message_bytes: int = setting(
+        4 * 1024 * 1024, "maximum size of a message body; larger messages are rejected before sending"
+    )
+    load_balancer: str = setting("ROUND_ROBIN", "name of the strategy by which a producer chooses queues")
+    strict_order: bool = setting(
+        False, "keep a sharding key on its queue; while that queue is unavailable, its sends wait"
+    )
+    allocate_strategy: str = setting("AVG", "name of the strategy that allocates queues to the consumers of a group")
+    read_selector: str = setting("SUGGESTED", "name of the strategy that selects the broker of a group to pull from")
+    plugin_interceptors: str = setting("", "names of plugins' interceptors: name;name")
+    zone: str = setting("", "zone of this client; used as the unit name in its client id")
+    zone_mode: bool = setting(False, "use only the broker groups in this client's zone")
+    broker_weights: str = setting("", "for load_balancer WEIGHTED: broker-a=3;broker-b=0.5; other groups: 1")
+    broker_warm_up_s: float = setting(
+        0.0, "for load_balancer WEIGHTED: seconds until a new broker group has its full weight"
+    )
     machine_rooms: str = setting("", "for allocate_strategy MACHINE_ROOM: room;room")
     allocate_queues: str = setting("", "for allocate_strategy CONFIG: topic:brokerName:0,1,2;topic:...")
     max_decompressed_bytes: int = setting(
-        16 * 1024 * 1024, "a compressed body that becomes larger is not decompressed: the message goes to the retries"
+        16 * 1024 * 1024, "maximum size of a decompressed body; a message with a larger body is retried"
     )
-    compress_over_bytes: int = setting(4096, "bodies at least this large are compressed (zlib); 0: never")
+    compress_over_bytes: int = setting(4096, "minimum size of a body to compress (zlib); 0: never compress")
 
 
 def env_name(name: str) -> str:

@@ -39,7 +39,7 @@ class ClusterSpec:
 
     Attributes:
         broker_port: None means ``default_broker_port`` or, where that is taken, whatever is free.
-        advertised_host: address that clients are told; "": ``host``, or this machine's address when that is 0.0.0.0.
+        advertised_host: address published to clients; "": ``host``, or this machine's address when that is 0.0.0.0.
         store: Redis URL of the stores and the registry; "" starts the embedded server under ``data_dir``.
         group_stores: Redis URLs of the groups' stores, in turn; empty: all of them are on ``store``.
         restart: roles whose processes are started again when they die.
