@@ -177,7 +177,7 @@ _OF_A_DELAY = frozenset({*LATER_PROPERTIES, PROPERTY_REAL_TOPIC, PROPERTY_REAL_Q
 class Message(msgspec.Struct, kw_only=False):
     """A message to be sent.
 
-    Args:
+    Attributes:
         topic: where it goes.
         body: 1 byte to 4 MiB; a ``str`` is sent as UTF-8.
         tags: one tag (the plural is RocketMQ's), by which consumers can filter; "" for none.

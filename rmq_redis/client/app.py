@@ -54,7 +54,9 @@ class App(AsyncLifecycle):
 
     Args:
         name: group of the producer, and of the consumers that name no other.
-        namesrv_addr, config, settings: as of every client.
+        namesrv_addr: NameServers, ``host:port;host:port``.
+        config: all settings; ``namesrv_addr`` and ``settings`` override it.
+        settings: single fields of ``ClientConfig``.
         serializer: ``json``, ``msgpack`` or an object, of ``producer.send_value``, and of values without a content
             type.
         interceptors: of the producer and of all consumers, see ``rmq_redis.plugins.interceptors``.
@@ -111,7 +113,8 @@ class App(AsyncLifecycle):
         Args:
             group: consumer group; default: the app's name. One group is one consumer, so its handlers have the same
                 options and different topics.
-            tags, expression_type: as ``AsyncPushConsumer.subscribe``.
+            tags: as for ``AsyncPushConsumer.subscribe``.
+            expression_type: as for ``AsyncPushConsumer.subscribe``.
             value: type of the values: the function gets ``(value)`` or ``(value, message)``; without it ``(message)``.
             on_undecodable: ``on_undecodable(message, error)`` for bodies that are no such value; its result counts as
                 the handler's. Default: such a message fails, comes again, and ends in the dead letters.

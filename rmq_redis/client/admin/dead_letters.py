@@ -146,7 +146,7 @@ class DeadLetters:
 
         Raises:
             MessageIllegalLocallyError: a dead letter that does not say which topic it comes from.
-            As ``AsyncProducer.send`` and ``AsyncPullConsumer.pull``.
+            RmqError: as ``AsyncProducer.send`` and ``AsyncPullConsumer.pull``.
         """
         for queue, resent in (await self.queues()).items():
             position = max(resent, await self._consumer.min_offset(queue))

@@ -236,7 +236,8 @@ class AsyncPullConsumer(AsyncClient):
         """Messages of the assigned queues, in order within each; empty when none came within ``timeout_s``.
 
         Raises:
-            As ``pull``; and ClientError when no queue is assigned, or the consumer is closed meanwhile.
+            ClientError: no queue is assigned, or the consumer is closed meanwhile.
+            RmqError: as ``pull``.
         """
         loop = asyncio.get_running_loop()
         try:

@@ -79,10 +79,12 @@ class AsyncPushConsumer(AsyncClient):
             group's configuration says (16, if nobody changed it), of an orderly consumer: no limit.
         consume_timeout_s: a message that a handler does not finish in so long is given back (not when orderly).
         suspend_current_queue_time_s: orderly: pause before a message whose handler failed is handled again.
-        pull_threshold_for_queue: no pulls of a queue while so many of its messages are not finished.
+        pull_threshold_for_queue: no pulls of a queue while N of its messages are unfinished.
         pull_threshold_bytes_for_queue: the same for their bytes.
-        pull_threshold_for_topic, pull_threshold_bytes_for_topic: limits that a topic's queues here share; -1: none.
-        consume_max_span: the same for the distance of the oldest to the newest (not when orderly).
+        pull_threshold_for_topic: limit that a topic's queues in this consumer share; -1: none.
+        pull_threshold_bytes_for_topic: the same for their bytes.
+        consume_max_span: no pulls of a queue while its oldest and newest unfinished messages are more than N offsets
+            apart (not when orderly).
         await_termination_s: how long ``close`` waits for handlers that run.
         plugins: plugin manager to ask for what settings name (``allocate_strategy``, ``read_selector``,
             ``plugin_interceptors``); default: built-in and installed plugins.
@@ -386,7 +388,7 @@ class AsyncPushConsumer(AsyncClient):
         A second signal ends the process at once (exit code 130). Signals are seen in the main thread only.
 
         Raises:
-            As ``start``.
+            RmqError: as ``start``.
         """
         self.check_process()
         with stop_signals(on_second=force_exit) as stop:

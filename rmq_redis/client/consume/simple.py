@@ -189,7 +189,8 @@ class AsyncSimpleConsumer(AsyncClient):
 
         Args:
             max_message_num: 1 to 32.
-            invisible_duration_s, await_duration_s: seconds, or a ``timedelta``.
+            invisible_duration_s: seconds, or a ``timedelta``, for which the messages are hidden.
+            await_duration_s: seconds, or a ``timedelta``, to wait for the first message.
 
         Raises:
             ClientError: not started, nothing subscribed, an argument out of range, or closed meanwhile.

@@ -127,7 +127,10 @@ def value_message(
     """A message whose body is ``value``, with its content type; for batches, delays, transactions and requests.
 
     Args:
-        tags, keys, properties, flag: as ``Message``.
+        tags: as for ``Message``.
+        keys: as for ``Message``.
+        properties: as for ``Message``.
+        flag: as for ``Message``.
 
     Raises:
         MessageIllegalLocallyError: the value cannot be serialized.
@@ -274,7 +277,7 @@ class ValueSender(ABC):
 
         Raises:
             MessageIllegalLocallyError: the value cannot be serialized.
-            Others as ``send``.
+            RmqError: as ``send``.
         """
         keys = keys if isinstance(keys, str) else list(keys)
         message = value_message(topic, value, serializer=self._serializer, tags=tags, keys=keys, properties=properties)

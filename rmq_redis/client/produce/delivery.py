@@ -173,7 +173,7 @@ class Delivery:
             timeout_s: seconds for all attempts together; None: ``send_timeout_s``.
 
         Raises:
-            As ``AsyncProducer.send``.
+            RmqError: as ``AsyncProducer.send``.
         """
         message = messages[0]
         if timeout_s is None:

@@ -153,7 +153,7 @@ class AsyncProducer(AsyncClient, ValueSender):
         """Sends a message without waiting for an answer: it may be lost without notice. Never repeated.
 
         Raises:
-            As ``send``, as far as it is noticed before the message leaves.
+            RmqError: as ``send``, for errors before the message is written to the connection.
         """
         where = destination(queue, key, selector)
         await self._deliver((message,), self._encoder.message, self._delivery.hand_over, where)
@@ -172,7 +172,7 @@ class AsyncProducer(AsyncClient, ValueSender):
 
         Raises:
             MessageIllegalLocallyError: empty, several topics, a delayed message, or more than ``max_message_bytes``.
-            Others as ``send``.
+            RmqError: as ``send``.
         """
         check_messages(messages)
         where = destination(queue, key)
@@ -187,7 +187,7 @@ class AsyncProducer(AsyncClient, ValueSender):
         Raises:
             MessageIllegalLocallyError: not a handle, or one of another topic.
             ResponseError: the broker refused, with ILLEGAL_OPERATION (604) when the message is due or was recalled.
-            Others as ``send``, without an attempt to repeat it.
+            RmqError: as ``send``; a recall is not retried.
         """
         if timeout_s is not None:
             check_timeout(timeout_s)
@@ -211,12 +211,15 @@ class AsyncProducer(AsyncClient, ValueSender):
         """Sends a message, and waits for the reply that a consumer gives to it (``AsyncPushConsumer.replier``).
 
         Args:
-            timeout_s: seconds for all of it: send, handling, reply.
-            Others as ``send``.
+            message: the request.
+            queue: as for ``send``.
+            key: as for ``send``.
+            selector: as for ``send``.
+            timeout_s: seconds for the send, the handling and the reply together.
 
         Raises:
-            ReplyTimeoutError: the request is stored, but no reply came in time; it may have been handled.
-            Others as ``send``.
+            ReplyTimeoutError: the request is stored, but no reply arrived in time; it may have been handled.
+            RmqError: as ``send``.
         """
         check_timeout(timeout_s)
         topic = await self._delivery.topic(message.topic, timeout_s)

@@ -79,12 +79,17 @@ class AsyncTransactionProducer(AsyncProducer):
     """An ``AsyncProducer`` that can also send messages together with a local transaction.
 
     Args:
-        group: producer group. Any of its members may be asked how a transaction ended, so all must be able to tell.
-        listener: does the local transaction, and says how one ended.
+        group: producer group. A broker may check a transaction with any member, so every member must be able to look
+            up its outcome.
+        listener: executes local transactions and reports their outcome.
         namesrv_addr: NameServers, ``host:port;host:port``.
-        topics: topics whose brokers are told at the start that this producer can be asked; without them a broker
-            hears of it with the first message.
-        config, plugins, serializer, interceptors, settings: as ``AsyncProducer``.
+        topics: topics whose brokers the producer registers with when it starts; it registers with other brokers
+            when it sends their first message.
+        config: as for ``AsyncProducer``.
+        plugins: as for ``AsyncProducer``.
+        serializer: as for ``AsyncProducer``.
+        interceptors: as for ``AsyncProducer``.
+        settings: as for ``AsyncProducer``.
     """
 
     def __init__(
@@ -154,8 +159,8 @@ class AsyncTransactionProducer(AsyncProducer):
             timeout_s: for the send; default ``send_timeout_s``.
 
         Raises:
-            As ``send``: the message was not sent, and there was no local transaction. A half message that was stored
-            all the same is asked about later.
+            RmqError: as ``send``; the local transaction was not executed. If the broker stored the half message
+                nevertheless, it checks the transaction later.
         """
         return await self._transact((message,), arg, timeout_s)
 
