@@ -12,6 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import tenacity
+
+from ..background import Every
 from ..child_guard import DRAIN_S
 from ..config import VIP_PORT_DISTANCE, env_name
 from ..errors import ConfigError, RmqError
@@ -120,6 +123,7 @@ class Cluster:
         self.embedded: EmbeddedServer | None = None
         self._data_lock = DataDirLock(spec.data_dir)
         self._tasks: list[asyncio.Task[None]] = []
+        self._watching = Every(_WATCH_PERIOD_S, self._watch_logs_and_store, "cluster: watching logs and store")
         self._wildcard = spec.host in ("0.0.0.0", "::", "")
         self._connect_host = spec.advertised_host or (own_address() if self._wildcard else spec.host)
 
@@ -185,7 +189,7 @@ class Cluster:
             role.broker_name = name
             self.brokers.append(role)
         await self._launch(self.brokers)
-        self._tasks.append(asyncio.create_task(self._watch_logs_and_store()))
+        self._watching.start()
         await self.wait_ready()
 
     def _role(self, role: str, label: str, options: list[str], port: int, **settings: str) -> Role:
@@ -294,40 +298,42 @@ class Cluster:
             return
 
     async def _restart(self, role: Role) -> None:
-        pause_s = _RESTART_PAUSE_S
-        while True:
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, _MOST_RESTART_PAUSE_S)
-            try:
-                await role.launch(self._roles)
-                return
-            except ChildError as error:
-                self.report(f"{error}; trying again in {pause_s:g} s")
+        def report(state: tenacity.RetryCallState) -> None:
+            error = state.outcome and state.outcome.exception()
+            self.report(f"{error}; trying again in {state.upcoming_sleep:g} s")
+
+        await asyncio.sleep(_RESTART_PAUSE_S)
+        policy = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(ChildError),
+            wait=tenacity.wait_exponential(2 * _RESTART_PAUSE_S, max=_MOST_RESTART_PAUSE_S),
+            before_sleep=report,
+            sleep=asyncio.sleep,
+        )
+        await policy(role.launch, self._roles)
 
     async def _watch_logs_and_store(self) -> None:
-        while True:
-            await asyncio.sleep(_WATCH_PERIOD_S)
-            for role in (*self.namesrvs, *self.brokers):
-                for line in role.new_log_lines():
-                    if " ERROR " in line or " CRITICAL " in line:
-                        self.report(f"{role.label}: {line}")
-            store = self.embedded
-            if store is not None and store.pid and has_ended(store.pid) and "store" in self.spec.restart:
-                self.report(f"store (pid {store.pid}) is gone; starting it again")
-                store.kill()  # takes note of its end
-                try:
-                    self.embedded = None
-                    store.start()
-                except RmqError as error:
-                    self.report(f"store: {error}")
-                    continue
-                self.embedded = store
-                self.report(process_line("store", store.url, store.pid))
+        for role in (*self.namesrvs, *self.brokers):
+            for line in role.new_log_lines():
+                if " ERROR " in line or " CRITICAL " in line:
+                    self.report(f"{role.label}: {line}")
+        store = self.embedded
+        if store is not None and store.pid and has_ended(store.pid) and "store" in self.spec.restart:
+            self.report(f"store (pid {store.pid}) is gone; starting it again")
+            store.kill()  # takes note of its end
+            try:
+                self.embedded = None
+                store.start()
+            except RmqError as error:
+                self.report(f"store: {error}")
+                return
+            self.embedded = store
+            self.report(process_line("store", store.url, store.pid))
 
     # --- stop --------------------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
         """Stops brokers, NameServers and the store, in this order. A second call does nothing."""
+        await self._watching.close()
         for task in self._tasks:
             task.cancel()
         if self._tasks:

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -23,19 +24,38 @@ def measure() -> ModuleType:
     return module
 
 
-def test_imports_point_downward_and_roles_stay_apart(measure: ModuleType) -> None:
-    modules = measure.load(ROOT / "rmq_redis")
+@pytest.fixture(scope="module")
+def modules(measure: ModuleType) -> list[Any]:
+    found: list[Any] = measure.load(ROOT / "rmq_redis")
+    return found
+
+
+def test_imports_point_downward_and_roles_stay_apart(measure: ModuleType, modules: list[Any]) -> None:
     assert measure.upward_arrows(modules) == []
 
 
-def test_every_room_has_its_layer(measure: ModuleType) -> None:
-    rooms = {module.room for module in measure.load(ROOT / "rmq_redis")}
+def test_every_room_has_its_layer(measure: ModuleType, modules: list[Any]) -> None:
+    rooms = {module.room for module in modules}
     assert rooms - {"__init__"} == set(measure.RANK)
 
 
-def test_only_the_store_and_two_helpers_import_redis(measure: ModuleType) -> None:
-    users = {m.room for m in measure.load(ROOT / "rmq_redis") if "import redis" in m.text or "from redis" in m.text}
+def test_only_the_store_and_two_helpers_import_redis(modules: list[Any]) -> None:
+    users = {m.room for m in modules if "import redis" in m.text or "from redis" in m.text}
     assert users <= {"store", "testing", "idempotent", "labs"}
+
+
+def test_periodic_loops_are_background_tasks(measure: ModuleType, modules: list[Any]) -> None:
+    assert measure.sleeping_loops(modules) == []
+
+
+def test_no_method_is_replaced_at_run_time(measure: ModuleType, modules: list[Any]) -> None:
+    assert measure.replaced_methods(modules) == []
+
+
+def test_wire_names_stay_in_protocol(measure: ModuleType, modules: list[Any]) -> None:
+    wire = measure.literals_outside_protocol(modules, measure.WIRE_LITERAL)
+    assert sum(wire.values()) < 10, wire
+    assert measure.literals_outside_protocol(modules, measure.property_literal(modules)) == {}
 
 
 @pytest.mark.parametrize(

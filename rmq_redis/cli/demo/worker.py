@@ -18,18 +18,20 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
+import tenacity
 
+from ...background import every
 from ...client.consume.push import AsyncPushConsumer
 from ...client.produce.producer import AsyncProducer
 from ...errors import RmqError
-from ...model import ConsumeFromWhere, Message, MessageExt
+from ...model import ConsumeFromWhere, Message, MessageExt, MessageQueue, SendResult
 from ...plugins.defaults.queues import HashOfKey
-from ...runtime import Stopped, run, setup_logging, stop_signals, unless_stopped
+from ...runtime import run, setup_logging, stop_signals
 
 TELL_PERIOD_S = 0.1
 SENDS_IN_FLIGHT = 100
@@ -91,17 +93,12 @@ async def consume(settings: WorkerSettings) -> None:
 
     async def report() -> None:
         nonlocal assigned
-        while True:
-            names = [
-                f"{queue.broker_name}/{queue.queue_id}"
-                for queue in consumer.assignment
-                if queue.topic == settings.topic
-            ]
-            if names != assigned:
-                assigned = names
-                tell(assigned=names)
-            flush()
-            await asyncio.sleep(TELL_PERIOD_S)
+        queues = (queue for queue in consumer.assignment if queue.topic == settings.topic)
+        names = [f"{queue.broker_name}/{queue.queue_id}" for queue in queues]
+        if names != assigned:
+            assigned = names
+            tell(assigned=names)
+        flush()
 
     def flush() -> None:
         if handled:
@@ -110,10 +107,9 @@ async def consume(settings: WorkerSettings) -> None:
 
     with stop_signals() as stop:
         async with consumer:
-            try:
-                await unless_stopped(stop, report())
-            except Stopped:
-                pass
+            reporting = every(TELL_PERIOD_S, report, "demo consumer: reporting", at_once=True)
+            await stop.wait()
+            await reporting.close()
         flush()
 
 
@@ -126,61 +122,82 @@ def events(settings: WorkerSettings) -> Iterator[tuple[int, bytes, str]]:
                 yield line, text, str(json.loads(text)[settings.key_field])
 
 
-async def produce(settings: WorkerSettings) -> None:
+class Producing:
     """Sends every line of the file; an event is sent when the one before it of the same key is stored."""
-    sent = repeated = 0
-    first_ns = time.monotonic_ns()
-    newest: dict[str, asyncio.Task[None]] = {}
-    room = asyncio.Semaphore(SENDS_IN_FLIGHT)
 
-    async def send(line: int, text: bytes, key: str, before: asyncio.Task[None] | None) -> None:
-        nonlocal sent, repeated
-        if before is not None:
-            await before
-        deadline = time.monotonic() + _GIVE_UP_S
-        properties = {LINE: str(line), SENT_NS: str(time.monotonic_ns())}
-        message = Message(settings.topic, text, properties=properties)
-        queue = choose(queues, message, key)
-        while True:
-            try:
-                result = await producer.send(message, queue=queue)
-                break
-            except RmqError as error:  # the queue's broker is away
-                if not error.retriable or time.monotonic() > deadline:
-                    raise
-                repeated += 1
-                await asyncio.sleep(_PAUSE_S)
-        sent += 1
-        repeated += result.attempts > 1
-
-    def finished(key: str, task: asyncio.Task[None]) -> None:
-        room.release()
-        if newest.get(key) is task:
-            del newest[key]
-
-    async def report() -> None:
-        while True:
-            tell(sent=sent, repeated=repeated, first_ns=first_ns)
-            await asyncio.sleep(TELL_PERIOD_S)
-
-    producer = AsyncProducer("demo-producer", settings.namesrv_addr, poll_name_server_interval_s=ROUTE_PERIOD_S)
-    async with producer, asyncio.TaskGroup() as tasks:
+    def __init__(self, settings: WorkerSettings, producer: AsyncProducer, queues: Sequence[MessageQueue]) -> None:
+        self._settings = settings
+        self._producer = producer
+        self._queues = queues
         # Not send(key=...), which shares the keys among the queues that are there now: the demo promises that an order
         # stays in its queue also while a broker is away.
-        queues = await producer.publish_queues(settings.topic)
-        choose = HashOfKey()
-        reporter = tasks.create_task(report())
-        for line, text, key in events(settings):
-            if settings.rate and (ahead_s := first_ns / 1e9 + line / settings.rate - time.monotonic()) > 0.001:
-                await asyncio.sleep(ahead_s)
-            await room.acquire()
-            newest[key] = task = tasks.create_task(send(line, text, key, newest.get(key)))
-            task.add_done_callback(partial(finished, key))
-        while newest:
-            await asyncio.wait(newest.values())
-            await asyncio.sleep(0)
-        reporter.cancel()
-    tell(sent=sent, repeated=repeated, first_ns=first_ns)
+        self._choose = HashOfKey()
+        self._newest: dict[str, asyncio.Task[None]] = {}
+        self._room = asyncio.Semaphore(SENDS_IN_FLIGHT)
+        self._first_ns = time.monotonic_ns()
+        self._sent = self._repeated = 0
+
+    async def run(self) -> None:
+        """Returns when all events are stored. Raises the RmqError of one that could not be."""
+        async with asyncio.TaskGroup() as tasks:
+            for line, text, key in events(self._settings):
+                await self._keep_rate(line)
+                await self._room.acquire()
+                self._newest[key] = task = tasks.create_task(self._send(line, text, key, self._newest.get(key)))
+                task.add_done_callback(partial(self._finished, key))
+
+    async def report(self) -> None:
+        """Tells the demo how far it is."""
+        tell(sent=self._sent, repeated=self._repeated, first_ns=self._first_ns)
+
+    async def _keep_rate(self, line: int) -> None:
+        rate = self._settings.rate
+        if rate and (ahead_s := self._first_ns / 1e9 + line / rate - time.monotonic()) > 0.001:
+            await asyncio.sleep(ahead_s)
+
+    async def _send(self, line: int, text: bytes, key: str, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await before
+        properties = {LINE: str(line), SENT_NS: str(time.monotonic_ns())}
+        message = Message(self._settings.topic, text, properties=properties)
+        queue = self._choose(self._queues, message, key)
+        policy = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(is_broker_away),
+            stop=tenacity.stop_after_delay(_GIVE_UP_S),
+            wait=tenacity.wait_fixed(_PAUSE_S),
+            before_sleep=self._count_repeat,
+            sleep=asyncio.sleep,
+            reraise=True,
+        )
+        result: SendResult = await policy(self._producer.send, message, queue=queue)
+        self._sent += 1
+        self._repeated += result.attempts > 1
+
+    def _count_repeat(self, _state: tenacity.RetryCallState) -> None:
+        self._repeated += 1
+
+    def _finished(self, key: str, task: asyncio.Task[None]) -> None:
+        self._room.release()
+        if self._newest.get(key) is task:
+            del self._newest[key]
+
+
+def is_broker_away(error: BaseException) -> bool:
+    """Whether the queue's broker may take the event in a moment."""
+    return isinstance(error, RmqError) and error.retriable
+
+
+async def produce(settings: WorkerSettings) -> None:
+    """Sends every line of the file, and reports meanwhile."""
+    producer = AsyncProducer("demo-producer", settings.namesrv_addr, poll_name_server_interval_s=ROUTE_PERIOD_S)
+    async with producer:
+        producing = Producing(settings, producer, await producer.publish_queues(settings.topic))
+        reporting = every(TELL_PERIOD_S, producing.report, "demo producer: reporting", at_once=True)
+        try:
+            await producing.run()
+        finally:
+            await reporting.close()
+    await producing.report()
     tell(done=True)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import msgspec
+import tenacity
 
 from ...codes import Perm, RequestCode
 from ...config import ClientConfig
@@ -63,6 +64,7 @@ from .brokers import BrokerQueries
 from .messages import MessageQueries
 
 DEFAULT_QUEUE_NUMS = 8
+_ROUTE_POLL_S = 0.05  # short beside the time in which a broker registers a new topic
 """Queues per broker of a topic that is created by hand."""
 
 
@@ -273,14 +275,14 @@ class AsyncAdmin(BrokerQueries, MessageQueries, AsyncClient):
 
     async def wait_for_route(self, topic: str, timeout_s: float = 10.0) -> TopicRouteData:
         """Waits until the NameServer knows the topic. Raises RouteNotFoundError after ``timeout_s``."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while True:
-            try:
-                return await self.topic_route(topic)
-            except RouteNotFoundError:
-                if asyncio.get_running_loop().time() >= deadline:
-                    raise
-            await asyncio.sleep(0.05)
+        policy = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(RouteNotFoundError),
+            stop=tenacity.stop_after_delay(timeout_s),
+            wait=tenacity.wait_fixed(_ROUTE_POLL_S),
+            sleep=asyncio.sleep,
+            reraise=True,
+        )
+        return await policy(self.topic_route, topic)
 
     async def topic_config(self, topic: str, *, broker_addr: str | None = None) -> TopicConfig:
         """A topic's configuration at one broker (default: the first of its route).

@@ -30,6 +30,7 @@ _RECOVERY_TIMEOUT_S = 90.0
 _DRAIN_TIMEOUT_S = 90.0
 _PROBE_TIMEOUT_S = 2.0
 _PROBE_PAUSE_S = 0.05
+_LOOK_PERIOD_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,19 +228,13 @@ class Chaos:
         waiting: set[str] = set()
         got: set[str] = set()
         progress_at = loop.time()
-        while True:
-            new = 0
+        while loop.time() - progress_at <= _DRAIN_TIMEOUT_S:
             for event in reader.read():
-                new += 1
-                if isinstance(event, Acked):
-                    waiting.add(event.body)
-                else:
-                    got.add(event.body)
-            if new:
                 progress_at = loop.time()
-            if waiting <= got or loop.time() - progress_at > _DRAIN_TIMEOUT_S:
+                (waiting if isinstance(event, Acked) else got).add(event.body)
+            if waiting <= got:
                 return
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(_LOOK_PERIOD_S)
 
 
 def _is_keyed(sender: str) -> bool:

@@ -256,12 +256,13 @@ async def eventually(condition: Callable[[], object], timeout_s: float, what: st
     """Waits until an async condition holds; returns the seconds it took. Raises ChildError after ``timeout_s``."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    while True:
-        value = condition()
-        if asyncio.iscoroutine(value):
-            value = await value
-        if value:
-            return loop.time() - began
+    while not await _value_of(condition):
         if loop.time() - began > timeout_s:
             raise ChildError(f"not within {timeout_s:g} s: {what}")
         await asyncio.sleep(_LOOK_PERIOD_S)
+    return loop.time() - began
+
+
+async def _value_of(condition: Callable[[], object]) -> object:
+    value = condition()
+    return await value if asyncio.iscoroutine(value) else value
