@@ -26,7 +26,7 @@ class State(StrEnum):
 
 
 class Office:
-    """One state for the whole process. Processors ask; ``Leadership`` and ``Broker`` move it, and so does the store
+    """One state for the whole process. Processors read it; ``Leadership`` and ``Broker`` move it, and so does the store
     when it refuses a write.
 
     Attributes:

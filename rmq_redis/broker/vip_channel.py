@@ -21,7 +21,7 @@ async def listen_on_vip_channel(server: RemotingServer, config: BrokerConfig) ->
     """Has a server that listens already also listen for the VIP channel; returns the port, 0 for none.
 
     Raises:
-        ConfigError: a port that was asked for cannot be listened on. One that was not asked for is left alone then.
+        ConfigError: a configured port cannot be listened on; an automatic one is skipped.
     """
     port = config.fast_listen_port
     if not AUTOMATIC <= port <= 65535:

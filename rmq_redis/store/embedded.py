@@ -176,12 +176,12 @@ class EmbeddedServer:
 
 
 class SentinelServer(EmbeddedServer):
-    """A Sentinel, which watches primaries and their replicas and has a replica promoted when its primary is gone.
+    """A Sentinel, which watches primaries and their replicas and has a replica promoted when its primary is down.
 
     Args:
         services: names of what it watches, and the ports of the primaries when it is started for the first time.
-        quorum: so many Sentinels must miss the primary.
-        down_after_ms: after so long without an answer it is missed.
+        quorum: number of Sentinels that must find the primary down.
+        down_after_ms: time without a response after which a Sentinel considers it down.
     """
 
     def __init__(self, data_dir: str | Path, services: Mapping[str, int], *, quorum: int, down_after_ms: int) -> None:

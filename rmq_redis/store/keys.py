@@ -10,7 +10,7 @@ group names cannot contain ``:``, which keeps the names unambiguous.
 | ``<prefix>:{<brokerName>}:groups`` | hash | consumer group -> SubscriptionGroupConfig (JSON) |
 | ``<prefix>:{<brokerName>}:retired`` | hash | deleted topic -> sequence behind which its queues begin if it returns |
 | ``<prefix>:{<brokerName>}:version`` | string | counts the changes of the two hashes above |
-| ``<prefix>:{<brokerName>}:queue-numbers`` | string | how many queue numbers were given out |
+| ``<prefix>:{<brokerName>}:queue-numbers`` | string | last queue number that was assigned |
 | ``<prefix>:{<brokerName>}:offsets:<group>:<topic>`` | hash | queueId -> committed offset |
 | ``<prefix>:{<brokerName>}:consumed`` | set | ``<group>:<topic>`` of every offsets hash |
 | ``<prefix>:{<brokerName>}:offset-resets`` | hash | ``<group>:<topic>:<queueId>`` -> offset that members must go to |
@@ -19,12 +19,12 @@ group names cannot contain ``:``, which keeps the names unambiguous.
 | ``<prefix>:{<brokerName>}:recallable`` | hash | ``<topic>+<UNIQ_KEY>`` -> ids of timers, 16 characters each |
 | ``<prefix>:{<brokerName>}:half`` | hash | number -> record of an undecided transactional message |
 | ``<prefix>:{<brokerName>}:half-checks`` | sorted set | numbers by the time (ms) of their next check |
-| ``<prefix>:{<brokerName>}:half-counts`` | hash | number -> how often its producers were asked |
-| ``<prefix>:{<brokerName>}:half-numbers`` | string | how many numbers were given out |
+| ``<prefix>:{<brokerName>}:half-counts`` | hash | number -> count of checks with its producers |
+| ``<prefix>:{<brokerName>}:half-numbers`` | string | last number that was assigned |
 | ``<prefix>:{<brokerName>}:half-keys`` | hash | ``<PGROUP>+<topic>+<UNIQ_KEY>`` -> number of the half message |
 | ``<prefix>:{<brokerName>}:given-back:<id>`` | string, TTL | where the retry or dead letter of a message is |
 | ``<prefix>:{<brokerName>}:popped`` | sorted set | ``<group>:<topic>:<queueId>:<n>`` by when entry 0-n is visible |
-| ``<prefix>:{<brokerName>}:ordered`` | hash | ``<group>:<topic>:<queueId>`` -> what POPs in order have given out |
+| ``<prefix>:{<brokerName>}:ordered`` | hash | ``<group>:<topic>:<queueId>`` -> batch that ordered POPs have delivered |
 | ``<prefix>:{<brokerName>}:request-modes`` | hash | ``<group>:<topic>`` -> PULL or POP (JSON) |
 | ``<prefix>:{<brokerName>}:locks`` | hash | ``<group>:<topic>:<queueId>`` -> ``<ms when granted>:<client id>`` |
 | ``<prefix>:{<brokerName>}:epoch`` | string | grows with every master that takes over; older ones are fenced off |
@@ -41,7 +41,7 @@ def check_key_prefix(prefix: str) -> None:
     """Refuses a prefix that would break the key names.
 
     Braces are Redis Cluster's hash tag: with a pair in the prefix, the keys of a group would not share the slot that
-    ``{brokerName}`` gives them, or all groups would share one.
+    ``{brokerName}`` provides them, or all groups would share one.
 
     Raises:
         ConfigError: the prefix has a brace, a space or a control character.

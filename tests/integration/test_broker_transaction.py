@@ -304,7 +304,7 @@ async def test_nothing_else_can_be_asked_about_again(start_broker: StartBroker, 
     given_up = await given_up_by(broker, client)
     nowhere = given_up.offset_msg_id[:-2] + "7F"
     for msg_id, text in (
-        (plain.msg_id, "no half message that was given up"),
+        (plain.msg_id, "not an expired half message"),
         (nowhere, "no message at physical offset"),
         ("A1", "not an offset message id"),
         (None, "not an offset message id"),

@@ -1,4 +1,4 @@
-"""What tools ask about a group and its members: resets (222), status (223), running info (307), a message consumed now
+"""Admin requests about a group and its members: resets (222), status (223), running info (307), consuming one message
 (309), a queue's entries (321), producers (328), subscriptions (345)."""
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class ConsumerAdminProcessor:
         """
         header = command.header(ResetOffsetRequestHeader)
         if not self._office.is_master:
-            raise ResponseError("this broker is a slave; ask the group's master to reset offsets")
+            raise ResponseError("this broker is a slave; send the request to the group's master to reset offsets")
         topic = self._topic(header.topic)
         if self._topics.group(header.group) is None:
             raise SubscriptionGroupNotExistError(f"the consumer group {header.group!r} does not exist on this broker")
@@ -167,7 +167,7 @@ class ConsumerAdminProcessor:
                 answer = await member.connection.invoke(asked, _CLIENT_TIMEOUT_S)
                 return ConsumerStatus.decode(answer.body).message_queue_table
             except RmqError as error:
-                logger.warning("consumer group %s: %s does not tell its status: %s", header.group, client_id, error)
+                logger.warning("consumer group %s: %s did not report its status: %s", header.group, client_id, error)
                 return {}
 
         tables = await asyncio.gather(*(ask(client_id) for client_id in ids))

@@ -108,7 +108,7 @@ class QueryProcessor:
         is_whole = await self._search([scan for scan in scans if scan is not None], search, span)
         found = search.found
         if not found:
-            rest = "" if is_whole else "; it was not searched whole, as it has too many messages: give a shorter time"
+            rest = "" if is_whole else "; it was not searched whole, as it has too many messages: narrow the time range"
             raise QueryNotFoundError(
                 f"no message of {header.topic!r} with the key {header.key[:80]!r} in that time{rest}"
             )

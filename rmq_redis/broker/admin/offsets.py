@@ -142,7 +142,7 @@ async def message_at(queue_store: QueueStore, physical_offset: int) -> bytes:
 
     Raises:
         ResponseError: there is none.
-        ServiceNotAvailableError: the store cannot be asked.
+        ServiceNotAvailableError: the store is unavailable.
     """
     number, queue_offset = split_physical_offset(physical_offset)
     queue = queue_store.queues_by_number.get(number) if physical_offset >= 0 else None

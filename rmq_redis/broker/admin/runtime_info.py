@@ -35,7 +35,7 @@ from ..rates import Rates, RateSampler
 from ..statistics import BrokerStatistics
 
 _STORE_ANSWER_S = 0.5
-"""A store that hangs is when somebody asks how the broker is: what it does not say in this time is unknown (-1)."""
+"""Timeout of the store for runtime info; a value that it does not return in this time is reported as unknown (-1)."""
 _REFRESH_S = 10.0
 _QUEUES_AT_ONCE = 200
 

@@ -1,4 +1,4 @@
-"""What tools ask for: topics, groups, statistics, connections, settings."""
+"""Admin requests about topics, groups, statistics, connections and settings."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class AdminProcessor:
 
     def _must_write(self) -> None:
         if not self._office.is_master:
-            raise NoPermissionError("this broker is a slave; ask the group's master")
+            raise NoPermissionError("this broker is a slave; send the request to the group's master")
 
     # --- topics --------------------------------------------------------------------------------------------------
 

@@ -179,7 +179,7 @@ class PullProcessor:
             self._answer(pull, ResponseCode.PULL_OFFSET_MOVED, self._position_in(pull))
 
     def _position_in(self, pull: HeldPull) -> int:
-        """Where a group goes on that is beyond the end of a queue: that lost its messages, and may begin anew.
+        """Where a group continues whose offset is beyond the end of the queue, because messages were lost.
 
         Its committed offset if that is within the queue, or else the beginning. Going on at the end, as Apache's
         broker has it, would step over the messages that took the place of the lost ones.
@@ -313,7 +313,7 @@ class PullProcessor:
         return group.which_broker_when_consume_slowly if is_behind or is_overloaded else group.broker_id
 
     def wake_behind(self) -> None:
-        """Answers the pulls that wait behind a queue's end; for ends that moved without an append of ours."""
+        """Answers pulls held before a queue's end; for ends that moved without an append of this broker."""
         for queue in self.hold.queues():
             if any(pull.queue_offset < queue.max_offset for pull in queue.held):
                 self.hold.wake(queue)
@@ -339,7 +339,7 @@ class PullProcessor:
         return True
 
     def wake_for_reset(self, group: str, queues: Sequence[Queue]) -> None:
-        """Tells the members of a group whose pulls wait on these queues that its offsets were reset."""
+        """Notifies members of a group whose pulls are held on these queues that its offsets were reset."""
         for queue in queues:
             self._reset_answers.pop(((group, queue.topic), queue.queue_id), None)
             for pull in self.hold.take_of_group(queue, group):

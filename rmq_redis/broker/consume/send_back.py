@@ -1,4 +1,4 @@
-"""CONSUMER_SEND_MSG_BACK (36): a message that could not be handled comes again later, or goes to the dead letters.
+"""CONSUMER_SEND_MSG_BACK (36): a message that could not be handled is redelivered later, or becomes a dead letter.
 
 Source: RocketMQ 5.3 ``AbstractSendMessageProcessor.consumerSendMsgBack``.
 """

@@ -188,7 +188,7 @@ class _Node(msgspec.Struct, frozen=True, eq=False):
     """One compiled operand.
 
     Attributes:
-        kind: what ``evaluate`` gives besides None: "str", "int" (32 bit), "long", "double", "bool", "null" (only None).
+        kind: result of ``evaluate`` besides None: "str", "int" (32 bit), "long", "double", "bool", "null" (only None).
         role: "property", "constant" or "" (computed); Java's classes, on which RocketMQ's checks depend.
         constant: the value, of a constant.
         at: where it begins in the expression.

@@ -98,7 +98,7 @@ def message_filter(expression: str | None, expression_type: str | None = TAG) ->
     if key not in _cache.filters:
         try:
             made: MessageFilter | _Refused | None = _make(*key)
-        except SubscriptionParseFailedError as error:  # a client that asks again and again is refused as cheaply
+        except SubscriptionParseFailedError as error:  # refuse a client's repeated requests as cheaply
             made = _Refused(error.remark)
         _cache.put(key, made)
     known = _cache.filters[key]

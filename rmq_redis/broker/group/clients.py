@@ -90,7 +90,7 @@ class ConsumerGroup:
 
 
 class ClientManager:
-    """Producers and consumers by group, as their heartbeats tell; a closed connection leaves its groups at once."""
+    """Producers and consumers by group, from their heartbeats; a closed connection leaves its groups at once."""
 
     def __init__(
         self, state: GroupState, on_expression_changed: Callable[[str, str], None] = lambda group, topic: None
@@ -349,7 +349,7 @@ class ClientManager:
         return True
 
     def _notify(self, group: ConsumerGroup) -> None:
-        """Tells all members that the membership changed (40), so that they rebalance now and not at their next turn."""
+        """Notifies all members of a membership change (40), so that they rebalance now, not at their next turn."""
         config = self._topics.group(group.name)
         if config is not None and not config.notify_consumer_ids_changed_enable:
             return
@@ -378,7 +378,7 @@ class ClientManager:
         header = command.header(ConsumerGroupRequestHeader)
         group = self.consumer_groups.get(header.consumer_group)
         if group is None or not group.members:
-            # An error and not an empty list: the client asks again instead of giving up its queues.
+            # An error, not an empty list: the client retries instead of releasing its queues.
             raise ResponseError(f"no consumer of the group {header.consumer_group!r} is connected to this broker")
         return response(command, body=dumps(ConsumerIds(group.client_ids())))
 
@@ -415,7 +415,7 @@ class ClientManager:
             raise InvalidParameterError(error)
         if not self._office.is_master:
             raise ServiceNotAvailableError(
-                f"broker {self._config.broker_name} is a slave; ask the master for queue locks"
+                f"broker {self._config.broker_name} is a slave; request queue locks from the master"
             )
         return client_id, queues
 

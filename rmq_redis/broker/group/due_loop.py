@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from ...background import Every
 
 _RETRY_S = 0.5
-"""Pause after the store could not be asked."""
+"""Pause after an error of the store."""
 _LONGEST_SLEEP_S = 60.0
 """Bounds what a clock that is set back can delay."""
 _NEVER_MS = 1 << 62

@@ -17,7 +17,7 @@ from .state import GroupState
 logger = logging.getLogger(__name__)
 
 _SLAVE_RELOAD_PERIOD_S = 1.0
-"""How late a slave may learn of a new topic; its clients ask for routes every 30 s."""
+"""How late a slave may learn of a new topic; its clients query routes every 30 s."""
 
 
 class MasterService(Protocol):
@@ -57,7 +57,7 @@ class Duties:
         self._start_following()
 
     async def promote(self) -> None:
-        """The lease is ours and the epoch is set: reads what the store has, and takes writes. Raises StoreError."""
+        """With the lease held and the epoch set: reads what the store has, accepts writes. Raises StoreError."""
         state = self._state
         self._stop_following()
         try:

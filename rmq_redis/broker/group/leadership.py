@@ -31,13 +31,13 @@ class Leadership:
 
     The broker configured with id 0 takes a free lease at once. A slave does (if ``failover``) when it saw a master
     before, or saw none for two leases: in a group that is just being started, the configured master comes first.
-    After a connection to the store broke, neither takes a lease that is gone before its holder had one to come back.
+    After a lost connection to the store, neither takes an expired lease before its holder had one lease to reconnect.
     """
 
     def __init__(self, state: GroupState, duties: Duties) -> None:
         """
         Args:
-            duties: awaited at each step; ``promote`` and ``restore`` when the lease is ours and the epoch is set.
+            duties: awaited at each step; ``promote`` and ``restore`` with the lease held and the epoch set.
         """
         self._config = state.config
         self._office = state.office
@@ -88,13 +88,13 @@ class Leadership:
         await asyncio.gather(self._looking.close(), self._following.close())
 
     async def release(self) -> None:
-        """A master gives the lease back: its successor need not wait until it expires."""
+        """Releases a master's lease, so that its successor need not wait until it expires."""
         if self._office.is_writing:
             try:
                 async with asyncio.timeout(self._config.stop_timeout_s):
                     await self._lease.release()
             except (StoreError, TimeoutError) as error:
-                logger.debug("%s: the lease is not given back: %s", self._name, error)
+                logger.debug("%s: the lease was not released: %s", self._name, error)
 
     async def _follow_primary(self) -> None:
         """A Redis primary that was replaced while it hung takes writes for seconds after it woke up; they are lost."""
@@ -224,7 +224,7 @@ class Leadership:
             try:
                 await self._answered(self._lease.release())
             except StoreError as failure:
-                logger.debug("%s: the lease is not given back: %s", self._name, failure)
+                logger.debug("%s: the lease was not released: %s", self._name, failure)
             self._queue_store.end_writing()
             self._office.step_down()
             raise

@@ -81,7 +81,7 @@ class MemberWatch:
                 logger.warning("consumer group %s: %s", self._group, text)
 
     def forget(self, members: Members, oldest_s: float) -> None:
-        """Drops what is about connections that have gone, and what was not seen since ``oldest_s``."""
+        """Drops entries of closed connections, and entries not seen since ``oldest_s``."""
         self._latest = {name: at for name, at in self._latest.items() if name in members.get(at, ())}
         self._shared_ids = {name: seen for name, seen in self._shared_ids.items() if seen[0] >= oldest_s}
 

@@ -52,7 +52,7 @@ _DROPPABLE = (
 )
 """What a message at the limit of its properties can do without on its way to another try; in this order."""
 RETRY_ROOM_BYTES = 60
-"""What leaving out what every message has of these (TRACE_ON, MSG_REGION, CLUSTER) gives at least."""
+"""Bytes freed at least by dropping those that every message has (TRACE_ON, MSG_REGION, CLUSTER)."""
 
 
 def again(
@@ -146,7 +146,7 @@ class GiveBacks:
         self._schedule = schedule
 
     def retry(self, failed: Failed, record: bytes, due_ms: int, done: Scheduled, arg: object) -> None:
-        """Keeps the finished record of a retry until it is due, unless the message was given back before."""
+        """Keeps the finished record of a retry until it is due, unless the message was sent back before."""
 
         def kept(held: Held | None, error: StoreError | None, argument: object) -> None:
             self._schedule.look_at(due_ms)
@@ -155,7 +155,7 @@ class GiveBacks:
         self._store.retry(failed, record, due_ms, kept, arg)
 
     def dead(self, failed: Failed, record: bytes, queue: Queue, done: Scheduled, arg: object) -> None:
-        """Adds the finished record of a dead letter to its queue, unless the message was given back before."""
+        """Adds the finished record of a dead letter to its queue, unless the message was sent back before."""
 
         def kept(held: Held | None, error: StoreError | None, argument: object) -> None:
             if held is not None and not held.is_repeat:

@@ -184,7 +184,7 @@ class Registration:
         return request(RequestCode.REGISTER_BROKER, header, body)
 
     async def close(self, *, unregister: bool = True) -> None:
-        """Stops, and tells every NameServer that this broker goes."""
+        """Stops, and unregisters this broker from every NameServer."""
         for loop in self._loops.values():
             loop.cancel()
         if unregister:

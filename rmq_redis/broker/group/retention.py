@@ -41,7 +41,7 @@ _STEPS_AT_ONCE = 64
 _MAX_SLACK_MS = 60_000
 """Messages may outlive their time by 1 % of it, but not by more than this."""
 _RETRY_S = 1.0
-"""Pause after the store could not be asked, unless the period is shorter."""
+"""Pause after an error of the store, unless the period is shorter."""
 _GROWTH = 1.5
 """What a byte of a record may take in Redis, with nodes half full and the allocator's classes."""
 _UNITS_MS = {"": 3_600_000, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}

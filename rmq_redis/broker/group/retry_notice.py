@@ -1,6 +1,6 @@
 """Has the members of a new group look for its retry topic when the first retry arrives.
 
-A Java client asks for routes when it starts and then every 30 s, and rebalances every 20 s. At its group's first
+A Java client queries routes when it starts and then every 30 s, and rebalances every 20 s. At its group's first
 heartbeat the retry topic is being created, so it may learn of it late, and pull from it later still. A notification
 (NOTIFY_CONSUMER_IDS_CHANGED) has it rebalance at once with what it knows by then.
 """
@@ -17,7 +17,7 @@ from .clients import ClientManager
 _PERIOD_S = 2.0
 """Pause between two notices."""
 _MOST_NOTICES = 30
-"""Longer than a client needs to ask for routes (30 s) and to rebalance (20 s)."""
+"""Longer than a client needs to query routes (30 s) and to rebalance (20 s)."""
 
 
 class RetryNotice:

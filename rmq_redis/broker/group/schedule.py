@@ -116,7 +116,7 @@ class ScheduleService:
         self._due.look_at(due_ms)
 
     async def recall(self, topic: str, unique_key: str) -> bool:
-        """Takes a message that waits away; False when there is none (any more). Raises StoreError."""
+        """Removes a waiting message; False when there is none (any more). Raises StoreError."""
         return await self._store.recall(recall_key(topic, unique_key)) > 0
 
     async def _move_due(self, now_ms: int) -> int | None:

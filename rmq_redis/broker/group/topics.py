@@ -43,7 +43,7 @@ from ..office import Office
 logger = logging.getLogger(__name__)
 
 TEMPLATE_QUEUE_NUMS = 8
-"""Queues of TBW102 at least, the most that a client may ask for. Source: BrokerConfig.defaultTopicQueueNums."""
+"""Minimum queues of TBW102: the most that a client may request. Source: BrokerConfig.defaultTopicQueueNums."""
 _WARNING_PERIOD_S = 10.0
 _VERSION_3_4_9 = 121
 
@@ -209,7 +209,7 @@ class TopicTable:
 
         Raises:
             InvalidParameterError: illegal name, a system topic, or a queue number out of range.
-            StoreError: the store is away.
+            StoreError: the store is unavailable.
         """
         error = topic_name_error(config.topic_name)
         if error is None and self.is_system(config.topic_name):
@@ -251,7 +251,7 @@ class TopicTable:
 
         Raises:
             InvalidParameterError: blank, or a system topic.
-            StoreError: the store is away.
+            StoreError: the store is unavailable.
         """
         if not topic.strip() or self.is_system(topic):
             raise InvalidParameterError(f"the topic {topic!r} is a system topic and cannot be deleted")
@@ -286,7 +286,7 @@ class TopicTable:
         """Topics by which POP retries a topic's messages, for the groups with offsets in it: nobody reads them without.
 
         ``%RETRY%a_b_c`` may be that of group a and topic b_c, of a_b and c, or group a_b_c's own. One that another
-        existing group or topic may mean is left: its messages would be gone. Source: ``clearRetryTopicWhenDeleteTopic``
+        existing group or topic may mean is kept: its messages would be lost. Source: ``clearRetryTopicWhenDeleteTopic``
         of RocketMQ 5.3, which does not look.
         """
         found = []
@@ -306,7 +306,7 @@ class TopicTable:
 
         From the template ``default_topic``: its permissions without the inherit bit, and as many queues as the client
         wants, but not more than the template has. A retry topic gets one queue. Source: ``TopicConfigManager``.
-        Clients that were told nothing want 4 queues; from TBW102 they get ``default_topic_queue_nums``, so that an
+        Clients request 4 queues by default; from TBW102 they get ``default_topic_queue_nums``, so that an
         operator can choose more.
 
         Raises:
@@ -368,7 +368,7 @@ class TopicTable:
         Raises:
             NoPermissionError: it does not allow writing.
             InvalidParameterError: illegal group name.
-            StoreError: the store is away.
+            StoreError: the store is unavailable.
         """
         name = DLQ_PREFIX + group
         if name not in self.topics:
@@ -411,7 +411,7 @@ class TopicTable:
     async def ensure_group(self, name: str, *, retry: bool = True, registered: bool = True) -> SubscriptionGroupConfig:
         """The group, and its retry topic, made if they are missing.
 
-        The retry topic is there from the first heartbeat on: clients ask its route at once and then only every 30 s.
+        The retry topic exists from the first heartbeat on: clients query its route at once and then only every 30 s.
 
         Args:
             retry: whether the retry topic is needed.
@@ -467,7 +467,7 @@ class TopicTable:
             await asyncio.shield(task)
 
     def has_retry_topic(self, group: str) -> bool:
-        """Whether a group's retry topic is there and in the routes: its members ask for them only every 30 s."""
+        """Whether a group's retry topic exists and is in the routes: members query them only every 30 s."""
         name = RETRY_PREFIX + group
         return name in self.topics and name not in self._registering
 

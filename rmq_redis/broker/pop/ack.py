@@ -32,8 +32,8 @@ from .revive import PopReviveService
 class PopAckProcessor:
     """Ends what POP began.
 
-    An acknowledgement that comes again, or too late, is answered with success, as Apache's broker does: whoever lost an
-    answer may repeat its request. One that came too late changes nothing: the message is delivered again.
+    A repeated or late acknowledgement is answered with success, as by Apache's broker: a client that lost the response
+    may repeat its request. A late one changes nothing: the message is redelivered.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class PopAckProcessor:
         return response(command)
 
     async def _ack_batch(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        """Acknowledges what is there; the others of the batch are gone anyhow."""
+        """Acknowledges the messages that still exist; the others of the batch were removed before."""
         self._office.require_master()
         answers: list[Awaitable[object]] = []
         counts: list[tuple[str, str, int]] = []
@@ -138,7 +138,7 @@ class PopAckProcessor:
         if not changed:
             raise NoMessageError(
                 f"offset {header.offset} of {header.topic!r} queue {header.queue_id} is not hidden from group "
-                f"{header.consumer_group!r} until {handle.visible_ms}: it was acknowledged, or its time was over"
+                f"{header.consumer_group!r} until {handle.visible_ms}: it was acknowledged, or it expired"
             )
         answer = ChangeInvisibleTimeResponseHeader(pop_ms, visible_ms - pop_ms, handle.revive_qid)
         return response(command, header=answer)

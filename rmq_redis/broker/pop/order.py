@@ -1,9 +1,9 @@
-"""POPs in order: of a queue a group has at most one batch out, until all of it is acknowledged or its time is over.
+"""POPs in order: a group holds at most one batch of a queue, until all of it is acknowledged or its time expires.
 
 Source: RocketMQ 5.3 ``ConsumerOrderInfoManager``, ``PopMessageProcessor``, ``AckMessageProcessor.ackOrderly``,
 ``ChangeInvisibleTimeProcessor``. There a redelivery begins at the first message that was not acknowledged and includes
 the acknowledged ones behind it, and new messages; here only those that were not acknowledged, unless
-``pop_order_redeliver_acknowledged`` asks for Apache's way. There nothing counts the tries but a proxy; here after the
+``pop_order_redeliver_acknowledged`` selects Apache's way. There nothing counts the tries but a proxy; here after the
 group's ``retryMaxTimes`` a message goes to the dead letters, as other popped ones do.
 """
 
@@ -38,10 +38,10 @@ def _now_ms() -> int:
 
 
 class PopOrder:
-    """Gives batches out, takes acknowledgements, and wakes who waits for a queue when its batch is over."""
+    """Delivers batches, takes acknowledgements, and wakes the requests that wait for a queue when its batch ends."""
 
     def __init__(self, state: GroupState, hold: PopHold, hidden_until: Callable[[int], None]) -> None:
-        """``hidden_until``: told when messages of a batch become hidden ones of unordered POPs."""
+        """``hidden_until``: called when messages of a batch become hidden ones of unordered POPs."""
         self._config = state.config
         self._topics = state.topics
         self._queue_store = state.queue_store
@@ -99,8 +99,8 @@ class PopOrder:
             self._hold.wake(*key)
 
     def ready(self, request: PopRequest, queue: Queue) -> bool:
-        """Whether it is worth while to look at a queue of which something is out: its time is over, its offset set
-        anew, it is not known, or it is asked for by the request that got it.
+        """Whether a queue with a batch out is worth a look: the batch expired, is unknown or has lost its offset to a
+        reset, or the same request is repeated.
         """
         batch = self._store.holds((request.group, queue))
         return batch is None or batch.until_ms <= _now_ms() or _repeats(request, batch)
@@ -112,8 +112,8 @@ class PopOrder:
     async def settle(self, request: PopRequest, queues: Iterable[Queue]) -> None:
         """Before a group's queues are looked at: what is not known is read, and what does not hold any more is ended.
 
-        For an unordered request that is also a batch whose time is over: its messages are then hidden ones whose time
-        is over, and come again through the group's retry topic.
+        An unordered request also ends an expired batch: its messages become expired hidden ones, and are redelivered
+        through the group's retry topic.
         """
         keys = [(request.group, queue) for queue in queues if (request.group, queue) in self.batches]
         unknown = [key for key in keys if self.batches[key] is None]
@@ -326,7 +326,7 @@ class PopOrder:
     # --- acknowledging ---------------------------------------------------------------------------------------------
 
     async def ack(self, group: str, queue: Queue, pop_ms: int, offsets: Sequence[int]) -> None:
-        """Ends messages; again, or of a batch that was given out again meanwhile, it changes nothing.
+        """Ends messages. Changes nothing if repeated, or if the batch was redelivered meanwhile.
 
         Raises:
             MessageIllegalError: one that this batch does not reach.

@@ -179,7 +179,7 @@ class PopProcessor:
         return ResponseCode.POLLING_TIMEOUT if waiter.is_outdated else None
 
     async def _check(self, group: str, topic: str, queue_id: int) -> tuple[str, ...]:
-        """Refuses what may not be; the topics to look at: the one asked for and the group's retry topic for it."""
+        """Refuses what may not be; the topics to look at: the requested one and the group's retry topic for it."""
         self._office.require_master()
         known = self._topics.topics.get(topic)
         if known is None:
@@ -204,7 +204,7 @@ class PopProcessor:
     # --- taking ----------------------------------------------------------------------------------------------------
 
     def _queues(self, topics: tuple[str, ...], queue_id: int) -> list[Queue]:
-        """Where to look, in an order that gives every queue its turn."""
+        """Where to look, in an order in which every queue gets its turn."""
         self._turn += 1
         topic = self._topics.topics.get(topics[0])
         if topic is None:
@@ -366,7 +366,7 @@ class PopProcessor:
         return response(command, ResponseCode.SUCCESS, header, bytes(body), remark="FOUND")
 
     def _renamed(self, request: PopRequest, item: Taken, offset: int, record: bytes, pop_ms: int) -> bytes:
-        """A message of the retry topic under the topic that was asked for; its handle says where it is."""
+        """A message of the retry topic under the requested topic; its handle says where it is."""
         queue_id = item.queue.queue_id
         handle = PopHandle(
             item.offsets[0],

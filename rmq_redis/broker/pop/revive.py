@@ -1,4 +1,4 @@
-"""What POP handed out and nobody acknowledged in time: again through the group's retry topic, or to the dead letters.
+"""Redelivers popped messages that were not acknowledged in time: by the group's retry topic, or to the dead letters.
 
 Source: RocketMQ 5.3 ``PopReviveService``; a broker of Apache's has no limit of tries, there a proxy or client counts.
 """
@@ -68,10 +68,10 @@ class PopReviveService:
                     log_dead_letter(failed_of_copy(revival.hidden.group, revival.record))
 
     async def _revival(self, hidden: Hidden) -> Revival:
-        """Where a message goes now: nowhere when it, its topic or its group is gone.
+        """Where a message goes now: nowhere if it, its topic or its group was removed.
 
         Raises:
-            StoreError: the store is away, or the server to read from lacks what it should have.
+            StoreError: the store is unavailable, or the server to read from lacks what it should have.
             ResponseError: it cannot go where it should.
         """
         source = self._queue_store.queues.get((hidden.topic, hidden.queue_id))

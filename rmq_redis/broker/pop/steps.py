@@ -54,7 +54,7 @@ def next_step(
     left: set[int],
     letters: Sequence[bytes],
 ) -> Step:
-    """A batch whose time is over: some of it is given out once more, the rest waits or has ended."""
+    """An expired batch: some of it is redelivered, the rest waits or has ended."""
     asked = {message.queue_offset for message in batch.messages[: request.max_nums]}
     messages: list[Given] = []
     ended: list[int] = []
@@ -80,7 +80,7 @@ def step_from_first(
     end: int,
     letters: Sequence[bytes],
 ) -> Step:
-    """A batch whose time is over, Apache's way: everything from its first message on is given out once more.
+    """An expired batch, Apache's way: everything from its first message on is redelivered.
 
     Args:
         wanted: messages from the batch's first offset on: those of the batch, acknowledged ones among them, new ones.
@@ -88,7 +88,7 @@ def step_from_first(
     """
     if not wanted and not letters and end == batch.first_offset:  # other queues have filled the answer
         return Step(queue, batch, batch, batch.first_offset, batch.next_offset)
-    times = dict.fromkeys(range(batch.first_offset, batch.next_offset), 1)  # an acknowledged one was given out once
+    times = dict.fromkeys(range(batch.first_offset, batch.next_offset), 1)  # an acknowledged one was delivered once
     times |= {message.queue_offset: message.times for message in batch.messages}
     messages = tuple(Given(offset, pop_ms + request.invisible_ms, times.get(offset, 0) + 1) for offset in wanted)
     new = Batch(end, pop_ms, request.attempt, messages) if messages else None

@@ -1,4 +1,4 @@
-"""What a POP asks for, and what of a queue it gets: shared by POPs in order and others."""
+"""A POP request, and what it gets of a queue: shared by ordered and unordered POPs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Screen = Callable[[Queue, str, Sequence[int], Sequence[bytes]], set[int]]
 
 @dataclass(frozen=True, slots=True)
 class PopRequest:
-    """What a POP asks for.
+    """A POP request.
 
     Attributes:
         topics: the topic, and the group's retry topic for it; in order: the topic alone.
@@ -94,7 +94,7 @@ class Room:
 
 
 def next_after(queue: Queue, position: int, offsets: Sequence[int], looked_at: int) -> int:
-    """Where a group goes on that looked at so many of ``offsets``, which begin at ``position`` or after it."""
+    """Where a group continues after ``looked_at`` of ``offsets``, which begin at ``position`` or after it."""
     if not offsets:
         return queue.min_offset  # nothing there: removed meanwhile
     return offsets[looked_at - 1] + 1 if looked_at else position

@@ -1,7 +1,7 @@
-"""RECALL_MESSAGE (370): takes a message that waits for its time away before it is due.
+"""RECALL_MESSAGE (370): removes a delayed message before it is due.
 
 Source: RocketMQ 5.3 ``RecallMessageProcessor``. There a recall is a mark that takes effect when the message is due, and
-always succeeds; here the message is taken away at once, so an answer of SUCCESS means that nobody will get it. With
+always succeeds; here the message is removed at once, so SUCCESS means that it will not be delivered. With
 ``recall_absent_succeeds`` a message that is absent is answered with SUCCESS, too.
 """
 

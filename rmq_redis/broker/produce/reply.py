@@ -1,4 +1,4 @@
-"""SEND_REPLY_MESSAGE (324), SEND_REPLY_MESSAGE_V2 (325): a reply goes straight to the client that asked (326).
+"""SEND_REPLY_MESSAGE (324), SEND_REPLY_MESSAGE_V2 (325): a reply goes straight to the requesting client (326).
 
 Source: RocketMQ 5.3 ``ReplyMessageProcessor``.
 """

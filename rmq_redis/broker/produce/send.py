@@ -181,7 +181,7 @@ class SendProcessor:
     def _take_resent(
         self, connection: Connection, command: RemotingCommand, header: SendHeader, topic: Topic
     ) -> Awaitable[None] | None:
-        """Takes what a consumer sends to its retry topic itself, because it could not be given back (36)."""
+        """Takes a message that a consumer sends to its retry topic itself, because sending it back (36) failed."""
         text = header.properties or ""
         offset = find_property(text, PROPERTY_RETRY_OFFSET) or ""
         header.properties = remove_property(text, PROPERTY_RETRY_OFFSET)

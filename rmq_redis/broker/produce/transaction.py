@@ -48,7 +48,7 @@ from ..group.state import GroupState
 logger = logging.getLogger(__name__)
 
 MAX_IMMUNITY_S = 72 * 3600
-"""What a producer may ask for at most: a longer time would leave a half message of a forgotten group for ever."""
+"""Maximum that a producer may request: a longer time would keep a half message of a forgotten group for ever."""
 _TRANSACTION_BITS = int(MessageSysFlag.TRANSACTION_ROLLBACK)
 _COMMIT = int(MessageSysFlag.TRANSACTION_COMMIT)
 _PREPARED = {PROPERTY_TRANSACTION_PREPARED: "true"}
@@ -59,7 +59,7 @@ _CHECK_AT_ONCE = 100
 
 
 class TransactionService:
-    """Keeps half messages, decides them, and asks their producers."""
+    """Stores half messages, commits or rolls them back, and checks them with their producers."""
 
     def __init__(self, state: GroupState, store: HalfStore, clients: ClientManager) -> None:
         self._config = state.config
@@ -78,18 +78,18 @@ class TransactionService:
         }
 
     def start(self) -> None:
-        """Begins to ask about undecided transactions."""
+        """Starts to check undecided transactions."""
         self._checking.start()
 
     async def close(self) -> None:
         await self._checking.close()
 
     def prepare(self, record: bytes, key: str, immunity: str | None, now_ms: int, done: Prepared, arg: Any) -> None:
-        """Keeps the record of a half message; ``done`` gets its number, the offset that its producer is told.
+        """Keeps the record of a half message; ``done`` gets its number, the offset returned to its producer.
 
         Args:
             key: as in ``HalfStore.prepare``.
-            immunity: CHECK_IMMUNITY_TIME_IN_SECONDS, in which it is not asked about; None for the usual time.
+            immunity: CHECK_IMMUNITY_TIME_IN_SECONDS, in which it is not checked; None for the usual time.
         """
         wait_s = self._config.transaction_timeout_s
         if immunity and immunity.isdecimal():
@@ -108,9 +108,7 @@ class TransactionService:
         if message.properties.get(PROPERTY_PRODUCER_GROUP) != header.producer_group:
             raise ResponseError(f"half message {number} is not of producer group {header.producer_group!r}")
         told = [text for text in (header.msg_id, header.transaction_id) if text]
-        if (
-            told and message.msg_id not in told
-        ):  # a failover lost the one that is meant, and its number was given out again
+        if told and message.msg_id not in told:  # a failover lost the one that is meant, and its number was reused
             raise ResponseError(f"half message {number} is {message.msg_id}, not {told[0]}")
         if header.commit_or_rollback & _TRANSACTION_BITS == _COMMIT:
             ended = await self._commit(number, message)
@@ -161,9 +159,9 @@ class TransactionService:
             raise ResponseError(f"the half message cannot be stored: {error}") from None
 
     async def _resume_check(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        """Has the producers asked again about what was given up: a half message like it is kept, with no question yet.
+        """Restarts the checks of a message that reached the maximum: stores an equal half message, not checked yet.
 
-        The one that was given up stays where it is, as in RocketMQ: asked for twice, there are two half messages.
+        The original stays where it is, as in RocketMQ: two requests make two half messages.
         """
         header = command.header(ResumeCheckHalfMessageRequestHeader)
         self._office.require_master()
@@ -175,7 +173,7 @@ class TransactionService:
         name, queue_id = message.properties.get(PROPERTY_REAL_TOPIC), message.properties.get(PROPERTY_REAL_QUEUE_ID, "")
         if message.topic != TRANS_CHECK_MAX_TIME_TOPIC or name is None or not queue_id.isdecimal():
             raise ResponseError(
-                f"message {header.msg_id} of topic {message.topic} is no half message that was given up: that is in "
+                f"message {header.msg_id} of topic {message.topic} is not an expired half message: those are in "
                 f"{TRANS_CHECK_MAX_TIME_TOPIC} with {PROPERTY_REAL_TOPIC} and {PROPERTY_REAL_QUEUE_ID}"
             )
         if name not in self._topics.topics:
@@ -186,7 +184,7 @@ class TransactionService:
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._store.prepare(record, int(time.time() * 1000), "", _resolve, future)
         number = await future
-        logger.info("transaction of %s to topic %s: asked about again, half message %d", message.msg_id, name, number)
+        logger.info("transaction of %s to topic %s: its checks restart, half message %d", message.msg_id, name, number)
         return response(command)
 
     # --- questions -------------------------------------------------------------------------------------------------
@@ -215,7 +213,7 @@ class TransactionService:
         self._ask(number, message, record)
 
     def _ask(self, number: int, message: MessageExt, record: bytes) -> None:
-        """Asks a producer of the group to decide; its answer is an END_TRANSACTION request."""
+        """Checks a half message with a producer of the group; it replies with an END_TRANSACTION request."""
         connection = self._producer_of(message.properties.get(PROPERTY_PRODUCER_GROUP, ""))
         if connection is None:
             logger.info(
@@ -257,7 +255,7 @@ class TransactionService:
             record = self._visible(message, queue)
         if await self._store.end(number, _key_of(message), queue, record):
             logger.warning(
-                "transaction of %s to topic %s: undecided after %d questions, given up; the message is in %s",
+                "transaction of %s to topic %s: undecided after %d checks, not checked any more; the message is in %s",
                 message.msg_id,
                 message.topic,
                 times,

@@ -97,7 +97,7 @@ class ConfigStore:
         """Stores a topic, with a new number for every queue that has none yet.
 
         Raises:
-            StoreError: the store is away, or this master is fenced off.
+            StoreError: the store is unavailable, or this master is fenced off.
         """
         missing = max(config.read_queue_nums, config.write_queue_nums) - len(queue_numbers)
         if missing > 0:
@@ -166,7 +166,7 @@ class ConfigStore:
             The version of the store: a later one than ``version`` if there was anything to write.
 
         Raises:
-            StoreError: the store is away, or this master is fenced off.
+            StoreError: the store is unavailable, or this master is fenced off.
         """
         pairs = [(topic.config.topic_name, _topic_text(topic.config, topic.queue_numbers)) for topic in topics]
         numbers = [number for topic in topics for number in topic.queue_numbers]

@@ -1,7 +1,7 @@
 """Messages that a group could not handle: a retry that waits for its time, or a dead letter, and a mark of which.
 
-The mark is written in the same call. A consumer that gives a message back once more, because it did not get the answer,
-gets the first one's: also of a broker that was restarted since, or of the slave that took over.
+The mark is written in the same call. A consumer that did not get the response and sends a message back once more gets
+the first response, even from a broker that was restarted since, or from the slave that took over.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ seconds, or when its broker is back."""
 
 
 class Failed(NamedTuple):
-    """What a group could not handle; equal for both ways in which it may be given back.
+    """What a group could not handle; equal for both ways in which it may be sent back.
 
     Attributes:
         topic: where it was sent to first.

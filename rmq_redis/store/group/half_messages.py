@@ -49,7 +49,7 @@ class _Waiting(NamedTuple):
 class HalfStore:
     """Half messages of one broker group. Those that come in one turn of the event loop go to Redis in one call.
 
-    Everything but ``prepare`` raises StoreError when the store is away or we are fenced off.
+    Everything but ``prepare`` raises StoreError when the store is unavailable or this master is fenced off.
     """
 
     def __init__(self, queue_store: QueueStore) -> None:
@@ -63,7 +63,7 @@ class HalfStore:
         self._batch = TurnBatch(queue_store, "prepare", self._encode, self._answer)
 
     def prepare(self, record: bytes, check_ms: int, key: str, done: Prepared, arg: Any) -> None:
-        """Keeps a half message, to be asked about at ``check_ms``; ``done`` is called once Redis has it.
+        """Stores a half message, to be checked at ``check_ms``; ``done`` is called once Redis has it.
 
         Args:
             key: ``half_key``; one that is held with the same key and content is not kept twice. "": it always is.
@@ -106,7 +106,7 @@ class HalfStore:
         return True
 
     async def due_for_check(self, now_ms: int, limit: int) -> list[int]:
-        """Numbers of half messages that are to be asked about now."""
+        """Numbers of half messages that are due for a check."""
         answer = await self._store.current().execute("ZRANGEBYSCORE", self._checks, "-inf", now_ms, "LIMIT", 0, limit)
         return [int(number) for number in answer]
 

@@ -109,7 +109,7 @@ class KnownQueues(GroupSession):
             await self._load_ends(self.current())
 
     async def _load_ends(self, connection: StoreConnection, queues: Sequence[Queue] = ()) -> None:
-        """Reads how far the queues (default: all) reach. An end never goes back, or an offset would be given out twice.
+        """Reads how far the queues (default: all) reach. An end never goes back, or an offset would be used twice.
 
         It would go back after a Redis failover that lost what was not replicated, a flush, or an older snapshot:
         consumers are past the messages that were lost and would miss those that take their place. So the offsets stay

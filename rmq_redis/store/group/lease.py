@@ -12,10 +12,10 @@ MAX_SLAVE_ID = 16
 
 
 class LeaseStore:
-    """One broker's part in it, under its address. Everything raises StoreError when the store is away.
+    """One broker's part in it, under its address. Everything raises StoreError when the store is unavailable.
 
-    A lease that its holder does not renew for ``lease_s`` seconds is free. Whoever is at the same address as the holder
-    gets it at once: two processes cannot listen on one port, so the holder is gone.
+    A lease that its holder does not renew for ``lease_s`` seconds expires. A broker with the holder's address gets it
+    at once: two processes cannot listen on one port, so the holder has ended.
     """
 
     def __init__(self, session: GroupSession, address: str, broker_id: int, lease_s: float) -> None:
@@ -45,7 +45,7 @@ class LeaseStore:
         await self._session.call_over(connection, "renew_lease", keys, [self.address, self._lease_ms])
 
     async def release(self) -> None:
-        """Gives the lease back: a slave need not wait until it expires."""
+        """Releases the lease: a slave need not wait until it expires."""
         await self._session.call_over(self._session.current(), "release_lease", [self._session.keys.lease], [])
 
     async def claim_slave_id(self) -> tuple[int, str, int]:

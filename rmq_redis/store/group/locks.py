@@ -55,7 +55,7 @@ class LockStore:
             try:
                 group, topic, queue_id = field.decode().split(":")
                 granted_ms, _, client_id = value.decode().partition(":")
-                age_s = max(0.0, (now_ms - int(granted_ms)) / 1000)  # the clock that wrote it may be ahead of ours
+                age_s = max(0.0, (now_ms - int(granted_ms)) / 1000)  # the clock that wrote it may be ahead of this one
                 self._locks[LockKey(group, topic, int(queue_id))] = Lock(client_id, now_s - age_s)
             except ValueError:
                 name = self._session.keys.locks.decode()

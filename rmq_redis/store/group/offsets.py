@@ -88,18 +88,18 @@ class OffsetStore:
         return None if queues is None else queues.get(queue_id)
 
     def note_pull(self, group: str, topic: str, queue_id: int, offset: int) -> None:
-        """A member of the group asked for messages from ``offset`` on."""
+        """A member of the group requested messages from ``offset`` on."""
         queues = self._pulled.get((group, topic))
         if queues is None:
             queues = self._pulled[group, topic] = {}
         queues[queue_id] = offset
 
     def pulled(self, group: str, topic: str, queue_id: int) -> int:
-        """The offset that the group's last pull from a queue asked for; 0 for none since this process is there."""
+        """The offset of the group's last pull from a queue; 0 for none since this process started."""
         return self._pulled.get((group, topic), {}).get(queue_id, 0)
 
     def has_pulled(self, group: str, topic: str, queue_id: int) -> bool:
-        """Whether the group has pulled from a queue since this process is there, or since a reset."""
+        """Whether the group has pulled from a queue since this process started, or since a reset."""
         return queue_id in self._pulled.get((group, topic), ())
 
     def is_reset(self, group: str, topic: str, queue_id: int) -> bool:

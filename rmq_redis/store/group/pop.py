@@ -31,7 +31,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """One message that a group was given and that is hidden from it until ``visible_ms`` (ms since 1970)."""
+    """One message that a group received and that is hidden from it until ``visible_ms`` (ms since 1970)."""
 
     group: str
     topic: str
@@ -51,10 +51,10 @@ class Hidden:
 
 @dataclass(frozen=True, slots=True)
 class Revival:
-    """What becomes of a hidden message whose time is over: a record in another queue, or nothing (``target`` None).
+    """What becomes of an expired hidden message: a record in another queue, or nothing (``target`` None).
 
     Attributes:
-        source: the queue it was given from; None when that is gone.
+        source: the queue it was read from; None if that was deleted.
     """
 
     hidden: Hidden
@@ -72,7 +72,10 @@ class _Ack(NamedTuple):
 
 
 class PopStore:
-    """Hidden messages of one broker group. Everything raises StoreError when the store is away or we are fenced off."""
+    """Hidden messages of one broker group.
+
+    Everything raises StoreError when the store is unavailable or this master is fenced off.
+    """
 
     def __init__(self, queue_store: QueueStore) -> None:
         self._store = queue_store

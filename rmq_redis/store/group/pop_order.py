@@ -1,9 +1,9 @@
-"""What POPs in order have given out: at most one batch of a queue and group, as one field of a hash.
+"""What ordered POPs have delivered: at most one batch of a queue and group, as one field of a hash.
 
 The field ``<group>:<topic>:<queueId>`` is there as long as something of the batch is not acknowledged, and all that is
 known of it is its text, so that one function call changes it together with the group's offset and its pending entries:
 
-    <next offset> <pop time> <attempt>;<offset> <visible again at> <times given>;...
+    <next offset> <pop time> <attempt>;<offset> <visible again at> <deliveries>;...
 
 The offset of the group is the first one in the text. One that is another was set by somebody else (a reset): then the
 batch does not hold any more. Times in ms since 1970.
@@ -39,8 +39,8 @@ class Given:
     """One message that is not acknowledged.
 
     Attributes:
-        visible_ms: it is with somebody until then; 0 when it is with nobody, and only kept for the next POP.
-        times: how often it was given out.
+        visible_ms: a client holds it until then; 0: none does, and it is kept for the next POP.
+        times: number of deliveries.
     """
 
     queue_offset: int
@@ -50,11 +50,11 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a group was given of a queue in order and has not acknowledged.
+    """What a group received of a queue in order and has not acknowledged.
 
     Attributes:
         next_offset: where the group goes on after the batch.
-        pop_ms: when it was given out; with the queue it tells one batch from another, and handles carry it.
+        pop_ms: when it was delivered; with the queue it identifies a batch, and handles carry it.
         attempt: of the request that got it.
         messages: at least one, ascending.
     """
@@ -93,7 +93,7 @@ class Step:
         before: what was out when it was planned; it is not done when that is not so any more.
         batch: what is out from then on; None when nothing is.
         offset: the group's offset from then on.
-        next_offset: the end of what was given out, for the Redis consumer group.
+        next_offset: the end of what was delivered, for the Redis consumer group.
         given, ended: offsets that become pending there, and that are no longer.
         dead: records for the dead letters, of messages that are in ``ended``.
     """
@@ -111,8 +111,8 @@ class Step:
 class PopOrderStore:
     """Batches of one broker group: in memory, and in Redis, where every change is made first.
 
-    Everything raises StoreError when the store is away or we are fenced off. Then it may have happened or not, and
-    what is in Redis is read before the queue is looked at again.
+    Everything raises StoreError when the store is unavailable or this master is fenced off. The change may have
+    happened or not, and the state in Redis is read before the next look at the queue.
     """
 
     def __init__(self, queue_store: QueueStore, offsets: OffsetStore) -> None:
@@ -174,7 +174,7 @@ class PopOrderStore:
         self._batches.clear()
 
     def forget_queue(self, queue: Queue) -> None:
-        """The queue is gone, in Redis too."""
+        """The queue was deleted, in Redis too."""
         for key in [key for key in self._batches if key[1] is queue]:
             del self._batches[key]
 
@@ -202,7 +202,7 @@ class PopOrderStore:
             raise
 
     async def pop(self, group: str, steps: Sequence[Step], dead_letters: Queue | None) -> list[bool]:
-        """Gives messages out, and ends others. False for a queue of which something else is out than we thought.
+        """Delivers messages, and ends others. False for a queue whose batch in Redis is not the expected one.
 
         Args:
             dead_letters: where the records in ``dead`` go.
@@ -278,7 +278,7 @@ class PopOrderStore:
             self._take_over_offset(key, offset)
 
     async def ack(self, key: Key, pop_ms: int, offsets: Sequence[int]) -> None:
-        """Ends messages of the batch that was given out at ``pop_ms``; of another one none."""
+        """Ends messages of the batch that was delivered at ``pop_ms``; of another one none."""
         group, queue = key
         keys = [self._keys.ordered, queue.key, self._keys.offsets(group, queue.topic)]
         args: list[Arg] = [self._field(key), group, queue.queue_id, pop_ms, *offsets]

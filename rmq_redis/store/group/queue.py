@@ -35,11 +35,11 @@ class Queue:
         number: the queue's number in physical offsets.
         first_offset: where it began: all its messages are there while ``min_offset`` is not above.
         min_offset: offset of the first message still there; equal to ``max_offset`` when empty.
-        oldest_ms: when the message at ``min_offset`` was stored; 0 when nobody asked yet or there is none.
+        oldest_ms: when the message at ``min_offset`` was stored; 0 when it was not read yet or there is none.
         max_offset: offset that the next message will get.
         sent_end: the same once everything that is on its way to Redis is there; never smaller.
-        size_hint: bytes of a large record of late; a read asks for what should fit.
-        largest: bytes of the largest record there may be; a read never asks for more than ``MAX_READ_BYTES`` by it.
+        size_hint: bytes of a large record of late; a read requests as many as should fit.
+        largest: bytes of the largest record there may be; a read never requests more than ``MAX_READ_BYTES`` by it.
         held: pulls that wait for a message, kept by ``broker.pull_hold``.
         puts: what was stored in it since this process knows it; None: nothing.
     """
@@ -88,12 +88,12 @@ class Queue:
         return self.min_offset <= self.first_offset
 
     def begin_behind(self, offset: int) -> None:
-        """All messages are lost, and the next one gets ``offset``: none is given out twice."""
+        """All messages are lost, and the next one gets ``offset``: no offset is used twice."""
         self.first_offset = self.min_offset = self.max_offset = self.sent_end = offset
         self.oldest_ms = 0
 
     def read_nums(self, wanted: int, max_bytes: int) -> int:
-        """How many of ``wanted`` records one read should ask for, to bring about ``max_bytes``; at least 1."""
+        """How many of ``wanted`` records one read should request, to return about ``max_bytes``; at least 1."""
         return max(1, min(wanted, max_bytes // max(self.size_hint, 1), MAX_READ_BYTES // max(self.largest, 1)))
 
     def physical_offset(self, queue_offset: int) -> int:

@@ -27,8 +27,8 @@ from .turn import Turn, TurnBatch
 logger = logging.getLogger(__name__)
 
 COMMIT_RECORDS = 32
-"""So many appends do not wait for the end of the loop turn: Redis begins while the broker reads the rest of a burst,
-instead of one resting while the other works."""
+"""Number of appends that are sent before the end of the loop turn: Redis begins while the broker reads the rest of a
+burst, instead of one resting while the other works."""
 _LOST_MARK = ord("_")
 """In the place of an ID's "-": the stream had disappeared; see ``append`` in ``store/redis/functions/queues.lua``."""
 
@@ -210,8 +210,8 @@ class QueueStore(KnownQueues):
         self.puts.add(len(records), size, ms * times, times)
         try:
             self._on_new_records(queue, first_offset, records)
-        except Exception:  # whoever waits for messages must not cost their senders the answers
-            logger.exception("%s: waking those who wait for messages failed", queue.mq)
+        except Exception:  # an error of a waiting pull must not cost the senders their responses
+            logger.exception("%s: waking the pulls that wait for messages failed", queue.mq)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -249,10 +249,10 @@ class QueueStore(KnownQueues):
         connection.call(answered, b"XRANGE", queue.key, entry_id(queue_offset), entry_id(end - 1), b"COUNT", count)
 
     def _judge_nothing(self, connection: StoreConnection, queue: Queue, end: int, done: ReadDone) -> None:
-        """Nothing where messages should be: they were removed, unless the server that was asked lacks them.
+        """Nothing where messages should be: they were removed, unless the queried server lacks them.
 
-        After a failover a connection may still be at the old primary, or at a replica that is behind: whoever went on
-        at ``end`` then would miss what the primary has. If the primary lacks them, too, they are lost.
+        After a failover a connection may still be at the old primary, or at a replica that is behind: a consumer that
+        continued at ``end`` would miss what the primary has. If the primary lacks them, too, they are lost.
         """
 
         def told(answer: Any) -> None:

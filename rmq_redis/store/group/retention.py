@@ -46,7 +46,7 @@ def memory_of(info: Mapping[str, str]) -> StoreMemory:
 
 
 class RetentionStore:
-    """Everything raises StoreError when the store is away or we are fenced off."""
+    """Everything raises StoreError when the store is unavailable or this master is fenced off."""
 
     def __init__(self, queue_store: QueueStore) -> None:
         self._store = queue_store

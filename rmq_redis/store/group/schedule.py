@@ -1,7 +1,7 @@
 """Messages that must appear later: a sorted set of ids by due time, a hash of their records, and a hash to recall them.
 
-The record says which queue a message belongs to. A move adds the entry and takes the message away in one server-side
-function, so a crash neither loses nor doubles a message; a recall takes it away in another, so a message is either
+The record says which queue a message belongs to. A move adds the entry and removes the message in one server-side
+function, so a crash neither loses nor duplicates a message; a recall removes it in another, so a message is either
 delivered or recalled.
 """
 
@@ -22,7 +22,7 @@ Scheduled = Callable[["Held | None", "StoreError | None", Any], None]
 """Called once per message with (where it is, error, the caller's argument); without the first if it is not stored."""
 
 MAX_DUE_BYTES = 4 * 1024 * 1024
-"""Records of about so many bytes are read at once; always at least one."""
+"""Bytes of records read at once, approximately; always at least one record."""
 
 
 class Held(NamedTuple):
@@ -44,7 +44,7 @@ class Due(NamedTuple):
     """A message that is due.
 
     Attributes:
-        record: empty when somebody took it away by hand.
+        record: empty when it was removed by hand.
     """
 
     id: bytes
@@ -124,7 +124,7 @@ class ScheduleStore:
             limit: largest number of messages; fewer when they are large.
 
         Raises:
-            StoreError: the store is away.
+            StoreError: the store is unavailable.
         """
         first, *found = await self._store.current().execute_function(
             "due", self._keys[:2], [now_ms, limit, MAX_DUE_BYTES]
@@ -152,11 +152,11 @@ class ScheduleStore:
         return sum(len(records) for _, records in arrived.values())
 
     async def recall(self, recall_key: str) -> int:
-        """Takes away every message that was added with this key; returns how many there were.
+        """Removes every message that was added with this key; returns the number of messages.
 
         Raises:
-            StoreUnconfirmedError: they were taken away, which is not (known to be) where the broker's mode asks for.
-            StoreError: the store is away.
+            StoreUnconfirmedError: they were removed, but the broker's mode could not be confirmed.
+            StoreError: the store is unavailable.
         """
         recalled = int(await self._store.call("recall", self._keys, [recall_key]))
         if recalled:

@@ -93,7 +93,7 @@ class GroupSession:
         self.pending_bytes = 0
         """Bytes of records that wait for the store's answer."""
         self.put_bytes = 0
-        """Bytes of records given to Redis since start."""
+        """Bytes of records sent to Redis since start."""
         self.put_limit = NO_LIMIT
         """``put_bytes`` at which appends are refused, until the memory was looked at again."""
         self.put_alarm = NO_LIMIT
@@ -131,7 +131,7 @@ class GroupSession:
 
     @property
     def available(self) -> bool:
-        """Whether appends are taken: the store is reachable, ours, and has memory left."""
+        """Whether appends are taken: the store is reachable, not fenced, and has memory left."""
         return self._writes.connection is not None and not self._fenced and self.put_bytes < self.put_limit
 
     @property
@@ -142,7 +142,7 @@ class GroupSession:
     # --- connections -----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Connects; a writer takes the group over with a new epoch, whoever has it.
+        """Connects; a writer takes the group over with a new epoch, even from another writer.
 
         Raises:
             StoreError: the server to read from is unreachable; a writer's: the primary.
@@ -189,7 +189,7 @@ class GroupSession:
         await self._reads.follow()
 
     def reconnect(self) -> None:
-        """Gives up connections that do not answer; new ones are opened in the background."""
+        """Drops connections that do not answer; new ones are opened in the background."""
         self._writes.reconnect()
         self._reads.reconnect()
 
@@ -230,7 +230,7 @@ class GroupSession:
         return connection.execute_function(name, [self.keys.epoch, *keys], [self._epoch, *args])
 
     def send(self, reply: ConfirmedReply, name: str, keys: list[bytes], args: list[Arg]) -> None:
-        """As ``call``, in the order of the calls; a success is reported once it is confirmed as the modes ask for."""
+        """As ``call``, in the order of the calls; a success is reported once it is confirmed as the modes require."""
 
         def answered(answer: Any, late: StoreError | None = None) -> None:
             if isinstance(answer, StoreError):
@@ -248,7 +248,7 @@ class GroupSession:
             self._confirmation.call_function(answered, name, keys, args)
 
     async def confirmed(self) -> None:
-        """Returns when all that was written so far is confirmed as the modes ask for. Raises StoreError."""
+        """Returns when all that was written so far is confirmed as the modes require. Raises StoreError."""
         if self._confirmation is not None:
             await self._confirmation.wait()
 

@@ -19,7 +19,7 @@ from .connection import Arg, StoreConnection
 logger = logging.getLogger(__name__)
 
 _GRAIN_S = 0.05
-"""Batches whose time ends within so much of another's are told together: Redis ends a WAIT no more exactly."""
+"""Batches whose timeouts are this close are reported together: Redis ends a WAIT no more exactly."""
 
 Confirmed = Callable[["StoreError | None"], None]
 
@@ -31,7 +31,7 @@ class ConfirmedReply(Protocol):
 
 
 class Confirmation:
-    """Asks one connection to a primary whether what was written over it is where it must be."""
+    """Confirms that what was written over one connection to a primary is where it must be (WAIT, WAITAOF)."""
 
     def __init__(self, connection: StoreConnection, *, replicas: int, flush: bool, timeout_ms: int) -> None:
         """
@@ -45,10 +45,10 @@ class Confirmation:
         self._flush = flush
         self._timeout_ms = timeout_ms
         self._short: bool | None = None
-        """Fewer replicas are connected than asked for, which is looked at before each WAIT: that would only take time.
-        None: nobody looked yet; a replica that was just promoted has none."""
+        """Fewer replicas are connected than required; checked before each WAIT, which would only time out.
+        None: not checked yet; a replica that was just promoted has none."""
         self._next: list[tuple[float, Confirmed]] = []
-        """What waits for the next question, in order, with the time of the loop when it is to be told at the latest."""
+        """What waits for the next WAIT, in order, with the loop time by which it must be reported."""
         self._loop = asyncio.get_running_loop()
         self._asking = False
         self._warned = False
@@ -176,11 +176,11 @@ class Confirmation:
         connected = len(role[2]) if len(role) > 2 and isinstance(role[2], list) else 0
         before, self._short = self._short or False, connected < self._replicas
         if self._short != before:
-            logger.warning("store: %d replicas are connected, %d are asked for", connected, self._replicas)
+            logger.warning("store: %d replicas are connected, %d are required", connected, self._replicas)
         if not self._short:
             return None
         return StoreUnconfirmedError(
-            f"stored; {connected} replicas are connected, {self._replicas} are asked for",
+            f"stored; {connected} replicas are connected, {self._replicas} are required",
             ResponseCode.SLAVE_NOT_AVAILABLE,
         )
 
@@ -202,7 +202,7 @@ class Confirmation:
     def _finish(
         self, covered: list[tuple[float, Confirmed]], failure: StoreError | None, *, is_late: bool = False
     ) -> None:
-        """Tells the outcome; of what is only late, to those whose time is over: the others are asked about again."""
+        """Reports the outcome; if it is only late, to those that timed out: the others wait for the next WAIT."""
         self._asking = False
         if is_late:
             now = self._loop.time() + _GRAIN_S

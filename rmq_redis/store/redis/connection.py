@@ -109,7 +109,7 @@ class StoreConnection(asyncio.Protocol):
     def _answer(callback: Reply, reply: Any) -> None:
         try:
             callback(reply)
-        except Exception:  # one caller's mistake must not cost the others their answers
+        except Exception:  # one caller's error must not cost the others their responses
             logger.exception("store: the handler of an answer failed")
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -45,7 +45,7 @@ _REDIS_PORT = 6379
 
 Parameters = dict[str, Any]
 """What one connection needs, by redis-py's names: host, port or path, db, username, password, ssl, ssl_….
-``readonly``: a replica of a Redis Cluster, which must be told that reads are meant for it."""
+``readonly``: a replica of a Redis Cluster, which needs READONLY before it serves reads."""
 
 
 class Locator(Protocol):
@@ -188,7 +188,7 @@ class _Sentinels:
         sentinels(url, variables)  # refuses now what cannot be read
 
     async def primary(self) -> Parameters:
-        """What the Sentinel with the newest configuration says: one that was away may still name the old primary."""
+        """What the Sentinel with the newest configuration says: an unreachable one may still name the old primary."""
         client, service, parameters = sentinels(self._url, self._variables)
         try:
             answers = await asyncio.gather(
@@ -223,7 +223,7 @@ async def _close(client: Sentinel) -> None:
 
 
 class _Cluster:
-    """Asks one node a time, each time another one: a node that is cut off, or slept, still names the old primary.
+    """Queries one node at a time, each time another one: a node that is cut off, or slept, still names the old primary.
 
     Which of two is the newer says the owner's configuration epoch, which every promotion and every move of a slot makes
     the largest of the cluster. Nodes that the URL does not name are learned from those that it does.

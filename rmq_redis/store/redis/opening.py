@@ -82,7 +82,7 @@ async def _greet(connection: StoreConnection, parameters: dict[str, Any]) -> Non
             text = str(error).lower()
             if "readonly" not in text and "read only" not in text:
                 raise  # else it is a replica, which has them from its primary
-    except BaseException:  # also when a server that says nothing was given up
+    except BaseException:  # also on a timeout
         connection.close()
         raise
 

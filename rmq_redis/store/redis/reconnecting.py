@@ -18,7 +18,7 @@ _RETRY_FIRST_S = 0.05
 _RETRY_MOST_S = 1.0
 _SHORT_LIFE_S = 30.0
 _LOSSES_TO_HINT = 3
-"""So many connections in a row that lived shorter than ``_SHORT_LIFE_S`` are no accident."""
+"""Number of consecutive connections shorter than ``_SHORT_LIFE_S`` after which a hint is logged."""
 
 
 class Store:
@@ -120,7 +120,7 @@ class Store:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _RETRY_MOST_S)
                 continue
-            except Exception:  # a mistake of ours must not end the only task that reconnects
+            except Exception:  # a bug must not end the only task that reconnects
                 logger.exception("%s: reconnecting failed", self._name)
                 await asyncio.sleep(_RETRY_MOST_S)
                 continue
@@ -164,7 +164,7 @@ class Store:
                 self.reconnect()
 
     def reconnect(self) -> None:
-        """Gives the connection up, if there is one; a new one is opened in the background."""
+        """Drops the connection, if there is one; a new one is opened in the background."""
         if self.connection is not None:
             self.connection.abort()
 

@@ -38,7 +38,7 @@ class Replication(NamedTuple):
 
 
 async def server_info(connection: StoreConnection, section: str) -> dict[str, str]:
-    """The fields of a section of INFO. Raises StoreError, also for a user who may not ask."""
+    """The fields of a section of INFO. Raises StoreError, also for a user without permission."""
     answer: bytes = await connection.execute("INFO", section)
     return dict(line.split(":", 1) for line in answer.decode(errors="replace").splitlines() if ":" in line)
 

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from ...errors import StoreBusyError, StoreError
 
 _STALL_S = 0.05
-"""A store from which nothing came for so long is sent nothing more until it answers."""
+"""Seconds without a response from the store after which nothing more is sent to it until it answers."""
 _TICK_S = 0.02
 
 C = TypeVar("C")
@@ -33,9 +33,9 @@ class AppendWindow(Generic[C]):
     ) -> None:
         """
         Args:
-            send: sends a commit; whoever gets its answer calls ``answered``.
-            refuse: tells a commit's senders that it was not sent.
-            max_wait_s: a commit that was held for so long is refused.
+            send: sends a commit; ``answered`` is to be called with its response.
+            refuse: reports to a commit's senders that it was not sent.
+            max_wait_s: seconds after which a held commit is refused.
         """
         self._send = send
         self._refuse = refuse

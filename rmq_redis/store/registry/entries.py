@@ -53,7 +53,7 @@ class GroupSnapshot(msgspec.Struct, frozen=True):
     """What the registry has of a group.
 
     Attributes:
-        revision: of the topics; "" when the registry has none (or only what a group left that is gone).
+        revision: of the topics; "" when the registry has none (or only leftovers of a removed group).
         topics: None when ``revision`` is the one that the reader knew.
     """
 
@@ -81,9 +81,9 @@ class GroupWrite(msgspec.Struct):
 
 
 class RegistryEvent(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """What NameServers tell each other.
+    """A notification between NameServers.
 
-    ``kind``: ``changed``; ``removed`` (a connection closed; whoever is still connected objects); ``unregistered`` (the
+    ``kind``: ``changed``; ``removed`` (a connection closed; NameServers that have one object); ``unregistered`` (the
     broker said so itself); ``kv``.
     """
 
@@ -150,7 +150,7 @@ def index_members(raw: Iterable[bytes]) -> dict[GroupKey, list[int]]:
         try:
             cluster, broker_name, broker_id = parts[0], parts[1], int(parts[2])
         except (IndexError, ValueError):
-            logger.warning("registry: %r in the index of brokers is not ours; ignored", member)
+            logger.warning("registry: %r in the index of brokers is not a valid entry; ignored", member)
             continue
         members.setdefault(GroupKey(unquote(cluster), unquote(broker_name)), []).append(broker_id)
     return members

@@ -83,7 +83,7 @@ def kv_index_key(prefix: str) -> str:
 
 
 def events_channel(prefix: str) -> str:
-    """Pub/sub channel on which NameServers tell each other what changed."""
+    """Pub/sub channel on which NameServers notify each other of changes."""
     return f"{prefix}:ns:events"
 
 
@@ -171,7 +171,7 @@ class RouteStore:
         """
         with _store_errors():
             index = brokers_index_key(self._prefix)
-            # A second later than the key, so that no clock of ours lets a member go before its key.
+            # A second later than the key, so that no clock difference removes a member before its key.
             await self._redis.zremrangebyscore(index, "-inf", f"({await self._time_s() - 1:f}")
             members = index_members(await self._call(self._redis.zrange(index, 0, -1)))
             keys = list(members)
@@ -212,7 +212,7 @@ class RouteStore:
                 pipe: Any  # redis-py types its pipeline as half untyped
                 async with self._redis.pipeline(transaction=True) as pipe:
                     ids = index_members(await self._call(self._redis.zrange(index, 0, -1))).get(key, [])
-                    # Whoever adds a member touches the topics' TTL, so watching that key covers members we do not know.
+                    # Adding a member touches the topics' TTL, so watching that key covers unknown members.
                     await pipe.watch(topics, *(broker_key(self._prefix, *key, broker_id) for broker_id in ids))
                     snapshot = await self._read_group(pipe, key, ids, known_revision)
                     write = decide(snapshot)
@@ -328,7 +328,7 @@ class RouteStore:
             return table
 
     async def put_kv(self, namespace: str, key: str, value: str) -> None:
-        """Sets one entry and tells the other NameServers."""
+        """Sets one entry and notifies the other NameServers."""
         with _store_errors():
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.sadd(kv_index_key(self._prefix), namespace)
@@ -337,7 +337,7 @@ class RouteStore:
             await self._tell(RegistryEvent(sender=self.instance, kind="kv"))
 
     async def delete_kv(self, namespace: str, key: str) -> None:
-        """Removes one entry, if it is there, and tells the other NameServers."""
+        """Removes one entry, if it exists, and notifies the other NameServers."""
         with _store_errors():
             await self._call(self._redis.hdel(kv_key(self._prefix, namespace), key))
             await self._tell(RegistryEvent(sender=self.instance, kind="kv"))
@@ -358,7 +358,7 @@ class RouteStore:
                 )
 
     async def events(self) -> AsyncGenerator[RegistryEvent | None, None]:
-        """What other NameServers tell, without end; first None, once the subscription holds."""
+        """Notifications of other NameServers, without end; None first, when the subscription is active."""
         with _store_errors():
             async with self._redis.pubsub() as pubsub:
                 await pubsub.subscribe(events_channel(self._prefix))

@@ -81,12 +81,12 @@ async def test_nobody_waits_for_replicas_that_are_not_there(caplog: pytest.LogCa
         asked.after(number)
         asked.server.answers(ALONE, "ROLE")
     assert asked.told == [(1, ResponseCode.SLAVE_NOT_AVAILABLE), (2, ResponseCode.SLAVE_NOT_AVAILABLE)]
-    assert caplog.text.count("0 replicas are connected, 1 are asked for") == 1
+    assert caplog.text.count("0 replicas are connected, 1 are required") == 1
     asked.after(3)
     asked.server.answers(REPLICA, "ROLE")
     asked.server.answers(1, "WAIT", 1, TWO_SECONDS_MS)
     assert asked.told[2:] == [(3, None)]
-    assert caplog.text.count("1 replicas are connected, 1 are asked for") == 1
+    assert caplog.text.count("1 replicas are connected, 1 are required") == 1
 
 
 @pytest.mark.parametrize(
