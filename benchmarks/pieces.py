@@ -16,7 +16,7 @@ from rmq_redis.model import Message, MessageQueue
 from rmq_redis.protocol.batch import batch_to_records
 from rmq_redis.protocol.command import request
 from rmq_redis.protocol.frame import decode_command, encode_command, encode_frame
-from rmq_redis.protocol.header import SendMessageRequestHeaderV2
+from rmq_redis.protocol.headers.send import SendMessageRequestHeaderV2
 from rmq_redis.protocol.ids import UniqKeyGenerator
 from rmq_redis.protocol.record import decode_records, encode_record
 from rmq_redis.store.group.queue import Queue, deliver

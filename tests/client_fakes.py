@@ -15,21 +15,22 @@ from rmq_redis.config import ClientConfig
 from rmq_redis.hosts import offset_msg_id, pack_host
 from rmq_redis.model import BrokerData, MessageQueue, QueueData, TopicRouteData
 from rmq_redis.protocol.batch import decode_batch
-from rmq_redis.protocol.body import ClusterInfo, dumps, encode_cluster_info, encode_route
+from rmq_redis.protocol.bodies.base import dumps
+from rmq_redis.protocol.bodies.route import ClusterInfo, encode_cluster_info, encode_route
 from rmq_redis.protocol.command import RemotingCommand, request, response
-from rmq_redis.protocol.header import (
-    ConsumerGroupRequestHeader,
-    ConsumerSendMsgBackRequestHeader,
-    CreateTopicRequestHeader,
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader, TopicRequestHeader
+from rmq_redis.protocol.headers.clients import ConsumerGroupRequestHeader
+from rmq_redis.protocol.headers.offsets import (
     OffsetResponseHeader,
-    PullMessageRequestHeader,
-    PullMessageResponseHeader,
     QueryConsumerOffsetRequestHeader,
     QueueOffsetRequestHeader,
+    UpdateConsumerOffsetRequestHeader,
+)
+from rmq_redis.protocol.headers.pull import PullMessageRequestHeader, PullMessageResponseHeader
+from rmq_redis.protocol.headers.send import (
+    ConsumerSendMsgBackRequestHeader,
     SendMessageRequestHeaderV2,
     SendMessageResponseHeader,
-    TopicRequestHeader,
-    UpdateConsumerOffsetRequestHeader,
 )
 from rmq_redis.protocol.properties import remove_property
 from rmq_redis.protocol.record import encode_record

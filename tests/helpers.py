@@ -16,14 +16,14 @@ from typing import Any
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.model import TopicRouteData
-from rmq_redis.protocol.body import encode_route, loads
+from rmq_redis.protocol.bodies.base import loads
+from rmq_redis.protocol.bodies.route import encode_route
 from rmq_redis.protocol.command import RemotingCommand, request, response
 from rmq_redis.protocol.frame import CommandDecoder, encode_command
-from rmq_redis.protocol.header import (
-    GetRouteInfoRequestHeader,
-    Header,
-    PullMessageRequestHeader,
-    PullMessageResponseHeader,
+from rmq_redis.protocol.headers.base import Header
+from rmq_redis.protocol.headers.pull import PullMessageRequestHeader, PullMessageResponseHeader
+from rmq_redis.protocol.headers.route import GetRouteInfoRequestHeader
+from rmq_redis.protocol.headers.send import (
     SendMessageRequestHeader,
     SendMessageRequestHeaderV2,
     SendMessageResponseHeader,

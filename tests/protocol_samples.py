@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Iterator
 
-from rmq_redis.protocol import header as headers
-from rmq_redis.protocol.header import Header
+from rmq_redis.protocol import headers
+from rmq_redis.protocol.headers.base import Header
 
 ROUTE_BARE = (
     b'{"brokerDatas":[{"brokerAddrs":{0:"10.0.0.5:10911",1:"10.0.0.6:10911"},"brokerName":"broker-a",'
@@ -73,9 +75,13 @@ SEND_ANSWER = (
 )
 
 
+for module in pkgutil.iter_modules(headers.__path__, f"{headers.__name__}."):
+    importlib.import_module(module.name)
+
+
 def header_types(base: type[Header] = Header) -> Iterator[type[Header]]:
     for kind in base.__subclasses__():
-        if kind.__module__ == headers.__name__:
+        if kind.__module__.startswith(f"{headers.__name__}."):
             yield kind
         yield from header_types(kind)
 

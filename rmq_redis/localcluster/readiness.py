@@ -9,10 +9,10 @@ from ..codes import RequestCode
 from ..errors import RmqError
 from ..model import MASTER_ID, BrokerData
 from ..protocol.bodies.broker import REGISTERED_NAMESRVS
+from ..protocol.bodies.route import ClusterInfo, decode_cluster_info
 from ..protocol.bodies.topics import KvTable
-from ..protocol.body import ClusterInfo, decode_cluster_info
 from ..protocol.command import request
-from ..protocol.header import UnregisterBrokerRequestHeader
+from ..protocol.headers.registration import UnregisterBrokerRequestHeader
 from ..remoting.client import RemotingClient
 
 _LOOK_TIMEOUT_S = 2.0

@@ -16,41 +16,31 @@ from ..config import NameServerConfig
 from ..errors import NoPermissionError, QueryNotFoundError, RemoteProtocolError, ResponseError
 from ..model import MASTER_ID, ORDER_TOPIC_CONFIG, DataVersion
 from ..plugins.hookspecs import RouteFilter, RouteRequest
+from ..protocol.bodies.base import decode_struct, dumps
 from ..protocol.bodies.java_properties import (
     NAMESRV_FIXED_SETTINGS,
     NAMESRV_SETTING_NAMES,
     decode_java_properties,
     encode_java_properties,
 )
+from ..protocol.bodies.registration import TopicConfigTable, decode_register_body
+from ..protocol.bodies.route import decode_route, encode_cluster_info, encode_route
 from ..protocol.bodies.topics import BrokerMemberGroup, BrokerMembers, KvTable, TopicList
-from ..protocol.body import (
-    TopicConfigTable,
-    decode_register_body,
-    decode_route,
-    decode_struct,
-    dumps,
-    encode_cluster_info,
-    encode_route,
-)
 from ..protocol.command import RemotingCommand, response
-from ..protocol.header import (
+from ..protocol.headers.admin import TopicRequestHeader
+from ..protocol.headers.kv_config import KvConfigRequestHeader, KvConfigResponseHeader, KvListRequestHeader
+from ..protocol.headers.registration import (
     AddWritePermResponseHeader,
     BrokerHeartbeatRequestHeader,
-    BrokerMemberGroupRequestHeader,
     BrokerNameRequestHeader,
-    ClusterRequestHeader,
-    GetRouteInfoRequestHeader,
-    KvConfigRequestHeader,
-    KvConfigResponseHeader,
-    KvListRequestHeader,
     QueryDataVersionRequestHeader,
     QueryDataVersionResponseHeader,
     RegisterBrokerRequestHeader,
     RegisterBrokerResponseHeader,
-    TopicRequestHeader,
     UnregisterBrokerRequestHeader,
     WipeWritePermResponseHeader,
 )
+from ..protocol.headers.route import BrokerMemberGroupRequestHeader, ClusterRequestHeader, GetRouteInfoRequestHeader
 from ..remoting.connection import Connection
 from ..remoting.dispatch import Processor
 from ..store.redis.url import without_credentials

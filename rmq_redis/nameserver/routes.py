@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ..codes import Perm
 from ..errors import ResponseError
 from ..model import MASTER_ID, ORDER_TOPIC_CONFIG, BrokerData, DataVersion, QueueData, TopicConfig, TopicRouteData
-from ..protocol.body import ClusterInfo, encode_route
+from ..protocol.bodies.route import ClusterInfo, encode_route
 from ..store.registry.entries import REVISION_FIELD, GroupKey, LiveBroker
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from ..codes import CURRENT_VERSION, LanguageCode
-from .header import Header, decode_header, encode_header, fields_of_json
+from .headers.base import Header, decode_header, encode_header, fields_of_json
 
 RESPONSE_FLAG = 1
 ONEWAY_FLAG = 2

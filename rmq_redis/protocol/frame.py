@@ -15,7 +15,7 @@ import msgspec
 from ..codes import LanguageCode
 from ..errors import LocalProtocolError, RemoteProtocolError
 from .command import RemotingCommand, SerializeType
-from .header import Int32, loads_lenient
+from .headers.base import Int32, loads_lenient
 
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 """Largest frame, the length word included."""

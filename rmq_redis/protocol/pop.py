@@ -15,7 +15,7 @@ import msgspec
 
 from ..errors import RemoteProtocolError
 from ..model import RETRY_PREFIX
-from .body import dumps, loads
+from .bodies.base import dumps, loads
 
 NORMAL, RETRY, RETRY_V2 = "0", "1", "2"
 """Marks of the topic that a message was taken from."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..protocol.body import Body, dumps
+from ..protocol.bodies.base import Body, dumps
 
 TURN_S = 0.01
 """A request works this long, in seconds, in one turn of the event loop."""

@@ -26,14 +26,13 @@ from rmq_redis.errors import RmqError
 from rmq_redis.model import MessageExt
 from rmq_redis.protocol.batch import encode_batch_item
 from rmq_redis.protocol.command import request
-from rmq_redis.protocol.header import (
-    ConsumerSendMsgBackRequestHeader,
-    EndTransactionRequestHeader,
+from rmq_redis.protocol.headers.offsets import (
     OffsetResponseHeader,
     QueryConsumerOffsetRequestHeader,
-    SendMessageResponseHeader,
     UpdateConsumerOffsetRequestHeader,
 )
+from rmq_redis.protocol.headers.send import ConsumerSendMsgBackRequestHeader, SendMessageResponseHeader
+from rmq_redis.protocol.headers.transaction import EndTransactionRequestHeader
 from rmq_redis.protocol.ids import parse_offset_msg_id
 from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer

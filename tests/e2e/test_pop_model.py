@@ -26,6 +26,13 @@ from processes import RoleProcess, broker, namesrv
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import RmqError
 from rmq_redis.protocol.command import RemotingCommand, request
+from rmq_redis.protocol.headers.pop import (
+    AckMessageRequestHeader,
+    ChangeInvisibleTimeRequestHeader,
+    ChangeInvisibleTimeResponseHeader,
+    PopMessageRequestHeader,
+    PopMessageResponseHeader,
+)
 from rmq_redis.protocol.pop import (
     BatchAck,
     PopHandle,
@@ -33,13 +40,6 @@ from rmq_redis.protocol.pop import (
     parse_handle,
     parse_offset_info,
     real_topic,
-)
-from rmq_redis.protocol.pop_header import (
-    AckMessageRequestHeader,
-    ChangeInvisibleTimeRequestHeader,
-    ChangeInvisibleTimeResponseHeader,
-    PopMessageRequestHeader,
-    PopMessageResponseHeader,
 )
 from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer

@@ -36,12 +36,12 @@ from test_pop_model import (
 from rmq_redis.client.consume.simple import received
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.pop import PopHandle, parse_handle
-from rmq_redis.protocol.pop_header import (
+from rmq_redis.protocol.headers.pop import (
     ChangeInvisibleTimeRequestHeader,
     ChangeInvisibleTimeResponseHeader,
     PopMessageRequestHeader,
 )
+from rmq_redis.protocol.pop import PopHandle, parse_handle
 
 __all__ = ["servers"]  # the fixture
 

@@ -14,12 +14,12 @@ from processes import RoleProcess, broker, namesrv
 from rmq_redis.codes import RequestCode
 from rmq_redis.model import MessageExt
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import (
+from rmq_redis.protocol.headers.send import (
     ConsumerSendMsgBackRequestHeader,
-    EndTransactionRequestHeader,
     RecallMessageRequestHeader,
     SendMessageResponseHeader,
 )
+from rmq_redis.protocol.headers.transaction import EndTransactionRequestHeader
 from rmq_redis.protocol.ids import parse_offset_msg_id
 from rmq_redis.protocol.properties import encode_properties
 from rmq_redis.store.embedded import EmbeddedServer

@@ -15,7 +15,9 @@ from rmq_redis.config import NameServerConfig
 from rmq_redis.errors import ResponseError, TopicNotExistError
 from rmq_redis.model import DataVersion, TopicConfig
 from rmq_redis.nameserver.nameserver import NameServer
-from rmq_redis.protocol.body import TopicConfigTable, decode_route, encode_register_body, loads
+from rmq_redis.protocol.bodies.base import loads
+from rmq_redis.protocol.bodies.registration import TopicConfigTable, encode_register_body
+from rmq_redis.protocol.bodies.route import decode_route
 from rmq_redis.protocol.command import RemotingCommand
 from rmq_redis.remoting.client import RemotingClient
 from rmq_redis.store.embedded import EmbeddedServer

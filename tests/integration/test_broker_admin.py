@@ -14,21 +14,22 @@ from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import StoreError
 from rmq_redis.model import MessageQueue, TopicConfig
-from rmq_redis.protocol.admin_header import BrokerConsumeStatsRequestHeader, ResetOffsetRequestHeader
-from rmq_redis.protocol.body import SubscriptionGroupConfig, decode_register_body, dumps, loads
+from rmq_redis.protocol.bodies.base import dumps, loads
+from rmq_redis.protocol.bodies.registration import decode_register_body
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import (
-    ConsumerGroupRequestHeader,
+from rmq_redis.protocol.group_config import SubscriptionGroupConfig
+from rmq_redis.protocol.headers.admin import (
+    BrokerConsumeStatsRequestHeader,
     ConsumeStatsRequestHeader,
     CreateTopicRequestHeader,
     DeleteSubscriptionGroupRequestHeader,
     GroupRequestHeader,
-    Header,
-    ProducerGroupRequestHeader,
-    RegisterBrokerRequestHeader,
     TopicRequestHeader,
-    UpdateConsumerOffsetRequestHeader,
 )
+from rmq_redis.protocol.headers.base import Header
+from rmq_redis.protocol.headers.clients import ConsumerGroupRequestHeader, ProducerGroupRequestHeader
+from rmq_redis.protocol.headers.offsets import ResetOffsetRequestHeader, UpdateConsumerOffsetRequestHeader
+from rmq_redis.protocol.headers.registration import RegisterBrokerRequestHeader
 from rmq_redis.store.embedded import EmbeddedServer, free_port
 
 PUT_TOPIC = RequestCode.UPDATE_AND_CREATE_TOPIC

@@ -12,9 +12,9 @@ from rmq_redis.broker.consume.assignment import share_for_pop
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.model import BrokerData, MessageQueue, QueueData, TopicRouteData
 from rmq_redis.plugins.defaults.allocate import allocate_averagely
-from rmq_redis.protocol.body import loads
+from rmq_redis.protocol.bodies.base import loads
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import GroupRequestHeader
+from rmq_redis.protocol.headers.admin import GroupRequestHeader
 
 ROUTE = TopicRouteData(
     [BrokerData("C", "broker-a", {0: "127.0.0.1:1"}), BrokerData("C", "broker-b", {0: "127.0.0.1:2"})],

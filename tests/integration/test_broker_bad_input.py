@@ -14,7 +14,7 @@ from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.command import request
 from rmq_redis.protocol.frame import encode_command
-from rmq_redis.protocol.header import TopicRequestHeader
+from rmq_redis.protocol.headers.admin import TopicRequestHeader
 
 ALL_CODES = sorted({int(code) for code in RequestCode} | {0, -1, 9, 2**31 - 1, -(2**31)})
 

@@ -15,10 +15,11 @@ from rmq_redis.broker.group.registration import registration_bodies
 from rmq_redis.codes import RequestCode
 from rmq_redis.model import DataVersion, TopicConfig
 from rmq_redis.nameserver.routes import RouteTable
-from rmq_redis.protocol.body import TopicConfigTable, decode_register_body
+from rmq_redis.protocol.bodies.registration import TopicConfigTable, decode_register_body
 from rmq_redis.protocol.command import request
 from rmq_redis.protocol.frame import encode_command
-from rmq_redis.protocol.header import CreateTopicRequestHeader, UnregisterClientRequestHeader
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader
+from rmq_redis.protocol.headers.clients import UnregisterClientRequestHeader
 from rmq_redis.store.registry.entries import LiveBroker
 
 

@@ -21,13 +21,14 @@ from rmq_redis.broker.broker import Broker
 from rmq_redis.broker.group import retry_notice
 from rmq_redis.codes import RequestCode
 from rmq_redis.model import MessageQueue
-from rmq_redis.protocol.body import SubscriptionGroupConfig, decode_register_body, dumps, loads
+from rmq_redis.protocol.bodies.base import dumps, loads
+from rmq_redis.protocol.bodies.registration import decode_register_body
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import (
+from rmq_redis.protocol.group_config import SubscriptionGroupConfig
+from rmq_redis.protocol.headers.admin import GroupRequestHeader, TopicRequestHeader
+from rmq_redis.protocol.headers.clients import (
     ConsumerGroupRequestHeader,
-    GroupRequestHeader,
     ProducerGroupRequestHeader,
-    TopicRequestHeader,
     UnregisterClientRequestHeader,
 )
 

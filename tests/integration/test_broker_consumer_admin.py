@@ -21,24 +21,24 @@ from helpers import (
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
 from rmq_redis.model import MessageQueue
-from rmq_redis.protocol.admin_header import (
-    BrokerConsumeStatsRequestHeader,
-    ConsumerClientRequestHeader,
-    ConsumerStatusRequestHeader,
-    QueryConsumeQueueRequestHeader,
-    ResetOffsetRequestHeader,
-    TopicGroupRequestHeader,
-)
-from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps, loads
+from rmq_redis.protocol.bodies.base import dumps, loads
 from rmq_redis.protocol.command import RemotingCommand, request, response
-from rmq_redis.protocol.header import (
+from rmq_redis.protocol.group_config import SubscriptionGroupConfig
+from rmq_redis.protocol.headers.admin import (
+    BrokerConsumeStatsRequestHeader,
     CreateTopicRequestHeader,
     DeleteSubscriptionGroupRequestHeader,
+    TopicGroupRequestHeader,
+)
+from rmq_redis.protocol.headers.clients import ConsumerClientRequestHeader, ConsumerStatusRequestHeader
+from rmq_redis.protocol.headers.offsets import (
     OffsetResponseHeader,
     QueryConsumerOffsetRequestHeader,
+    ResetOffsetRequestHeader,
     UpdateConsumerOffsetRequestHeader,
 )
-from rmq_redis.protocol.pop_header import PopMessageRequestHeader
+from rmq_redis.protocol.headers.pop import PopMessageRequestHeader
+from rmq_redis.protocol.headers.query import QueryConsumeQueueRequestHeader
 from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer
 

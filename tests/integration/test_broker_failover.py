@@ -21,16 +21,16 @@ from helpers import (
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import StoreError
-from rmq_redis.protocol.body import TopicConfigTable
+from rmq_redis.protocol.bodies.registration import TopicConfigTable
 from rmq_redis.protocol.command import request
-from rmq_redis.protocol.header import (
-    CreateTopicRequestHeader,
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader
+from rmq_redis.protocol.headers.offsets import (
     OffsetResponseHeader,
     QueryConsumerOffsetRequestHeader,
     QueueOffsetRequestHeader,
-    RegisterBrokerRequestHeader,
     UpdateConsumerOffsetRequestHeader,
 )
+from rmq_redis.protocol.headers.registration import RegisterBrokerRequestHeader
 from rmq_redis.store.group.lease import LeaseStore
 from rmq_redis.store.redis.connection import StoreConnection
 

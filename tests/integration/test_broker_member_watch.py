@@ -12,7 +12,7 @@ from rmq_redis.broker.broker import Broker
 from rmq_redis.broker.group import member_watch
 from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.command import request
-from rmq_redis.protocol.header import ConsumerGroupRequestHeader
+from rmq_redis.protocol.headers.clients import ConsumerGroupRequestHeader
 
 
 async def warnings(client: BrokerClient, group: str = "G") -> list[str]:

@@ -12,16 +12,16 @@ from helpers import BrokerClient, Connect, StartBroker, eventually
 
 from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import (
-    CreateTopicRequestHeader,
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader
+from rmq_redis.protocol.headers.offsets import (
     EarliestMsgStoretimeResponseHeader,
     OffsetResponseHeader,
     QueryConsumerOffsetRequestHeader,
     QueueOffsetRequestHeader,
     SearchOffsetRequestHeader,
     UpdateConsumerOffsetRequestHeader,
-    ViewMessageRequestHeader,
 )
+from rmq_redis.protocol.headers.query import ViewMessageRequestHeader
 from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer
 

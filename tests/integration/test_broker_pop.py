@@ -16,9 +16,9 @@ from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import StoreError
 from rmq_redis.model import MessageExt
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import OffsetResponseHeader, QueryConsumerOffsetRequestHeader, TopicRequestHeader
-from rmq_redis.protocol.pop import BatchAck, PopHandle, encode_batch_acks, parse_handle, parse_offset_info
-from rmq_redis.protocol.pop_header import (
+from rmq_redis.protocol.headers.admin import TopicRequestHeader
+from rmq_redis.protocol.headers.offsets import OffsetResponseHeader, QueryConsumerOffsetRequestHeader
+from rmq_redis.protocol.headers.pop import (
     AckMessageRequestHeader,
     ChangeInvisibleTimeRequestHeader,
     ChangeInvisibleTimeResponseHeader,
@@ -30,6 +30,7 @@ from rmq_redis.protocol.pop_header import (
     PopMessageRequestHeader,
     PopMessageResponseHeader,
 )
+from rmq_redis.protocol.pop import BatchAck, PopHandle, encode_batch_acks, parse_handle, parse_offset_info
 from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.group.pop import PopStore
@@ -353,7 +354,7 @@ async def test_hidden_messages_outlive_the_broker(start_broker: StartBroker, con
 
 
 async def test_offsets_that_are_set_move_a_pop_too(client: BrokerClient) -> None:
-    from rmq_redis.protocol.header import UpdateConsumerOffsetRequestHeader
+    from rmq_redis.protocol.headers.offsets import UpdateConsumerOffsetRequestHeader
 
     await client.send("T", "a", "b", "c")
     assert (await pop(client)).bodies == ["a", "b", "c"]

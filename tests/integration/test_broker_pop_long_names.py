@@ -14,12 +14,8 @@ from rmq_redis import AsyncProducer, AsyncSimpleConsumer, Message, MessageExt
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.model import MAX_PROPERTIES_BYTES
 from rmq_redis.protocol.command import request
-from rmq_redis.protocol.header import (
-    CreateTopicRequestHeader,
-    QueryMessageRequestHeader,
-    TopicRequestHeader,
-    ViewMessageRequestHeader,
-)
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader, TopicRequestHeader
+from rmq_redis.protocol.headers.query import QueryMessageRequestHeader, ViewMessageRequestHeader
 from rmq_redis.protocol.ids import parse_offset_msg_id
 from rmq_redis.protocol.pop import pop_retry_topic
 from rmq_redis.protocol.record import decode_records

@@ -17,18 +17,19 @@ from rmq_redis.client.consume.simple import received
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import StoreError
 from rmq_redis.model import PROPERTY_POP_CK, MessageExt
-from rmq_redis.protocol.admin_header import ResetOffsetRequestHeader
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import (
+from rmq_redis.protocol.headers.admin import (
     CreateTopicRequestHeader,
     DeleteSubscriptionGroupRequestHeader,
+    TopicRequestHeader,
+)
+from rmq_redis.protocol.headers.offsets import (
     OffsetResponseHeader,
     QueryConsumerOffsetRequestHeader,
-    TopicRequestHeader,
+    ResetOffsetRequestHeader,
     UpdateConsumerOffsetRequestHeader,
 )
-from rmq_redis.protocol.pop import ORDER_REVIVE_QID, BatchAck, PopHandle, encode_batch_acks, parse_handle
-from rmq_redis.protocol.pop_header import (
+from rmq_redis.protocol.headers.pop import (
     AckMessageRequestHeader,
     ChangeInvisibleTimeRequestHeader,
     ChangeInvisibleTimeResponseHeader,
@@ -39,6 +40,7 @@ from rmq_redis.protocol.pop_header import (
     PopMessageRequestHeader,
     PopMessageResponseHeader,
 )
+from rmq_redis.protocol.pop import ORDER_REVIVE_QID, BatchAck, PopHandle, encode_batch_acks, parse_handle
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.group.pop_order import PopOrderStore
 from rmq_redis.store.redis.connection import StoreConnection

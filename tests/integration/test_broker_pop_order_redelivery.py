@@ -10,8 +10,9 @@ from test_broker_pop_order import Store, ack, committed, pop, pop_some, store, t
 
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
-from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps
+from rmq_redis.protocol.bodies.base import dumps
 from rmq_redis.protocol.command import request
+from rmq_redis.protocol.group_config import SubscriptionGroupConfig
 
 __all__ = ["store"]
 

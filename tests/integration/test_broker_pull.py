@@ -23,15 +23,12 @@ from rmq_redis.broker.consume.hold import HeldPull
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import ConfigError, RequestTimeoutError
 from rmq_redis.protocol.batch import encode_batch_item
-from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps
+from rmq_redis.protocol.bodies.base import dumps
 from rmq_redis.protocol.command import SerializeType, request
-from rmq_redis.protocol.header import (
-    CreateTopicRequestHeader,
-    OffsetResponseHeader,
-    PullMessageResponseHeader,
-    QueryConsumerOffsetRequestHeader,
-    TopicRequestHeader,
-)
+from rmq_redis.protocol.group_config import SubscriptionGroupConfig
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader, TopicRequestHeader
+from rmq_redis.protocol.headers.offsets import OffsetResponseHeader, QueryConsumerOffsetRequestHeader
+from rmq_redis.protocol.headers.pull import PullMessageResponseHeader
 from rmq_redis.protocol.properties import encode_properties
 from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer

@@ -13,7 +13,7 @@ from rmq_redis.broker.admin.message_scan import OutwardScan, Window
 from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.batch import encode_batch_item
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import QueryMessageRequestHeader, QueryMessageResponseHeader
+from rmq_redis.protocol.headers.query import QueryMessageRequestHeader, QueryMessageResponseHeader
 from rmq_redis.protocol.ids import UniqKeyGenerator, unique_key_time_ms
 from rmq_redis.protocol.record import decode_records
 

@@ -11,7 +11,7 @@ from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_re
 
 from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import (
+from rmq_redis.protocol.headers.send import (
     RecallMessageRequestHeader,
     RecallMessageResponseHeader,
     SendMessageResponseHeader,

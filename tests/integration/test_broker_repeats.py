@@ -15,13 +15,13 @@ from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import MessageSysFlag, RequestCode
 from rmq_redis.model import MessageExt
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import (
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader
+from rmq_redis.protocol.headers.send import (
     ConsumerSendMsgBackRequestHeader,
-    CreateTopicRequestHeader,
-    EndTransactionRequestHeader,
     RecallMessageRequestHeader,
     SendMessageResponseHeader,
 )
+from rmq_redis.protocol.headers.transaction import EndTransactionRequestHeader
 from rmq_redis.protocol.ids import parse_offset_msg_id
 from rmq_redis.protocol.properties import encode_properties
 from rmq_redis.store.group.give_backs import MARK_S

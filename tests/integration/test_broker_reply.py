@@ -12,11 +12,8 @@ from rmq_redis.broker.broker import Broker
 from rmq_redis.broker.produce import reply as reply_module
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.protocol.command import RemotingCommand, request, response
-from rmq_redis.protocol.header import (
-    ReplyMessageRequestHeader,
-    SendMessageResponseHeader,
-    TopicRequestHeader,
-)
+from rmq_redis.protocol.headers.admin import TopicRequestHeader
+from rmq_redis.protocol.headers.send import ReplyMessageRequestHeader, SendMessageResponseHeader
 from rmq_redis.protocol.ids import parse_offset_msg_id
 from rmq_redis.protocol.properties import decode_properties
 from rmq_redis.remoting.connection import Connection

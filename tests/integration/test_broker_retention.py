@@ -14,12 +14,11 @@ from helpers import BrokerClient, Connect, StartBroker, eventually, pull_request
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import StoreFencedError
 from rmq_redis.protocol.command import request
-from rmq_redis.protocol.header import (
-    CreateTopicRequestHeader,
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader, TopicRequestHeader
+from rmq_redis.protocol.headers.offsets import (
     EarliestMsgStoretimeResponseHeader,
     OffsetResponseHeader,
     QueueOffsetRequestHeader,
-    TopicRequestHeader,
     UpdateConsumerOffsetRequestHeader,
 )
 from rmq_redis.store.embedded import EmbeddedServer

@@ -15,14 +15,11 @@ from rmq_redis.broker.group.schedule import delay_of_level, take_due_ms
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import MessageIllegalError, StoreError
 from rmq_redis.model import DELAY_LEVELS_S, MAX_PROPERTIES_BYTES, Message
-from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps
+from rmq_redis.protocol.bodies.base import dumps
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import (
-    ConsumerSendMsgBackRequestHeader,
-    GroupRequestHeader,
-    SendMessageResponseHeader,
-    TopicRequestHeader,
-)
+from rmq_redis.protocol.group_config import SubscriptionGroupConfig
+from rmq_redis.protocol.headers.admin import GroupRequestHeader, TopicRequestHeader
+from rmq_redis.protocol.headers.send import ConsumerSendMsgBackRequestHeader, SendMessageResponseHeader
 from rmq_redis.protocol.properties import encode_properties
 from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer

@@ -18,14 +18,12 @@ from rmq_redis.config import BrokerConfig
 from rmq_redis.errors import ConfigError
 from rmq_redis.hosts import offset_msg_id
 from rmq_redis.protocol.batch import encode_batch_item
-from rmq_redis.protocol.body import decode_register_body, loads
+from rmq_redis.protocol.bodies.base import loads
+from rmq_redis.protocol.bodies.registration import decode_register_body
 from rmq_redis.protocol.command import RemotingCommand, SerializeType, request
 from rmq_redis.protocol.frame import encode_command
-from rmq_redis.protocol.header import (
-    CreateTopicRequestHeader,
-    SendMessageResponseHeader,
-    TopicRequestHeader,
-)
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader, TopicRequestHeader
+from rmq_redis.protocol.headers.send import SendMessageResponseHeader
 from rmq_redis.protocol.ids import parse_offset_msg_id
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.group.queue import split_physical_offset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from helpers import FakeNameServer, StartBroker
 
-from rmq_redis.protocol.header import RegisterBrokerRequestHeader
+from rmq_redis.protocol.headers.registration import RegisterBrokerRequestHeader
 
 
 async def test_cluster_name_and_advertised_port_are_registered(

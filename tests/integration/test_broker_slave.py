@@ -10,22 +10,25 @@ from helpers import BrokerClient, Connect, FakeNameServer, StartBroker, eventual
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import StoreError
-from rmq_redis.protocol.admin_header import ResetOffsetRequestHeader
-from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps, loads
+from rmq_redis.protocol.bodies.base import dumps, loads
 from rmq_redis.protocol.command import request
-from rmq_redis.protocol.header import (
-    ConsumerGroupRequestHeader,
+from rmq_redis.protocol.group_config import SubscriptionGroupConfig
+from rmq_redis.protocol.headers.admin import (
     ConsumeStatsRequestHeader,
     CreateTopicRequestHeader,
     DeleteSubscriptionGroupRequestHeader,
+    TopicRequestHeader,
+)
+from rmq_redis.protocol.headers.clients import ConsumerGroupRequestHeader
+from rmq_redis.protocol.headers.offsets import (
     OffsetResponseHeader,
     QueryConsumerOffsetRequestHeader,
     QueueOffsetRequestHeader,
+    ResetOffsetRequestHeader,
     SearchOffsetRequestHeader,
-    TopicRequestHeader,
     UpdateConsumerOffsetRequestHeader,
-    ViewMessageRequestHeader,
 )
+from rmq_redis.protocol.headers.query import ViewMessageRequestHeader
 from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer, free_port
 

@@ -12,15 +12,16 @@ from helpers import BrokerClient, Connect, StartBroker, eventually
 from rmq_redis.broker.admin.runtime_info import format_runtime, readable_bytes
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
-from rmq_redis.protocol.admin_header import ViewBrokerStatsDataRequestHeader
-from rmq_redis.protocol.body import SubscriptionGroupConfig, dumps, loads
+from rmq_redis.protocol.bodies.base import dumps, loads
 from rmq_redis.protocol.command import request
-from rmq_redis.protocol.header import (
-    ConsumerSendMsgBackRequestHeader,
+from rmq_redis.protocol.group_config import SubscriptionGroupConfig
+from rmq_redis.protocol.headers.admin import (
     DeleteSubscriptionGroupRequestHeader,
     TopicRequestHeader,
+    ViewBrokerStatsDataRequestHeader,
 )
-from rmq_redis.protocol.pop_header import AckMessageRequestHeader, PopMessageRequestHeader, PopMessageResponseHeader
+from rmq_redis.protocol.headers.pop import AckMessageRequestHeader, PopMessageRequestHeader, PopMessageResponseHeader
+from rmq_redis.protocol.headers.send import ConsumerSendMsgBackRequestHeader
 from rmq_redis.store.embedded import EmbeddedServer
 
 KEYS_OF_5_3 = (

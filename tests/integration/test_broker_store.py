@@ -15,13 +15,13 @@ from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import ConfigError
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import (
-    CreateTopicRequestHeader,
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader
+from rmq_redis.protocol.headers.offsets import (
     OffsetResponseHeader,
     QueryConsumerOffsetRequestHeader,
-    SendMessageResponseHeader,
     UpdateConsumerOffsetRequestHeader,
 )
+from rmq_redis.protocol.headers.send import SendMessageResponseHeader
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.redis.connection import StoreConnection
 from rmq_redis.store.redis.opening import open_connection

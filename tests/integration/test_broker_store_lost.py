@@ -15,12 +15,8 @@ from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import RemotingError
 from rmq_redis.protocol.command import request
-from rmq_redis.protocol.header import (
-    CreateTopicRequestHeader,
-    QueryConsumerOffsetRequestHeader,
-    TopicRequestHeader,
-    UpdateConsumerOffsetRequestHeader,
-)
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader, TopicRequestHeader
+from rmq_redis.protocol.headers.offsets import QueryConsumerOffsetRequestHeader, UpdateConsumerOffsetRequestHeader
 from rmq_redis.store.embedded import EmbeddedServer
 
 SHORT_S = 0.5

@@ -16,7 +16,8 @@ from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import ConfigError
 from rmq_redis.protocol.command import request
-from rmq_redis.protocol.header import CreateTopicRequestHeader, SendMessageResponseHeader
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader
+from rmq_redis.protocol.headers.send import SendMessageResponseHeader
 from rmq_redis.store.embedded import EmbeddedServer
 
 QUEUE = "queue:T:0"

@@ -8,9 +8,9 @@ import pytest
 from helpers import BrokerClient, Connect, StartBroker
 
 from rmq_redis.codes import RequestCode
-from rmq_redis.protocol.body import dumps
+from rmq_redis.protocol.bodies.base import dumps
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import CreateTopicRequestHeader, TopicRequestHeader
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader, TopicRequestHeader
 
 
 def put(attributes: str, topic: str = "T") -> RemotingCommand:

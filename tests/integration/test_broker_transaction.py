@@ -11,13 +11,13 @@ from helpers import BrokerClient, Connect, StartBroker, eventually, heartbeat_re
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
 from rmq_redis.model import MessageExt
-from rmq_redis.protocol.admin_header import ResumeCheckHalfMessageRequestHeader
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import (
+from rmq_redis.protocol.headers.admin import TopicRequestHeader
+from rmq_redis.protocol.headers.send import SendMessageResponseHeader
+from rmq_redis.protocol.headers.transaction import (
     CheckTransactionStateRequestHeader,
     EndTransactionRequestHeader,
-    SendMessageResponseHeader,
-    TopicRequestHeader,
+    ResumeCheckHalfMessageRequestHeader,
 )
 from rmq_redis.protocol.ids import parse_offset_msg_id
 from rmq_redis.protocol.record import decode_records

@@ -16,18 +16,19 @@ from rmq_redis.broker.request_bounds import MAX_BODY_BYTES, MAX_BODY_VALUES, ref
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import RemoteProtocolError
 from rmq_redis.model import MessageQueue, TopicConfig
-from rmq_redis.protocol.admin_header import BrokerConsumeStatsRequestHeader, TopicGroupRequestHeader
-from rmq_redis.protocol.body import TopicConfigTable, dumps, encode_register_body
+from rmq_redis.protocol.bodies.base import dumps
+from rmq_redis.protocol.bodies.registration import TopicConfigTable, encode_register_body
 from rmq_redis.protocol.command import RemotingCommand, request
 from rmq_redis.protocol.frame import decode_command, encode_command
-from rmq_redis.protocol.header import (
+from rmq_redis.protocol.headers.admin import (
+    BrokerConsumeStatsRequestHeader,
     ConsumeStatsRequestHeader,
     CreateTopicRequestHeader,
-    Header,
-    QueueOffsetRequestHeader,
+    TopicGroupRequestHeader,
     TopicRequestHeader,
-    UpdateConsumerOffsetRequestHeader,
 )
+from rmq_redis.protocol.headers.base import Header
+from rmq_redis.protocol.headers.offsets import QueueOffsetRequestHeader, UpdateConsumerOffsetRequestHeader
 from rmq_redis.remoting import turn
 from rmq_redis.remoting.turn import dumps_in_turns
 

@@ -26,9 +26,9 @@ from rmq_redis.config import BrokerConfig, NameServerConfig
 from rmq_redis.errors import ResponseError, RmqError, RouteNotFoundError
 from rmq_redis.model import DataVersion
 from rmq_redis.nameserver.nameserver import NameServer
-from rmq_redis.protocol.body import TopicConfigTable, encode_register_body
+from rmq_redis.protocol.bodies.registration import TopicConfigTable, encode_register_body
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import RegisterBrokerRequestHeader
+from rmq_redis.protocol.headers.registration import RegisterBrokerRequestHeader
 from rmq_redis.remoting.client import RemotingClient
 from rmq_redis.store.embedded import EmbeddedServer
 

@@ -17,7 +17,8 @@ from rmq_redis.codes import RequestCode as Code
 from rmq_redis.config import NameServerConfig
 from rmq_redis.errors import ConfigError, NoPermissionError, QueryNotFoundError, ResponseError, TopicNotExistError
 from rmq_redis.nameserver.nameserver import NameServer
-from rmq_redis.protocol.body import decode_cluster_info, dumps
+from rmq_redis.protocol.bodies.base import dumps
+from rmq_redis.protocol.bodies.route import decode_cluster_info
 from rmq_redis.protocol.command import RemotingCommand, SerializeType
 from rmq_redis.protocol.frame import encode_command
 

@@ -17,7 +17,7 @@ from rmq_redis.errors import ConfigError, NoPermissionError
 from rmq_redis.nameserver.nameserver import NameServer
 from rmq_redis.plugins import PLUGIN_VARIABLE, installed_plugins
 from rmq_redis.protocol.command import request
-from rmq_redis.protocol.pop_header import PopMessageRequestHeader
+from rmq_redis.protocol.headers.pop import PopMessageRequestHeader
 from rmq_redis.protocol.record import decode_records
 from rmq_redis.store.embedded import EmbeddedServer
 

@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.command import request
-from rmq_redis.protocol.header import CreateTopicRequestHeader
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader
 from rmq_redis.store.embedded import EmbeddedServer
 
 LONG_S = 60.0

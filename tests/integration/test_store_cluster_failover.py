@@ -18,7 +18,8 @@ from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.model import MASTER_ID
 from rmq_redis.protocol.command import request
-from rmq_redis.protocol.header import CreateTopicRequestHeader, SendMessageResponseHeader
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader
+from rmq_redis.protocol.headers.send import SendMessageResponseHeader
 from rmq_redis.store.embedded import EmbeddedServer
 
 LONG_S = 90.0

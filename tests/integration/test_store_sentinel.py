@@ -14,7 +14,7 @@ from helpers import BrokerClient, Connect, StartBroker, eventually, send_request
 from rmq_redis.broker.broker import Broker
 from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.command import request
-from rmq_redis.protocol.header import CreateTopicRequestHeader
+from rmq_redis.protocol.headers.admin import CreateTopicRequestHeader
 from rmq_redis.store.embedded import EmbeddedServer, SentinelServer
 from rmq_redis.store.redis.functions import LIBRARY_NAME
 

@@ -22,11 +22,8 @@ from rmq_redis.codes import RequestCode
 from rmq_redis.config import BrokerConfig
 from rmq_redis.errors import RmqError
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import (
-    CheckTransactionStateRequestHeader,
-    EndTransactionRequestHeader,
-    SendMessageResponseHeader,
-)
+from rmq_redis.protocol.headers.send import SendMessageResponseHeader
+from rmq_redis.protocol.headers.transaction import CheckTransactionStateRequestHeader, EndTransactionRequestHeader
 from rmq_redis.protocol.ids import parse_offset_msg_id
 from rmq_redis.remoting.connection import Connection
 from rmq_redis.store.embedded import EmbeddedServer

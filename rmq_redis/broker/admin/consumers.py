@@ -20,18 +20,16 @@ from ...errors import (
     SubscriptionGroupNotExistError,
     TopicNotExistError,
 )
-from ...protocol.admin_header import (
-    ConsumerClientRequestHeader,
-    ConsumerStatusRequestHeader,
-    QueryConsumeQueueRequestHeader,
-    ResetOffsetRequestHeader,
-    TopicGroupRequestHeader,
-)
+from ...protocol.bodies.base import dumps
 from ...protocol.bodies.clients import GroupSubscription, ProducerInfo, ProducerTable
 from ...protocol.bodies.progress import ConsumerStatus, ConsumerStatusTable, QueueEntries, QueueEntry, ResetOffsets
-from ...protocol.body import dumps
 from ...protocol.command import RemotingCommand, request, response
-from ...protocol.header import BrokerNameRequestHeader, encode_header
+from ...protocol.headers.admin import TopicGroupRequestHeader
+from ...protocol.headers.base import encode_header
+from ...protocol.headers.clients import ConsumerClientRequestHeader, ConsumerStatusRequestHeader
+from ...protocol.headers.offsets import ResetOffsetRequestHeader
+from ...protocol.headers.query import QueryConsumeQueueRequestHeader
+from ...protocol.headers.registration import BrokerNameRequestHeader
 from ...protocol.ids import parse_offset_msg_id
 from ...protocol.record import QUEUE_OFFSET_POSITION
 from ...remoting.connection import Connection

@@ -17,7 +17,7 @@ from ...codes import RequestCode
 from ...errors import QueryNotFoundError, StoreError
 from ...model import DLQ_PREFIX, PROPERTY_KEYS, PROPERTY_UNIQ_KEY, RETRY_PREFIX, split_keys
 from ...protocol.command import RemotingCommand, response
-from ...protocol.header import QueryMessageRequestHeader, QueryMessageResponseHeader
+from ...protocol.headers.query import QueryMessageRequestHeader, QueryMessageResponseHeader
 from ...protocol.ids import unique_key_time_ms
 from ...protocol.properties import find_property
 from ...protocol.record import record_properties_start, store_timestamp_position

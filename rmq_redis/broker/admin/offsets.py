@@ -11,15 +11,15 @@ from ...config import BrokerConfig
 from ...errors import InvalidParameterError, QueryNotFoundError, ResponseError, ServiceNotAvailableError, StoreError
 from ...model import group_name_error
 from ...protocol.command import RemotingCommand, response
-from ...protocol.header import (
+from ...protocol.headers.offsets import (
     EarliestMsgStoretimeResponseHeader,
     OffsetResponseHeader,
     QueryConsumerOffsetRequestHeader,
     QueueOffsetRequestHeader,
     SearchOffsetRequestHeader,
     UpdateConsumerOffsetRequestHeader,
-    ViewMessageRequestHeader,
 )
+from ...protocol.headers.query import ViewMessageRequestHeader
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...store.group.offsets import OffsetStore

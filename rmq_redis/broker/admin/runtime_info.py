@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ...codes import CURRENT_VERSION, RequestCode
 from ...config import BrokerConfig
 from ...errors import StoreError
+from ...protocol.bodies.base import dumps
 from ...protocol.bodies.broker import (
     GetFigures,
     MemoryFigures,
@@ -18,7 +19,6 @@ from ...protocol.bodies.broker import (
     WaitingFigures,
     runtime_info,
 )
-from ...protocol.body import dumps
 from ...protocol.command import RemotingCommand, response
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor

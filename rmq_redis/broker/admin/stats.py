@@ -7,11 +7,11 @@ import time
 
 from ...codes import RequestCode, ResponseCode
 from ...errors import ResponseError, ServiceNotAvailableError, StoreError
-from ...protocol.admin_header import ViewBrokerStatsDataRequestHeader
+from ...protocol.bodies.base import dumps
 from ...protocol.bodies.broker import HaStatus, ReplicaRuntimeInfo, ReplicaState
 from ...protocol.bodies.progress import BrokerStatsData, StatsItem
-from ...protocol.body import dumps
 from ...protocol.command import RemotingCommand, response
+from ...protocol.headers.admin import ViewBrokerStatsDataRequestHeader
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...store.group.counters import Window

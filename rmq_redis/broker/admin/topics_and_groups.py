@@ -17,9 +17,11 @@ from ...errors import (
     TopicNotExistError,
 )
 from ...model import TopicConfig
+from ...protocol.bodies.base import decode_struct, dumps
 from ...protocol.bodies.clients import ClientConnection, ConsumerConnection, ProducerConnection
 from ...protocol.bodies.java_properties import camel_case, encode_java_properties
 from ...protocol.bodies.progress import ConsumerOffsetTable
+from ...protocol.bodies.registration import TopicConfigTable
 from ...protocol.bodies.topics import (
     GroupConfigList,
     GroupList,
@@ -27,16 +29,15 @@ from ...protocol.bodies.topics import (
     TopicConfigList,
     TopicList,
 )
-from ...protocol.body import SubscriptionGroupConfig, TopicConfigTable, decode_struct, dumps
 from ...protocol.command import RemotingCommand, response
-from ...protocol.header import (
-    ConsumerGroupRequestHeader,
+from ...protocol.group_config import SubscriptionGroupConfig
+from ...protocol.headers.admin import (
     CreateTopicRequestHeader,
     DeleteSubscriptionGroupRequestHeader,
     GroupRequestHeader,
-    ProducerGroupRequestHeader,
     TopicRequestHeader,
 )
+from ...protocol.headers.clients import ConsumerGroupRequestHeader, ProducerGroupRequestHeader
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...remoting.turn import dumps_in_turns

@@ -17,8 +17,8 @@ from ...errors import (
 from ...model import RETRY_PREFIX, MessageModel, MessageQueue, TopicRouteData, subscribe_queues
 from ...plugins.defaults.allocate import allocate_averagely, allocate_averagely_by_circle
 from ...plugins.hookspecs import AllocateStrategy
+from ...protocol.bodies.base import dumps
 from ...protocol.bodies.clients import Assignment, AssignmentQuery, Assignments, RequestModeChange
-from ...protocol.body import dumps
 from ...protocol.command import RemotingCommand, response
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from ...codes import RequestCode
 from ...errors import TopicNotExistError
 from ...model import MessageQueue
-from ...protocol.admin_header import BrokerConsumeStatsRequestHeader, TopicGroupRequestHeader
 from ...protocol.bodies.progress import (
     BrokerConsumeStats,
     ConsumeOffset,
@@ -21,7 +20,12 @@ from ...protocol.bodies.progress import (
     TopicStats,
 )
 from ...protocol.command import RemotingCommand, response
-from ...protocol.header import ConsumeStatsRequestHeader, TopicRequestHeader
+from ...protocol.headers.admin import (
+    BrokerConsumeStatsRequestHeader,
+    ConsumeStatsRequestHeader,
+    TopicGroupRequestHeader,
+    TopicRequestHeader,
+)
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...remoting.turn import Turn, dumps_in_turns

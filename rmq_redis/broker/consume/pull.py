@@ -16,10 +16,10 @@ from ...errors import (
     TopicNotExistError,
 )
 from ...model import MASTER_ID, RETRY_PREFIX
-from ...protocol.body import SubscriptionGroupConfig
 from ...protocol.command import RemotingCommand, response
 from ...protocol.frame import encode_frame
-from ...protocol.header import PullMessageRequestHeader, PullMessageResponseHeader
+from ...protocol.group_config import SubscriptionGroupConfig
+from ...protocol.headers.pull import PullMessageRequestHeader, PullMessageResponseHeader
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor, error_response
 from ...store.group.queue import Queue, deliver

@@ -13,9 +13,9 @@ import time
 from ...codes import RequestCode
 from ...errors import ResponseError, StoreError
 from ...model import PROPERTY_RETRY_TOPIC, MessageExt
-from ...protocol.body import SubscriptionGroupConfig
 from ...protocol.command import RemotingCommand, response
-from ...protocol.header import ConsumerSendMsgBackRequestHeader
+from ...protocol.group_config import SubscriptionGroupConfig
+from ...protocol.headers.send import ConsumerSendMsgBackRequestHeader
 from ...protocol.record import decode_records
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor

@@ -17,16 +17,11 @@ from ...errors import (
     ServiceNotAvailableError,
 )
 from ...model import MessageQueue, group_name_error, topic_name_error
+from ...protocol.bodies.base import dumps
 from ...protocol.bodies.clients import ClientConfigCheck, ConsumerIds, LockedQueues, LockRequest
-from ...protocol.body import (
-    ConsumerData,
-    HeartbeatData,
-    SubscriptionData,
-    decode_heartbeat,
-    dumps,
-)
+from ...protocol.bodies.heartbeat import ConsumerData, HeartbeatData, SubscriptionData, decode_heartbeat
 from ...protocol.command import RemotingCommand, request, response
-from ...protocol.header import ConsumerGroupRequestHeader, UnregisterClientRequestHeader
+from ...protocol.headers.clients import ConsumerGroupRequestHeader, UnregisterClientRequestHeader
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...store.group.locks import LockKey

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from ...model import RETRY_PREFIX
-from ...protocol.body import SubscriptionData
+from ...protocol.bodies.heartbeat import SubscriptionData
 from ...remoting.connection import Connection
 from ..filter.subscription import TAG
 

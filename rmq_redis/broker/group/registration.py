@@ -13,15 +13,16 @@ from ...codes import RequestCode, ResponseCode
 from ...config import parse_addresses
 from ...errors import RmqError, ServiceNotAvailableError, response_error
 from ...model import MASTER_ID, TopicRouteData
-from ...protocol.body import TopicConfigTable, decode_route, encode_register_body
+from ...protocol.bodies.registration import TopicConfigTable, encode_register_body
+from ...protocol.bodies.route import decode_route
 from ...protocol.command import RemotingCommand, request
 from ...protocol.frame import MAX_FRAME_BYTES
-from ...protocol.header import (
-    GetRouteInfoRequestHeader,
+from ...protocol.headers.registration import (
     RegisterBrokerRequestHeader,
     RegisterBrokerResponseHeader,
     UnregisterBrokerRequestHeader,
 )
+from ...protocol.headers.route import GetRouteInfoRequestHeader
 from ...remoting.client import RemotingClient
 from ...remoting.hedge import call_one_of
 from .state import GroupState

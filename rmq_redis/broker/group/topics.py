@@ -31,7 +31,7 @@ from ...model import (
     reply_topic,
     topic_name_error,
 )
-from ...protocol.body import SubscriptionGroupConfig
+from ...protocol.group_config import SubscriptionGroupConfig
 from ...protocol.pop import pop_retry_topic
 from ...store.group.config import ConfigStore, StoredTopic
 from ...store.group.offsets import OffsetStore

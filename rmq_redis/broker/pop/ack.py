@@ -12,12 +12,12 @@ from collections.abc import Awaitable
 from ...codes import RequestCode
 from ...errors import MessageIllegalError, NoMessageError, TopicNotExistError
 from ...protocol.command import RemotingCommand, response
-from ...protocol.pop import ORDER_REVIVE_QID, decode_batch_acks, parse_handle, real_topic
-from ...protocol.pop_header import (
+from ...protocol.headers.pop import (
     AckMessageRequestHeader,
     ChangeInvisibleTimeRequestHeader,
     ChangeInvisibleTimeResponseHeader,
 )
+from ...protocol.pop import ORDER_REVIVE_QID, decode_batch_acks, parse_handle, real_topic
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...store.group.pop import Hidden, PopStore

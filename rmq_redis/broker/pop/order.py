@@ -19,8 +19,8 @@ import msgspec
 from ...errors import MessageIllegalError, ResponseError
 from ...model import DLQ_PREFIX, RETRY_PREFIX
 from ...protocol.command import RemotingCommand, response
+from ...protocol.headers.pop import PopMessageResponseHeader
 from ...protocol.pop import NORMAL, ORDER_REVIVE_QID, RETRY, OrderCounts, offset_info, order_count_info
-from ...protocol.pop_header import PopMessageResponseHeader
 from ...protocol.record import decode_records
 from ...store.group.pop_order import NO_ATTEMPT, Batch, Given, Key, Step
 from ...store.group.queue import Queue, deliver

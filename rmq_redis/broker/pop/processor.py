@@ -23,8 +23,7 @@ from ...errors import (
 from ...hosts import pack_host
 from ...model import PROPERTY_POP_CK, RETRY_PREFIX, topic_name_error
 from ...protocol.command import RemotingCommand, response
-from ...protocol.pop import NORMAL, RETRY, PopHandle, offset_info, pop_retry_topic
-from ...protocol.pop_header import (
+from ...protocol.headers.pop import (
     NotificationRequestHeader,
     NotificationResponseHeader,
     PeekMessageRequestHeader,
@@ -33,6 +32,7 @@ from ...protocol.pop_header import (
     PopMessageRequestHeader,
     PopMessageResponseHeader,
 )
+from ...protocol.pop import NORMAL, RETRY, PopHandle, offset_info, pop_retry_topic
 from ...protocol.properties import encode_properties
 from ...protocol.record import OFFSETS, QUEUE_OFFSET_POSITION, decode_records, encode_record
 from ...remoting.connection import Connection

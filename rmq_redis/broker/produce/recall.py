@@ -12,7 +12,7 @@ import time
 from ...codes import RequestCode, ResponseCode
 from ...errors import RemoteProtocolError, ResponseError, TopicNotExistError
 from ...protocol.command import RemotingCommand, response
-from ...protocol.header import RecallMessageRequestHeader, RecallMessageResponseHeader
+from ...protocol.headers.send import RecallMessageRequestHeader, RecallMessageResponseHeader
 from ...protocol.recall_handle import decode_recall_handle
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor

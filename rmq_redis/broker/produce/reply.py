@@ -25,7 +25,7 @@ from ...errors import (
 from ...hosts import offset_msg_id, pack_host
 from ...model import MAX_PROPERTIES_BYTES, PROPERTY_REPLY_TO_CLIENT, PROPERTY_TAGS, SYSTEM_TOPICS_NOT_WRITABLE
 from ...protocol.command import RemotingCommand, request, response
-from ...protocol.header import (
+from ...protocol.headers.send import (
     ReplyMessageRequestHeader,
     SendMessageRequestHeader,
     SendMessageRequestHeaderV2,

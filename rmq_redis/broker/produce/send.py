@@ -47,7 +47,7 @@ from ...model import (
 from ...protocol.batch import batch_to_records
 from ...protocol.command import RemotingCommand, response
 from ...protocol.frame import encode_frame
-from ...protocol.header import SendMessageRequestHeader, SendMessageRequestHeaderV2, SendMessageResponseHeader
+from ...protocol.headers.send import SendMessageRequestHeader, SendMessageRequestHeaderV2, SendMessageResponseHeader
 from ...protocol.ids import UniqKeyGenerator
 from ...protocol.properties import find_property, remove_property, tags_code
 from ...protocol.recall_handle import RecallHandle, encode_recall_handle

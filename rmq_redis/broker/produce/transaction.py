@@ -31,9 +31,12 @@ from ...model import (
     TRANS_CHECK_MAX_TIME_TOPIC,
     MessageExt,
 )
-from ...protocol.admin_header import ResumeCheckHalfMessageRequestHeader
 from ...protocol.command import RemotingCommand, request, response
-from ...protocol.header import CheckTransactionStateRequestHeader, EndTransactionRequestHeader
+from ...protocol.headers.transaction import (
+    CheckTransactionStateRequestHeader,
+    EndTransactionRequestHeader,
+    ResumeCheckHalfMessageRequestHeader,
+)
 from ...protocol.ids import parse_offset_msg_id
 from ...protocol.properties import encode_properties, tags_code
 from ...protocol.record import OFFSETS, QUEUE_OFFSET_POSITION, decode_records, encode_record

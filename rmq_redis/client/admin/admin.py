@@ -29,32 +29,27 @@ from ...model import (
     TopicRouteData,
     subscribe_queues,
 )
-from ...protocol.admin_header import ResetOffsetRequestHeader
+from ...protocol.bodies.base import object_body
 from ...protocol.bodies.clients import ClientConnection, ConsumerConnection
+from ...protocol.bodies.heartbeat import SubscriptionData
 from ...protocol.bodies.progress import ConsumeOffset, ConsumeStats, ResetOffsets, TopicOffset, TopicStats
+from ...protocol.bodies.registration import TopicConfigTable, topic_config
+from ...protocol.bodies.route import ClusterInfo, decode_cluster_info
 from ...protocol.bodies.topics import KvTable, SubscriptionGroupTable, TopicList
-from ...protocol.body import (
-    ClusterInfo,
-    SubscriptionData,
-    SubscriptionGroupConfig,
-    TopicConfigTable,
-    decode_cluster_info,
-    object_body,
-    topic_config,
-)
 from ...protocol.command import RemotingCommand, request
-from ...protocol.group_config import GroupRetryPolicy
-from ...protocol.header import (
-    AddWritePermResponseHeader,
-    BrokerNameRequestHeader,
-    ConsumerGroupRequestHeader,
+from ...protocol.group_config import GroupRetryPolicy, SubscriptionGroupConfig
+from ...protocol.headers.admin import (
     ConsumeStatsRequestHeader,
     CreateTopicRequestHeader,
     DeleteSubscriptionGroupRequestHeader,
-    KvConfigRequestHeader,
-    KvConfigResponseHeader,
-    KvListRequestHeader,
     TopicRequestHeader,
+)
+from ...protocol.headers.clients import ConsumerGroupRequestHeader
+from ...protocol.headers.kv_config import KvConfigRequestHeader, KvConfigResponseHeader, KvListRequestHeader
+from ...protocol.headers.offsets import ResetOffsetRequestHeader
+from ...protocol.headers.registration import (
+    AddWritePermResponseHeader,
+    BrokerNameRequestHeader,
     WipeWritePermResponseHeader,
 )
 from ..core.instance import MQClientInstance, client_config

@@ -12,10 +12,11 @@ from ...errors import RouteNotFoundError
 from ...model import MASTER_ID
 from ...protocol.bodies.broker import SCHEDULED_MESSAGES, UNDECIDED_TRANSACTIONS
 from ...protocol.bodies.progress import ConsumerOffsetTable, TopicStats
+from ...protocol.bodies.registration import TopicConfigTable
+from ...protocol.bodies.route import ClusterInfo
 from ...protocol.bodies.topics import GroupList, KvTable
-from ...protocol.body import ClusterInfo, TopicConfigTable
 from ...protocol.command import request
-from ...protocol.header import TopicRequestHeader
+from ...protocol.headers.admin import TopicRequestHeader
 from ..core.instance import MQClientInstance
 
 

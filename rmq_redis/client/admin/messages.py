@@ -18,10 +18,11 @@ from ...model import (
     PullStatus,
     split_keys,
 )
-from ...protocol.admin_header import ResumeCheckHalfMessageRequestHeader
-from ...protocol.body import ClusterInfo
+from ...protocol.bodies.route import ClusterInfo
 from ...protocol.command import request
-from ...protocol.header import PullMessageRequestHeader, QueryMessageRequestHeader
+from ...protocol.headers.pull import PullMessageRequestHeader
+from ...protocol.headers.query import QueryMessageRequestHeader
+from ...protocol.headers.transaction import ResumeCheckHalfMessageRequestHeader
 from ...protocol.ids import parse_offset_msg_id
 from ..core.instance import MQClientInstance
 

@@ -10,7 +10,7 @@ from ...codes import Perm
 from ...config import ClientConfig
 from ...model import MessageExt, MessageQueue, TopicConfig, TopicRouteData
 from ...protocol.bodies.progress import ConsumeOffset, TopicOffset
-from ...protocol.body import ClusterInfo
+from ...protocol.bodies.route import ClusterInfo
 from ...protocol.group_config import SubscriptionGroupConfig
 from ..admin.admin import DEFAULT_QUEUE_NUMS, AsyncAdmin, ConsumerConnections
 from ..admin.brokers import Backlog

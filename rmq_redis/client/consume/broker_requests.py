@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from ...codes import CURRENT_VERSION, RequestCode, ResponseCode
 from ...errors import RemoteProtocolError
 from ...model import ConsumeResult, ConsumeType, MessageQueue
-from ...protocol.admin_header import ConsumerRequestHeader
+from ...protocol.bodies.base import dumps
 from ...protocol.bodies.clients import ConsumeDirectlyResult, ConsumerRunningInfo, ProcessQueueInfo
 from ...protocol.bodies.progress import ConsumerStatus, ResetOffsets
-from ...protocol.body import dumps
 from ...protocol.command import RemotingCommand, response
+from ...protocol.headers.clients import ConsumerRequestHeader
 from .handler import is_success
 from .pulling import restore_topics
 

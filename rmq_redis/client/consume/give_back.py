@@ -27,7 +27,7 @@ from ...model import (
     MessageExt,
 )
 from ...protocol.command import request
-from ...protocol.header import SendMessageRequestHeaderV2
+from ...protocol.headers.send import SendMessageRequestHeaderV2
 from ...protocol.properties import encode_properties_within
 from ..core.instance import MQClientInstance
 from ..core.route import publish_queues

@@ -12,9 +12,9 @@ from ...config import ClientConfig, choice
 from ...durations import as_seconds
 from ...errors import ClientError, RouteNotFoundError
 from ...model import ConsumeFromWhere, ConsumeType, MessageExt, MessageModel, MessageQueue, PullResult, subscribe_queues
-from ...protocol.body import ConsumerData, SubscriptionData
+from ...protocol.bodies.heartbeat import ConsumerData, SubscriptionData
 from ...protocol.command import RemotingCommand, response
-from ...protocol.header import PullMessageRequestHeader
+from ...protocol.headers.pull import PullMessageRequestHeader
 from ..core.broker_api import log_undecoded
 from ..core.instance import MQClientInstance, check_group, client_config
 from ..core.lifecycle import AsyncClient

@@ -23,8 +23,8 @@ from ...errors import (
 )
 from ...model import PROPERTY_RETRY_TOPIC, PROPERTY_TAGS, RETRY_PREFIX, MessageExt, PullResult, PullStatus
 from ...plugins.hookspecs import ReadSelector
-from ...protocol.body import SubscriptionData
-from ...protocol.header import PullMessageRequestHeader
+from ...protocol.bodies.heartbeat import SubscriptionData
+from ...protocol.headers.pull import PullMessageRequestHeader
 from ...protocol.properties import tags_code
 from ..core.instance import MQClientInstance
 from .process_queue import ProcessQueue

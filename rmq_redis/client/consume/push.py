@@ -27,7 +27,7 @@ from ...plugins.hookspecs import ClientContext, ReadSelector
 from ...plugins.interceptors import HANDLE_METHODS
 from ...plugins.manager import allocate_strategy as named_strategy
 from ...plugins.manager import installed_plugins, notify_roles, read_selector
-from ...protocol.body import ConsumerData, SubscriptionData
+from ...protocol.bodies.heartbeat import ConsumerData, SubscriptionData
 from ...protocol.command import RemotingCommand
 from ...runtime import first_of, force_exit, stop_signals
 from ..core.closing import Closing

@@ -28,8 +28,17 @@ from ...model import (
     subscribe_queues,
     topic_name_error,
 )
-from ...protocol.body import ConsumerData, SubscriptionData
+from ...protocol.bodies.heartbeat import ConsumerData, SubscriptionData
 from ...protocol.command import RemotingCommand, request, response
+from ...protocol.headers.pop import (
+    AckMessageRequestHeader,
+    ChangeInvisibleTimeRequestHeader,
+    ChangeInvisibleTimeResponseHeader,
+    NotificationRequestHeader,
+    NotificationResponseHeader,
+    PopMessageRequestHeader,
+    PopMessageResponseHeader,
+)
 from ...protocol.pop import (
     NORMAL,
     RETRY,
@@ -39,15 +48,6 @@ from ...protocol.pop import (
     parse_offset_info,
     parse_order_count_info,
     real_topic,
-)
-from ...protocol.pop_header import (
-    AckMessageRequestHeader,
-    ChangeInvisibleTimeRequestHeader,
-    ChangeInvisibleTimeResponseHeader,
-    NotificationRequestHeader,
-    NotificationResponseHeader,
-    PopMessageRequestHeader,
-    PopMessageResponseHeader,
 )
 from ...protocol.record import decode_records
 from ..core.instance import MQClientInstance, check_group, client_config

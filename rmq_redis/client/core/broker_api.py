@@ -11,23 +11,23 @@ from ...codes import RequestCode, ResponseCode
 from ...errors import QueryNotFoundError, RemoteProtocolError, response_error
 from ...model import MessageExt, MessageQueue, PullResult, PullStatus
 from ...protocol.bodies.clients import ClientConfigCheck, ConsumerIds, LockedQueues, LockRequest
-from ...protocol.body import HeartbeatData, SubscriptionData
+from ...protocol.bodies.heartbeat import HeartbeatData, SubscriptionData
 from ...protocol.command import RemotingCommand, request
 from ...protocol.compression import MAX_DECOMPRESSED_BYTES, Decompressor
-from ...protocol.header import (
-    ConsumerGroupRequestHeader,
-    ConsumerSendMsgBackRequestHeader,
+from ...protocol.headers.clients import ConsumerGroupRequestHeader, UnregisterClientRequestHeader
+from ...protocol.headers.offsets import (
     OffsetResponseHeader,
-    PullMessageRequestHeader,
-    PullMessageResponseHeader,
     QueryConsumerOffsetRequestHeader,
     QueueOffsetRequestHeader,
+    SearchOffsetRequestHeader,
+    UpdateConsumerOffsetRequestHeader,
+)
+from ...protocol.headers.pull import PullMessageRequestHeader, PullMessageResponseHeader
+from ...protocol.headers.query import ViewMessageRequestHeader
+from ...protocol.headers.send import (
+    ConsumerSendMsgBackRequestHeader,
     RecallMessageRequestHeader,
     RecallMessageResponseHeader,
-    SearchOffsetRequestHeader,
-    UnregisterClientRequestHeader,
-    UpdateConsumerOffsetRequestHeader,
-    ViewMessageRequestHeader,
 )
 from ...protocol.record import decode_records
 from ...remoting.client import RemotingClient

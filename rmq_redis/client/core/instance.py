@@ -20,10 +20,9 @@ from ...config import ClientConfig, check_settings, from_env, parse_addresses
 from ...errors import ClientError, ConfigError, RemotingError, ResponseError, RouteNotFoundError
 from ...hosts import pack_host
 from ...model import group_name_error
-from ...protocol.admin_header import ConsumerRequestHeader
-from ...protocol.body import ConsumerData, HeartbeatData, ProducerData, SubscriptionData
+from ...protocol.bodies.heartbeat import ConsumerData, HeartbeatData, ProducerData, SubscriptionData
 from ...protocol.command import RemotingCommand, response
-from ...protocol.header import ConsumerGroupRequestHeader
+from ...protocol.headers.clients import ConsumerGroupRequestHeader, ConsumerRequestHeader
 from ...protocol.ids import UniqKeyGenerator
 from ...remoting.client import RemotingClient
 from ...remoting.connection import Connection

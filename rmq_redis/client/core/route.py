@@ -20,9 +20,9 @@ from ...errors import (
     response_error,
 )
 from ...model import DEFAULT_QUEUE_NUMS, DEFAULT_TOPIC, MASTER_ID, BrokerData, MessageQueue, QueueData, TopicRouteData
-from ...protocol.body import decode_cluster_info, decode_route
+from ...protocol.bodies.route import decode_cluster_info, decode_route
 from ...protocol.command import RemotingCommand, request
-from ...protocol.header import GetRouteInfoRequestHeader
+from ...protocol.headers.route import GetRouteInfoRequestHeader
 from ...remoting.client import RemotingClient
 from ...remoting.hedge import MOST_PATIENCE_S, call_one_of
 

@@ -23,7 +23,7 @@ from ...errors import (
 )
 from ...model import SEND_STATUS_BY_CODE, Message, MessageQueue, SendResult
 from ...protocol.command import RemotingCommand
-from ...protocol.header import SendMessageResponseHeader
+from ...protocol.headers.send import SendMessageResponseHeader
 from ...remoting.connection import Connection, ResponseFuture
 from ..core.instance import MQClientInstance
 from .checks import check_timeout, check_topic

@@ -39,7 +39,7 @@ from ...model import (
 )
 from ...protocol.command import RemotingCommand, response
 from ...protocol.compression import decompress_body
-from ...protocol.header import ReplyMessageRequestHeader
+from ...protocol.headers.send import ReplyMessageRequestHeader
 from ...protocol.properties import decode_properties
 from ...remoting.connection import Connection
 from ..consume.handler import Handler, MessageHandler

@@ -35,7 +35,7 @@ from ...model import (
     TransactionSendResult,
 )
 from ...protocol.command import RemotingCommand, request
-from ...protocol.header import CheckTransactionStateRequestHeader, EndTransactionRequestHeader
+from ...protocol.headers.transaction import CheckTransactionStateRequestHeader, EndTransactionRequestHeader
 from ...protocol.ids import parse_offset_msg_id
 from ...remoting.connection import Connection
 from ..core.intercept import intercepted_send

@@ -6,7 +6,7 @@ Source: RocketMQ 5.3 ``AdminBrokerProcessor.prepareRuntimeInfo``, ``getRuntimeIn
 
 from __future__ import annotations
 
-from ..body import Body
+from .base import Body
 from .topics import KvTable
 
 # --- figures ---------------------------------------------------------------------------------------------------------

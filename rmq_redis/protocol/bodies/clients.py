@@ -12,7 +12,8 @@ import msgspec
 
 from ...errors import InvalidParameterError, RemoteProtocolError
 from ...model import MessageQueue
-from ..body import Body, SubscriptionData, convert, decode_queue_set, object_body, subscription_data
+from .base import Body, convert, decode_queue_set, object_body
+from .heartbeat import SubscriptionData, subscription_data
 
 # --- members ---------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any, Self
 
 from ...model import DataVersion, MessageQueue
-from ..body import Body, SubscriptionData, convert, object_body
+from .base import Body, convert, object_body
+from .heartbeat import SubscriptionData
 
 
 class TopicOffset(Body, frozen=True, kw_only=True):

@@ -6,7 +6,9 @@ from typing import Any, Self
 
 from ...errors import InvalidParameterError
 from ...model import DataVersion, TopicConfig
-from ..body import Body, SubscriptionGroupConfig, convert, object_body, topic_config
+from ..group_config import SubscriptionGroupConfig
+from .base import Body, convert, object_body
+from .registration import topic_config
 
 
 class TopicList(Body, frozen=True, kw_only=True):

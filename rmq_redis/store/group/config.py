@@ -11,7 +11,9 @@ import msgspec
 
 from ...errors import RemoteProtocolError, StoreError
 from ...model import TopicConfig
-from ...protocol.body import SubscriptionGroupConfig, convert, loads, topic_config
+from ...protocol.bodies.base import convert, loads
+from ...protocol.bodies.registration import topic_config
+from ...protocol.group_config import SubscriptionGroupConfig
 from ..keys import GroupKeys
 from ..redis.connection import Arg, StoreConnection
 from .offsets import GroupTopic

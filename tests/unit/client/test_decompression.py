@@ -31,7 +31,7 @@ from rmq_redis.codes import MessageSysFlag, RequestCode, ResponseCode
 from rmq_redis.errors import MessageDecodeError, MessageIllegalLocallyError, RemoteProtocolError
 from rmq_redis.model import DLQ_PREFIX, ConsumeFromWhere
 from rmq_redis.protocol.compression import decompress_body
-from rmq_redis.protocol.header import SendMessageRequestHeaderV2
+from rmq_redis.protocol.headers.send import SendMessageRequestHeaderV2
 from rmq_redis.testing import running_cluster
 
 MB = 1_000_000

@@ -9,11 +9,8 @@ from client_fakes import (
 
 from rmq_redis.codes import RequestCode
 from rmq_redis.protocol.command import request
-from rmq_redis.protocol.header import (
-    OffsetResponseHeader,
-    QueueOffsetRequestHeader,
-    TopicRequestHeader,
-)
+from rmq_redis.protocol.headers.admin import TopicRequestHeader
+from rmq_redis.protocol.headers.offsets import OffsetResponseHeader, QueueOffsetRequestHeader
 from rmq_redis.remoting.client import RemotingClient
 
 

@@ -10,9 +10,10 @@ import pytest
 from rmq_redis.codes import RequestCode
 from rmq_redis.localcluster.readiness import Readiness
 from rmq_redis.model import BrokerData
-from rmq_redis.protocol.body import ClusterInfo, dumps, encode_cluster_info
+from rmq_redis.protocol.bodies.base import dumps
+from rmq_redis.protocol.bodies.route import ClusterInfo, encode_cluster_info
 from rmq_redis.protocol.command import RemotingCommand, response
-from rmq_redis.protocol.header import UnregisterBrokerRequestHeader
+from rmq_redis.protocol.headers.registration import UnregisterBrokerRequestHeader
 from rmq_redis.remoting.client import RemotingClient
 from rmq_redis.remoting.connection import Connection
 from rmq_redis.remoting.server import RemotingServer

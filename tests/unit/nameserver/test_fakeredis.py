@@ -13,7 +13,8 @@ from rmq_redis.config import NameServerConfig
 from rmq_redis.errors import ConfigError, RemoteProtocolError, StoreError
 from rmq_redis.model import DataVersion, QueueData, TopicConfig
 from rmq_redis.nameserver.nameserver import NameServer
-from rmq_redis.protocol.body import TopicConfigTable, decode_route, encode_register_body
+from rmq_redis.protocol.bodies.registration import TopicConfigTable, encode_register_body
+from rmq_redis.protocol.bodies.route import decode_route
 from rmq_redis.protocol.command import RemotingCommand
 from rmq_redis.remoting.client import RemotingClient
 from rmq_redis.store.redis.url import without_credentials

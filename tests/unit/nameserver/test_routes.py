@@ -252,7 +252,7 @@ def test_an_encoded_route_never_outlives_a_change(table, standard_json):
         if route is None:
             assert encoded is None
             return None
-        from rmq_redis.protocol.body import encode_route
+        from rmq_redis.protocol.bodies.route import encode_route
 
         assert encoded == encode_route(route, standard_json=standard_json)
         return encoded

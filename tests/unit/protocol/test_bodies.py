@@ -6,6 +6,7 @@ import pytest
 
 from rmq_redis.errors import InvalidParameterError, RemoteProtocolError
 from rmq_redis.model import MessageQueue
+from rmq_redis.protocol.bodies.base import Body, dumps
 from rmq_redis.protocol.bodies.broker import HaStatus, OldestMessage, ReplicaRuntimeInfo, runtime_info
 from rmq_redis.protocol.bodies.clients import (
     Assignments,
@@ -30,7 +31,6 @@ from rmq_redis.protocol.bodies.progress import (
     TopicStats,
 )
 from rmq_redis.protocol.bodies.topics import BrokerMemberGroup, BrokerMembers, KvTable, TopicConfigList, TopicList
-from rmq_redis.protocol.body import Body, dumps
 
 Q0 = MessageQueue("T", "a", 0)
 Q0_JSON = '{"brokerName":"a","queueId":0,"topic":"T"}'

@@ -14,27 +14,23 @@ from protocol_samples import HEARTBEAT_JAVA, REGISTER_PLAIN, REGISTER_UNPACKED, 
 
 from rmq_redis.errors import RemoteProtocolError
 from rmq_redis.model import BrokerData, DataVersion, MessageQueue, QueueData, TopicConfig, TopicRouteData
-from rmq_redis.protocol.body import (
-    ClusterInfo,
+from rmq_redis.protocol.bodies.base import decode_queue_set, decode_struct, dumps, loads, object_body
+from rmq_redis.protocol.bodies.heartbeat import (
     ConsumerData,
     HeartbeatData,
     ProducerData,
     SubscriptionData,
-    SubscriptionGroupConfig,
-    TopicConfigTable,
-    decode_cluster_info,
     decode_heartbeat,
-    decode_queue_set,
-    decode_register_body,
-    decode_route,
-    decode_struct,
-    dumps,
-    encode_cluster_info,
-    encode_register_body,
-    encode_route,
-    loads,
-    object_body,
 )
+from rmq_redis.protocol.bodies.registration import TopicConfigTable, decode_register_body, encode_register_body
+from rmq_redis.protocol.bodies.route import (
+    ClusterInfo,
+    decode_cluster_info,
+    decode_route,
+    encode_cluster_info,
+    encode_route,
+)
+from rmq_redis.protocol.group_config import SubscriptionGroupConfig
 
 TEXT = st.text(max_size=15)
 QUEUES = st.builds(MessageQueue, TEXT, TEXT, st.integers(-(2**31), 2**31 - 1))

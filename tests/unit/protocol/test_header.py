@@ -11,17 +11,28 @@ from hypothesis import strategies as st
 from protocol_samples import HEADER_TYPES
 
 from rmq_redis.errors import LocalProtocolError, RemoteProtocolError
-from rmq_redis.protocol import header as headers
 from rmq_redis.protocol.command import SerializeType, request
 from rmq_redis.protocol.frame import encode_command, take_command
-from rmq_redis.protocol.header import Header, decode_header, encode_header, fields_of_json
+from rmq_redis.protocol.headers.admin import TopicRequestHeader
+from rmq_redis.protocol.headers.base import Header, Int32, Int64, decode_header, encode_header, fields_of_json
+from rmq_redis.protocol.headers.clients import UnregisterClientRequestHeader
+from rmq_redis.protocol.headers.offsets import QueryConsumerOffsetRequestHeader, SearchOffsetRequestHeader
+from rmq_redis.protocol.headers.pull import PullMessageRequestHeader, PullMessageResponseHeader
+from rmq_redis.protocol.headers.registration import RegisterBrokerRequestHeader
+from rmq_redis.protocol.headers.route import GetRouteInfoRequestHeader
+from rmq_redis.protocol.headers.send import (
+    ConsumerSendMsgBackRequestHeader,
+    SendMessageRequestHeader,
+    SendMessageRequestHeaderV2,
+    SendMessageResponseHeader,
+)
 
 TEXT = st.text(min_size=1, max_size=20)  # binary headers read an empty text as absent
 STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
     str: TEXT,
     bool: st.booleans(),
-    headers.Int32: st.integers(-(2**31), 2**31 - 1),
-    headers.Int64: st.integers(-(2**63), 2**63 - 1),
+    Int32: st.integers(-(2**31), 2**31 - 1),
+    Int64: st.integers(-(2**63), 2**63 - 1),
 }
 
 
@@ -69,8 +80,8 @@ def test_fields_are_written_as_text_and_none_is_left_out(kind: type[Header]) -> 
     encode()
 
 
-SEND_V1 = headers.SendMessageRequestHeader
-SEND_V2 = headers.SendMessageRequestHeaderV2
+SEND_V1 = SendMessageRequestHeader
+SEND_V2 = SendMessageRequestHeaderV2
 GOLDEN = [
     pytest.param(
         SEND_V2("PG", "T", "TBW102", 4, 3, 0, 1700000000000, 0, "K\x01V\x02", 0, False, 0, True, "broker-a"),
@@ -112,12 +123,12 @@ GOLDEN = [
         id="send-v1",
     ),
     pytest.param(
-        headers.SendMessageResponseHeader("ID", 3, 42, None, "DefaultRegion", "true"),
+        SendMessageResponseHeader("ID", 3, 42, None, "DefaultRegion", "true"),
         {"msgId": "ID", "queueId": "3", "queueOffset": "42", "MSG_REGION": "DefaultRegion", "TRACE_ON": "true"},
         id="send-answer",
     ),
     pytest.param(
-        headers.PullMessageRequestHeader("G", "T", 1, 2, 32, 7, 3, 15000, 9, "*", "TAG", 4),
+        PullMessageRequestHeader("G", "T", 1, 2, 32, 7, 3, 15000, 9, "*", "TAG", 4),
         {
             "consumerGroup": "G",
             "topic": "T",
@@ -135,17 +146,17 @@ GOLDEN = [
         id="pull",
     ),
     pytest.param(
-        headers.PullMessageResponseHeader(0, 5, 1, 9),
+        PullMessageResponseHeader(0, 5, 1, 9),
         {"suggestWhichBrokerId": "0", "nextBeginOffset": "5", "minOffset": "1", "maxOffset": "9"},
         id="pull-answer",
     ),
     pytest.param(
-        headers.UnregisterClientRequestHeader("id", "PG", None),
+        UnregisterClientRequestHeader("id", "PG", None),
         {"clientID": "id", "producerGroup": "PG"},
         id="unregister-client",
     ),
     pytest.param(
-        headers.RegisterBrokerRequestHeader("b", "1.2.3.4:5", "c", 0, "ha", 6000, False, True, 480313814, "z"),
+        RegisterBrokerRequestHeader("b", "1.2.3.4:5", "c", 0, "ha", 6000, False, True, 480313814, "z"),
         {
             "brokerName": "b",
             "brokerAddr": "1.2.3.4:5",
@@ -161,17 +172,17 @@ GOLDEN = [
         id="register-broker",
     ),
     pytest.param(
-        headers.SearchOffsetRequestHeader("T", 0, 17, "LOWER"),
+        SearchOffsetRequestHeader("T", 0, 17, "LOWER"),
         {"topic": "T", "queueId": "0", "timestamp": "17", "boundaryType": "LOWER"},
         id="search-offset",
     ),
     pytest.param(
-        headers.QueryConsumerOffsetRequestHeader("G", "T", 0, False),
+        QueryConsumerOffsetRequestHeader("G", "T", 0, False),
         {"consumerGroup": "G", "topic": "T", "queueId": "0", "setZeroIfNotFound": "false"},
         id="query-offset",
     ),
     pytest.param(
-        headers.ConsumerSendMsgBackRequestHeader(1 << 40, "G", 3, "ID", "T", False, 16),
+        ConsumerSendMsgBackRequestHeader(1 << 40, "G", 3, "ID", "T", False, 16),
         {
             "offset": "1099511627776",
             "group": "G",
@@ -183,9 +194,7 @@ GOLDEN = [
         },
         id="send-back",
     ),
-    pytest.param(
-        headers.GetRouteInfoRequestHeader("T", True), {"topic": "T", "acceptStandardJsonOnly": "true"}, id="route"
-    ),
+    pytest.param(GetRouteInfoRequestHeader("T", True), {"topic": "T", "acceptStandardJsonOnly": "true"}, id="route"),
 ]
 
 
@@ -200,11 +209,11 @@ PULL = {"consumerGroup": "G", "topic": "T", "queueId": 0, "queueOffset": "0", "m
 PULL |= {"commitOffset": 0, "suspendTimeoutMillis": "15000"}
 
 
-def pull_header(**changes: Any) -> headers.PullMessageRequestHeader:
+def pull_header(**changes: Any) -> PullMessageRequestHeader:
     raw = json.dumps(PULL | changes).encode()
-    header = decode_header(headers.PullMessageRequestHeader, raw)
+    header = decode_header(PullMessageRequestHeader, raw)
     # As text, where everything is a string already, the same must come out.
-    assert decode_header(headers.PullMessageRequestHeader, fields_of_json(raw)) == header
+    assert decode_header(PullMessageRequestHeader, fields_of_json(raw)) == header
     return header
 
 
@@ -228,7 +237,7 @@ def test_text_that_looks_like_json_stays_text(text: str) -> None:
     assert pull_header(topic=text, subscription=text).subscription == text
 
 
-def send_flags(**fields: Any) -> headers.SendMessageRequestHeaderV2:
+def send_flags(**fields: Any) -> SendMessageRequestHeaderV2:
     base = {"a": "G", "b": "T", "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": 1, "h": 0}
     raw = json.dumps(base | fields).encode()
     header = decode_header(SEND_V2, raw)
@@ -275,7 +284,7 @@ def test_a_value_of_another_type_is_an_error_that_names_the_field(field: str, va
 def test_a_missing_required_field_is_an_error_that_names_it(missing: str) -> None:
     fields = {name: value for name, value in PULL.items() if name != missing}
     with pytest.raises(RemoteProtocolError, match=missing):
-        decode_header(headers.PullMessageRequestHeader, json.dumps(fields).encode())
+        decode_header(PullMessageRequestHeader, json.dumps(fields).encode())
 
 
 @pytest.mark.parametrize("raw", [b"[]", b'"x"', b"5", b'{"a":{}}', b'{"a":[1]}', b"{", b'{"a":"\xff"}', b""])
@@ -285,16 +294,16 @@ def test_ext_fields_that_are_no_flat_object_are_an_error(raw: bytes) -> None:
 
 
 def test_a_nested_value_is_ignored_where_the_header_does_not_have_the_field() -> None:
-    header = decode_header(headers.TopicRequestHeader, b'{"topic":"T","x":{"y":[1]}}')
+    header = decode_header(TopicRequestHeader, b'{"topic":"T","x":{"y":[1]}}')
     assert header.topic == "T"
 
 
 def test_no_fields_at_all_is_an_error_that_names_the_first_required_one() -> None:
     with pytest.raises(RemoteProtocolError, match="topic"):
-        decode_header(headers.TopicRequestHeader, None)
+        decode_header(TopicRequestHeader, None)
 
 
 def test_a_value_without_text_form_is_a_local_error() -> None:
-    header = headers.TopicRequestHeader(b"T")  # type: ignore[arg-type]
+    header = TopicRequestHeader(b"T")  # type: ignore[arg-type]
     with pytest.raises(LocalProtocolError, match="topic"):
         encode_header(header)

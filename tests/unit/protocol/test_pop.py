@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmq_redis.errors import RemoteProtocolError
-from rmq_redis.protocol.body import loads
+from rmq_redis.protocol.bodies.base import loads
 from rmq_redis.protocol.pop import (
     BatchAck,
     PopHandle,

@@ -29,12 +29,16 @@ from protocol_samples import (
 
 from rmq_redis.errors import LocalProtocolError, ProtocolError
 from rmq_redis.model import DataVersion
-from rmq_redis.protocol import body as bodies
 from rmq_redis.protocol.batch import decode_batch
+from rmq_redis.protocol.bodies.base import decode_queue_set, decode_struct, dumps, loads, object_body
+from rmq_redis.protocol.bodies.heartbeat import decode_heartbeat
+from rmq_redis.protocol.bodies.registration import decode_register_body, decode_topic_table, topic_config
+from rmq_redis.protocol.bodies.route import decode_cluster_info, decode_route
 from rmq_redis.protocol.command import RemotingCommand
 from rmq_redis.protocol.compression import decompress_body
 from rmq_redis.protocol.frame import CommandDecoder, decode_command, encode_command, take_command
-from rmq_redis.protocol.header import decode_header, fields_of_json, loads_lenient
+from rmq_redis.protocol.group_config import SubscriptionGroupConfig
+from rmq_redis.protocol.headers.base import decode_header, fields_of_json, loads_lenient
 from rmq_redis.protocol.properties import decode_properties
 from rmq_redis.protocol.record import decode_records
 
@@ -157,20 +161,20 @@ def as_header_value(data: bytes) -> None:
 
 
 def as_parsed(data: bytes) -> None:
-    value = quietly(bodies.loads, data)
+    value = quietly(loads, data)
     for parsed in (value, quietly(loads_lenient, data)):
-        quietly(bodies.decode_queue_set, parsed)
-        quietly(bodies.topic_config, parsed)
-        quietly(bodies.topic_config, parsed, "T")
+        quietly(decode_queue_set, parsed)
+        quietly(topic_config, parsed)
+        quietly(topic_config, parsed, "T")
         if isinstance(parsed, dict):
-            quietly(bodies.decode_topic_table, parsed)
+            quietly(decode_topic_table, parsed)
 
 
 def register(data: bytes) -> None:
     for version in (0, 479):
         try:
-            bodies.decode_register_body(data, sender_version=version)
-            bodies.decode_register_body(zlib.compress(data), sender_version=version)
+            decode_register_body(data, sender_version=version)
+            decode_register_body(zlib.compress(data), sender_version=version)
         except ProtocolError:
             pass
 
@@ -201,14 +205,14 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "batch": lambda data: quietly(decode_batch, data),
     "properties": through_properties,
     "decompress": through_decompress,
-    "loads": lambda data: quietly(bodies.loads, data),
-    "object_body": lambda data: quietly(bodies.object_body, data),
-    "route": lambda data: quietly(bodies.decode_route, data),
-    "cluster_info": lambda data: quietly(bodies.decode_cluster_info, data),
+    "loads": lambda data: quietly(loads, data),
+    "object_body": lambda data: quietly(object_body, data),
+    "route": lambda data: quietly(decode_route, data),
+    "cluster_info": lambda data: quietly(decode_cluster_info, data),
     "register_body": register,
-    "heartbeat": lambda data: quietly(bodies.decode_heartbeat, data),
-    "group config": lambda data: quietly(bodies.decode_struct, data, bodies.SubscriptionGroupConfig),
-    "data version": lambda data: quietly(bodies.decode_struct, data, DataVersion),
+    "heartbeat": lambda data: quietly(decode_heartbeat, data),
+    "group config": lambda data: quietly(decode_struct, data, SubscriptionGroupConfig),
+    "data version": lambda data: quietly(decode_struct, data, DataVersion),
     "parsed": as_parsed,
 }
 SAMPLES: dict[str, list[bytes]] = {
@@ -345,10 +349,8 @@ def replaced(value: Any, path: list[int], by: Any) -> Any:
 
 @pytest.mark.parametrize("name", [name for name in JSON_DECODERS if name != "loads"])
 def test_right_shape_with_a_wrong_value_somewhere(name: str) -> None:
-    samples = [bodies.loads(sample) for sample in SAMPLES[name] if sample[:1] in b"{["]
-    samples = [
-        json.loads(bodies.dumps(sample, quote_keys=True)) for sample in samples if sample != bodies.loads(OFFSETS)
-    ]
+    samples = [loads(sample) for sample in SAMPLES[name] if sample[:1] in b"{["]
+    samples = [json.loads(dumps(sample, quote_keys=True)) for sample in samples if sample != loads(OFFSETS)]
 
     @settings(max_examples=150)
     @given(st.sampled_from(samples), st.lists(st.integers(0, 30), max_size=6), JSON)
@@ -405,7 +407,7 @@ def test_a_compressed_registration_allocates_what_came_and_not_what_it_claims(pl
     tracemalloc.start()
     try:
         with pytest.raises(ProtocolError):
-            bodies.decode_register_body(data, sender_version=479)
+            decode_register_body(data, sender_version=479)
         assert tracemalloc.get_traced_memory()[1] < 2_000_000
     finally:
         tracemalloc.stop()

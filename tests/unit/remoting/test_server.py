@@ -24,7 +24,7 @@ from rmq_redis.errors import (
     TopicNotExistError,
 )
 from rmq_redis.protocol.command import RemotingCommand, SerializeType, request, response
-from rmq_redis.protocol.header import TopicRequestHeader
+from rmq_redis.protocol.headers.admin import TopicRequestHeader
 from rmq_redis.remoting.client import RemotingClient
 from rmq_redis.remoting.connection import Connection
 from rmq_redis.remoting.dispatch import processors_of

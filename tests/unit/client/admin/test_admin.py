@@ -10,8 +10,8 @@ from client_fakes import FakeBroker, cluster, creations
 from rmq_redis.client.admin.admin import AsyncAdmin
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import RemoteProtocolError, RouteNotFoundError, TopicNotExistError
+from rmq_redis.protocol.bodies.base import dumps
 from rmq_redis.protocol.bodies.progress import ConsumeOffset, TopicOffset
-from rmq_redis.protocol.body import dumps
 from rmq_redis.protocol.command import response
 
 

@@ -11,7 +11,7 @@ from rmq_redis.client.consume.pull import AsyncPullConsumer
 from rmq_redis.codes import PullSysFlag, RequestCode
 from rmq_redis.errors import ClientError, RemotingError, RouteNotFoundError, SystemBusyError
 from rmq_redis.model import MessageQueue, PullStatus
-from rmq_redis.protocol.header import PullMessageRequestHeader
+from rmq_redis.protocol.headers.pull import PullMessageRequestHeader
 
 
 def bodies(count: int) -> list[bytes]:

@@ -19,9 +19,9 @@ from rmq_redis.client.consume.push import AsyncPushConsumer
 from rmq_redis.codes import PullSysFlag, RequestCode, ResponseCode
 from rmq_redis.errors import ClientError, ConfigError
 from rmq_redis.model import ConsumeResult, MessageExt
-from rmq_redis.protocol.body import dumps
+from rmq_redis.protocol.bodies.base import dumps
 from rmq_redis.protocol.command import request, response
-from rmq_redis.protocol.header import PullMessageRequestHeader, PullMessageResponseHeader
+from rmq_redis.protocol.headers.pull import PullMessageRequestHeader, PullMessageResponseHeader
 from rmq_redis.protocol.properties import decode_properties
 
 FIRST = "CONSUME_FROM_FIRST_OFFSET"
@@ -909,7 +909,7 @@ async def test_status_and_running_info() -> None:
             command = request(RequestCode.GET_CONSUMER_RUNNING_INFO)
             command.fields = {"consumerGroup": "G", "clientId": consumer.client_id}
             answer = await fake.broker.ask(consumer.client_id, "G", command)
-            from rmq_redis.protocol.body import loads
+            from rmq_redis.protocol.bodies.base import loads
 
             info = loads(answer.body)
             assert info["mqTable"][fake.queue(0)]["commitOffset"] == 4

@@ -15,7 +15,7 @@ from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import ConfigError, MessageRefusedError, ResponseError
 from rmq_redis.model import Message, MessageExt
 from rmq_redis.protocol.batch import decode_batch
-from rmq_redis.protocol.header import SendMessageRequestHeaderV2
+from rmq_redis.protocol.headers.send import SendMessageRequestHeaderV2
 from rmq_redis.protocol.properties import decode_properties
 
 

@@ -34,7 +34,7 @@ from rmq_redis.errors import (
 )
 from rmq_redis.model import Message, MessageQueue, SendStatus
 from rmq_redis.protocol.frame import CommandDecoder
-from rmq_redis.protocol.header import SendMessageRequestHeaderV2
+from rmq_redis.protocol.headers.send import SendMessageRequestHeaderV2
 from rmq_redis.protocol.properties import decode_properties
 
 

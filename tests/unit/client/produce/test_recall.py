@@ -12,7 +12,7 @@ from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import ClientError, MessageIllegalLocallyError, ResponseError, RouteNotFoundError
 from rmq_redis.model import Message
 from rmq_redis.protocol.command import response
-from rmq_redis.protocol.header import (
+from rmq_redis.protocol.headers.send import (
     RecallMessageRequestHeader,
     RecallMessageResponseHeader,
     SendMessageRequestHeaderV2,

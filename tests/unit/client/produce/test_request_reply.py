@@ -23,7 +23,11 @@ from rmq_redis.errors import (
 )
 from rmq_redis.model import Message, MessageExt
 from rmq_redis.protocol.command import RemotingCommand, request, response
-from rmq_redis.protocol.header import ReplyMessageRequestHeader, SendMessageRequestHeaderV2, SendMessageResponseHeader
+from rmq_redis.protocol.headers.send import (
+    ReplyMessageRequestHeader,
+    SendMessageRequestHeaderV2,
+    SendMessageResponseHeader,
+)
 from rmq_redis.protocol.properties import decode_properties, encode_properties
 from rmq_redis.protocol.record import decode_records, encode_record
 

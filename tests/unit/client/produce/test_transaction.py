@@ -16,11 +16,8 @@ from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import MessageIllegalLocallyError, RequestTimeoutError, RmqError
 from rmq_redis.model import LocalTransactionState, Message, MessageExt, SendStatus
 from rmq_redis.protocol.command import RemotingCommand, request
-from rmq_redis.protocol.header import (
-    CheckTransactionStateRequestHeader,
-    ConsumerGroupRequestHeader,
-    EndTransactionRequestHeader,
-)
+from rmq_redis.protocol.headers.clients import ConsumerGroupRequestHeader
+from rmq_redis.protocol.headers.transaction import CheckTransactionStateRequestHeader, EndTransactionRequestHeader
 from rmq_redis.protocol.ids import parse_offset_msg_id
 from rmq_redis.protocol.properties import decode_properties
 from rmq_redis.protocol.record import encode_record

@@ -9,7 +9,7 @@ import redis as redis_py
 
 from rmq_redis.errors import StoreError, StoreFencedError
 from rmq_redis.model import MessageQueue, TopicConfig
-from rmq_redis.protocol.body import SubscriptionGroupConfig
+from rmq_redis.protocol.group_config import SubscriptionGroupConfig
 from rmq_redis.store.group.config import ConfigStore, StoredTopic
 from rmq_redis.store.group.offsets import OffsetStore
 from rmq_redis.store.group.pop import PopStore, Share

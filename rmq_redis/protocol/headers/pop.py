@@ -1,8 +1,8 @@
-"""Typed headers of POP. Source: RocketMQ 5.3 ``remoting/protocol/header``."""
+"""Headers of POP."""
 
 from __future__ import annotations
 
-from .header import Header, Int32, Int64
+from .base import Header, Int32, Int64
 
 
 class PopMessageRequestHeader(Header):

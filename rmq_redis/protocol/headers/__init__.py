@@ -1,0 +1,1 @@
+"""Header fields of requests and answers, typed, by what they are about."""
