@@ -123,7 +123,7 @@ async def test_what_was_given_up_is_asked_about_again_at_the_terminal(cluster: C
     async with AsyncTransactionProducer("PG", listener, cluster.namesrv_addr, topics=[TOPIC]):
         resume = "message", "resume-check", given_up["offset_msg_id"]
         printed = await asyncio.to_thread(result_of, *resume, **env)
-        assert printed == f"{given_up['msg_id']}  its producers are asked again about {TOPIC}\n"
+        assert printed == f"{given_up['msg_id']}  checks resumed; producers of {TOPIC} are asked again\n"
         await eventually(lambda: cluster.undecided() == 0, "the listener commits it", DEADLINE_S)
     assert listener.asked[0] == (given_up["msg_id"], "later")
     assert await stored(cluster.namesrv_addr) == ["later"]
