@@ -13,13 +13,12 @@ import sys
 import time
 
 from rmq_redis import AsyncPushConsumer, MessageExt
-from rmq_redis.client.consume import push as consumer
-from rmq_redis.client.consume import rebalance
+from rmq_redis.client.consume import held_queues, rebalance
 from rmq_redis.runtime import run, stop_signals
 
 # Locks of seconds instead of a minute, so that a killed owner's queues are soon free (as the broker's LOCK_EXPIRY_S).
-consumer.LOCK_RENEW_INTERVAL_S = 0.4  # type: ignore[attr-defined]
-consumer.LOCK_LIVE_S = rebalance.LOCK_LIVE_S = 2.0  # type: ignore[attr-defined]
+held_queues.LOCK_RENEW_INTERVAL_S = 0.4
+held_queues.LOCK_LIVE_S = rebalance.LOCK_LIVE_S = 2.0  # type: ignore[attr-defined]
 
 
 async def main() -> None:

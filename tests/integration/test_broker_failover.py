@@ -370,4 +370,7 @@ async def test_a_broker_ends_though_a_question_about_the_primary_takes_the_cance
 
     broker.parts.state.queue_store.follow_primary = failing  # type: ignore[method-assign]
     await asked.wait()
+    before = asyncio.all_tasks()
     await broker.close()
+    assert any("looking for the primary" in task.get_name() for task in before)
+    assert not [task for task in before & asyncio.all_tasks() if broker.config.broker_name in task.get_name()]

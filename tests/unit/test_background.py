@@ -117,9 +117,10 @@ async def test_close_cancels_again_if_an_error_replaces_the_cancellation() -> No
         except asyncio.CancelledError:
             raise StoreError("lost while cancelled") from None
 
-    loop = every(LONG_S, step, "test", at_once=True)
+    loop = every(LONG_S, step, "close is cancelled again", at_once=True)
     await started.wait()
     await loop.close()
+    assert "close is cancelled again" not in {task.get_name() for task in asyncio.all_tasks()}
 
 
 async def test_close_inside_a_step_makes_it_the_last() -> None:

@@ -20,6 +20,9 @@ DEFAULT_CONSUME_TIMESTAMP_AGO_MS = 30 * 60 * 1000
 class OffsetStore:
     """The offsets of a group: with the brokers, or for BROADCASTING in a file of this machine.
 
+    Attributes:
+        is_local: whether they are in a file of this machine.
+
     Source: RemoteBrokerOffsetStore, RebalancePushImpl.computePullFromWhereWithException.
     """
 
@@ -34,7 +37,7 @@ class OffsetStore:
     ) -> None:
         self._instance = instance
         self._group = group
-        self._broadcasting = message_model == MessageModel.BROADCASTING
+        self.is_local = message_model == MessageModel.BROADCASTING
         self._consume_from_where = consume_from_where
         self._consume_timestamp_ms = consume_timestamp_ms
         self._local: dict[MessageQueue, int] = {}
@@ -48,7 +51,7 @@ class OffsetStore:
         Raises:
             ConfigError, ClientError: as ``local_offsets.claim``.
         """
-        if self._broadcasting:
+        if self.is_local:
             config = self._instance.config
             root = store_path(config.offset_store_path)
             self._file = claim(root, self._instance.client_ip, config.instance_name, self._group)
@@ -95,7 +98,7 @@ class OffsetStore:
         Raises:
             RouteNotFoundError, RemotingError, ResponseError: it cannot be asked for.
         """
-        if self._broadcasting:
+        if self.is_local:
             return self._local.get(queue)
         # A time is exact, and finds all of a new queue too.
         by_time = self._consume_from_where == ConsumeFromWhere.CONSUME_FROM_TIMESTAMP
@@ -144,7 +147,7 @@ class OffsetStore:
 
     async def set(self, queue: MessageQueue, offset: int, *, oneway: bool = False) -> None:
         """Commits an offset, whatever it is. Raises as ``commit``."""
-        if self._broadcasting:
+        if self.is_local:
             self._local[queue] = offset
         else:
             await self._instance.broker.update_consumer_offset(

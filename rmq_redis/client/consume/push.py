@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import time
@@ -11,9 +10,8 @@ from typing import Any, TypeVar, Unpack
 
 import pluggy
 
-from ...background import Every
 from ...config import ClientConfig, choice
-from ...errors import ClientError, ConfigError, RemotingError, ResponseError, RmqError
+from ...errors import ClientError, ConfigError, ResponseError, RmqError
 from ...model import (
     RETRY_PREFIX,
     ConsumeFromWhere,
@@ -41,11 +39,12 @@ from .broker_requests import answer_broker
 from .concurrent import ConcurrentService
 from .give_back import RetrySender
 from .handler import Handler, MessageHandler, takes_one
+from .held_queues import HeldQueues
 from .offsets import OffsetStore
 from .orderly import OrderlyService
 from .process_queue import ProcessQueue, PullThresholds
 from .pulling import Puller, make_subscription
-from .rebalance import LOCK_LIVE_S, LOCK_RENEW_INTERVAL_S, QueueLocks, Rebalancer
+from .rebalance import QueueLocks, Rebalancer
 from .service import ConsumeService
 
 logger = logging.getLogger(__name__)
@@ -137,12 +136,12 @@ class AsyncPushConsumer(AsyncClient):
         self._interceptors = named_and_given(interceptors, HANDLE_METHODS, self._plugins, context)
         self._strategy = named_strategy(self.config.allocate_strategy, self._plugins, context)
         self._await_termination_s = await_termination_s
-        self._thresholds = PullThresholds(
+        thresholds = PullThresholds(
             for_queue=(pull_threshold_for_queue, pull_threshold_bytes_for_queue),
             for_topic=(pull_threshold_for_topic, pull_threshold_bytes_for_topic),
             max_span=None if orderly else consume_max_span,
         )
-        self._hold_nothing()
+        self._init_state()
         self.offsets = OffsetStore(
             self._instance,
             group,
@@ -155,19 +154,22 @@ class AsyncPushConsumer(AsyncClient):
         self.service = self._make_service(max_reconsume_times, suspend_current_queue_time_s, stuck_s)
         self.replies = Replier(self._instance, group, self.service.call)
         selector = read_selector(self.config.read_selector, self._plugins, context)
-        self._puller = self._make_puller(pull_batch_size, selector)
+        puller = self._make_puller(pull_batch_size, selector)
+        self._held = HeldQueues(
+            self._instance,
+            group,
+            self._subscriptions,
+            self.offsets,
+            thresholds,
+            self._locks,
+            self.service,
+            puller,
+            self.rebalance_now,
+        )
 
-    def _hold_nothing(self) -> None:
+    def _init_state(self) -> None:
         self._subscriptions: dict[str, SubscriptionData] = {}
         self._handlers: dict[str, Handler] = {}
-        self._process_queues: dict[MessageQueue, ProcessQueue] = {}
-        self._releasing: dict[MessageQueue, asyncio.Task[None]] = {}
-        self._finishing: set[ProcessQueue] = set()
-        self._moved_at: dict[MessageQueue, float] = {}
-        interval_s = self.config.persist_consumer_offset_interval_s
-        self._commits = Every(interval_s, self._commit_oneway, f"group {self.group}: committing offsets")
-        self._renewals = Every(LOCK_RENEW_INTERVAL_S, self._renew_locks, f"group {self.group}: renewing locks")
-        self._committing = asyncio.Lock()
         self._running = False
         self.started_at_ms = 0
         self._closing = Closing(f"consumer {self.group}", self._close)
@@ -193,7 +195,7 @@ class AsyncPushConsumer(AsyncClient):
             retries.give_back if self._clustering else _drop,
             give_up,
             stuck_s,
-            self._process_queues.values,
+            lambda: self.process_queues,
             max_reconsume_times,
         )
 
@@ -246,7 +248,7 @@ class AsyncPushConsumer(AsyncClient):
         if self._interceptors:
             entry = Handler(intercepted_handler(self._interceptors, functools.partial(self.service.call, entry)))
         self._handlers[topic] = entry
-        for process_queue in self._process_queues.values():
+        for process_queue in self.process_queues:
             if process_queue.queue.topic == topic:
                 process_queue.pull_again()
         self._subscriptions_changed()
@@ -311,7 +313,7 @@ class AsyncPushConsumer(AsyncClient):
     @property
     def assignment(self) -> list[MessageQueue]:
         """The queues that this consumer has now, sorted."""
-        return sorted(self._process_queues)
+        return self._held.assignment
 
     def decode(self, records: bytes, broker_name: str) -> list[MessageExt]:
         """Messages that a broker sent by itself; see ``BrokerApi.decode``."""
@@ -320,7 +322,11 @@ class AsyncPushConsumer(AsyncClient):
     @property
     def process_queues(self) -> list[ProcessQueue]:
         """What was pulled and is not finished yet, of each queue that it has."""
-        return list(self._process_queues.values())
+        return self._held.all
+
+    async def set_offset(self, queue: MessageQueue, offset: int) -> None:
+        """Commits ``offset`` whatever was consumed; the next rebalance takes the queue from there."""
+        await self._held.set_offset(queue, offset)
 
     @property
     def client_id(self) -> str:
@@ -350,7 +356,7 @@ class AsyncPushConsumer(AsyncClient):
             retry_topic = RETRY_PREFIX + self.group
             self._subscriptions[retry_topic] = make_subscription(retry_topic)
         self._rebalancer = Rebalancer(
-            self._instance, self.group, self._strategy, self.message_model, self._rebalanced_topics, self._assign
+            self._instance, self.group, self._strategy, self.message_model, self._held.topics, self._held.assign
         )
         self._running = True
         self.service.start()
@@ -373,9 +379,7 @@ class AsyncPushConsumer(AsyncClient):
             return
         routes.on_topic_change.append(self._topic_changed)
         self._rebalancer.loop.start()
-        self._commits.start()
-        if self._locks is not None:
-            self._renewals.start()
+        self._held.start()
         try:
             notify_roles("role_started", "consumer", self.group, self.config, self._plugins)
         except ConfigError:
@@ -423,182 +427,17 @@ class AsyncPushConsumer(AsyncClient):
                 logger.error("consumer %s: %s", self.group, error)
             self._running = False
             self._rebalancer.loop.cancel()
-            self._commits.cancel()
-            for process_queue in self._process_queues.values():
-                if process_queue.task is not None:
-                    process_queue.task.cancel()
+            self._held.stop_pulling()
             all_ended = await self.service.stop(self._await_termination_s)
-            if self._releasing:
-                await asyncio.wait(list(self._releasing.values()), timeout=_RELEASE_TIMEOUT_S)
-            self._renewals.cancel()  # not before: nobody else may have a queue whose handler still runs
-            held = self.process_queues
-            self._process_queues.clear()
-            await self._commit_all(held)
-            await self.offsets.close()
-            for process_queue in held:
-                process_queue.drop()
-            if self._locks is not None and all_ended:  # else a thread may still be at work: the locks expire
-                await self._locks.unlock(list(self._locks.asked))
+            await self._held.close(all_ended=all_ended)
         await self._instance.close()
 
-    # --- queues come and go --------------------------------------------------------------------------------------
-
-    def _rebalanced_topics(self) -> list[str]:
-        """Subscribed topics, and those that are not any more but of which queues are held."""
-        topics = set(self._subscriptions)
-        for queue in list(self._process_queues):
-            if queue.topic not in topics:
-                self._release(queue)
-        return sorted(topics)
-
-    async def _assign(self, topic: str, queues: list[MessageQueue]) -> bool:
-        mine = set(queues)
-        given_up = [
-            self._release(queue) for queue in list(self._process_queues) if queue.topic == topic and queue not in mine
-        ]
-        if given_up:
-            logger.info("group %s: gives up %d queues of topic %s", self.group, len(given_up), topic)
-            await asyncio.wait(given_up, timeout=self.config.request_timeout_s)
-        new = sorted(queue for queue in mine if queue not in self._process_queues)
-        settled = True
-        startable = [queue for queue in new if queue not in self._releasing]
-        settled &= len(startable) == len(new)
-        locked_until = 0.0
-        if startable and self._locks is not None:
-            locked_until = asyncio.get_running_loop().time() + LOCK_LIVE_S
-            locked = await self._locks.lock(startable)
-            settled &= len(locked) == len(startable)
-            startable = [queue for queue in startable if queue in locked]
-        started = await asyncio.gather(*(self._start_queue(queue, locked_until) for queue in startable))
-        if self._locks is not None:
-            await self._locks.unlock([queue for queue in startable if queue not in self._process_queues])
-        if any(started):
-            await self.offsets.persist()
-            logger.info("group %s: takes %d queues of topic %s", self.group, sum(started), topic)
-        return settled and all(started)
-
-    async def _start_queue(self, queue: MessageQueue, locked_until: float) -> bool:
-        try:
-            offset, committed = await self.offsets.start_offset(queue)
-        except RmqError as error:
-            logger.warning("group %s: %s not started, its offset is unknown: %s", self.group, queue, error)
-            return False
-        if not self._running or queue.topic not in self._subscriptions:
-            return True
-        if not self._clustering and committed is None:  # where we began, if nothing comes before a crash
-            await self.offsets.set(queue, offset)
-        self._begin(self._thresholds.process_queue(queue, offset, committed), locked_until)
-        return True
-
-    def _begin(self, process_queue: ProcessQueue, locked_until: float) -> None:
-        process_queue.locked_until = locked_until
-        self._process_queues[process_queue.queue] = process_queue
-        self._thresholds.share(process_queue.queue.topic, self._process_queues.values())
-        process_queue.task = self._instance.spawn(self._puller.run(process_queue))
-
-    def _release(self, queue: MessageQueue, *, commit: bool = True) -> asyncio.Task[None]:
-        """Gives a queue up: nothing more is handed out, the offset is committed, the lock given back."""
-        process_queue = self._process_queues.pop(queue)
-        process_queue.drop()
-        self._thresholds.share(queue.topic, self._process_queues.values())
-        task = self._instance.spawn(self._finish_release(process_queue, commit))
-        self._releasing[queue] = task
-        task.add_done_callback(lambda _: self._releasing.pop(queue, None))
-        return task
-
-    async def _finish_release(self, process_queue: ProcessQueue, commit: bool) -> None:
-        if self.orderly:
-            self._finishing.add(process_queue)  # its lock is renewed: nobody else may have the queue meanwhile
-            while not await process_queue.wait_idle(_RELEASE_TIMEOUT_S):
-                logger.warning(
-                    "group %s: %s is to be given up, but its handler still runs", self.group, process_queue.queue
-                )
-            self._finishing.discard(process_queue)
-        if commit:
-            async with self._committing:
-                await self._commit(process_queue)
-            if self._locks is not None and not self.service.cut_off:
-                await self._locks.unlock([process_queue.queue])
-
     def _offset_moved(self, process_queue: ProcessQueue, offset: int) -> None:
-        """The broker's queue does not reach to our offset (any more), or the group's was reset: go on where it says."""
-        queue = process_queue.queue
-        logger.warning(
-            "group %s: the broker sends %s from %d to %d", self.group, queue, process_queue.next_offset, offset
-        )
-        if self._process_queues.get(queue) is process_queue:
-            self._instance.spawn(self._begin_again(process_queue, offset))
-
-    async def _begin_again(self, process_queue: ProcessQueue, offset: int) -> None:
-        queue = process_queue.queue
-        now = asyncio.get_running_loop().time()
-        again_soon = now - self._moved_at.get(queue, float("-inf")) < 10.0
-        self._moved_at[queue] = now
-        await self.set_offset(queue, offset)
-        if again_soon:
-            await asyncio.sleep(1.0)
-        self._rebalancer.now()
-
-    async def set_offset(self, queue: MessageQueue, offset: int) -> None:
-        """Commits ``offset`` whatever was consumed, and gives the queue up, to be taken again by the next rebalance."""
-        if queue in self._process_queues:
-            await self._release(queue, commit=False)
-        try:
-            await self.offsets.set(queue, offset)
-        except RmqError as error:
-            logger.warning("group %s: offset %d of %s not committed: %s", self.group, offset, queue, error)
+        self._held.offset_moved(process_queue, offset)
 
     def _topic_changed(self, topic: str) -> None:
         if topic in self._subscriptions:
             self._rebalancer.now()
-
-    # --- commits and locks ---------------------------------------------------------------------------------------
-
-    async def _commit(self, process_queue: ProcessQueue) -> bool:
-        try:
-            await self.offsets.commit(process_queue, oneway=False)
-        except RmqError as error:
-            logger.warning("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
-            return False
-        return True
-
-    async def _commit_all(self, process_queues: list[ProcessQueue]) -> None:
-        """Topics side by side, a topic's queues one after the other: a group's first two commits for a topic, arriving
-        at an Apache broker together, can lose one of them (ConsumerOffsetManager.commitOffset)."""
-        by_topic: dict[str, list[ProcessQueue]] = {}
-        for process_queue in process_queues:
-            by_topic.setdefault(process_queue.queue.topic, []).append(process_queue)
-
-        async def commit(queues: list[ProcessQueue]) -> None:
-            silent: set[str] = set()
-            for process_queue in queues:
-                broker_name = process_queue.queue.broker_name
-                if broker_name not in silent and not await self._commit(process_queue):
-                    silent.add(broker_name)
-
-        await asyncio.gather(*(commit(queues) for queues in by_topic.values()))
-
-    async def _commit_oneway(self) -> None:
-        for process_queue in self.process_queues:
-            if process_queue.dropped:  # while we waited; its last commit must stay the last
-                continue
-            try:
-                await self.offsets.commit(process_queue, oneway=True)
-            except (RemotingError, ResponseError) as error:
-                logger.info("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
-            except RmqError as error:
-                logger.debug("group %s: offset of %s not committed: %s", self.group, process_queue.queue, error)
-            except Exception:  # an error of one queue must not keep the others from being committed
-                logger.exception("group %s: offset of %s not committed", self.group, process_queue.queue)
-        await self.offsets.persist()
-
-    async def _renew_locks(self) -> None:
-        assert self._locks is not None
-        for process_queue in await self._locks.renew([*self.process_queues, *self._finishing]):
-            logger.warning("group %s: lost the lock of %s", self.group, process_queue.queue)
-            if self._process_queues.get(process_queue.queue) is process_queue:
-                self._release(process_queue.queue, commit=False)
-                self._rebalancer.now()
 
     # --- for the instance ----------------------------------------------------------------------------------------
 

@@ -51,8 +51,8 @@ class Member:
 
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_the_lock_stays_until_the_handler_has_ended(is_async: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmq_redis.client.consume.push.LOCK_RENEW_INTERVAL_S", 0.02)
-    monkeypatch.setattr("rmq_redis.client.consume.push._RELEASE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("rmq_redis.client.consume.held_queues.LOCK_RENEW_INTERVAL_S", 0.02)
+    monkeypatch.setattr("rmq_redis.client.consume.held_queues._RELEASE_TIMEOUT_S", 0.05)
     async with cluster() as fake:
         first, second = Member(fake, "a", is_async), Member(fake, "b", is_async)
         async with first.consumer:
@@ -100,7 +100,7 @@ async def test_close_in_order_gives_the_locks_back() -> None:
 
 async def test_close_gives_no_lock_back_whose_handler_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The queue is being given up already when the consumer is closed; its handler, in a thread, outlives that."""
-    monkeypatch.setattr("rmq_redis.client.consume.push.LOCK_RENEW_INTERVAL_S", 0.02)
+    monkeypatch.setattr("rmq_redis.client.consume.held_queues.LOCK_RENEW_INTERVAL_S", 0.02)
     async with cluster() as fake:
         first, second = Member(fake, "a", False, await_termination_s=0.05), Member(fake, "b", False)
         async with first.consumer:
@@ -121,7 +121,7 @@ async def test_close_gives_no_lock_back_whose_handler_still_runs(monkeypatch: py
 
 
 async def test_locks_are_renewed_while_close_waits_for_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmq_redis.client.consume.push.LOCK_RENEW_INTERVAL_S", 0.02)
+    monkeypatch.setattr("rmq_redis.client.consume.held_queues.LOCK_RENEW_INTERVAL_S", 0.02)
     async with cluster() as fake:
         member = Member(fake, "a", False, await_termination_s=30.0)
         async with member.consumer:

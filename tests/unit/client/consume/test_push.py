@@ -468,7 +468,7 @@ async def test_orderly_goes_on_without_locks_where_there_are_none(caplog: pytest
 
 
 async def test_locks_are_renewed_and_a_lost_one_gives_the_queue_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmq_redis.client.consume.push.LOCK_RENEW_INTERVAL_S", 0.02)
+    monkeypatch.setattr("rmq_redis.client.consume.held_queues.LOCK_RENEW_INTERVAL_S", 0.02)
     async with cluster() as fake:
         async with consumer_of(fake, Collector(), orderly=True) as consumer:
             await until(lambda: len(fake.broker.of(RequestCode.LOCK_BATCH_MQ)) > 3)
@@ -479,7 +479,7 @@ async def test_locks_are_renewed_and_a_lost_one_gives_the_queue_up(monkeypatch: 
 
 
 async def test_a_lock_expires_when_it_cannot_be_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmq_redis.client.consume.push.LOCK_LIVE_S", 0.0)
+    monkeypatch.setattr("rmq_redis.client.consume.held_queues.LOCK_LIVE_S", 0.0)
     async with cluster() as fake:
         fake.broker.put("T", 0, b"x")
         collector = Collector()
@@ -616,7 +616,7 @@ async def test_a_mistake_of_ours_does_not_end_the_pulling(monkeypatch: pytest.Mo
 
 
 async def test_a_mistake_of_ours_ends_neither_commits_nor_heartbeats_nor_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmq_redis.client.consume.push.LOCK_RENEW_INTERVAL_S", 0.02)
+    monkeypatch.setattr("rmq_redis.client.consume.held_queues.LOCK_RENEW_INTERVAL_S", 0.02)
     options: dict[str, Any] = {"persist_consumer_offset_interval_s": 0.02, "heartbeat_broker_interval_s": 0.02}
     async with cluster() as fake, consumer_of(fake, Collector(), orderly=True, **options) as consumer:
         assert consumer._locks is not None
@@ -853,7 +853,10 @@ async def test_close_twice_and_never_started() -> None:
         await consumer.start()
         await consumer.close()
         await consumer.close()
-        await consumer_of(fake, Collector()).close()
+        assert consumer.assignment == []
+        never_started = consumer_of(fake, Collector())
+        await never_started.close()
+        assert never_started.started_at_ms == 0
 
 
 def test_what_cannot_be_used() -> None:
