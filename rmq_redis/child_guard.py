@@ -1,4 +1,4 @@
-"""Ends the child processes of a process that is gone, however it ended: kill -9 leaves nobody who stops them in order.
+"""Ends the child processes of a process that has ended, in any way: after kill -9 nothing else would stop them.
 
 A process that starts its first child starts a guard with it: this file as a program, with a pipe. Every child writes
 its process id to the pipe before it executes its own program, so none is missed. When the pipe ends, the guard sends
@@ -68,7 +68,7 @@ def end_with_parent(drain_s: float = DRAIN_S) -> Callable[[], None] | None:
     """A ``preexec_fn`` for a child that must not outlive this process; None on Windows.
 
     Args:
-        drain_s: seconds from the SIGTERM, which the child gets when this process is gone, to its SIGKILL.
+        drain_s: seconds from the SIGTERM, which the child gets when this process has ended, to its SIGKILL.
     """
     if sys.platform == "win32":
         return None
@@ -147,7 +147,7 @@ class _Watched:
 
 
 def _watch(parent: int) -> list[_Watched]:
-    """Returns the children that are left when the parent is gone."""
+    """Returns the children that are left when the parent has ended."""
     children: list[_Watched] = []
     rest = b""
     while os.getppid() == parent:  # a forked copy of the parent could hold the pipe open

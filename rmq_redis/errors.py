@@ -37,8 +37,8 @@ class StoreError(RmqError):
 
     Attributes:
         code: response code for the client that sent the request.
-        public_reason: what that client is told; neither the store's address nor the text of Redis, which may name other
-            servers. "": the text of the error.
+        public_reason: the reason that the client receives, without the store's address and the text of Redis, which
+            may name other servers. "": the text of the error.
     """
 
     retriable = True

@@ -66,4 +66,4 @@ class Signals:
     def queue_gone(self, queue: Queue) -> None:
         """The topic of a queue was deleted."""
         self._parts.state.batches.forget_queue(queue)
-        self._parts.pulls.hold.wake(queue)  # answered now; the next pull is told that there is no such topic
+        self._parts.pulls.hold.wake(queue)  # answered now; the next pull is refused with TOPIC_NOT_EXIST

@@ -286,11 +286,11 @@ class Cluster:
         """Starts a process again whenever it dies, if its role is one of ``spec.restart``."""
         while True:
             await role.wait()
-            died = f"{role.label} (pid {role.pid}) is gone ({role.ended_how()})"
+            died = f"{role.label} (pid {role.pid}) has ended ({role.ended_how()})"
             if role.role not in self.spec.restart:
-                self.report(f"{died}; the others go on")
+                self.report(f"{died}; the others continue")
             else:
-                self.report(f"{died}; starting it again")
+                self.report(f"{died}; restarting it")
                 await self._restart(role)
                 self._report_role(role)
                 continue
@@ -318,7 +318,7 @@ class Cluster:
                     self.report(f"{role.label}: {line}")
         store = self.embedded
         if store is not None and store.pid and has_ended(store.pid) and "store" in self.spec.restart:
-            self.report(f"store (pid {store.pid}) is gone; starting it again")
+            self.report(f"store (pid {store.pid}) has ended; restarting it")
             store.kill()  # takes note of its end
             try:
                 self.embedded = None

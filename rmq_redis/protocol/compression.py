@@ -1,4 +1,4 @@
-"""Compressed bodies, decompressed within bounds: what a body becomes is the claim of whoever sent it."""
+"""Compressed bodies, decompressed within bounds: the sender claims what a body becomes."""
 
 from __future__ import annotations
 

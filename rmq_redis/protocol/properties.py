@@ -46,7 +46,7 @@ def encode_properties_within(properties: Mapping[str, str], max_bytes: int, drop
 
 
 def decode_properties(text: str) -> dict[str, str]:
-    """The property string as a dict. What is not a pair is dropped, as every RocketMQ client does."""
+    """The property string as a dict. Malformed pairs are dropped, as in every RocketMQ client."""
     properties: dict[str, str] = {}
     for pair in text.split(PROPERTY_SEPARATOR):
         key, separator, value = pair.partition(NAME_VALUE_SEPARATOR)

@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
             transport.resume_reading()
 
     def hold_back(self) -> None:
-        """Reads nothing more until ``go_on``: the server holds as much as it may."""
+        """Reads nothing more until ``go_on``: the server has reached ``max_inbound_bytes``."""
         self._held_back = True
         self._pause_reading()
 

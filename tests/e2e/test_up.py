@@ -109,7 +109,7 @@ def test_a_broker_and_a_namesrv_that_die_are_started_again_where_they_were(tmp_p
             address, pid = cluster.processes()[name]
             seen = len(cluster.lines)
             os.kill(pid, signal.SIGKILL)
-            assert f"(pid {pid}) is gone (killed by SIGKILL)" in cluster.wait_for_line(name, after=seen)
+            assert f"(pid {pid}) has ended (killed by SIGKILL)" in cluster.wait_for_line(name, after=seen)
             cluster.wait_for_line(f"{name} ", after=seen)
             wait_until(lambda name=name, pid=pid: cluster.pid_of(name) != pid, f"{name} runs again")
             assert cluster.processes()[name][0] == address

@@ -34,7 +34,7 @@ class PopReviveService:
         self._topics = state.topics
         self._queue_store = state.queue_store
         self._store_host = state.store_host
-        self._due = DueLoop(self._revive_due, "popped messages: redelivering what is not acknowledged")
+        self._due = DueLoop(self._revive_due, "popped messages: redelivering unacknowledged messages")
 
     def start(self) -> None:
         """Begins to look; at once for what is over already."""

@@ -175,13 +175,14 @@ class Workers:
     def _check_alive(self) -> None:
         for consumer in list(self._consumers):
             if not consumer.running:
-                self._say(f"{consumer.name} (pid {consumer.pid}) is gone ({consumer.ended_how()}); the other goes on")
+                ended = f"{consumer.name} (pid {consumer.pid}) has ended ({consumer.ended_how()})"
+                self._say(f"{ended}; the other continues")
                 self._consumers.remove(consumer)
         if not self._consumers:
             raise ChildError("no consumer is left")
         producer = self._producer
         if producer is not None and not producer.running and producer.process and producer.process.returncode != 0:
-            raise ChildError(f"the producer is gone ({producer.ended_how()})")
+            raise ChildError(f"the producer has ended ({producer.ended_how()})")
 
     async def _stop(self) -> None:
         children = [*self._consumers, *([self._producer] if self._producer else [])]

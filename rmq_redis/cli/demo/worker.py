@@ -130,7 +130,7 @@ class Producing:
         self._producer = producer
         self._queues = queues
         # Not send(key=...), which shares the keys among the queues that are there now: the demo promises that an order
-        # stays in its queue also while a broker is away.
+        # stays in its queue even while a broker is unreachable.
         self._choose = HashOfKey()
         self._newest: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(SENDS_IN_FLIGHT)

@@ -1,7 +1,7 @@
 """The dead letters of a consumer group: reading them, and sending them to their topics again.
 
 Plain pulls and sends, so it works with every RocketMQ. What was sent again is remembered as the offset of a group of
-its own in the dead-letter topic: it is committed after every message, so whoever is interrupted repeats one message at
+its own in the dead-letter topic: it is committed after every message, so an interrupted run repeats one message at
 most.
 """
 
@@ -138,7 +138,7 @@ class DeadLetters:
         """Sends dead letters to their topics; each with where it went, once a broker has it and that is remembered.
 
         A message keeps its body, tags, keys, flag, properties and ids, its ORIGIN_MESSAGE_ID among them; its reconsume
-        count begins anew. One with a sharding key goes to the queue of that key.
+        count starts at 0. One with a sharding key goes to the queue of that key.
 
         Args:
             ids: only those with one of these ids, whether they were sent again before or not; None: all that were not.

@@ -173,7 +173,7 @@ class ConcurrentService(ConsumeService):
 
     async def _failed(self, process_queue: ProcessQueue, message: MessageExt, outcome: Any) -> None:
         self._logfailure_of(message, outcome)
-        if process_queue.dropped:  # never committed: whoever has the queue now gets the message again
+        if process_queue.dropped:  # never committed: the queue's new owner receives the message
             return
         if message.queue_offset not in process_queue.pending:  # it took too long and was given back
             return

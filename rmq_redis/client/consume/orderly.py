@@ -28,7 +28,7 @@ class OrderlyService(ConsumeService):
 
     Args:
         suspend_s: seconds until a message whose handler failed is handled again.
-        max_reconsume_times: a message that fails again after so many further tries is given up (``give_back``); None:
+        max_reconsume_times: a message that fails after N retries is given up (``give_back``); None:
             never. Every try raises its ``reconsume_times``.
         is_locked: whether this consumer may handle messages of the queue now.
     """

@@ -59,36 +59,37 @@ class AsyncPushConsumer(AsyncClient):
     """Consumes topics as a member of a group. Use it as an async context manager, or call ``start`` and ``close``.
 
     A handler gets one ``MessageExt``. It is a coroutine function, or a plain function, which runs in a thread. None,
-    True or ``ConsumeResult.SUCCESS`` means done; False, ``ConsumeResult.LATER`` or an exception has the message
-    delivered again later (10 s, 30 s, 1 min, ...; after ``max_reconsume_times`` it goes to the dead-letter topic
-    ``%DLQ%group``). Delivery is at least once: a message may come again after a crash or a rebalance.
+    True or ``ConsumeResult.SUCCESS`` acknowledges the message. After False, ``ConsumeResult.LATER`` or an exception the
+    message is redelivered (after 10 s, 30 s, 1 min, ...); after ``max_reconsume_times`` retries it goes to the
+    dead-letter topic ``%DLQ%group``. Delivery is at least once: after a crash or a rebalance a message may be delivered
+    twice.
 
     Args:
         group: consumer group. All its members must subscribe to the same topics with the same expressions.
         namesrv_addr: NameServers, ``host:port;host:port``.
-        config: all settings; ``namesrv_addr`` and ``settings`` come on top of it.
-        consume_from_where: where the group begins in a queue of which it has no offset.
-        consume_timestamp_ms: for CONSUME_FROM_TIMESTAMP; default: 30 minutes ago.
+        config: all settings; ``namesrv_addr`` and ``settings`` override it.
+        consume_from_where: where the group begins in a queue without a committed offset.
+        consume_timestamp_ms: for CONSUME_FROM_TIMESTAMP, ms since 1970; default: 30 minutes ago.
         concurrency: handlers that run at the same time.
-        pull_batch_size: messages per pull, at most 1024 (and what the broker allows: Apache brokers give 32).
-        message_model: CLUSTERING: each message to one member; BROADCASTING: to every member, which
-            keeps its offsets in a file (``offset_store_path``) and goes on there when it starts again.
-        orderly: messages of one queue one after the other, in order; one whose handler fails holds its queue up.
-        max_reconsume_times: how often a message is handled again before it goes to the dead letters; default: what the
-            group's configuration says (16, if nobody changed it), of an orderly consumer: no limit.
-        consume_timeout_s: a message that a handler does not finish in so long is given back (not when orderly).
-        suspend_current_queue_time_s: orderly: pause before a message whose handler failed is handled again.
-        pull_threshold_for_queue: no pulls of a queue while N of its messages are unfinished.
+        pull_batch_size: messages per pull, at most 1024; the broker may allow fewer (Apache brokers: 32).
+        message_model: CLUSTERING: each message to one member; BROADCASTING: to every member, which keeps its offsets in
+            a file (``offset_store_path``) and continues there after a restart.
+        orderly: messages of one queue are handled one at a time, in order; a failed message blocks its queue.
+        max_reconsume_times: retries before a message goes to the dead letters; default: the group's configuration (16
+            unless changed), of an orderly consumer no limit.
+        consume_timeout_s: a message that a handler does not finish within this time is redelivered (not if orderly).
+        suspend_current_queue_time_s: orderly: pause before a failed message is handled again.
+        pull_threshold_for_queue: a queue is not pulled while N of its messages are unfinished.
         pull_threshold_bytes_for_queue: the same for their bytes.
-        pull_threshold_for_topic: limit that a topic's queues in this consumer share; -1: none.
+        pull_threshold_for_topic: limit shared by all queues of a topic in this consumer; -1: none.
         pull_threshold_bytes_for_topic: the same for their bytes.
-        consume_max_span: no pulls of a queue while its oldest and newest unfinished messages are more than N offsets
-            apart (not when orderly).
-        await_termination_s: how long ``close`` waits for handlers that run.
-        plugins: plugin manager to ask for what settings name (``allocate_strategy``, ``read_selector``,
+        consume_max_span: a queue is not pulled while its oldest and newest unfinished messages are more than N offsets
+            apart (not if orderly).
+        await_termination_s: how long ``close`` waits for running handlers.
+        plugins: plugin manager that looks up the names in settings (``allocate_strategy``, ``read_selector``,
             ``plugin_interceptors``); default: built-in and installed plugins.
         interceptors: objects with ``before_handle``, ``after_handle`` or ``around_handle``, see
-            ``rmq_redis.plugins.interceptors``. With any, a plain function's messages go to its thread one by one.
+            ``rmq_redis.plugins.interceptors``. With any, the messages of a plain function go to its thread one by one.
         settings: single fields of ``ClientConfig``.
 
     Raises:

@@ -126,7 +126,7 @@ class StopWhen(tenacity.stop.stop_base):
 
 
 class Delivery:
-    """Chooses a queue, encodes, sends, and tries again until a broker has stored the message or its time is over."""
+    """Chooses a queue, encodes, sends, and retries until a broker has stored the message or its timeout expires."""
 
     def __init__(self, group: str, instance: MQClientInstance, publish: PublishTopics, choice: QueueChoice) -> None:
         self._group = group
@@ -312,7 +312,7 @@ class Delivery:
     async def _next_target(
         self, out: Outgoing, failed: QueueTarget, error: RmqError, attempts: int
     ) -> tuple[QueueTarget, RmqError]:
-        """Where the next attempt goes, and the error so far: the broker's, until the routes show that it is away.
+        """Where the next attempt goes, and the error so far: the broker's, until the routes show that it is offline.
 
         With nowhere else to go it pauses first, and waits until the broker group has a master again.
 

@@ -54,10 +54,10 @@ local function pop_change(keys, args)
   return 1
 end
 
--- keys: epoch, waiting, stream...; args: epoch, then for each: number of the stream's key (0: it is gone), group,
+-- keys: epoch, waiting, stream...; args: epoch, then for each: number of the stream's key (0: deleted), group,
 -- sequence, member, visible again (ms), number of the target stream's key (0: nowhere), record, last sequence known
 -- of the target.
--- What is not pending goes nowhere: its topic was deleted, and the entry there now is of one made anew.
+-- An entry that is not pending is left alone: its topic was deleted, and the entry belongs to a recreated one.
 -- Returns for each the ID of its new entry, or '' when it has none.
 local function pop_revive(keys, args)
   local result = {}

@@ -16,7 +16,7 @@ local function append(keys, args)
   return ids
 end
 
--- keys: epoch, stream...; args: epoch, sequence of each stream's last ID to be, if it is not there yet.
+-- keys: epoch, stream...; args: epoch, sequence of each stream's last ID to be, if it is lower now.
 local function raise_ends(keys, args)
   for k = 2, #keys do raise(keys[k], args[k]) end
   return #keys - 1

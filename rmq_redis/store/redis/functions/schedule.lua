@@ -105,7 +105,7 @@ end
 -- was given back once more after a lost answer: it is not added.
 -- Returns {id, ''}, or {id, queueId (4 bytes)} of the first one.
 local function give_back(keys, args)
-  -- Whether two records are one message given back twice: a client that sends it itself may compress it anew.
+  -- Whether two records are one message given back twice: a client that resends it itself may compress it once more.
   local function alike(one, other)
     local compressed = string.byte(one, 40) % 2 + string.byte(other, 40) % 2
     return compressed > 0 or parts(one) == parts(other)
