@@ -128,7 +128,8 @@ class AsyncProducer(AsyncClient, ValueSender):
         Args:
             queue: the queue to send to.
             key: sharding key: messages of one key go to one queue and are consumed in the order of their sends. While a
-                broker group is offline, its keys go to other queues; with ``strict_order`` (or a topic in order) sends wait.
+                broker group is offline, its keys go to other queues; with ``strict_order``, or a topic in order, the
+                send waits.
             selector: chooses the queue: ``selector(queues, message, key)``.
             timeout_s: seconds for all attempts together; default ``send_timeout_s``.
 
