@@ -17,13 +17,12 @@ from ..hosts import pack_host
 from ..protocol.command import RemotingCommand
 from ..protocol.frame import MAX_FRAME_BYTES, CommandDecoder, encode_command
 from .inbound import InboundBytes
+from .turn import TURN_S
 
 logger = logging.getLogger(__name__)
 
 FLUSH_FRAMES = 32
 """So many frames do not wait for the end of the loop turn: the peer begins while we make the rest of a burst."""
-TURN_S = 0.01
-"""A server handles requests of one connection for so long in one turn of the event loop."""
 WRITE_AT_ONCE_BYTES = 4096
 """Above this, uvloop writes to the socket at once and not at the end of the loop turn."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..protocol.bodies.base import Body, dumps
 
 TURN_S = 0.01
-"""A request works this long, in seconds, in one turn of the event loop."""
+"""One request, or the requests of one connection, may work this many seconds in one turn of the event loop."""
 
 
 class Turn:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 from ...codes import RequestCode
-from ...errors import QueryNotFoundError, StoreError
+from ...errors import QueryNotFoundError
 from ...model import DLQ_PREFIX, PROPERTY_KEYS, PROPERTY_UNIQ_KEY, RETRY_PREFIX, split_keys
 from ...protocol.command import RemotingCommand, response
 from ...protocol.headers.query import QueryMessageRequestHeader, QueryMessageResponseHeader
@@ -157,26 +157,9 @@ class QueryProcessor:
                 search.found.append((int.from_bytes(record[position : position + 8], "big"), queue, offset, record))
 
     async def _records(self, queue: Queue, offset: int, end: int, search: _Search) -> AsyncIterator[tuple[int, bytes]]:
-        loop = asyncio.get_running_loop()
         while offset < end and not search.is_over:
-            future: asyncio.Future[tuple[list[int], list[bytes]]] = loop.create_future()
-
-            def done(
-                offsets: list[int],
-                records: list[bytes],
-                error: StoreError | None,
-                future: asyncio.Future[tuple[list[int], list[bytes]]] = future,
-            ) -> None:
-                if future.done():
-                    return
-                if error is not None:
-                    future.set_exception(error)
-                else:
-                    future.set_result((offsets, records))
-
             count = queue.read_nums(min(_READ_NUMS, end - offset), _READ_BYTES)
-            self._queue_store.read(queue, offset, count, done)
-            offsets, records = await future
+            offsets, records = await self._queue_store.read_records(queue, offset, count)
             if not records:
                 return
             for found_offset, record in zip(offsets, records, strict=True):
