@@ -62,6 +62,7 @@ def test_wire_names_stay_in_protocol(measure: ModuleType, modules: list[Any]) ->
     ("old", "new", "name"),
     [
         ("rmq_redis.guards", "rmq_redis.plugins.guards", "allocation_error"),
+        ("rmq_redis.store.locate", "rmq_redis.store.redis.locate", "locator"),
         ("rmq_redis.client.dead_letters", "rmq_redis.client.admin.dead_letters", "DeadLetters"),
     ],
 )
