@@ -10,7 +10,8 @@ from .errors import RmqError
 
 logger = logging.getLogger(__name__)
 
-_MAX_BACKOFF_S = 60.0
+_MAX_BACKOFF_S = 5.0
+"""Few tracebacks in the log, and what is due at a time of its own is not much later once the bug's cause is gone."""
 _CANCEL_AGAIN_S = 0.1
 """A step whose own error meets its cancellation can take the cancellation with it, so it is cancelled once more."""
 
@@ -23,7 +24,7 @@ class Every:
 
     A step that raises ends its turn only. An ``RmqError`` (a store or a peer that is unreachable) is logged once, and
     again when its text changes; the next turn comes after the period, or sooner with ``retry_s``. Any other error is a
-    bug: it is logged with its traceback, and the pause doubles with each one in a row, up to 60 s.
+    bug: it is logged with its traceback, and the pause doubles with each one in a row, up to 5 s or a longer period.
     """
 
     def __init__(
@@ -56,7 +57,8 @@ class Every:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._complaint = ""
-        self._bugs_in_a_row = 0
+        self._bug_pause_s = period_s
+        self._has_failed = False
 
     def start(self) -> None:
         """Begins, unless it runs already."""
@@ -94,8 +96,7 @@ class Every:
             pause_s = await self._turn()
 
     async def _pause(self, pause_s: float) -> None:
-        has_failed = bool(self._complaint or self._bugs_in_a_row)
-        if pause_s <= 0 or (has_failed and self._has_retry_pause):
+        if pause_s <= 0 or (self._has_failed and self._has_retry_pause):
             await asyncio.sleep(pause_s)
         else:
             try:
@@ -113,14 +114,16 @@ class Every:
             level = logging.DEBUG if str(error) == self._complaint else logging.WARNING
             pause_s, self._retry_s = self._retry_s, min(2 * self._retry_s, self._period_s)
             logger.log(level, "%s failed, next attempt in %g s: %s", self._name, pause_s, error)
-            self._complaint = str(error)
+            self._complaint, self._has_failed = str(error), True
             return pause_s
         except Exception:
-            pause_s = min(self._period_s * 2.0**self._bugs_in_a_row, max(_MAX_BACKOFF_S, self._period_s))
-            self._bugs_in_a_row += self._backs_off
+            pause_s, self._has_failed = self._bug_pause_s, True
+            if self._backs_off:
+                self._bug_pause_s = min(2 * pause_s, max(_MAX_BACKOFF_S, self._period_s))
             logger.exception("%s failed, next attempt in %g s", self._name, pause_s)
             return pause_s
-        self._complaint, self._bugs_in_a_row, self._retry_s = "", 0, self._first_retry_s
+        self._complaint, self._has_failed = "", False
+        self._retry_s, self._bug_pause_s = self._first_retry_s, self._period_s
         return self._period_s if pause_s is None else pause_s
 
 

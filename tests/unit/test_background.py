@@ -161,3 +161,29 @@ async def test_bugs_do_not_lengthen_the_pause_of_a_loop_that_must_go_on(caplog: 
     await eventually(lambda: step.turns == 4)
     await loop.close()
     assert [message.partition(", ")[2] for message in caplog.messages] == ["next attempt in 0.001 s"] * 3
+
+
+async def test_loop_survives_thousands_of_bugs_in_a_row(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmq_redis.background._MAX_BACKOFF_S", 0.0)
+    step = Steps(*[KeyError("a")] * 1100)
+    with caplog.at_level(logging.CRITICAL, "rmq_redis.background"):
+        loop = every(1e-6, step, "test", at_once=True)
+        await eventually(lambda: step.turns == 1101)
+        await loop.close()
+
+
+async def test_pause_after_bugs_is_at_most_five_seconds(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_sleep(self: Every, pause_s: float) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(Every, "_pause", no_sleep)
+    step = Steps(*[KeyError("a")] * 6)
+    loop = every(0.5, step, "test")
+    await eventually(lambda: step.turns >= 7)
+    await loop.close()
+    pauses = [message.partition("attempt in ")[2] for message in caplog.messages]
+    assert pauses == ["0.5 s", "1 s", "2 s", "4 s", "5 s", "5 s"]
