@@ -69,15 +69,16 @@ class Duties:
             await state.batches.load()
             await state.locks.load()
             state.queue_store.lead()
-        except StoreError:
+            for service in self._services:
+                service.start()
+            state.office.lead()
+            self._pulls.wake_behind()
+            await self._registration.register_now()
+            await self._warn_of_losses()
+        except BaseException:
+            await self._close_services()
             self._start_following()
             raise
-        for service in self._services:
-            service.start()
-        state.office.lead()
-        self._pulls.wake_behind()
-        await self._registration.register_now()
-        await self._warn_of_losses()
 
     async def _warn_of_losses(self) -> None:
         try:
@@ -89,8 +90,7 @@ class Duties:
 
     async def demote(self) -> None:
         """Another process is the master. Clients are disconnected, so that they look up the route again."""
-        for service in self._services:
-            await service.close()
+        await self._close_services()
         self._state.offsets.abandon()
         try:
             await self._state.queue_store.read_from(replica=True)
@@ -123,9 +123,12 @@ class Duties:
 
     async def close(self) -> None:
         """Ends everything that runs for the present role."""
+        await self._close_services()
+        self._stop_following()
+
+    async def _close_services(self) -> None:
         for service in self._services:
             await service.close()
-        self._stop_following()
 
     def _start_following(self) -> None:
         for loop in self._following:

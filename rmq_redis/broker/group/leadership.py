@@ -153,10 +153,10 @@ class Leadership:
     async def _work_on(self) -> None:
         await self._while_renewing(self._duties.restore())
         self._restore_due = False
-        self._office.lead()
         logger.warning("%s: goes on as master, epoch %d", self._name, self._queue_store.epoch)
 
     async def _step_down(self) -> None:
+        self._restore_due = False
         self._queue_store.end_writing()
         self._office.slave_id = max(self._config.broker_id, 1)
         self._office.step_down()
@@ -221,22 +221,28 @@ class Leadership:
         try:
             await self._while_renewing(self._duties.promote())
         except BaseException:
+            self._office.step_down()  # first: whoever stops this loop cancels the release, too, if it takes long
             try:
                 await self._answered(self._lease.release())
             except StoreError as failure:
                 logger.debug("%s: the lease was not released: %s", self._name, failure)
-            self._queue_store.end_writing()
-            self._office.step_down()
+            finally:
+                self._queue_store.end_writing()
             raise
         return True
 
     async def _while_renewing(self, work: Awaitable[None]) -> None:
         """Awaits what may take long, with many topics; the lease must not expire meanwhile."""
         task = asyncio.ensure_future(work)
-        while not task.done():
-            await asyncio.wait([task], timeout=self._period_s)
-            if not task.done():
-                await self._renew_quietly()
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=self._period_s)
+                if not task.done():
+                    await self._renew_quietly()
+        finally:
+            if not task.done():  # a stop must not leave it behind
+                task.cancel()
+                await asyncio.wait([task])
         await task
 
     async def _renew_quietly(self) -> None:
