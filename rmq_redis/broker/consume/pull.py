@@ -35,6 +35,12 @@ from .hold import HeldPull, PullHold
 
 logger = logging.getLogger(__name__)
 
+# Plain numbers: an operation with an IntFlag takes a microsecond, and each pull has four.
+_COMMIT_OFFSET = int(PullSysFlag.COMMIT_OFFSET)
+_SUSPEND = int(PullSysFlag.SUSPEND)
+_SUBSCRIPTION = int(PullSysFlag.SUBSCRIPTION)
+_READ = int(Perm.READ)
+
 _MAX_RESET_ANSWERS = 16
 """So often pulls from elsewhere are sent to a reset offset. Who still goes its own way then follows no answers."""
 _REMARKS = {
@@ -96,13 +102,13 @@ class PullProcessor:
         topic = self._check(header, group)
         wanted = self._filter_of(header, group)
         is_master = self._office.is_master
-        if header.sys_flag & PullSysFlag.COMMIT_OFFSET and is_master:
+        if header.sys_flag & _COMMIT_OFFSET and is_master:
             self._offsets.commit(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
         max_bytes = self._config.max_pull_bytes
         if header.max_msg_bytes is not None and 0 < header.max_msg_bytes < max_bytes:
             max_bytes = header.max_msg_bytes
         deadline_s = 0.0
-        if header.sys_flag & PullSysFlag.SUSPEND and header.suspend_timeout_millis > 0:
+        if header.sys_flag & _SUSPEND and header.suspend_timeout_millis > 0:
             deadline_s = self._loop.time() + min(header.suspend_timeout_millis, 3_600_000) / 1000
         pull = HeldPull(
             connection,
@@ -132,7 +138,7 @@ class PullProcessor:
         topic = self._topics.topics.get(header.topic)
         if topic is None:
             raise TopicNotExistError(f"the topic {header.topic!r} does not exist on this broker")
-        if not topic.config.perm & Perm.READ:
+        if not topic.config.perm & _READ:
             raise NoPermissionError(f"the topic {header.topic!r} does not allow reading (perm {topic.config.perm})")
         if not 0 <= header.queue_id < topic.config.read_queue_nums:
             raise InvalidParameterError(
@@ -142,7 +148,7 @@ class PullProcessor:
         return topic
 
     def _filter_of(self, header: PullMessageRequestHeader, group: SubscriptionGroupConfig) -> MessageFilter | None:
-        if header.sys_flag & PullSysFlag.SUBSCRIPTION:
+        if header.sys_flag & _SUBSCRIPTION:
             expression, kind = header.subscription, header.expression_type
         else:
             known = self._clients.subscription(header.consumer_group, header.topic)
@@ -357,7 +363,7 @@ class PullProcessor:
         known = self._topics.topics.get(topic)
         for queue in known.queues if known is not None else ():
             for pull in self.hold.take_of_group(queue, group):
-                own = pull.command.header(PullMessageRequestHeader).sys_flag & PullSysFlag.SUBSCRIPTION
+                own = pull.command.header(PullMessageRequestHeader).sys_flag & _SUBSCRIPTION
                 if not (own and self.hold.hold(pull)):
                     self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, pull.queue_offset)
 

@@ -109,15 +109,18 @@ class QueueStore(KnownQueues):
         """
         if patient != self._patient and self._turn and self.window.holds:
             self._batch.flush()  # what is refused later must take nothing with it that is kept
+        nums = len(records)
         appends = self._turn.get(queue)
         if appends is None:
-            appends = self._turn[queue] = _Appends(queue, [*records], [(len(records), done, arg)])
+            appends = self._turn[queue] = _Appends(queue, [*records], [(nums, done, arg)])
             self._batch.add(appends, size)
         else:
             appends.records += records
-            appends.waiting.append((len(records), done, arg))
-            self._batch.grow(size)
-        self._turn_records += len(records)
+            appends.waiting.append((nums, done, arg))
+            self._batch.turn.size += size  # as ``add``, without a call
+            self.pending_bytes += size
+            self.put_bytes += size
+        self._turn_records += nums
         self._patient &= patient
         if self._turn_records >= COMMIT_RECORDS:
             self._batch.flush()

@@ -48,6 +48,9 @@ class TurnBatch(Generic[T]):
     """Collects the items of a turn, sends them in one call, and answers each; counts the bytes that are pending.
 
     The function answers with a list, one element an item.
+
+    Attributes:
+        turn: the items of this turn of the event loop.
     """
 
     def __init__(
@@ -71,28 +74,23 @@ class TurnBatch(Generic[T]):
         self._answer = answer
         self._offer = offer or self.send
         self._on_answered = on_answered
-        self._turn: Turn[T] = Turn()
+        self.turn: Turn[T] = Turn()
         self._loop = asyncio.get_running_loop()
 
     def add(self, item: T, size: int = 0) -> None:
         """Adds an item, whose records have ``size`` bytes."""
-        items = self._turn.items
-        if not items:
+        turn, session = self.turn, self._session
+        if not turn.items:
             self._loop.call_soon(self.flush)
-        items.append(item)
-        self.grow(size)
-
-    def grow(self, size: int) -> None:
-        """Counts ``size`` further bytes for an item that was added in this turn."""
-        self._turn.size += size
-        session = self._session
+        turn.items.append(item)
+        turn.size += size
         session.pending_bytes += size
         session.put_bytes += size
 
     def flush(self) -> None:
         """Sends now what waits for the end of the turn."""
-        if self._turn.items:
-            turn, self._turn = self._turn, Turn()
+        if self.turn.items:
+            turn, self.turn = self.turn, Turn()
             turn.ended_s = self._loop.time()
             self._offer(turn)
 

@@ -42,16 +42,15 @@ async def test_items_of_one_turn_go_in_one_call_and_each_is_answered() -> None:
     r = Recorded()
     for text in "abc":
         r.batch.add(text, 10)
-    r.batch.grow(5)
     assert r.session.calls == []
-    assert (r.session.pending_bytes, r.session.put_bytes) == (35, 35)
+    assert (r.session.pending_bytes, r.session.put_bytes) == (30, 30)
     await asyncio.sleep(0)
     r.batch.add("d", 1)
     await asyncio.sleep(0)
     assert [call[1:] for call in r.session.calls] == [("put", [b"key"], ["a", "b", "c"]), ("put", [b"key"], ["d"])]
     r.session.calls[0][0]([1, 2, 3])
     assert r.answers == [("a", 1, None), ("b", 2, None), ("c", 3, None)]
-    assert (r.session.pending_bytes, r.session.put_bytes) == (1, 36)
+    assert (r.session.pending_bytes, r.session.put_bytes) == (1, 31)
 
 
 async def test_flush_sends_at_once_and_the_end_of_the_turn_sends_nothing_again() -> None:
