@@ -150,16 +150,18 @@ def _watch(parent: int) -> list[_Watched]:
     """Returns the children that are left when the parent has ended."""
     children: list[_Watched] = []
     rest = b""
-    while os.getppid() == parent:  # a forked copy of the parent could hold the pipe open
-        if select.select([0], [], [], _LOOK_PERIOD_S)[0]:
+    has_parent = True
+    while has_parent:
+        has_parent = os.getppid() == parent  # asked before the last look: children may have written just before its end
+        while select.select([0], [], [], _LOOK_PERIOD_S if has_parent else 0.0)[0]:
             chunk = os.read(0, 65536)
             if not chunk:
-                break
+                return _left(children)
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 pid, drain_s = line.split()
                 children.append(_Watched(int(pid), float(drain_s)))
-        children = _left(children)
+        children = _left(children)  # the pipe alone does not tell: a forked copy of the parent can hold it open
     return _left(children)
 
 

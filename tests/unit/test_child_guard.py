@@ -12,6 +12,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from rmq_redis import child_guard
 from rmq_redis.child_guard import end_with_parent, guard_pid
 
 _CHILD = """
@@ -79,6 +80,21 @@ def test_child_of_a_killed_parent_ends(setup: str, then: str, drain_s: float) ->
         finally:
             for process in forked:
                 process.kill()
+
+
+def test_children_end_whose_parent_ended_before_the_guard_looked() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    read, write = os.pipe()  # stays open: a forked copy of the parent can hold it
+    try:
+        os.write(write, b"%d 60\n" % child.pid)
+        command = [sys.executable, "-I", "-S", child_guard.__file__, "0"]  # no process's parent is 0: it has ended
+        subprocess.run(command, stdin=read, check=True, timeout=60)
+        assert child.wait(60) == -signal.SIGTERM
+    finally:
+        os.close(read)
+        os.close(write)
+        child.kill()
+        child.wait()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a signal at the end of the parent")
