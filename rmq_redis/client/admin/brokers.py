@@ -1,9 +1,8 @@
-"""What one broker still holds. A part of ``AsyncAdmin``."""
+"""Single brokers: their write permission, figures and backlog. A part of ``AsyncAdmin``."""
 
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 
 import msgspec
 
@@ -13,11 +12,15 @@ from ...model import MASTER_ID
 from ...protocol.bodies.broker import SCHEDULED_MESSAGES, UNDECIDED_TRANSACTIONS
 from ...protocol.bodies.progress import ConsumerOffsetTable, TopicStats
 from ...protocol.bodies.registration import TopicConfigTable
-from ...protocol.bodies.route import ClusterInfo
 from ...protocol.bodies.topics import GroupList, KvTable
 from ...protocol.command import request
 from ...protocol.headers.admin import TopicRequestHeader
-from ..core.instance import MQClientInstance
+from ...protocol.headers.registration import (
+    AddWritePermResponseHeader,
+    BrokerNameRequestHeader,
+    WipeWritePermResponseHeader,
+)
+from .calls import AdminCalls
 
 
 class Backlog(msgspec.Struct, frozen=True):
@@ -38,13 +41,22 @@ class Backlog(msgspec.Struct, frozen=True):
         return not (self.unread or self.scheduled or self.undecided)
 
 
-class BrokerQueries(ABC):
-    """Methods of ``AsyncAdmin``; ``_instance`` and ``cluster_info`` are its own."""
+class BrokerAdmin(AdminCalls):
+    """Methods of ``AsyncAdmin`` for single brokers."""
 
-    _instance: MQClientInstance
+    async def wipe_write_perm(self, broker_name: str) -> int:
+        """Takes the write permission of all topics of a broker away; the number of topics."""
+        answer = await self._instance.routes.name_servers.call_all(
+            lambda: request(RequestCode.WIPE_WRITE_PERM_OF_BROKER, BrokerNameRequestHeader(broker_name))
+        )
+        return answer.header(WipeWritePermResponseHeader).wipe_topic_count
 
-    @abstractmethod
-    async def cluster_info(self) -> ClusterInfo: ...
+    async def add_write_perm(self, broker_name: str) -> int:
+        """Gives the write permission back; the number of topics."""
+        answer = await self._instance.routes.name_servers.call_all(
+            lambda: request(RequestCode.ADD_WRITE_PERM_OF_BROKER, BrokerNameRequestHeader(broker_name))
+        )
+        return answer.header(AddWritePermResponseHeader).add_topic_count
 
     async def master_address(self, broker_name: str) -> str:
         """The master of a broker group. Raises RouteNotFoundError when there is none."""
@@ -58,12 +70,12 @@ class BrokerQueries(ABC):
 
     async def runtime_info(self, broker_addr: str) -> dict[str, str]:
         """A broker's figures, as mqadmin's brokerStatus shows them."""
-        answer = await self._instance.broker.call(broker_addr, request(RequestCode.GET_BROKER_RUNTIME_INFO))
+        answer = await self._call(broker_addr, request(RequestCode.GET_BROKER_RUNTIME_INFO))
         return KvTable.decode(answer.body).table
 
     async def consumer_offsets(self, broker_addr: str) -> dict[tuple[str, str], dict[int, int]]:
         """All offsets committed at a broker: (consumer group, topic) -> queue id -> offset."""
-        answer = await self._instance.broker.call(broker_addr, request(RequestCode.GET_ALL_CONSUMER_OFFSET))
+        answer = await self._call(broker_addr, request(RequestCode.GET_ALL_CONSUMER_OFFSET))
         return ConsumerOffsetTable.decode(answer.body).by_group()
 
     async def backlog(self, broker_name: str) -> Backlog:
@@ -74,7 +86,7 @@ class BrokerQueries(ABC):
         """
         address = await self.master_address(broker_name)
         offsets = await self.consumer_offsets(address)
-        answer = await self._instance.broker.call(address, request(RequestCode.GET_ALL_TOPIC_CONFIG))
+        answer = await self._call(address, request(RequestCode.GET_ALL_TOPIC_CONFIG))
         topics = sorted(TopicConfigTable.decode(answer.body).topic_config_table)
         behind = await asyncio.gather(*(self._behind(address, topic, offsets) for topic in topics))
         unread = {pair: count for counts in behind for pair, count in counts.items()}
@@ -89,7 +101,7 @@ class BrokerQueries(ABC):
         if all(begin == end for begin, end in bounds.values()):
             return {}
         command = request(RequestCode.QUERY_TOPIC_CONSUME_BY_WHO, TopicRequestHeader(topic))
-        answer = await self._instance.broker.call(address, command)
+        answer = await self._call(address, command)
         found: dict[tuple[str, str], int] = {}
         for group in GroupList.decode(answer.body).group_list:
             committed = offsets.get((group, topic), {})
@@ -101,6 +113,6 @@ class BrokerQueries(ABC):
     async def _bounds(self, address: str, topic: str) -> dict[int, tuple[int, int]]:
         """Queue id -> (min offset, max offset) of a topic at one broker."""
         command = request(RequestCode.GET_TOPIC_STATS_INFO, TopicRequestHeader(topic))
-        answer = await self._instance.broker.call(address, command)
+        answer = await self._call(address, command)
         table = TopicStats.decode(answer.body).offset_table
         return {queue.queue_id: (offsets.min_offset, offsets.max_offset) for queue, offsets in table.items()}

@@ -45,6 +45,7 @@ from ..produce.producer import AsyncProducer
 RESEND_GROUP = "rmq-redis-dlq"
 """The consumer group whose offset in ``%DLQ%<group>`` says what was sent again."""
 _PULL_NUMS = 32
+"""Brokers of Apache RocketMQ return no more per pull. Source: maxTransferCountOnMessageInMemory."""
 _NOT_COPIED = frozenset(
     {
         *LATER_PROPERTIES,

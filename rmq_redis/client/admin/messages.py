@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 
 import msgspec
 
@@ -18,32 +17,25 @@ from ...model import (
     PullStatus,
     split_keys,
 )
-from ...protocol.bodies.route import ClusterInfo
 from ...protocol.command import request
 from ...protocol.headers.pull import PullMessageRequestHeader
 from ...protocol.headers.query import QueryMessageRequestHeader
 from ...protocol.headers.transaction import ResumeCheckHalfMessageRequestHeader
 from ...protocol.ids import parse_offset_msg_id
-from ..core.instance import MQClientInstance
+from .calls import AdminCalls
 
 TOOLS_GROUP = "TOOLS_CONSUMER"
 """The group that RocketMQ's own tools read with; it commits nothing."""
 MAX_NUMS_BY_UNIQUE_KEY = 32
+"""Copies of one message that a query returns at most. Source: MQAdminImpl.queryMessageByUniqKey."""
 ANY_TIME_MS = (1 << 63) - 1
+"""The largest time that the query's header (int64) can carry."""
 _TIMEOUT_FACTOR = 3
 """Queries may take so many times longer than other requests. Source: MQAdminImpl.queryMessage."""
 
 
-class MessageQueries(ABC):
-    """Methods of ``AsyncAdmin``; ``_instance`` and ``_brokers_of`` are its own."""
-
-    _instance: MQClientInstance
-
-    @abstractmethod
-    async def _brokers_of(self, topic: str) -> dict[str, str]: ...
-
-    @abstractmethod
-    async def cluster_info(self) -> ClusterInfo: ...
+class MessageQueries(AdminCalls):
+    """Methods of ``AsyncAdmin`` for single messages."""
 
     async def view_message(self, message_id: str, topic: str | None = None) -> MessageExt:
         """One message by its id.

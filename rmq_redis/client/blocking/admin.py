@@ -12,9 +12,11 @@ from ...model import MessageExt, MessageQueue, TopicConfig, TopicRouteData
 from ...protocol.bodies.progress import ConsumeOffset, TopicOffset
 from ...protocol.bodies.route import ClusterInfo
 from ...protocol.group_config import SubscriptionGroupConfig
-from ..admin.admin import DEFAULT_QUEUE_NUMS, AsyncAdmin, ConsumerConnections
+from ..admin.admin import AsyncAdmin
 from ..admin.brokers import Backlog
+from ..admin.groups import ConsumerConnections
 from ..admin.messages import ANY_TIME_MS
+from ..admin.topics import DEFAULT_QUEUE_NUMS
 from ..core.settings import ClientSettings
 from .facades import Renewed
 
