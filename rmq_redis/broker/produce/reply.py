@@ -39,7 +39,7 @@ from ...store.group.queue import Queue
 from ..group.clients import ClientManager
 from ..group.state import GroupState
 from ..group.topics import Topic
-from .send import REGION
+from .records import REGION
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,181 @@
+"""The records that a send stores: encoded once, with the properties that a broker adds and without those it removes."""
+
+from __future__ import annotations
+
+import os
+
+from ...codes import MessageSysFlag
+from ...errors import MessageIllegalError, NoPermissionError
+from ...model import (
+    DLQ_PREFIX,
+    MAX_PROPERTIES_BYTES,
+    PROPERTY_CLUSTER,
+    PROPERTY_POP_CK,
+    PROPERTY_REGION,
+    PROPERTY_RETRY_TOPIC,
+    PROPERTY_TAGS,
+    PROPERTY_TRACE_ON,
+    PROPERTY_TRANSACTION_PREPARED,
+    PROPERTY_UNIQ_KEY,
+    RETRY_PREFIX,
+)
+from ...protocol.batch import batch_to_records
+from ...protocol.headers.send import SendMessageRequestHeader, SendMessageRequestHeaderV2
+from ...protocol.ids import UniqKeyGenerator
+from ...protocol.properties import find_property, remove_property, tags_code
+from ...protocol.record import encode_record
+from ...remoting.connection import Connection
+from ..group.redelivery import RETRY_ROOM_BYTES
+from ..group.schedule import take_due_ms, with_real_queue
+from ..group.state import GroupState
+from ..group.topics import Topic
+
+REGION = "DefaultRegion"
+TRANSACTION = int(MessageSysFlag.TRANSACTION_ROLLBACK)
+"""Both transaction bits. A plain int, like all flags of this path: an operator of an IntFlag costs a microsecond."""
+_HOST_FLAGS = int(MessageSysFlag.BORN_HOST_V6 | MessageSysFlag.STORE_HOST_V6)
+_MAX_CACHED_TAGS = 10_000
+"""Bounds the cache's memory: a client can make up tags."""
+_LONGEST_RETRY_TOPIC = 160
+"""Bytes that the RETRY_TOPIC of a redelivery takes at the most."""
+_SPECIAL = (b"TAGS\x01", b"DELAY\x01", b"TIMER_DE", b"TRAN_MSG\x01", b"POP_CK\x01")
+
+SendHeader = SendMessageRequestHeader | SendMessageRequestHeaderV2
+
+
+class RecordEncoder:
+    """Encodes what clients send as this broker stores it."""
+
+    def __init__(self, state: GroupState) -> None:
+        self._unique_keys = UniqKeyGenerator(state.store_host[:-4], os.getpid(), os.urandom(4))
+        self._store_host = state.store_host
+        self._max_batch_msg_nums = state.config.max_batch_msg_nums
+        self._broker_properties = (
+            f"CLUSTER\x01{state.config.cluster_name}\x02MSG_REGION\x01{REGION}\x02TRACE_ON\x01true\x02"
+        )
+        self._broker_property_bytes = self._broker_properties.encode()
+        self._tag_codes: dict[str, int] = {}
+
+    def single(
+        self, connection: Connection, header: SendHeader, body: bytes, topic: Topic, queue_id: int, now_ms: int
+    ) -> tuple[bytes, int]:
+        """The record of one message, and when it is due (ms; 0: now).
+
+        Raises:
+            MessageIllegalError: its properties are too long.
+            NoPermissionError: it has transaction bits.
+            LocalProtocolError, UnicodeError: it cannot be encoded.
+        """
+        text = header.properties or ""
+        if header.sys_flag & TRANSACTION:
+            raise NoPermissionError("a message with transaction bits needs the property TRAN_MSG=true")
+        code = due_ms = 0
+        if text:
+            text, due_ms = self._stored_properties(text, header.topic, now_ms)
+            if "TAGS\x01" in text:
+                code = self._tags_code(find_property(text, PROPERTY_TAGS))
+        if not (text.startswith("UNIQ_KEY\x01") or "\x02UNIQ_KEY\x01" in text):
+            text += f"UNIQ_KEY\x01{self._unique_keys.next(now_ms)}\x02"
+        if due_ms:
+            room = MAX_PROPERTIES_BYTES - len(text.encode()) - len(self._broker_properties)
+            text = with_real_queue(text, header.topic, queue_id, room)
+        properties = (text + self._broker_properties).encode()
+        if len(properties) > MAX_PROPERTIES_BYTES - _LONGEST_RETRY_TOPIC:
+            properties = self._at_the_limit(header.topic, text)
+        record = encode_record(
+            topic=topic.name_bytes,
+            body=body,
+            properties=properties,
+            queue_id=queue_id,
+            flag=header.flag,
+            sys_flag=header.sys_flag,
+            born_timestamp_ms=header.born_timestamp,
+            born_host=connection.remote_host,
+            store_timestamp_ms=now_ms,
+            store_host=self._store_host,
+            reconsume_times=header.reconsume_times or 0,
+            queue_offset=code,
+        )
+        return record, due_ms
+
+    def batch(
+        self, connection: Connection, header: SendHeader, body: bytes, topic: Topic, queue_id: int, now_ms: int
+    ) -> list[bytes]:
+        """The records of a batch, in its order.
+
+        Raises:
+            MessageIllegalError, NoPermissionError: one of its messages may not be in a batch.
+            RemoteProtocolError: the body is no batch.
+            LocalProtocolError, UnicodeError: a message cannot be encoded.
+        """
+        if header.topic.startswith(RETRY_PREFIX):
+            raise MessageIllegalError("a batch cannot go to a retry topic")
+
+        def change(item_properties: bytes) -> tuple[int, bytes]:
+            text = item_properties.decode()
+            if text and text[-1] != "\x02":
+                text += "\x02"
+            text, due_ms = take_due_ms(text, now_ms, header.topic)
+            if due_ms:
+                raise MessageIllegalError("a batch cannot carry messages that are due later")
+            if find_property(text, PROPERTY_TRANSACTION_PREPARED) == "true":
+                raise NoPermissionError("a batch cannot carry transactional messages")
+            if find_property(text, PROPERTY_UNIQ_KEY) is None:
+                text += f"UNIQ_KEY\x01{self._unique_keys.next(now_ms)}\x02"
+            return self._tags_code(find_property(text, PROPERTY_TAGS)), remove_property(text, PROPERTY_POP_CK).encode()
+
+        return batch_to_records(
+            body,
+            topic=topic.name_bytes,
+            queue_id=queue_id,
+            sys_flag=header.sys_flag & ~_HOST_FLAGS,
+            born_timestamp_ms=header.born_timestamp,
+            born_host=connection.remote_host,
+            store_timestamp_ms=now_ms,
+            store_host=self._store_host,
+            change=change,
+            change_all=any(name in body for name in _SPECIAL),  # one look at the whole, not several at each message
+            suffix=self._broker_property_bytes,
+            max_nums=self._max_batch_msg_nums,
+        )
+
+    @staticmethod
+    def _stored_properties(text: str, topic: str, now_ms: int) -> tuple[str, int]:
+        """A sender's properties as they are stored, and when the message is due (ms; 0: now)."""
+        due_ms = 0
+        if text[-1] != "\x02":
+            text += "\x02"
+        if "DELAY\x01" in text or "TIMER_DE" in text:
+            text, due_ms = take_due_ms(text, now_ms, topic)
+        if "MSG_REGION\x01" in text or "POP_CK\x01" in text or "CLUSTER\x01" in text:
+            for name in (PROPERTY_REGION, PROPERTY_TRACE_ON, PROPERTY_CLUSTER, PROPERTY_POP_CK):
+                text = remove_property(text, name)
+        return text, due_ms
+
+    def _at_the_limit(self, topic: str, text: str) -> bytes:
+        """Properties near the limit: of a resent message without what it can do without, of a new one if a retry fits.
+
+        Raises:
+            MessageIllegalError: they are too long, or would be with the RETRY_TOPIC of a redelivery.
+        """
+        ours, limit = self._broker_properties, MAX_PROPERTIES_BYTES
+        size = len(text.encode())
+        if topic.startswith((RETRY_PREFIX, DLQ_PREFIX)):
+            ours = ours if size + len(ours) <= limit else ""
+        else:
+            limit = min(limit, limit - len(f"{PROPERTY_RETRY_TOPIC}\x01{topic}\x02") + RETRY_ROOM_BYTES)
+        if size + len(ours) > limit:
+            raise MessageIllegalError(
+                f"the properties have {size + len(ours)} bytes, at most {limit} are allowed for this topic"
+            )
+        return (text + ours).encode()
+
+    def _tags_code(self, tags: str | None) -> int:
+        if not tags:
+            return 0
+        code = self._tag_codes.get(tags)
+        if code is None:
+            if len(self._tag_codes) >= _MAX_CACHED_TAGS:
+                self._tag_codes.clear()
+            code = self._tag_codes[tags] = tags_code(tags)
+        return code
