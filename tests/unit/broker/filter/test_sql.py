@@ -10,7 +10,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from sql_filter_model import NAMES, VALUES, Tree, outcome, trees, written
 
-from rmq_redis.broker.filter.sql import MAX_DEPTH, MAX_EXPRESSION_CHARS, compile_sql
+from rmq_redis.broker.filter.sql import MAX_EXPRESSION_CHARS, compile_sql
+from rmq_redis.broker.filter.sql_operands import MAX_DEPTH
 from rmq_redis.broker.filter.subscription import TagFilter, message_filter
 from rmq_redis.errors import ResponseError, SubscriptionParseFailedError
 from rmq_redis.protocol.properties import encode_properties
