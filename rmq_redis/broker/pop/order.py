@@ -17,10 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from ...errors import MessageIllegalError, ResponseError
-from ...model import DLQ_PREFIX, RETRY_PREFIX
-from ...protocol.command import RemotingCommand, response
-from ...protocol.headers.pop import PopMessageResponseHeader
-from ...protocol.pop import NORMAL, ORDER_REVIVE_QID, RETRY, OrderCounts, offset_info, order_count_info
+from ...model import DLQ_PREFIX
 from ...protocol.record import decode_records
 from ...store.group.pop_order import NO_ATTEMPT, Batch, Given, Key, Step
 from ...store.group.queue import Queue, deliver
@@ -294,34 +291,6 @@ class PopOrder:
             for step, wanted, ok in zip(steps, found, done, strict=True)
             if ok and wanted
         ]
-
-    # --- answers ---------------------------------------------------------------------------------------------------
-
-    def answer(self, command: RemotingCommand, request: PopRequest, taken: list[Taken], rest: int) -> RemotingCommand:
-        """All that was taken has one pop time, which handles carry."""
-        mark = RETRY if request.topics[0].startswith(RETRY_PREFIX) else NORMAL
-        counts: OrderCounts = {}
-        body = bytearray()
-        pop_ms = until_ms = 0
-        for item in taken:
-            batch, queue_id = item.batch, item.queue.queue_id
-            assert batch is not None
-            pop_ms, until_ms = batch.pop_ms, batch.until_ms
-            given = set(item.offsets)
-            times = {m.queue_offset: m.times - 1 for m in batch.messages if m.queue_offset in given}
-            counts.update({(mark, queue_id, offset): count for offset, count in times.items() if count})
-            counts[mark, queue_id, None] = min(times.values())
-            body += deliver(item.queue, item.records, item.offsets)
-        header = PopMessageResponseHeader(
-            pop_ms,
-            until_ms - pop_ms,
-            ORDER_REVIVE_QID,
-            rest,
-            offset_info([(mark, item.queue.queue_id, item.offsets[:1]) for item in taken]),
-            offset_info([(mark, item.queue.queue_id, item.offsets) for item in taken]),
-            order_count_info(counts),
-        )
-        return response(command, header=header, body=bytes(body), remark="FOUND")
 
     # --- acknowledging ---------------------------------------------------------------------------------------------
 

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 from ...codes import Perm, RequestCode, ResponseCode
 from ...errors import (
     InvalidParameterError,
-    LocalProtocolError,
     NoPermissionError,
     StoreError,
     TopicNotExistError,
 )
-from ...hosts import pack_host
-from ...model import PROPERTY_POP_CK, RETRY_PREFIX, topic_name_error
+from ...model import RETRY_PREFIX, topic_name_error
 from ...protocol.command import RemotingCommand, response
 from ...protocol.headers.pop import (
     NotificationRequestHeader,
@@ -32,9 +29,7 @@ from ...protocol.headers.pop import (
     PopMessageRequestHeader,
     PopMessageResponseHeader,
 )
-from ...protocol.pop import NORMAL, RETRY, PopHandle, offset_info, pop_retry_topic
-from ...protocol.properties import encode_properties
-from ...protocol.record import OFFSETS, QUEUE_OFFSET_POSITION, decode_records, encode_record
+from ...protocol.pop import pop_retry_topic
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...store.group.pop import PopStore, Share
@@ -46,6 +41,7 @@ from ..group.state import GroupState
 from ..hooks import DeliveryHooks
 from ..office import State
 from ..statistics import BrokerStatistics
+from .answers import REVIVE_QID, popped, popped_in_order
 from .hold import PopHold, Waiter
 from .order import PopOrder
 from .revive import PopReviveService
@@ -59,8 +55,6 @@ _LATE_MS = 500
 """Source: ``PopMessageRequestHeader.isTimeoutTooMuch``."""
 _RETRY_FIRST_EVERY = 5
 """Each fifth POP looks at the retry topic first, so that neither starves. Source: ``popFromRetryProbability`` 20."""
-_REVIVE_QID = 0
-"""Clients repeat it in acknowledgements; Apache's broker has several revive queues, here there is none."""
 _FILTERED_POPS = "filtered_pops"
 _MOST_POLL_S = 3600.0
 """Bounds how long a client may have its POP wait."""
@@ -346,61 +340,8 @@ class PopProcessor:
             size = sum(map(len, item.records))
             self._statistics.popped(request.group, item.queue, len(item.records), size)
         if request.order:
-            return self._order.answer(command, request, taken, self._rest(request))
-        starts: list[tuple[str, int, Sequence[int]]] = []
-        found: list[tuple[str, int, Sequence[int]]] = []
-        body = bytearray()
-        for item in taken:
-            queue_id, is_retry = item.queue.queue_id, item.queue.topic != request.topics[0]
-            mark = RETRY if is_retry or request.topics[0].startswith(RETRY_PREFIX) else NORMAL
-            starts.append((mark, queue_id, item.offsets[:1]))
-            found.append((mark, queue_id, item.offsets))
-            if is_retry:
-                for offset, record in zip(item.offsets, item.records, strict=True):
-                    body += self._renamed(request, item, offset, record, pop_ms)
-            else:
-                body += deliver(item.queue, item.records, item.offsets)
-        header = PopMessageResponseHeader(
-            pop_ms, request.invisible_ms, _REVIVE_QID, self._rest(request), offset_info(starts), offset_info(found)
-        )
-        return response(command, ResponseCode.SUCCESS, header, bytes(body), remark="FOUND")
-
-    def _renamed(self, request: PopRequest, item: Taken, offset: int, record: bytes, pop_ms: int) -> bytes:
-        """A message of the retry topic under the requested topic; its handle says where it is."""
-        queue_id = item.queue.queue_id
-        handle = PopHandle(
-            item.offsets[0],
-            pop_ms,
-            request.invisible_ms,
-            _REVIVE_QID,
-            RETRY,
-            self._config.broker_name,
-            queue_id,
-            offset,
-        )
-        plain = bytes(deliver(item.queue, [record], [offset]))
-        message = decode_records(plain, decompress=False)[0]
-        try:
-            renamed = bytearray(
-                encode_record(
-                    topic=request.topics[0].encode(),
-                    body=message.body,
-                    properties=encode_properties(message.properties | {PROPERTY_POP_CK: handle.text()}).encode(),
-                    queue_id=queue_id,
-                    flag=message.flag,
-                    sys_flag=message.sys_flag,
-                    born_timestamp_ms=message.born_timestamp_ms,
-                    born_host=pack_host(message.born_host),
-                    store_timestamp_ms=message.store_timestamp_ms,
-                    store_host=pack_host(message.store_host),
-                    reconsume_times=message.reconsume_times,
-                    prepared_transaction_offset=message.prepared_transaction_offset,
-                )
-            )
-        except LocalProtocolError:  # no room for the handle: as it is; the answer's header says the same
-            return plain
-        OFFSETS.pack_into(renamed, QUEUE_OFFSET_POSITION, offset, item.queue.physical_offset(offset))
-        return bytes(renamed)
+            return popped_in_order(command, request, taken, self._rest(request))
+        return popped(command, request, taken, pop_ms, self._rest(request), self._config.broker_name)
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
@@ -429,7 +370,7 @@ class PopProcessor:
                 room -= fitting
                 rest -= fitting
         code = ResponseCode.SUCCESS if body else ResponseCode.PULL_NOT_FOUND
-        answer = PopMessageResponseHeader(int(time.time() * 1000), 0, _REVIVE_QID, rest)
+        answer = PopMessageResponseHeader(int(time.time() * 1000), 0, REVIVE_QID, rest)
         return response(command, code, answer, bytes(body))
 
     async def _notification(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
