@@ -1,7 +1,7 @@
-"""Keeps a NameServer's route table and the registry in step: writes, listens, sweeps, and sits out its absence.
+"""Keeps a NameServer's route table and the registry in step: writes, listens, sweeps, and survives outages.
 
 One task does all reading and writing, so nothing it reads can be older than what it wrote. Meanwhile the table changes
-at any time; what it changed and the registry does not know is in ``table.changes`` and wins over what is read.
+at any time: what the registry does not know yet is in ``table.changes`` and wins over what is read.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from ..background import Every
 from ..errors import StoreError
 from ..store.registry.entries import GroupKey, GroupSnapshot, GroupWrite, RegistryEvent
 from ..store.registry.routes import RouteStore
-from .routes import GroupChanges
+from .groups import GroupChanges
 from .shared_routes import SharedRouteTable
 
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.1
+"""A restart of Redis or a failover that ends at once should not be noticed."""
 _MAX_RETRY_S = 2.0
+"""After an outage, all NameServers know the same routes again within about 2 s."""
 _CLOSE_S = 2.0
+"""One write usually takes a few ms; a stop must not wait longer for a registry that does not answer."""
 _IDLE_S = 3600.0
 """Pause of the worker that nothing wakes; the sweeps do."""
 
@@ -51,19 +54,19 @@ class RegistrySync:
         self._forget_from_s = 0.0
 
     def wake(self) -> None:
-        """There is something to write."""
+        """Has the changes of the table written soon."""
         self._working.wake()
 
     async def start(self) -> None:
-        """Loads everything, if the registry can be reached, and goes on in the background either way."""
+        """Loads everything if the registry is reachable, and continues in the background in any case."""
         self._listening.start()
-        await self._subscribed.wait()  # before loading: what changes after that is told
+        await self._subscribed.wait()  # before loading: later changes are notified
         self._working.start()
         await self._attempted.wait()
         self._sweeping.start()
 
     async def close(self) -> None:
-        """Writes what is still to be written, if the registry takes it soon, and stops."""
+        """Stops, after writing the last changes if the registry answers soon."""
         await asyncio.gather(self._working.close(), self._listening.close(), self._sweeping.close())
         if self.up:
             try:
@@ -141,26 +144,26 @@ class RegistrySync:
 
         def decide(snapshot: GroupSnapshot) -> GroupWrite | None:
             nonlocal taken, read
-            if taken is not None:  # another NameServer was faster; once more
+            if taken:  # another NameServer was faster: repeat
                 self.table.restore_changes(key, taken)
             read, now_s = snapshot, time.monotonic()
             self.table.merge(key, snapshot, now_s, forget=forget)
             taken = self.table.take_changes(key)
-            return None if taken is None else self.table.group_write(key, snapshot, taken, now_s)
+            return self.table.group_write(key, snapshot, taken, now_s) if taken else None
 
         try:
             revision = await self._store.update_group(key, self.table.revisions().get(key, ""), decide)
         except BaseException:
             self._stale[key] = forget
-            if taken is not None:
+            if taken:
                 self.table.restore_changes(key, taken)
             raise
         self.table.written(key, read.revision, revision)
 
-    # --- what wakes it -------------------------------------------------------------------------------------------
+    # --- what wakes that task --------------------------------------------------------------------------------------
 
     async def _listen(self) -> float:
-        """Hears what the other NameServers changed. After a break, everything is read again. Raises StoreError."""
+        """Receives the changes of other NameServers. After a break, reads everything again. Raises StoreError."""
         was_subscribed = False
         try:
             async with aclosing(self._store.events()) as events:
@@ -173,7 +176,7 @@ class RegistrySync:
                         self._heard(event)
                     self.wake()
         except StoreError as error:
-            self._subscribed.set()  # start() goes on without
+            self._subscribed.set()  # start() continues without
             self._stale_all = True
             self.wake()
             if not was_subscribed:
@@ -193,7 +196,7 @@ class RegistrySync:
     async def _sweep(self) -> float:
         for broker in self.table.expire(time.monotonic(), registry_up=bool(self.up)):
             logger.warning(
-                "broker %s:%d at %s: not heard of for %g s, dropped",
+                "broker %s:%d at %s: no heartbeat for %g s, dropped",
                 broker.broker_name,
                 broker.broker_id,
                 broker.broker_addr,

@@ -1,6 +1,6 @@
-"""The route table of one NameServer: who lives, which topics they have. No I/O, no clock of its own.
+"""The route table of one NameServer: which brokers are alive, which topics they have. No I/O, no clock of its own.
 
-Times called ``now_s`` are monotonic seconds. What changed here and is not yet in the registry collects in ``changes``.
+Times called ``now_s`` are monotonic seconds. ``changes`` collects what changed here and is not yet in the registry.
 A member is *direct* when it registered over a connection of this NameServer within its timeout, and *learned* when this
 NameServer knows it from the registry only.
 
@@ -11,64 +11,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
 from ..codes import Perm
 from ..errors import ResponseError
 from ..model import MASTER_ID, ORDER_TOPIC_CONFIG, BrokerData, DataVersion, QueueData, TopicConfig, TopicRouteData
 from ..protocol.bodies.route import ClusterInfo, encode_route
 from ..store.registry.entries import REVISION_FIELD, GroupKey, LiveBroker
+from .groups import Group, GroupChanges, Member
 
 logger = logging.getLogger(__name__)
 
 WRITE_WIPED = "WRITE_PERM_WIPED"
-"""KV namespace: names of brokers whose topics are not written, whatever they register (205, until 327)."""
-UNIT_FLAG = 1
-UNIT_SUB_FLAG = 2
-
-
-@dataclass
-class Member:
-    """One live broker. ``source`` is the connection that it was last heard over; None: learned."""
-
-    broker: LiveBroker
-    heard_s: float
-    source: object | None
-
-
-@dataclass
-class Group:
-    """One broker group. ``revision``: the registry's topics that are in ``topics`` already."""
-
-    key: GroupKey
-    members: dict[int, Member] = field(default_factory=dict)
-    topics: dict[str, QueueData] = field(default_factory=dict)
-    revision: str = ""
-
-
-@dataclass
-class GroupChanges:
-    """What the registry does not know yet of a group.
-
-    Attributes:
-        written: ids whose entry is new or different.
-        removed: brokerId -> address of brokers that were dropped here.
-        topics: names that were set (those the group has) or deleted (the others).
-        kind: why, for the other NameServers; see RegistryEvent.
-    """
-
-    written: set[int] = field(default_factory=set)
-    removed: dict[int, str] = field(default_factory=dict)
-    topics: set[str] = field(default_factory=set)
-    kind: str = "changed"
+"""KV namespace: brokers whose topics are read-only whatever they register: from request 205 until 327."""
+_UNIT_FLAG = 1 << 0
+"""Bit of ``topicSysFlag``. Source: ``TopicSysFlag.FLAG_UNIT``."""
+_UNIT_SUB_FLAG = 1 << 1
+"""Bit of ``topicSysFlag``. Source: ``TopicSysFlag.FLAG_UNIT_SUB``."""
 
 
 class RouteTable:
     """All routes.
 
     Attributes:
-        changes: groups that the registry must be told about.
-        refreshed: brokers that were heard again, nothing else.
+        changes: groups with changes to write to the registry.
+        refreshed: brokers that were heard again and did not change.
         kv: namespace -> key -> value.
     """
 
@@ -96,10 +62,10 @@ class RouteTable:
     # --- brokers -------------------------------------------------------------------------------------------------
 
     def register(self, broker: LiveBroker, topics: Mapping[str, TopicConfig], now_s: float, source: object) -> bool:
-        """Takes a registration over; topics only from a master.
+        """Registers a broker, and its topics if it is a master.
 
-        The same address under another id of the group goes (a slave became master). Topic entries are replaced when
-        the DataVersion differs from the known one, and none is removed because it is missing.
+        Another id of the group with the same address is dropped (a slave became master). Topic entries are replaced if
+        the DataVersion differs from the known one; none is removed because it is missing.
 
         Returns:
             False: ignored, because another broker with a larger stateVersion holds this id.
@@ -109,41 +75,25 @@ class RouteTable:
         """
         self._leave_other_clusters(broker)
         key, broker_id = broker.group, broker.broker_id
-        known = self._groups.get(key)
-        holder = known.members.get(broker_id) if known else None
-        same = holder is not None and holder.broker.broker_addr == broker.broker_addr
-        if holder and not same and holder.broker.data_version.state_version > broker.data_version.state_version:
+        known = self.member(key, broker_id)
+        holder = known.broker if known else None
+        if holder and _outranks(holder, broker):
             logger.warning(
                 "broker %s:%d at %s: not registered, %s holds the id with a larger stateVersion",
                 key.broker_name,
                 broker_id,
                 broker.broker_addr,
-                holder.broker.broker_addr,
+                holder.broker_addr,
             )
             return False
-        group = known or self._groups.setdefault(key, Group(key))
-        for other_id in [i for i, m in group.members.items() if m.broker.broker_addr == broker.broker_addr]:
-            if other_id != broker_id:
-                del group.members[other_id]
-                self._changes_of(key).removed[other_id] = broker.broker_addr
-                self._bodies.clear()
-        version_differs = holder is None or not same or holder.broker.data_version != broker.data_version
+        group = self._groups.setdefault(key, Group(key))
+        self._leave_other_ids(group, broker)
         if broker_id == MASTER_ID:
-            self._take_topics(group, topics, version_differs)
+            self._take_topics(group, topics, replace=not holder or _version(holder) != _version(broker))
         group.members[broker_id] = Member(broker, now_s, source)
-        if holder is None:
-            logger.info("broker %s:%d registered at %s", key.broker_name, broker_id, broker.broker_addr)
-            self._bodies.clear()
-        elif not same:
-            logger.warning(
-                "broker %s:%d registered at %s in the place of %s: a takeover, or two stores have one broker name",
-                key.broker_name,
-                broker_id,
-                broker.broker_addr,
-                holder.broker.broker_addr,
-            )
-            self._bodies.clear()
-        if version_differs or holder is None or _content(holder.broker) != _content(broker):
+        if not holder or holder.broker_addr != broker.broker_addr:
+            self._address_changed(broker, holder)
+        if not holder or _content(holder) != _content(broker):
             changes = self._changes_of(key)
             changes.written.add(broker_id)
             changes.removed.pop(broker_id, None)
@@ -152,20 +102,39 @@ class RouteTable:
         self._on_change()
         return True
 
+    def _address_changed(self, broker: LiveBroker, holder: LiveBroker | None) -> None:
+        self._bodies.clear()
+        if holder is None:
+            logger.info("broker %s:%d registered at %s", broker.broker_name, broker.broker_id, broker.broker_addr)
+        else:
+            logger.warning(
+                "broker %s:%d registered at %s and replaced %s: a takeover, or two stores have the same broker name",
+                broker.broker_name,
+                broker.broker_id,
+                broker.broker_addr,
+                holder.broker_addr,
+            )
+
+    def _leave_other_ids(self, group: Group, broker: LiveBroker) -> None:
+        for other_id in group.ids_at(broker.broker_addr):
+            if other_id != broker.broker_id:
+                del group.members[other_id]
+                self._changes_of(group.key).removed[other_id] = broker.broker_addr
+                self._bodies.clear()
+
     def _leave_other_clusters(self, broker: LiveBroker) -> None:
         for key, group in list(self._groups.items()):
             if key.broker_name != broker.broker_name or key.cluster == broker.cluster:
                 continue
-            for member in list(group.members.values()):
-                if member.broker.broker_addr == broker.broker_addr:
-                    self.remove(key, member.broker.broker_id, broker.broker_addr)
+            for broker_id in group.ids_at(broker.broker_addr):
+                self.remove(key, broker_id, broker.broker_addr)
             if group.members:
                 raise ResponseError(
                     f"register broker failed: broker name {broker.broker_name} belongs to cluster {key.cluster}, "
                     f"where it is alive; cluster {broker.cluster} needs another name"
                 )
 
-    def _take_topics(self, group: Group, topics: Mapping[str, TopicConfig], replace: bool) -> None:
+    def _take_topics(self, group: Group, topics: Mapping[str, TopicConfig], *, replace: bool) -> None:
         allowed = ~int(Perm.WRITE) if group.key.broker_name in self.kv.get(WRITE_WIPED, {}) else -1
         for name, config in topics.items():
             if name == REVISION_FIELD or not (replace or name not in group.topics):
@@ -199,25 +168,22 @@ class RouteTable:
         source: object | None = None,
         kind: str = "removed",
     ) -> bool:
-        """Drops a broker; a group without members goes with its topics.
+        """Drops a broker, and a group without members with its topics.
 
         Args:
-            source: only if it was last heard over this connection.
+            source: drop it only if it was last heard over this connection; None: in any case.
 
         Returns:
-            Whether it was there, at this address.
+            Whether it was registered at this address.
         """
-        group = self._groups.get(key)
-        member = group.members.get(broker_id) if group else None
-        if group is None or member is None or member.broker.broker_addr != broker_addr:
-            return False
-        if source is not None and member.source is not source:
+        member = self.member(key, broker_id)
+        if not member or member.broker.broker_addr != broker_addr or (source and member.source is not source):
             return False
         changes = self._changes_of(key)
         changes.removed[broker_id] = broker_addr
         changes.written.discard(broker_id)
         changes.kind = kind
-        self._drop_member(group, broker_id)
+        self._drop_member(self._groups[key], broker_id)
         self._on_change()
         return True
 
@@ -228,19 +194,19 @@ class RouteTable:
             for topic in group.topics:
                 self._unindex(topic, group.key)
             del self._groups[group.key]
-            if group.key in self.changes:  # or the topics of the group that is gone would be deleted one by one
+            if group.key in self.changes:  # or the topics of the removed group would be deleted one by one
                 self.changes[group.key].topics.clear()
 
     def expire(self, now_s: float, *, registry_up: bool) -> list[LiveBroker]:
         """Drops direct members that were not heard of in time; returns them.
 
-        With the registry up they only become learned: another NameServer may have heard of them, which the next
-        ``merge`` tells. Learned members stay: while the registry is away, nobody knows better.
+        With the registry up they only become learned: another NameServer may have heard of them, and the next ``merge``
+        knows. Learned members stay: while the registry is unreachable, no NameServer knows more.
         """
         expired: list[LiveBroker] = []
         for group in list(self._groups.values()):
             for broker_id, member in list(group.members.items()):
-                if member.source is None or now_s - member.heard_s <= self.timeout_s(member.broker):
+                if member.is_learned or now_s - member.heard_s <= self.timeout_s(member.broker):
                     continue
                 member.source = None
                 if not registry_up:
@@ -249,9 +215,9 @@ class RouteTable:
         return expired
 
     def timeout_s(self, broker: LiveBroker) -> float:
-        """After how many seconds without a word a broker is dropped: its own wish, if that is shorter than ours."""
-        wish_ms = broker.heartbeat_timeout_millis
-        return min(self.broker_expiry_s, wish_ms / 1000) if wish_ms and wish_ms > 0 else self.broker_expiry_s
+        """Seconds without a heartbeat after which a broker is dropped; its own setting counts if it is shorter."""
+        own_ms = broker.heartbeat_timeout_millis
+        return min(self.broker_expiry_s, own_ms / 1000) if own_ms and own_ms > 0 else self.broker_expiry_s
 
     def member(self, key: GroupKey, broker_id: int) -> Member | None:
         group = self._groups.get(key)
@@ -260,7 +226,7 @@ class RouteTable:
     # --- topics --------------------------------------------------------------------------------------------------
 
     def delete_topic(self, topic: str, cluster: str | None = None) -> int:
-        """Removes a topic from all groups, or those of one cluster; returns from how many."""
+        """Removes a topic from all groups, or those of one cluster; returns the number of groups that had it."""
         keys = [key for key in self._by_topic.get(topic, ()) if cluster is None or key.cluster == cluster]
         for key in keys:
             del self._groups[key].topics[topic]
@@ -272,7 +238,7 @@ class RouteTable:
         return len(keys)
 
     def register_topic(self, topic: str, queue_datas: Iterable[QueueData]) -> None:
-        """Sets a topic's queues in groups that are alive; others are ignored."""
+        """Sets a topic's queues in groups that are alive; queues of other groups are ignored."""
         groups = {key.broker_name: group for key, group in self._groups.items()}
         for queue in queue_datas:
             group = groups.get(queue.broker_name)
@@ -283,7 +249,7 @@ class RouteTable:
         self._on_change()
 
     def set_write_perm(self, broker_name: str, writable: bool) -> int:
-        """Gives or takes the write bit of all topics of a group; returns how many topics it has."""
+        """Sets or clears the write bit of all topics of a group; returns the number of its topics."""
         count = 0
         for key, group in self._groups.items():
             if key.broker_name != broker_name:
@@ -310,11 +276,10 @@ class RouteTable:
         self._forget_bodies(topic)
 
     def _unindex(self, topic: str, key: GroupKey) -> None:
-        keys = self._by_topic.get(topic)
-        if keys is not None:
-            keys.discard(key)
-            if not keys:
-                del self._by_topic[topic]
+        keys = self._by_topic.get(topic, set())
+        keys.discard(key)
+        if not keys:
+            self._by_topic.pop(topic, None)
 
     def _forget_bodies(self, topic: str) -> None:
         self._bodies.pop((topic, True), None)
@@ -323,7 +288,7 @@ class RouteTable:
     # --- answers -------------------------------------------------------------------------------------------------
 
     def route_body(self, topic: str, *, standard_json: bool) -> bytes | None:
-        """A topic's route, encoded. None: nobody has the topic."""
+        """A topic's route, encoded. None: no group has the topic."""
         body = self._bodies.get((topic, standard_json))
         if body is None:
             route = self.route(topic)
@@ -333,7 +298,7 @@ class RouteTable:
         return body
 
     def route(self, topic: str) -> TopicRouteData | None:
-        """A topic's route: groups by name. None: nobody has the topic."""
+        """A topic's route: groups by name. None: no group has the topic."""
         keys = self._by_topic.get(topic)
         if not keys:
             return None
@@ -341,16 +306,10 @@ class RouteTable:
         names = sorted(groups)
         order = self.kv.get(ORDER_TOPIC_CONFIG, {}).get(topic) if self._order_message_enable else None
         return TopicRouteData(
-            [self._broker_data(groups[name]) for name in names],
+            [groups[name].broker_data() for name in names],
             [groups[name].topics[topic] for name in names],
             order,
         )
-
-    @staticmethod
-    def _broker_data(group: Group) -> BrokerData:
-        addresses = {broker_id: group.members[broker_id].broker.broker_addr for broker_id in sorted(group.members)}
-        zones = [group.members[broker_id].broker.zone for broker_id in addresses]
-        return BrokerData(group.key.cluster, group.key.broker_name, addresses, next(filter(None, zones), ""))
 
     def cluster_info(self) -> ClusterInfo:
         """All groups and clusters, by name."""
@@ -358,13 +317,13 @@ class RouteTable:
         brokers: dict[str, BrokerData] = {}
         for key in sorted(self._groups):
             clusters.setdefault(key.cluster, []).append(key.broker_name)
-            brokers.setdefault(key.broker_name, self._broker_data(self._groups[key]))
+            brokers.setdefault(key.broker_name, self._groups[key].broker_data())
         return ClusterInfo(dict(sorted(brokers.items())), clusters)
 
     def addresses_of(self, key: GroupKey) -> dict[int, str]:
         """brokerId -> address, ids ascending; empty for an unknown group."""
         group = self._groups.get(key)
-        return self._broker_data(group).broker_addrs if group else {}
+        return group.broker_data().broker_addrs if group else {}
 
     def topics(self, cluster: str | None = None) -> list[str]:
         """Names of all topics, or of those that groups of one cluster have, sorted."""
@@ -378,8 +337,8 @@ class RouteTable:
         """Topics by the unit bits of their ``topicSysFlag``; None: either. Sorted."""
 
         def matches(flag: int) -> bool:
-            return (unit is None or bool(flag & UNIT_FLAG) is unit) and (
-                unit_sub is None or bool(flag & UNIT_SUB_FLAG) is unit_sub
+            return (unit is None or bool(flag & _UNIT_FLAG) is unit) and (
+                unit_sub is None or bool(flag & _UNIT_SUB_FLAG) is unit_sub
             )
 
         return sorted(
@@ -413,6 +372,19 @@ class RouteTable:
 
     def _changes_of(self, key: GroupKey) -> GroupChanges:
         return self.changes.setdefault(key, GroupChanges())
+
+
+def _outranks(holder: LiveBroker, broker: LiveBroker) -> bool:
+    """Whether the holder of an id keeps it from a broker that registers under the same id."""
+    return (
+        holder.broker_addr != broker.broker_addr
+        and holder.data_version.state_version > broker.data_version.state_version
+    )
+
+
+def _version(broker: LiveBroker) -> tuple[str, DataVersion]:
+    """Changes if and only if the broker's topics may have changed."""
+    return broker.broker_addr, broker.data_version
 
 
 def _content(broker: LiveBroker) -> tuple[str, str, DataVersion, str | None, bool | None, int | None]:

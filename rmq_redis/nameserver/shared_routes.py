@@ -1,4 +1,4 @@
-"""A route table that is shared by way of the registry: merges what the registry has, says what it lacks. No I/O."""
+"""A route table that all NameServers of a registry share: merges what the registry has, lists what it lacks. No I/O."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from ..model import MASTER_ID
 from ..store.registry.entries import GroupKey, GroupSnapshot, GroupWrite, LiveBroker
-from .routes import Group, GroupChanges, Member, RouteTable
+from .groups import Group, GroupChanges, Member
+from .routes import RouteTable
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ class SharedRouteTable(RouteTable):
         return set(self._groups)
 
     def is_direct(self, member: Member, now_s: float) -> bool:
-        return member.source is not None and now_s - member.heard_s <= self.timeout_s(member.broker)
+        return not member.is_learned and now_s - member.heard_s <= self.timeout_s(member.broker)
 
     def write_direct_again(self, now_s: float) -> int:
         """Marks all direct members as to be written; returns how many. For a registry that was away."""
@@ -36,10 +37,10 @@ class SharedRouteTable(RouteTable):
         return count
 
     def unregistered_elsewhere(self, key: GroupKey, removed: Mapping[int, str]) -> None:
-        """A broker told another NameServer that it stops: hearing it here is no reason to keep it any more."""
+        """A broker unregistered at another NameServer: that it was heard here is no reason to keep it."""
         for broker_id, address in removed.items():
             member = self.member(key, broker_id)
-            if member is not None and member.broker.broker_addr == address:
+            if member and member.broker.broker_addr == address:
                 member.source = None
 
     def merge(self, key: GroupKey, snapshot: GroupSnapshot, now_s: float, *, forget: bool) -> None:
@@ -59,27 +60,32 @@ class SharedRouteTable(RouteTable):
             group = self._groups[key] = Group(key)
         for broker_id, theirs in remote.items():
             mine = group.members.get(broker_id)
-            direct = mine is not None and self.is_direct(mine, now_s)
-            if mine is None or not direct or _newer(theirs, mine.broker):
-                if direct and broker_id == MASTER_ID:
+            is_direct = mine is not None and self.is_direct(mine, now_s)
+            if mine is None or not is_direct or _newer(theirs, mine.broker):
+                if is_direct and broker_id == MASTER_ID:
                     changes.topics -= set(group.topics)  # set by an older registration; deletions stay
                 self._adopt(group, theirs, mine)
             elif _newer(mine.broker, theirs):
                 self._changes_of(key).written.add(broker_id)
-        ids_by_address = {broker.broker_addr: broker_id for broker_id, broker in remote.items()}
+        remote_by_address = {broker.broker_addr: broker for broker in remote.values()}
         for broker_id, mine in [(i, m) for i, m in group.members.items() if i not in remote]:
-            new_id = ids_by_address.get(mine.broker.broker_addr)  # the same broker, under another id by now
-            moved = new_id is not None and remote[new_id].registered_ms >= mine.broker.registered_ms
+            elsewhere = remote_by_address.get(mine.broker.broker_addr)  # the same broker, under another id by now
+            moved = elsewhere is not None and elsewhere.registered_ms >= mine.broker.registered_ms
             if self.is_direct(mine, now_s) and not moved:
                 self._changes_of(key).written.add(broker_id)
             elif moved or forget:
-                logger.info("broker %s:%d at %s is gone", key.broker_name, broker_id, mine.broker.broker_addr)
+                logger.info(
+                    "broker %s:%d at %s: removed, the registry does not have it under this id",
+                    key.broker_name,
+                    broker_id,
+                    mine.broker.broker_addr,
+                )
                 self._drop_member(group, broker_id)
         if key in self._groups:
             self._merge_topics(group, snapshot, now_s)
 
     def _adopt(self, group: Group, broker: LiveBroker, mine: Member | None) -> None:
-        if mine is not None and mine.broker.broker_addr == broker.broker_addr:
+        if mine and mine.broker.broker_addr == broker.broker_addr:
             mine.broker = broker
             return
         logger.info("broker %s:%d is at %s", broker.broker_name, broker.broker_id, broker.broker_addr)
@@ -88,7 +94,7 @@ class SharedRouteTable(RouteTable):
 
     def _merge_topics(self, group: Group, snapshot: GroupSnapshot, now_s: float) -> None:
         if not snapshot.revision:
-            # Lost, or never written: a master that we hear says what it has; without one there is nothing to say.
+            # Lost, or never written: a direct master knows its topics; without one, nobody does.
             if any(self.is_direct(member, now_s) for member in group.members.values()):
                 self._changes_of(group.key).topics |= set(group.topics)
             return
@@ -131,10 +137,10 @@ class SharedRouteTable(RouteTable):
         group = self._groups.get(key)
         write = GroupWrite(removed=dict(changes.removed), kind=changes.kind)
         for broker_id in sorted(changes.written):
-            member = group.members.get(broker_id) if group else None
-            if member is not None and (ttl_ms := self.ttl_ms(member, now_s)) > 0:
+            member = self.member(key, broker_id)
+            if member and (ttl_ms := self.ttl_ms(member, now_s)) > 0:
                 write.brokers.append((member.broker, ttl_ms))
-        if group is not None and (write.brokers or snapshot.brokers):
+        if group and (write.brokers or snapshot.brokers):
             write.rewrite = bool(group.topics) and not snapshot.revision
             names = set(group.topics) if write.rewrite else changes.topics
             write.topics = {name: group.topics[name] for name in sorted(names) if name in group.topics}
@@ -146,22 +152,22 @@ class SharedRouteTable(RouteTable):
     def written(self, key: GroupKey, previous: str, revision: str) -> None:
         """The registry took a group's changes, and its topics went from one revision to another."""
         group = self._groups.get(key)
-        if group is not None and previous in ("", group.revision):  # else: not the group that was written
+        if group and previous in ("", group.revision):  # else: not the group that was written
             group.revision = revision
 
     def take_refreshed(self, now_s: float) -> list[tuple[LiveBroker, int]]:
-        """Takes out who was heard again, with the ms that each has left."""
+        """Takes out the brokers that were heard again, each with the ms until it expires."""
         refreshed, self.refreshed = self.refreshed, set()
         entries: list[tuple[LiveBroker, int]] = []
         for key, broker_id in sorted(refreshed):
             member = self.member(key, broker_id)
-            if member is not None and (ttl_ms := self.ttl_ms(member, now_s)) > 0:
+            if member and (ttl_ms := self.ttl_ms(member, now_s)) > 0:
                 entries.append((member.broker, ttl_ms))
         return entries
 
     def ttl_ms(self, member: Member, now_s: float) -> int:
         """The ms until a direct member expires; 0 or less: it is none, or late already."""
-        if member.source is None:
+        if member.is_learned:
             return 0
         return int((self.timeout_s(member.broker) - (now_s - member.heard_s)) * 1000)
 

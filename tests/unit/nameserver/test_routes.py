@@ -70,7 +70,7 @@ def test_an_id_that_goes_to_another_address_is_a_warning(table, caplog):
     register(table, broker(0, "10.0.0.2:10911"), ["T"])
     [record] = caplog.records
     assert record.levelname == "WARNING"
-    assert "registered at 10.0.0.2:10911 in the place of 10.0.0.1:10911" in record.getMessage()
+    assert "registered at 10.0.0.2:10911 and replaced 10.0.0.1:10911" in record.getMessage()
 
 
 def test_the_same_address_under_another_id_is_removed(table):
