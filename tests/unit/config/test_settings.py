@@ -13,7 +13,7 @@ from rmq_redis.config import BrokerConfig, ClientConfig, NameServerConfig, env_n
 from rmq_redis.hookspecs import ClientContext
 from rmq_redis.plugins import create_plugin_manager, queue_selector
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 NOT_COUNTED = {"test_docs.py", "test_cli_options.py"}
 """They go over all settings, or only show them."""
 
