@@ -33,6 +33,7 @@ from .consume.send_back import SendBackProcessor
 from .group.clients import ClientManager
 from .group.duties import Duties, MasterService
 from .group.leadership import Leadership
+from .group.queue_locks import QueueLockProcessor
 from .group.redelivery import GiveBacks
 from .group.registration import Registration
 from .group.retention import RetentionService
@@ -248,6 +249,7 @@ class _Assembly:
             ReplyProcessor(self._state, self.clients),
             *self._consumer_processors(),
             self.clients,
+            QueueLockProcessor(self._state),
             *self._tools(),
         )
 

@@ -10,7 +10,7 @@ import pytest
 from helpers import BrokerClient, Connect, RawPeer, StartBroker, eventually, heartbeat_request, send_request
 
 from rmq_redis.broker.group import clients as client_manage
-from rmq_redis.broker.group.clients import MAX_GROUPS
+from rmq_redis.broker.group.heartbeat_bounds import MAX_GROUPS
 from rmq_redis.broker.group.registration import registration_bodies
 from rmq_redis.codes import RequestCode
 from rmq_redis.model import DataVersion, TopicConfig

@@ -11,7 +11,8 @@ import pytest
 from helpers import Connect, StartBroker, eventually, heartbeat_request
 
 from rmq_redis.broker.group import registration
-from rmq_redis.broker.group.clients import MAX_LOCKED_QUEUES, MAX_SUBSCRIPTIONS
+from rmq_redis.broker.group.heartbeat_bounds import MAX_SUBSCRIPTIONS
+from rmq_redis.broker.group.queue_locks import MAX_LOCKED_QUEUES
 from rmq_redis.broker.request_bounds import MAX_BODY_BYTES, MAX_BODY_VALUES, refusal
 from rmq_redis.codes import RequestCode
 from rmq_redis.errors import RemoteProtocolError

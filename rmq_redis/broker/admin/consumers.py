@@ -40,7 +40,8 @@ from ...store.group.queue import Queue
 from ...store.group.queues import QueueStore
 from ..consume.pull import PullProcessor
 from ..filter.subscription import message_filter
-from ..group.clients import ClientManager, Member
+from ..group.clients import ClientManager
+from ..group.members import Member
 from ..group.topics import Topic, TopicTable
 from ..office import Office
 from .offsets import message_at

@@ -43,7 +43,8 @@ from ...remoting.dispatch import Processor
 from ...remoting.turn import dumps_in_turns
 from ...store.group.offsets import OffsetStore
 from ...store.group.queues import QueueStore
-from ..group.clients import ClientManager, Member
+from ..group.clients import ClientManager
+from ..group.members import Member
 from ..group.retention import RetentionService
 from ..group.topic_attributes import altered, parse_changes
 from ..group.topics import Topic, TopicTable

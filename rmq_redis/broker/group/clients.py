@@ -1,4 +1,4 @@
-"""HEART_BEAT, UNREGISTER_CLIENT, GET_CONSUMER_LIST_BY_GROUP: who is connected, in memory only. And queue locks."""
+"""HEART_BEAT, UNREGISTER_CLIENT, GET_CONSUMER_LIST_BY_GROUP, CHECK_CLIENT_CONFIG: who is connected, in memory only."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from collections.abc import Awaitable, Callable, Iterator
 import msgspec
 
 from ...background import Every
-from ...codes import RequestCode, ResponseCode
+from ...codes import RequestCode
 from ...errors import (
     InvalidParameterError,
     LocalProtocolError,
     ResponseError,
-    ServiceNotAvailableError,
 )
-from ...model import MessageQueue, group_name_error, topic_name_error
 from ...protocol.bodies.base import dumps
-from ...protocol.bodies.clients import ClientConfigCheck, ConsumerIds, LockedQueues, LockRequest
+from ...protocol.bodies.clients import ClientConfigCheck, ConsumerIds
 from ...protocol.bodies.heartbeat import ConsumerData, HeartbeatData, SubscriptionData, decode_heartbeat
 from ...protocol.command import RemotingCommand, request, response
 from ...protocol.headers.clients import ConsumerGroupRequestHeader, UnregisterClientRequestHeader
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
-from ...store.group.locks import LockKey
-from ..filter.subscription import MAX_TAG_EXPRESSION_LENGTH, TAG, message_filter
-from .member_watch import MemberWatch, ProducerWatch, Signature, signature_of
+from ..filter.subscription import TAG, message_filter
+from .heartbeat_bounds import MAX_GROUPS, MAX_MEMBERS, check_heartbeat
+from .member_watch import MemberWatch, ProducerWatch, signature_of
+from .members import Member, remove_member, remove_older
 from .state import GroupState
 
 logger = logging.getLogger(__name__)
@@ -35,32 +34,8 @@ _ATTACHED = "client_groups"
 _PRODUCER_IDS = "producer_ids"
 _CONSUMER_GROUPS = "consumer_groups"
 _PRODUCER_GROUPS = "producer_groups"
-MAX_GROUPS = 1000
-"""Groups of one connection, producers and consumers together; and subscriptions of one group."""
-MAX_MEMBERS = 10_000
-"""Client ids of one connection, each counted once for every group that it is in."""
-MAX_SUBSCRIPTIONS = 4096
-"""Subscriptions of all groups of one heartbeat."""
-MAX_LOCKED_QUEUES = 4096
-"""Queues of one LOCK_BATCH_MQ or UNLOCK_BATCH_MQ."""
-MAX_CLIENT_ID_LENGTH = 255
-"""Characters; an id is ``ip@instanceName``, sometimes with a unit name."""
 _EXPIRE_PERIOD_S = 10.0
 """How late a silent client may be dropped. Source: ``ClientHousekeepingService``."""
-MAX_EXPRESSIONS_LENGTH = 256 * 1024
-"""Characters of all expressions of one heartbeat; every heartbeat compares them."""
-
-
-class Member(msgspec.Struct, eq=False):
-    """One connection's membership in a group. ``signature``: what it subscribes to there, ``message_model``: how."""
-
-    connection: Connection
-    client_id: str
-    language: int
-    version: int
-    last_update_s: float
-    signature: Signature = frozenset()
-    message_model: str = ""
 
 
 class ConsumerGroup:
@@ -102,7 +77,6 @@ class ClientManager:
         self._expiring = Every(
             min(_EXPIRE_PERIOD_S, state.config.client_expiry_s / 4), self._expire, "dropping silent clients"
         )
-        self._locks = state.locks
         self._on_expression_changed = on_expression_changed
         self.consumer_groups: dict[str, ConsumerGroup] = {}
         self.producer_groups: dict[str, dict[Connection, dict[str, Member]]] = {}
@@ -121,8 +95,6 @@ class ClientManager:
             RequestCode.UNREGISTER_CLIENT: self._unregister,
             RequestCode.GET_CONSUMER_LIST_BY_GROUP: self._consumer_list,
             RequestCode.CHECK_CLIENT_CONFIG: self._check_client_config,
-            RequestCode.LOCK_BATCH_MQ: self._lock,
-            RequestCode.UNLOCK_BATCH_MQ: self._unlock,
         }
 
     def subscription(self, group: str, topic: str) -> SubscriptionData | None:
@@ -133,15 +105,16 @@ class ClientManager:
     def member(self, group: str, client_id: str) -> Member | None:
         """A member of a consumer group by its client id; None when it is not connected."""
         known = self.consumer_groups.get(group)
-        for members in known.members.values() if known is not None else ():
-            if client_id in members:
-                return members[client_id]
+        if known:
+            for members in known.members.values():
+                if client_id in members:
+                    return members[client_id]
         return None
 
     def is_broadcasting(self, group: str) -> bool:
         """Whether the group's last heartbeat said BROADCASTING."""
         known = self.consumer_groups.get(group)
-        return known is not None and known.message_model == "BROADCASTING"
+        return bool(known and known.message_model == "BROADCASTING")
 
     def find_producer(self, client_id: str) -> Connection | None:
         """The connection of the client that sends producer heartbeats with this id."""
@@ -154,7 +127,7 @@ class ClientManager:
         self, connection: Connection, command: RemotingCommand
     ) -> RemotingCommand | Awaitable[RemotingCommand]:
         heartbeat = decode_heartbeat(command.body)
-        _check(heartbeat)
+        check_heartbeat(heartbeat)
         self._check_total(connection, heartbeat)
         if all(self._known(consumer) for consumer in heartbeat.consumer_data_set):
             return self._beat(connection, command, heartbeat)
@@ -187,7 +160,7 @@ class ClientManager:
         """The client ids of a connection in each of its groups."""
         consumers, producers = self._groups_of(connection)
         for name in consumers:
-            if (group := self.consumer_groups.get(name)) is not None:
+            if group := self.consumer_groups.get(name):
                 yield group.members.get(connection, {})
         for name in producers:
             yield self.producer_groups.get(name, {}).get(connection, {})
@@ -243,16 +216,13 @@ class ClientManager:
         member.connection.attachments.setdefault(_CONSUMER_GROUPS, set()).add(group.name)
         known = group.members.setdefault(member.connection, {})
         before = known.get(member.client_id)
-        changed = before is None
-        if keep_subscriptions and before is not None:
-            signature = before.signature
-        else:
-            signature = signature_of(consumer.subscription_data_set)
+        changed = is_new = before is None
+        signature = before.signature if before and keep_subscriptions else signature_of(consumer.subscription_data_set)
         member = known[member.client_id] = msgspec.structs.replace(
             member, signature=signature, message_model=consumer.message_model
         )
-        group.watch.heard(member, was_member=before is not None, members=group.members)
-        if changed:
+        group.watch.heard(member, was_member=not is_new, members=group.members)
+        if is_new:
             logger.info("consumer group %s: %s joined from %s", group.name, member.client_id, _peer(member))
         if not keep_subscriptions and self._subscribe(group, consumer):
             changed = True
@@ -283,11 +253,11 @@ class ClientManager:
         header = command.header(UnregisterClientRequestHeader)
         if header.producer_group:
             members = self.producer_groups.get(header.producer_group, {})
-            if _remove(members, connection, header.client_id):
+            if remove_member(members, connection, header.client_id):
                 self._producer_left(header.producer_group, connection, header.client_id)
         if header.consumer_group:
             group = self.consumer_groups.get(header.consumer_group)
-            if group is not None and _remove(group.members, connection, header.client_id):
+            if group and remove_member(group.members, connection, header.client_id):
                 self._consumers_left(group, [(connection, header.client_id)])
         return response(command)
 
@@ -325,7 +295,7 @@ class ClientManager:
         for name in connection.attachments.pop(_CONSUMER_GROUPS, ()):
             group = self.consumer_groups.get(name)
             gone = None if group is None else group.members.pop(connection, None)
-            if group is not None and gone:
+            if group and gone:
                 self._left(group, ", ".join(gone))
 
     def _left(self, group: ConsumerGroup, client_id: str) -> None:
@@ -346,7 +316,7 @@ class ClientManager:
     def _notify(self, group: ConsumerGroup) -> None:
         """Notifies all members of a membership change (40), so that they rebalance now, not at their next turn."""
         config = self._topics.group(group.name)
-        if config is not None and not config.notify_consumer_ids_changed_enable:
+        if config and not config.notify_consumer_ids_changed_enable:
             return
         for connection in group.members:
             command = request(
@@ -363,10 +333,10 @@ class ClientManager:
     async def _expire(self) -> None:
         oldest = self._loop.time() - self._config.client_expiry_s
         for group in list(self.consumer_groups.values()):
-            self._consumers_left(group, _remove_older(group.members, oldest))
+            self._consumers_left(group, remove_older(group.members, oldest))
             group.watch.forget(group.members, oldest)
         for name, members in list(self.producer_groups.items()):
-            for connection, client_id in _remove_older(members, oldest):
+            for connection, client_id in remove_older(members, oldest):
                 self._producer_left(name, connection, client_id)
 
     def _consumer_list(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
@@ -379,101 +349,13 @@ class ClientManager:
 
     def _check_client_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         subscription = ClientConfigCheck.decode(command.body).subscription_data
-        if subscription is not None and subscription.expression_type != TAG:
+        if subscription and subscription.expression_type != TAG:
             message_filter(subscription.sub_string, subscription.expression_type)
         return response(command)
-
-    # --- queue locks -------------------------------------------------------------------------------------------------
-
-    async def _lock(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        """Grants queues that are free, held by this client, or whose lock was not renewed in time (60 s)."""
-        client_id, queues = self._lock_body(command)
-        granted = await self._locks.lock(client_id, queues)
-        return response(command, body=dumps(LockedQueues([queues[key] for key in granted])))
-
-    async def _unlock(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        client_id, queues = self._lock_body(command)
-        await self._locks.unlock(client_id, queues)
-        return response(command, ResponseCode.SUCCESS)
-
-    def _lock_body(self, command: RemotingCommand) -> tuple[str, dict[LockKey, MessageQueue]]:
-        """(client id, queues by what is locked of them). A slave does not know who has which."""
-        body = LockRequest.decode(command.body)
-        group, client_id, wanted = body.consumer_group, body.client_id, body.mq_set
-        if len(wanted) > MAX_LOCKED_QUEUES:
-            raise InvalidParameterError(
-                f"a lock request for {len(wanted)} queues; at most {MAX_LOCKED_QUEUES} are taken, split it"
-            )
-        queues = {LockKey(group, queue.topic, queue.queue_id): queue for queue in wanted}
-        errors = [group_name_error(group), *(topic_name_error(key.topic) for key in queues)]
-        for error in filter(None, errors):
-            raise InvalidParameterError(error)
-        if not self._office.is_master:
-            raise ServiceNotAvailableError(
-                f"broker {self._config.broker_name} is a slave; request queue locks from the master"
-            )
-        return client_id, queues
-
-
-def _check(heartbeat: HeartbeatData) -> None:
-    """Raises InvalidParameterError for a heartbeat with more, or longer, or other names than any client has."""
-    if not heartbeat.client_id or len(heartbeat.client_id) > MAX_CLIENT_ID_LENGTH:
-        raise InvalidParameterError(
-            f"the client id has {len(heartbeat.client_id)} characters, expected 1 to {MAX_CLIENT_ID_LENGTH}"
-        )
-    consumers = heartbeat.consumer_data_set
-    nums = len(consumers) + len(heartbeat.producer_data_set)
-    nums = max(nums, *(len(consumer.subscription_data_set) for consumer in consumers), 0)
-    if nums > MAX_GROUPS:
-        raise InvalidParameterError(f"a heartbeat with {nums} groups or subscriptions; at most {MAX_GROUPS} are taken")
-    nums = sum(len(consumer.subscription_data_set) for consumer in consumers)
-    if nums > MAX_SUBSCRIPTIONS:
-        raise InvalidParameterError(f"a heartbeat with {nums} subscriptions; at most {MAX_SUBSCRIPTIONS} are taken")
-    for name in (
-        *(consumer.group_name for consumer in consumers),
-        *(p.group_name for p in heartbeat.producer_data_set),
-    ):
-        error = group_name_error(name)
-        if error is not None:
-            raise InvalidParameterError(error)
-    total = sum(len(data.sub_string) for consumer in consumers for data in consumer.subscription_data_set)
-    if total > MAX_EXPRESSIONS_LENGTH:
-        raise InvalidParameterError(
-            f"the expressions of a heartbeat have {total} characters, at most {MAX_EXPRESSIONS_LENGTH} are allowed"
-        )
-    for consumer in consumers:
-        for subscription in consumer.subscription_data_set:
-            error = topic_name_error(subscription.topic)
-            length = len(subscription.sub_string)
-            if error is None and length > MAX_TAG_EXPRESSION_LENGTH:
-                error = f"the expression has {length} characters, at most {MAX_TAG_EXPRESSION_LENGTH} are allowed"
-            if error is not None:
-                raise InvalidParameterError(error)
 
 
 def _expression(subscription: SubscriptionData) -> tuple[str, str]:
     return subscription.expression_type or TAG, subscription.sub_string
-
-
-def _remove(members: dict[Connection, dict[str, Member]], connection: Connection, client_id: str) -> bool:
-    known = members.get(connection)
-    if known is None or known.pop(client_id, None) is None:
-        return False
-    if not known:
-        del members[connection]
-    return True
-
-
-def _remove_older(members: dict[Connection, dict[str, Member]], oldest_s: float) -> list[tuple[Connection, str]]:
-    gone: list[tuple[Connection, str]] = []
-    for connection, known in list(members.items()):
-        for client_id, member in list(known.items()):
-            if member.last_update_s < oldest_s:
-                del known[client_id]
-                gone.append((connection, client_id))
-        if not known:
-            del members[connection]
-    return gone
 
 
 def _peer(member: Member) -> str:

@@ -9,22 +9,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from ...model import RETRY_PREFIX
 from ...protocol.bodies.heartbeat import SubscriptionData
 from ...remoting.connection import Connection
 from ..filter.subscription import TAG
-
-if TYPE_CHECKING:
-    from .clients import Member
+from .members import Member, Members, Signature
 
 logger = logging.getLogger(__name__)
-
-Members = Mapping[Connection, Mapping[str, "Member"]]
-Signature = frozenset[tuple[str, str, "str | frozenset[str]"]]
-"""What a member subscribes to: (topic, expression type, expression)."""
 
 WARN_PERIOD_S = 60.0
 """A group's members are compared and complained about at most this often."""
@@ -63,7 +56,7 @@ class MemberWatch:
         latest = self._latest.get(member.client_id)
         self._latest[member.client_id] = member.connection
         # A client that reconnected does not come back to its old connection, which may be open for a while.
-        if was_member and latest is not None and latest is not member.connection and latest in members:
+        if was_member and latest and latest is not member.connection and latest in members:
             places = latest.remote_address, member.connection.remote_address
             self._shared_ids[member.client_id] = (now_s, min(places), max(places))
             self._warn(now_s, self._shared_warnings())
