@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from .client.admin.admin import AsyncAdmin
     from .client.app import App
     from .client.blocking.admin import Admin
-    from .client.blocking.facades import Producer, PullConsumer, PushConsumer
+    from .client.blocking.producer import Producer
+    from .client.blocking.pull import PullConsumer
+    from .client.blocking.push import PushConsumer
     from .client.blocking.simple import SimpleConsumer
     from .client.blocking.transaction import TransactionProducer
     from .client.consume.pull import AsyncPullConsumer
@@ -113,7 +115,9 @@ _MODULES = {
     ".client.consume.pull": ("AsyncPullConsumer",),
     ".client.produce.request_reply": ("reply_to",),
     ".client.consume.simple": ("AsyncSimpleConsumer",),
-    ".client.blocking.facades": ("Producer", "PullConsumer", "PushConsumer"),
+    ".client.blocking.producer": ("Producer",),
+    ".client.blocking.push": ("PushConsumer",),
+    ".client.blocking.pull": ("PullConsumer",),
     ".client.blocking.admin": ("Admin",),
     ".client.blocking.simple": ("SimpleConsumer",),
     ".client.blocking.transaction": ("TransactionProducer",),

@@ -2,8 +2,10 @@
 
 import warnings
 
-from .blocking.facades import Producer, PullConsumer, PushConsumer
 from .blocking.loop import background_loop
+from .blocking.producer import Producer
+from .blocking.pull import PullConsumer
+from .blocking.push import PushConsumer
 
 __all__ = ["Producer", "PullConsumer", "PushConsumer", "background_loop"]
 

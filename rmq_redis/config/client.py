@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
-from .values import setting
+from ..errors import ConfigError
+from .values import check_settings, setting
+
+_MAY_BE_ZERO = ("retry_times_when_send_failed", "broker_warm_up_s", "compress_over_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +55,16 @@ class ClientConfig:
         16 * 1024 * 1024, "maximum size of a decompressed body; a message with a larger body is retried"
     )
     compress_over_bytes: int = setting(4096, "minimum size of a body to compress (zlib); 0: never compress")
+
+    def check(self) -> None:
+        """Raises ConfigError for a value of another type than its setting's, or a number out of its range."""
+        check_settings(ClientConfig, vars(self))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in _MAY_BE_ZERO:
+                if value < 0:
+                    raise ConfigError(f"{field.name} is {value}; it must be at least 0 (default: {field.default})")
+            elif isinstance(field.default, float) and not value > 0:
+                raise ConfigError(f"{field.name} is {value}; it must be above 0 (default: {field.default})")
+            elif type(field.default) is int and value < 1:
+                raise ConfigError(f"{field.name} is {value}; it must be at least 1 (default: {field.default})")

@@ -1,1 +1,1 @@
-"""The clients for code without an event loop.."""
+"""The clients for code without an event loop."""

@@ -18,7 +18,7 @@ from ..admin.groups import ConsumerConnections
 from ..admin.messages import ANY_TIME_MS
 from ..admin.topics import DEFAULT_QUEUE_NUMS
 from ..core.settings import ClientSettings
-from .facades import Renewed
+from .facade import Renewed
 
 
 class Admin(Renewed[AsyncAdmin]):

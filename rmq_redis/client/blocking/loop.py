@@ -18,6 +18,7 @@ from ..core.instance import clients_of
 T = TypeVar("T")
 
 _END_TIMEOUT_S = 1.0
+"""The longest that clients which were not closed may hold up the interpreter's exit."""
 
 
 class BackgroundLoop:

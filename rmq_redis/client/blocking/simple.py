@@ -11,10 +11,10 @@ from ...config import ClientConfig
 from ...model import MessageExt
 from ..consume.simple import AsyncSimpleConsumer
 from ..core.settings import SimpleConsumerOptions
-from .facades import _Facade
+from .facade import Facade
 
 
-class SimpleConsumer(_Facade[AsyncSimpleConsumer]):
+class SimpleConsumer(Facade[AsyncSimpleConsumer]):
     """``AsyncSimpleConsumer`` for code without an event loop."""
 
     def __init__(

@@ -9,7 +9,8 @@ from ...config import ClientConfig
 from ...model import Message, TransactionSendResult
 from ..core.settings import TransactionProducerOptions
 from ..produce.transaction import AsyncTransactionProducer, TransactionListener
-from .facades import Producer, Renewed
+from .facade import Renewed
+from .producer import Producer
 
 
 class TransactionProducer(Producer):

@@ -356,8 +356,8 @@ def client_config(
         owner: the client's class, for the error about an unknown setting.
 
     Raises:
-        ConfigError: unknown setting, a value of another type, or an environment variable that cannot be parsed, or
-            a bound that lets nothing through.
+        ConfigError: an unknown setting, a value of another type or out of its range, or an environment variable that
+            cannot be parsed.
     """
     given = {name: value for name, value in changes.items() if value is not None}
     if config is not None and not isinstance(config, ClientConfig):
@@ -366,8 +366,7 @@ def client_config(
         given["namesrv_addr"] = namesrv_addr
     check_settings(ClientConfig, given, owner)
     config = from_env(ClientConfig, **given) if config is None else dataclasses.replace(config, **given)
-    if config.max_decompressed_bytes < 1:
-        raise ConfigError(f"max_decompressed_bytes is {config.max_decompressed_bytes}; it must be at least 1")
+    config.check()
     return config
 
 

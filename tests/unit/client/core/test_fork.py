@@ -150,6 +150,28 @@ producer.close()
     assert len(sends(fake.broker)) == 5
 
 
+def test_a_lock_held_at_the_fork_does_not_stop_a_child_or_its_children(fake: FakeCluster, loop: str) -> None:
+    lines = run(
+        fake,
+        loop,
+        """
+from rmq_redis.client.blocking import facade
+producer = Producer("PG", addr)
+producer.start()
+def grandchild():
+    print(producer.send(Message("T", "x"), timeout_s=60).attempts)
+    producer.close()
+def child():
+    with facade._renewing.lock:  # another thread of the child starts a client anew
+        in_child(grandchild)
+with facade._renewing.lock:
+    in_child(child)
+producer.close()
+""",
+    )
+    assert lines == ["1"] * 4
+
+
 def test_children_of_multiprocessing_send_at_the_same_time(fake: FakeCluster, loop: str) -> None:
     run(
         fake,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import pickle
 from collections.abc import Callable
@@ -65,6 +66,39 @@ def test_what_is_no_text_is_not_written_as_one(message: Message, text: str) -> N
 def test_settings_of_the_wrong_name_or_type(settings: dict[str, Any], text: str, config: ClientConfig | None) -> None:
     with pytest.raises(ConfigError, match=text):
         AsyncProducer("g", ADDRESS, config=config, **settings)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [field.name for field in dataclasses.fields(ClientConfig) if type(field.default) in (int, float)],
+)
+def test_a_number_out_of_its_range_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {name: -1}
+    text = f"{name} is -1; it must be (above|at least) [01] \\(default: "
+    for make in (
+        lambda: AsyncProducer("g", ADDRESS, **settings),
+        lambda: AsyncPushConsumer("g", ADDRESS, config=ClientConfig(**settings)),
+        lambda: App("a", ADDRESS, **settings),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            make()
+    monkeypatch.setenv(f"RMQ_REDIS_{name.upper()}", "-1")
+    with pytest.raises(ConfigError, match=f"{name} is -1"):
+        Admin(ADDRESS)
+
+
+@pytest.mark.parametrize("name", ["send_timeout_s", "rebalance_interval_s", "max_message_bytes"])
+def test_zero_is_refused_where_it_lets_nothing_through(name: str) -> None:
+    settings: dict[str, Any] = {name: 0}
+    with pytest.raises(ConfigError, match=f"{name} is 0; it must be"):
+        AsyncProducer("g", ADDRESS, **settings)
+    AsyncProducer("g", ADDRESS, retry_times_when_send_failed=0, compress_over_bytes=0, broker_warm_up_s=0)
+
+
+def test_a_config_with_a_value_of_the_wrong_type_is_refused() -> None:
+    config = ClientConfig(send_timeout_s="3")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="send_timeout_s='3' is a str, not a float"):
+        AsyncProducer("g", ADDRESS, config=config)
 
 
 async def test_choices_are_listed() -> None:
