@@ -30,6 +30,7 @@ from .consume.assignment import AssignmentProcessor
 from .consume.progress import ProgressProcessor
 from .consume.pull import PullProcessor
 from .consume.send_back import SendBackProcessor
+from .group.auto_creation import AutoCreation
 from .group.clients import ClientManager
 from .group.duties import Duties, MasterService
 from .group.leadership import Leadership
@@ -100,6 +101,7 @@ def open_state(config: BrokerConfig, office: Office, signals: Signals, address: 
     )
     offsets = OffsetStore(queue_store, config.offset_flush_period_s)
     configs = ConfigStore(queue_store)
+    topics = TopicTable(config, office, configs, queue_store, offsets, signals.topics_changed, signals.queue_gone)
     return GroupState(
         config=config,
         office=office,
@@ -108,7 +110,8 @@ def open_state(config: BrokerConfig, office: Office, signals: Signals, address: 
         offsets=offsets,
         batches=PopOrderStore(queue_store, offsets),
         configs=configs,
-        topics=TopicTable(config, office, configs, queue_store, offsets, signals.topics_changed, signals.queue_gone),
+        topics=topics,
+        auto_creation=AutoCreation(config, office, topics),
         locks=LockStore(queue_store, config.lock_expiry_s),
     )
 
@@ -153,7 +156,7 @@ class _Assembly:
 
     @cached_property
     def _schedule(self) -> ScheduleService:
-        return ScheduleService(self._schedule_store, self._state.topics)
+        return ScheduleService(self._schedule_store, self._state.topics, self._state.auto_creation)
 
     @cached_property
     def _give_backs(self) -> GiveBacks:

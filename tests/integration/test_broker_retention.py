@@ -100,8 +100,8 @@ async def test_retry_dead_letter_and_system_topics_are_kept_by_age_too(
     broker = await start_broker(file_reserved_time_h=1 / 3600, topic_max_msg_nums=1, **FAST)
     client = connect(broker)
     for topic in ("%RETRY%G", "%DLQ%G"):
-        await broker.parts.state.topics.ensure_group("G")
-        await broker.parts.state.topics.ensure_dead_letter_topic("G")
+        await broker.parts.state.auto_creation.ensure_group("G")
+        await broker.parts.state.auto_creation.ensure_dead_letter_topic("G")
         await client.send(topic, "a", "b", "c")
     policy = broker.parts.retention.policy
     assert policy(broker.parts.state.topics.topics["%DLQ%G"]) == policy(broker.parts.state.topics.topics["%RETRY%G"])

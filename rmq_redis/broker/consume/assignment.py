@@ -43,6 +43,7 @@ class AssignmentProcessor:
     ) -> None:
         self._office = state.office
         self._topics = state.topics
+        self._auto_creation = state.auto_creation
         self._configs = state.configs
         self._clients = clients
         self._route_of = route_of
@@ -89,7 +90,7 @@ class AssignmentProcessor:
             raise NoPermissionError(f"the retry topic {topic!r} is always pulled")
         if topic not in self._topics.topics:
             raise TopicNotExistError(f"the topic {topic!r} does not exist on this broker")
-        await self._topics.ensure_group(group, retry=False)
+        await self._auto_creation.ensure_group(group, retry=False)
         await self._configs.put_request_mode(
             group, topic, RequestMode(mode=change.mode, pop_share_queue_num=change.pop_share_queue_num)
         )

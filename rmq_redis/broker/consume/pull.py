@@ -65,6 +65,7 @@ class PullProcessor:
         self._config = state.config
         self._office = state.office
         self._topics = state.topics
+        self._auto_creation = state.auto_creation
         self._queue_store = state.queue_store
         self._offsets = state.offsets
         self._clients = clients
@@ -92,7 +93,7 @@ class PullProcessor:
     ) -> None:
         if not self._office.is_master:
             await self._topics.reload()
-        await self._topics.ensure_group(header.consumer_group, retry=False)
+        await self._auto_creation.ensure_group(header.consumer_group, retry=False)
         self._pull_of_group(connection, command, header)
 
     def _pull_of_group(

@@ -12,7 +12,7 @@ import time
 
 from ...codes import RequestCode
 from ...errors import ResponseError, StoreError
-from ...model import PROPERTY_RETRY_TOPIC, MessageExt
+from ...model import PROPERTY_RETRY_TOPIC, RETRY_PREFIX, MessageExt
 from ...protocol.command import RemotingCommand, response
 from ...protocol.group_config import SubscriptionGroupConfig
 from ...protocol.headers.send import ConsumerSendMsgBackRequestHeader
@@ -21,10 +21,9 @@ from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...store.group.queue import deliver, split_physical_offset
 from ...store.group.schedule import Held
-from ..group.redelivery import GiveBacks, again, failed_of
+from ..group.redelivery import GiveBacks, again, failed_of, max_reconsume_times
 from ..group.schedule import delay_of_level
 from ..group.state import GroupState
-from ..group.topics import max_reconsume_times, retry_topic
 from ..statistics import BrokerStatistics
 
 logger = logging.getLogger(__name__)
@@ -39,6 +38,7 @@ class SendBackProcessor:
     def __init__(self, state: GroupState, give_backs: GiveBacks, statistics: BrokerStatistics) -> None:
         self._office = state.office
         self._topics = state.topics
+        self._auto_creation = state.auto_creation
         self._queue_store = state.queue_store
         self._give_backs = give_backs
         self._store_host = state.store_host
@@ -50,7 +50,7 @@ class SendBackProcessor:
     async def _send_back(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(ConsumerSendMsgBackRequestHeader)
         self._office.require_master()
-        group = self._topics.group(header.group) or await self._topics.ensure_group(header.group)
+        group = self._topics.group(header.group) or await self._auto_creation.ensure_group(header.group)
         if group.retry_queue_nums <= 0:
             return response(command)
         message = await self._find(header.offset)
@@ -78,8 +78,8 @@ class SendBackProcessor:
         return decode_records(bytes(deliver(queue, [found[1]], [queue_offset])), decompress=False)[0]
 
     async def _retry(self, group: SubscriptionGroupConfig, message: MessageExt, due_ms: int) -> Held:
-        await self._topics.ensure_group(group.group_name)
-        topic = retry_topic(group.group_name, group.retry_queue_nums).topic_name
+        await self._auto_creation.ensure_group(group.group_name)
+        topic = RETRY_PREFIX + group.group_name
         try:
             record = again(message, topic, random.randrange(group.retry_queue_nums), self._store_host)
         except ResponseError as error:  # without its topic's name a retry would reach no handler
@@ -91,7 +91,7 @@ class SendBackProcessor:
 
     async def _to_dead_letters(self, group: str, message: MessageExt) -> Held:
         """Stores a message in ``%DLQ%group``. Raises NoPermissionError, StoreError."""
-        topic = await self._topics.ensure_dead_letter_topic(group)
+        topic = await self._auto_creation.ensure_dead_letter_topic(group)
         try:
             record = again(message, topic.config.topic_name, 0, self._store_host, dead=True)
         except ResponseError:

@@ -73,6 +73,7 @@ class ClientManager:
         self._config = state.config
         self._office = state.office
         self._topics = state.topics
+        self._auto_creation = state.auto_creation
         self._loop = asyncio.get_running_loop()
         self._expiring = Every(
             min(_EXPIRE_PERIOD_S, state.config.client_expiry_s / 4), self._expire, "dropping silent clients"
@@ -167,7 +168,7 @@ class ClientManager:
 
     def _known(self, consumer: ConsumerData) -> bool:
         name = consumer.group_name
-        return name in self._topics.groups and (not self._office.is_master or self._topics.has_retry_topic(name))
+        return name in self._topics.groups and (not self._office.is_master or self._auto_creation.has_retry_topic(name))
 
     async def _ensure_groups_then_beat(
         self, connection: Connection, command: RemotingCommand, heartbeat: HeartbeatData
@@ -177,9 +178,9 @@ class ClientManager:
             await self._topics.reload()
         for consumer in heartbeat.consumer_data_set:
             if not is_slave and not connection.closed:
-                await self._topics.ensure_group(consumer.group_name, registered=False)
+                await self._auto_creation.ensure_group(consumer.group_name, registered=False)
         for consumer in heartbeat.consumer_data_set:  # not one by one: a registration names all topics
-            await self._topics.retry_topic_registered(consumer.group_name)
+            await self._auto_creation.retry_topic_registered(consumer.group_name)
         return self._beat(connection, command, heartbeat)
 
     def _beat(self, connection: Connection, command: RemotingCommand, heartbeat: HeartbeatData) -> RemotingCommand:

@@ -29,6 +29,7 @@ from ...model import (
     RETRY_PREFIX,
     MessageExt,
 )
+from ...protocol.group_config import SubscriptionGroupConfig
 from ...protocol.properties import encode_properties_within, find_property, remove_property, tags_code
 from ...protocol.record import decode_records, encode_record
 from ...store.group.give_backs import Failed, GiveBackStore
@@ -53,6 +54,13 @@ _DROPPABLE = (
 """What a message at the limit of its properties can do without on its way to another try; in this order."""
 RETRY_ROOM_BYTES = 60
 """Bytes freed at least by dropping those that every message has (TRACE_ON, MSG_REGION, CLUSTER)."""
+_VERSION_3_4_9 = 121
+"""Clients from this version on send a limit of their own. Source: ``MQVersion.Version.V3_4_9``."""
+
+
+def max_reconsume_times(group: SubscriptionGroupConfig, client_version: int, wanted: int | None) -> int:
+    """How often a message of the group is retried: as the client wants, if it sends that, else as the group is set."""
+    return group.retry_max_times if wanted is None or client_version < _VERSION_3_4_9 else wanted
 
 
 def again(

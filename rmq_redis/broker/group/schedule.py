@@ -22,6 +22,7 @@ from ...model import (
 from ...protocol.properties import find_property, remove_property
 from ...protocol.record import decode_records
 from ...store.group.schedule import Due, Held, Move, Scheduled, ScheduleStore
+from .auto_creation import AutoCreation
 from .due_loop import DueLoop
 from .topics import TopicTable
 
@@ -90,9 +91,10 @@ def _number(text: str, name: str) -> int:
 class ScheduleService:
     """Takes records that are due later, and moves them to their queues in time. One timer for all of them."""
 
-    def __init__(self, store: ScheduleStore, topics: TopicTable) -> None:
+    def __init__(self, store: ScheduleStore, topics: TopicTable, auto_creation: AutoCreation) -> None:
         self._store = store
         self._topics = topics
+        self._auto_creation = auto_creation
         self._due = DueLoop(self._move_due, "scheduled messages: moving what is due")
 
     def start(self) -> None:
@@ -132,7 +134,7 @@ class ScheduleService:
             message = decode_records(due.record, decompress=False)[0]
             topic = self._topics.topics.get(message.topic)
             if topic is None:
-                topic = await self._topics.create_on_send(message.topic, "", 1)
+                topic = await self._auto_creation.topic_for_send(message.topic, "", 1)
         except (ResponseError, RemoteProtocolError, IndexError) as error:
             logger.error("a message that is due now has no queue and is dropped: %s", error)
             return Move(due, "", None)

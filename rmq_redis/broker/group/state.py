@@ -12,6 +12,7 @@ from ...store.group.offsets import OffsetStore
 from ...store.group.pop_order import PopOrderStore
 from ...store.group.queues import QueueStore
 from ..office import Office
+from .auto_creation import AutoCreation
 from .topics import TopicTable
 
 
@@ -30,6 +31,7 @@ class GroupState:
     batches: PopOrderStore
     configs: ConfigStore
     topics: TopicTable
+    auto_creation: AutoCreation
     locks: LockStore
 
     @property

@@ -11,16 +11,12 @@ from ...codes import Perm
 from ...config import BrokerConfig
 from ...errors import (
     InvalidParameterError,
-    NoPermissionError,
     StoreError,
     StoreLostError,
-    SubscriptionGroupNotExistError,
-    TopicNotExistError,
 )
 from ...model import (
     DEFAULT_QUEUE_NUMS,
     DEFAULT_TOPIC,
-    DLQ_PREFIX,
     MAX_QUEUE_NUMS,
     RETRY_PREFIX,
     DataVersion,
@@ -44,8 +40,7 @@ logger = logging.getLogger(__name__)
 
 TEMPLATE_QUEUE_NUMS = 8
 """Minimum queues of TBW102: the most that a client may request. Source: BrokerConfig.defaultTopicQueueNums."""
-_WARNING_PERIOD_S = 10.0
-_VERSION_3_4_9 = 121
+_ALL_PERMISSIONS = int(Perm.READ | Perm.WRITE | Perm.INHERIT | Perm.PRIORITY)
 
 
 class Topic:
@@ -90,11 +85,8 @@ class TopicTable:
         self._offsets = offsets
         self._on_change = on_change
         self._on_queue_gone = on_queue_gone
-        self._lock = asyncio.Lock()
-        self._announcements: set[asyncio.Task[None]] = set()
-        self._registering: dict[str, asyncio.Task[None]] = {}
+        self.lock = asyncio.Lock()
         self._version = 0
-        self._next_warning_s = 0.0
         self._started_ms = int(time.time() * 1000)
         self.topics: dict[str, Topic] = {}
         self.groups: dict[str, SubscriptionGroupConfig] = {}
@@ -115,7 +107,7 @@ class TopicTable:
             if known is None or (
                 wanted.topic_name == DEFAULT_TOPIC and known.config.write_queue_nums != wanted.write_queue_nums
             ):
-                await self._put(wanted)
+                await self.add(wanted)
         if not self._config.auto_create_topic_enable and DEFAULT_TOPIC in self.topics:
             del self.topics[DEFAULT_TOPIC]
 
@@ -135,13 +127,6 @@ class TopicTable:
                 )
             )
         return topics
-
-    async def ensure_system_topic(self, name: str) -> Topic:
-        """A system topic of one queue, made when it is missing. Raises StoreError."""
-        async with self._lock:
-            if name not in self.topics:
-                await self._put(TopicConfig(topic_name=name, read_queue_nums=1, write_queue_nums=1))
-        return self.topics[name]
 
     def is_system(self, topic: str) -> bool:
         """Whether nobody may create or delete this topic by hand."""
@@ -204,6 +189,10 @@ class TopicTable:
 
     # --- topics --------------------------------------------------------------------------------------------------
 
+    async def announce(self) -> None:
+        """Registers the topics as they are now at the NameServers."""
+        await self._on_change()
+
     async def put(self, config: TopicConfig) -> None:
         """Creates or changes a topic by hand.
 
@@ -211,23 +200,29 @@ class TopicTable:
             InvalidParameterError: illegal name, a system topic, or a queue number out of range.
             StoreError: the store is unavailable.
         """
-        error = topic_name_error(config.topic_name)
-        if error is None and self.is_system(config.topic_name):
-            error = f"the topic {config.topic_name!r} is a system topic"
-        for name, nums in (("readQueueNums", config.read_queue_nums), ("writeQueueNums", config.write_queue_nums)):
-            if error is None and not 0 <= nums <= MAX_QUEUE_NUMS:
-                error = f"{name} is {nums}, expected 0 to {MAX_QUEUE_NUMS}"
-        if error is None and not max(config.read_queue_nums, config.write_queue_nums):
-            error = "a topic needs at least one queue"
-        if error is None and not 0 <= config.perm <= 15:
-            error = f"perm is {config.perm}, expected a sum of 4 (read), 2 (write) and 1 (inherit)"
-        if error is not None:
+        if error := self._config_error(config):
             raise InvalidParameterError(error)
-        async with self._lock:
-            await self._put(config)
-        await self._on_change()
+        async with self.lock:
+            await self.add(config)
+        await self.announce()
 
-    async def _put(self, config: TopicConfig) -> None:
+    def _config_error(self, config: TopicConfig) -> str | None:
+        """What is wrong with a configuration made by hand."""
+        if error := topic_name_error(config.topic_name):
+            return error
+        if self.is_system(config.topic_name):
+            return f"the topic {config.topic_name!r} is a system topic"
+        for name, nums in (("readQueueNums", config.read_queue_nums), ("writeQueueNums", config.write_queue_nums)):
+            if not 0 <= nums <= MAX_QUEUE_NUMS:
+                return f"{name} is {nums}, expected 0 to {MAX_QUEUE_NUMS}"
+        if not max(config.read_queue_nums, config.write_queue_nums):
+            return "a topic needs at least one queue"
+        if not 0 <= config.perm <= _ALL_PERMISSIONS:
+            return f"perm is {config.perm}, expected a sum of 4 (read), 2 (write) and 1 (inherit)"
+        return None
+
+    async def add(self, config: TopicConfig) -> None:
+        """Creates or changes a topic, unchecked and not yet announced; the caller holds ``lock``. Raises StoreError."""
         known = self.topics.get(config.topic_name)
         stored = await self._configs.put_topic(config, known.queue_numbers if known else ())
         await self._queue_store.open_queues(
@@ -255,7 +250,7 @@ class TopicTable:
         """
         if not topic.strip() or self.is_system(topic):
             raise InvalidParameterError(f"the topic {topic!r} is a system topic and cannot be deleted")
-        async with self._lock:
+        async with self.lock:
             if topic not in self.topics:
                 return
             # First from memory, so that nothing is written behind the removal and brings the keys back.
@@ -280,7 +275,7 @@ class TopicTable:
                     self._on_queue_gone(queue)
             self._version += 1
             logger.info("topic %s: deleted", ", ".join(gone))
-        await self._on_change()
+        await self.announce()
 
     def _pop_retry_topics(self, topic: str) -> list[str]:
         """Topics by which POP retries a topic's messages, for the groups with offsets in it: nobody reads them without.
@@ -301,83 +296,6 @@ class TopicTable:
                 found.append(name)
         return found
 
-    async def create_on_send(self, topic: str, default_topic: str, queue_nums: int) -> Topic:
-        """The topic, made as a client's first send makes it.
-
-        From the template ``default_topic``: its permissions without the inherit bit, and as many queues as the client
-        wants, but not more than the template has. A retry topic gets one queue. Source: ``TopicConfigManager``.
-        Clients request 4 queues by default; from TBW102 they get ``default_topic_queue_nums``, so that an
-        operator can choose more.
-
-        Raises:
-            TopicNotExistError: automatic creation is off or the template does not allow it.
-            SubscriptionGroupNotExistError: the group of a retry or dead-letter topic cannot be created.
-            InvalidParameterError: illegal name.
-        """
-        error = topic_name_error(topic)
-        if error is not None:
-            raise InvalidParameterError(error)
-        is_of_group = topic.startswith((RETRY_PREFIX, DLQ_PREFIX))
-        if is_of_group:  # else these names would have no bound
-            await self.ensure_group(topic.removeprefix(RETRY_PREFIX).removeprefix(DLQ_PREFIX), retry=False)
-        async with self._lock:
-            known = self.topics.get(topic)
-            if known is not None:
-                return known
-            if topic.startswith(RETRY_PREFIX):
-                wanted = retry_topic(topic.removeprefix(RETRY_PREFIX))
-            else:
-                template = self.topics.get(default_topic)
-                if template is None or not template.config.perm & Perm.INHERIT:
-                    raise TopicNotExistError(
-                        f"the topic {topic!r} does not exist and is not created automatically; create it first"
-                    )
-                if not is_of_group and self._topics_without_group() >= self._config.max_auto_topics:
-                    self._warn_of_bound("max_auto_topics", topic)
-                    raise TopicNotExistError(
-                        f"the topic {topic!r} does not exist, and this broker has the {self._config.max_auto_topics} "
-                        "topics up to which it creates them automatically (max_auto_topics); create it first"
-                    )
-                nums = min(max(queue_nums, 1), template.config.write_queue_nums)
-                if default_topic == DEFAULT_TOPIC and queue_nums == DEFAULT_QUEUE_NUMS:
-                    nums = self._config.default_topic_queue_nums
-                perm = template.config.perm & ~Perm.INHERIT
-                wanted = TopicConfig(topic_name=topic, read_queue_nums=nums, write_queue_nums=nums, perm=int(perm))
-            await self._put(wanted)
-        # Not awaited: what was sent first must be stored before what comes next.
-        task = asyncio.get_running_loop().create_task(self._announce())
-        self._announcements.add(task)
-        task.add_done_callback(self._announcements.discard)
-        return self.topics[topic]
-
-    def _topics_without_group(self) -> int:
-        return sum(not name.startswith((RETRY_PREFIX, DLQ_PREFIX)) for name in self.topics)
-
-    def _warn_of_bound(self, setting: str, name: str) -> None:
-        now_s = time.monotonic()
-        if now_s >= self._next_warning_s:
-            self._next_warning_s = now_s + _WARNING_PERIOD_S
-            logger.error("%s is reached: %r is not created automatically, nor is any other", setting, name)
-
-    async def _announce(self) -> None:
-        await self._on_change()
-
-    async def ensure_dead_letter_topic(self, group: str) -> Topic:
-        """``%DLQ%group``, made with one queue when it is missing.
-
-        Raises:
-            NoPermissionError: it does not allow writing.
-            InvalidParameterError: illegal group name.
-            StoreError: the store is unavailable.
-        """
-        name = DLQ_PREFIX + group
-        if name not in self.topics:
-            await self.put(TopicConfig(topic_name=name, read_queue_nums=1, write_queue_nums=1))
-        topic = self.topics[name]
-        if not topic.config.perm & Perm.WRITE:
-            raise NoPermissionError(f"the topic {name!r} does not allow writing")
-        return topic
-
     # --- groups --------------------------------------------------------------------------------------------------
 
     async def put_group(self, config: SubscriptionGroupConfig) -> None:
@@ -385,14 +303,18 @@ class TopicTable:
         error = group_name_error(config.group_name)
         if error is None and not 0 <= config.retry_queue_nums <= MAX_QUEUE_NUMS:
             error = f"retryQueueNums is {config.retry_queue_nums}, expected 0 to {MAX_QUEUE_NUMS}"
-        if error is None and config.group_retry_policy is not None:
+        if not error and config.group_retry_policy:
             error = config.group_retry_policy.error()
-        if error is not None:
+        if error:
             raise InvalidParameterError(error)
+        await self.add_group(config)
+        logger.info("consumer group %s: configured", config.group_name)
+
+    async def add_group(self, config: SubscriptionGroupConfig) -> None:
+        """Stores a group, unchecked. Raises StoreError."""
         await self._configs.put_group(config)
         self.groups[config.group_name] = config
         self._version += 1
-        logger.info("consumer group %s: configured", config.group_name)
 
     async def delete_group(self, group: str, *, clean_offsets: bool) -> None:
         """Deletes a consumer group; an unknown one is no error. Raises StoreError."""
@@ -407,76 +329,3 @@ class TopicTable:
     def group(self, name: str) -> SubscriptionGroupConfig | None:
         """A group's configuration, or None for one that is not known."""
         return self.groups.get(name)
-
-    async def ensure_group(self, name: str, *, retry: bool = True, registered: bool = True) -> SubscriptionGroupConfig:
-        """The group, and its retry topic, made if they are missing.
-
-        The retry topic exists from the first heartbeat on: clients query its route at once and then only every 30 s.
-
-        Args:
-            retry: whether the retry topic is needed.
-            registered: whether to wait until a new retry topic is in the routes.
-
-        Raises:
-            InvalidParameterError: illegal name.
-            SubscriptionGroupNotExistError: unknown and not created automatically.
-        """
-        known = self.groups.get(name)
-        retry_name = RETRY_PREFIX + name
-        if known is not None and (not retry or retry_name in self.topics):
-            if registered:
-                await self.retry_topic_registered(name)
-            return known
-        error = group_name_error(name)
-        if error is not None:
-            raise InvalidParameterError(error)
-        async with self._lock:
-            known = self.groups.get(name)
-            if known is None:
-                if not self._config.auto_create_subscription_group:
-                    raise SubscriptionGroupNotExistError(
-                        f"the consumer group {name!r} does not exist and is not created automatically"
-                    )
-                if len(self.groups) >= self._config.max_auto_groups:
-                    self._warn_of_bound("max_auto_groups", name)
-                    raise SubscriptionGroupNotExistError(
-                        f"the consumer group {name!r} does not exist, and this broker has the "
-                        f"{self._config.max_auto_groups} groups up to which it creates them automatically "
-                        "(max_auto_groups); create it first"
-                    )
-                known = SubscriptionGroupConfig(group_name=name)
-                if not self._office.is_master:  # served from memory until the master stores it
-                    self.groups[name] = known
-                    return known
-                await self._configs.put_group(known)
-                self.groups[name] = known
-                self._version += 1
-            if retry and retry_name not in self.topics and topic_name_error(retry_name) is None:
-                await self._put(retry_topic(name, known.retry_queue_nums))
-                task = asyncio.get_running_loop().create_task(self._announce())
-                self._registering[retry_name] = task
-                task.add_done_callback(lambda _: self._registering.pop(retry_name, None))
-        if registered:
-            await self.retry_topic_registered(name)
-        return known
-
-    async def retry_topic_registered(self, group: str) -> None:
-        """Returns when a registration of a group's new retry topic that is under way has ended."""
-        task = self._registering.get(RETRY_PREFIX + group)
-        if task is not None:
-            await asyncio.shield(task)
-
-    def has_retry_topic(self, group: str) -> bool:
-        """Whether a group's retry topic exists and is in the routes: members query them only every 30 s."""
-        name = RETRY_PREFIX + group
-        return name in self.topics and name not in self._registering
-
-
-def max_reconsume_times(group: SubscriptionGroupConfig, client_version: int, wanted: int | None) -> int:
-    """How often a message of the group is tried again: what a client from 3.4.9 on says, else the group's setting."""
-    return wanted if wanted is not None and client_version >= _VERSION_3_4_9 else group.retry_max_times
-
-
-def retry_topic(group: str, queue_nums: int = 1) -> TopicConfig:
-    """Configuration of ``%RETRY%group``."""
-    return TopicConfig(topic_name=RETRY_PREFIX + group, read_queue_nums=queue_nums, write_queue_nums=queue_nums)

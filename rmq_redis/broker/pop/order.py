@@ -41,6 +41,7 @@ class PopOrder:
         """``hidden_until``: called when messages of a batch become hidden ones of unordered POPs."""
         self._config = state.config
         self._topics = state.topics
+        self._auto_creation = state.auto_creation
         self._queue_store = state.queue_store
         self._store = state.batches
         self._hold = hold
@@ -221,7 +222,7 @@ class PopOrder:
 
     async def _dead_letters(self, group: str) -> Queue | None:
         try:
-            return (await self._topics.ensure_dead_letter_topic(group)).queues[0]
+            return (await self._auto_creation.ensure_dead_letter_topic(group)).queues[0]
         except ResponseError as error:  # it does not allow writing, for example
             logger.error("group %s: messages cannot go to the dead letters now: %s", group, error)
             return None

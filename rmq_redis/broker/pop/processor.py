@@ -86,6 +86,7 @@ class PopProcessor:
         self._config = state.config
         self._office = state.office
         self._topics = state.topics
+        self._auto_creation = state.auto_creation
         self._queue_store = state.queue_store
         self._offsets = state.offsets
         self._store = store
@@ -184,7 +185,7 @@ class PopProcessor:
             raise InvalidParameterError(
                 f"queueId {queue_id} of topic {topic!r}, which has {known.config.read_queue_nums} read queues"
             )
-        config = self._topics.group(group) or await self._topics.ensure_group(group, retry=False)
+        config = self._topics.group(group) or await self._auto_creation.ensure_group(group, retry=False)
         if not config.consume_enable:
             raise NoPermissionError(f"consuming is disabled for the group {group!r}")
         if topic.startswith(RETRY_PREFIX):

@@ -32,6 +32,7 @@ class PopReviveService:
     def __init__(self, state: GroupState, store: PopStore) -> None:
         self._store = store
         self._topics = state.topics
+        self._auto_creation = state.auto_creation
         self._queue_store = state.queue_store
         self._store_host = state.store_host
         self._due = DueLoop(self._revive_due, "popped messages: redelivering unacknowledged messages")
@@ -95,7 +96,7 @@ class PopReviveService:
 
     async def _target(self, hidden: Hidden, dead: bool) -> Queue:
         if dead:
-            return (await self._topics.ensure_dead_letter_topic(hidden.group)).queues[0]
+            return (await self._auto_creation.ensure_dead_letter_topic(hidden.group)).queues[0]
         is_retry = hidden.topic.startswith(RETRY_PREFIX)
         name = hidden.topic if is_retry else pop_retry_topic(hidden.group, hidden.topic)
         if name not in self._topics.topics:

@@ -56,6 +56,7 @@ class ReplyProcessor:
         self._config = state.config
         self._office = state.office
         self._topics = state.topics
+        self._auto_creation = state.auto_creation
         self._queue_store = state.queue_store
         self._clients = clients
         self._broker_addr = state.address
@@ -99,7 +100,7 @@ class ReplyProcessor:
         if header.topic in SYSTEM_TOPICS_NOT_WRITABLE:
             raise NoPermissionError(f"clients may not send to the system topic {header.topic!r}")
         if topic is None:
-            topic = await self._topics.create_on_send(
+            topic = await self._auto_creation.topic_for_send(
                 header.topic, header.default_topic, header.default_topic_queue_nums
             )
         if not topic.config.perm & Perm.WRITE:

@@ -38,10 +38,10 @@ from ...protocol.record import decode_records
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor, finish
 from ...store.group.half_messages import half_key
-from ..group.redelivery import GiveBacks, dead_letter_properties, failed_of_copy
+from ..group.redelivery import GiveBacks, dead_letter_properties, failed_of_copy, max_reconsume_times
 from ..group.schedule import ScheduleService, recall_key
 from ..group.state import GroupState
-from ..group.topics import Topic, max_reconsume_times
+from ..group.topics import Topic
 from ..hooks import AppendHooks
 from .answers import SendAnswers
 from .oneway import OnewayDrops
@@ -68,6 +68,7 @@ class SendProcessor:
         self._config = state.config
         self._office = state.office
         self._topics = state.topics
+        self._auto_creation = state.auto_creation
         self._queue_store = state.queue_store
         self._schedule = schedule
         self._transactions = transactions
@@ -152,7 +153,9 @@ class SendProcessor:
         try:
             if header.topic in SYSTEM_TOPICS_NOT_WRITABLE:
                 raise NoPermissionError(f"clients may not send to the system topic {header.topic!r}")
-            await self._topics.create_on_send(header.topic, header.default_topic, header.default_topic_queue_nums)
+            await self._auto_creation.topic_for_send(
+                header.topic, header.default_topic, header.default_topic_queue_nums
+            )
         except Exception as error:
             for connection, command, _ in waiting:
                 self._answers.failed(connection, command, header.topic, error)
@@ -202,7 +205,7 @@ class SendProcessor:
         self, connection: Connection, command: RemotingCommand, header: SendHeader, physical_offset: int | None
     ) -> None:
         group = header.topic.removeprefix(RETRY_PREFIX)
-        topic = await self._topics.ensure_dead_letter_topic(group)
+        topic = await self._auto_creation.ensure_dead_letter_topic(group)
         header.topic, header.queue_id = topic.config.topic_name, 0
         header.properties = dead_letter_properties(header.properties or "")
         queue_id, now_ms = self._check(command, header, topic)

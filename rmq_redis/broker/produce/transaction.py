@@ -69,6 +69,7 @@ class TransactionService:
         self._office = state.office
         self._store = store
         self._topics = state.topics
+        self._auto_creation = state.auto_creation
         self._queue_store = state.queue_store
         self._clients = clients
         self._broker_addr = state.address
@@ -245,7 +246,7 @@ class TransactionService:
 
     async def _give_up(self, number: int, message: MessageExt, times: int) -> None:
         """Puts a half message where an operator finds it, after ``times`` questions."""
-        topic = await self._topics.ensure_system_topic(TRANS_CHECK_MAX_TIME_TOPIC)
+        topic = await self._auto_creation.ensure_system_topic(TRANS_CHECK_MAX_TIME_TOPIC)
         queue = topic.queues[0]
         told = {
             PROPERTY_REAL_TOPIC: message.topic,
