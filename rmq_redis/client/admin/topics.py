@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from datetime import timedelta
 
 import tenacity
 
@@ -17,6 +18,7 @@ from ...protocol.bodies.registration import TopicConfigTable, topic_config
 from ...protocol.bodies.topics import TopicList
 from ...protocol.command import request
 from ...protocol.headers.admin import CreateTopicRequestHeader, TopicRequestHeader
+from ..core.arguments import seconds_of
 from .kv_config import KvConfigAdmin
 
 DEFAULT_QUEUE_NUMS = 8
@@ -151,11 +153,11 @@ class TopicAdmin(KvConfigAdmin):
             raise RouteNotFoundError(f"no NameServer knows a route of topic {topic!r}")
         return route
 
-    async def wait_for_route(self, topic: str, timeout_s: float = 10.0) -> TopicRouteData:
+    async def wait_for_route(self, topic: str, timeout_s: float | timedelta = 10.0) -> TopicRouteData:
         """Waits until the NameServer knows the topic. Raises RouteNotFoundError after ``timeout_s``."""
         policy = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(RouteNotFoundError),
-            stop=tenacity.stop_after_delay(timeout_s),
+            stop=tenacity.stop_after_delay(seconds_of("timeout_s", timeout_s)),
             wait=tenacity.wait_fixed(_ROUTE_POLL_S),
             sleep=asyncio.sleep,
             reraise=True,

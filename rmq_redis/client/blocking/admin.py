@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Unpack
 
 from ...codes import Perm
@@ -115,7 +116,7 @@ class Admin(Renewed[AsyncAdmin]):
         """As ``AsyncAdmin.topic_route``."""
         return self._run(self._async.topic_route(topic))
 
-    def wait_for_route(self, topic: str, timeout_s: float = 10.0) -> TopicRouteData:
+    def wait_for_route(self, topic: str, timeout_s: float | timedelta = 10.0) -> TopicRouteData:
         """As ``AsyncAdmin.wait_for_route``."""
         return self._run(self._async.wait_for_route(topic, timeout_s))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Unpack
 
 from ...config import ClientConfig
@@ -41,7 +42,7 @@ class Producer(Renewed[AsyncProducer]):
         queue: MessageQueue | None = None,
         key: str | None = None,
         selector: QueueSelector | None = None,
-        timeout_s: float | None = None,
+        timeout_s: float | timedelta | None = None,
     ) -> SendResult:
         """As ``AsyncProducer.send``."""
         return self._run(self._async.send(message, queue=queue, key=key, selector=selector, timeout_s=timeout_s))
@@ -53,7 +54,7 @@ class Producer(Renewed[AsyncProducer]):
         queue: MessageQueue | None = None,
         key: str | None = None,
         selector: QueueSelector | None = None,
-        timeout_s: float | None = None,
+        timeout_s: float | timedelta | None = None,
     ) -> concurrent.futures.Future[SendResult]:
         """As ``send``, without waiting: the future gets the result or the error."""
         return background_loop().submit(
@@ -77,7 +78,7 @@ class Producer(Renewed[AsyncProducer]):
         *,
         queue: MessageQueue | None = None,
         key: str | None = None,
-        timeout_s: float | None = None,
+        timeout_s: float | timedelta | None = None,
     ) -> SendResult:
         """As ``AsyncProducer.send_batch``."""
         return self._run(self._async.send_batch(messages, queue=queue, key=key, timeout_s=timeout_s))
@@ -93,7 +94,7 @@ class Producer(Renewed[AsyncProducer]):
         queue: MessageQueue | None = None,
         key: str | None = None,
         selector: QueueSelector | None = None,
-        timeout_s: float | None = None,
+        timeout_s: float | timedelta | None = None,
     ) -> SendResult:
         """As ``AsyncProducer.send_value``."""
         return self._run(
@@ -110,7 +111,7 @@ class Producer(Renewed[AsyncProducer]):
             )
         )
 
-    def recall(self, topic: str, recall_handle: str, *, timeout_s: float | None = None) -> str:
+    def recall(self, topic: str, recall_handle: str, *, timeout_s: float | timedelta | None = None) -> str:
         """As ``AsyncProducer.recall``."""
         return self._run(self._async.recall(topic, recall_handle, timeout_s=timeout_s))
 
@@ -121,7 +122,7 @@ class Producer(Renewed[AsyncProducer]):
         queue: MessageQueue | None = None,
         key: str | None = None,
         selector: QueueSelector | None = None,
-        timeout_s: float = 3.0,
+        timeout_s: float | timedelta = 3.0,
     ) -> MessageExt:
         """As ``AsyncProducer.request``."""
         return self._run(self._async.request(message, queue=queue, key=key, selector=selector, timeout_s=timeout_s))

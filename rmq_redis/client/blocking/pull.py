@@ -40,7 +40,7 @@ class PullConsumer(Facade[AsyncPullConsumer]):
         max_nums: int = 32,
         *,
         block_if_not_found: bool = False,
-        timeout_s: float = BLOCK_TIMEOUT_S,
+        timeout_s: float | timedelta = BLOCK_TIMEOUT_S,
     ) -> PullResult:
         """As ``AsyncPullConsumer.pull``."""
         return self._run(

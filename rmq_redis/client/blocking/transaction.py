@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from datetime import timedelta
 from typing import Any, Unpack
 
 from ...config import ClientConfig
@@ -36,7 +37,7 @@ class TransactionProducer(Producer):
         return twin
 
     def send_message_in_transaction(
-        self, message: Message, arg: Any = None, *, timeout_s: float | None = None
+        self, message: Message, arg: Any = None, *, timeout_s: float | timedelta | None = None
     ) -> TransactionSendResult:
         """As ``AsyncTransactionProducer.send_message_in_transaction``."""
         return self._run(self._async.send_message_in_transaction(message, arg, timeout_s=timeout_s))

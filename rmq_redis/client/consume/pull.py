@@ -7,14 +7,16 @@ from collections.abc import AsyncIterator, Iterable
 from datetime import timedelta
 from typing import Unpack
 
+import msgspec
+
 from ...codes import PullSysFlag, ResponseCode
 from ...config import ClientConfig, choice
-from ...durations import as_seconds
 from ...errors import ClientError, RouteNotFoundError
 from ...model import ConsumeFromWhere, ConsumeType, MessageExt, MessageModel, MessageQueue, PullResult, subscribe_queues
 from ...protocol.bodies.heartbeat import ConsumerData, SubscriptionData
 from ...protocol.command import RemotingCommand, response
 from ...protocol.headers.pull import PullMessageRequestHeader
+from ..core.arguments import seconds_of
 from ..core.broker_api import log_undecoded
 from ..core.instance import MQClientInstance, check_group, client_config
 from ..core.lifecycle import AsyncClient
@@ -25,6 +27,7 @@ from .pulling import make_subscription, matching
 BLOCK_TIMEOUT_S = 20.0
 """How long a blocking pull waits at the broker for a message."""
 _ANSWER_TIMEOUT_S = 10.0
+"""What a broker may take beyond the time that a pull waits there."""
 
 
 class AsyncPullConsumer(AsyncClient):
@@ -101,7 +104,7 @@ class AsyncPullConsumer(AsyncClient):
         max_nums: int = 32,
         *,
         block_if_not_found: bool = False,
-        timeout_s: float = BLOCK_TIMEOUT_S,
+        timeout_s: float | timedelta = BLOCK_TIMEOUT_S,
     ) -> PullResult:
         """One pull from ``offset`` on. Go on at the result's ``next_begin_offset``, whatever its status.
 
@@ -109,46 +112,43 @@ class AsyncPullConsumer(AsyncClient):
             expression: ``*`` or tags, ``TagA || TagB``.
             max_nums: messages at most; a broker may give fewer.
             block_if_not_found: at the end of the queue, wait for a message.
-            timeout_s: how long to wait for one.
+            timeout_s: seconds, or a ``timedelta``, to wait for one.
 
         Raises:
             RouteNotFoundError: no broker for the queue.
             RemotingError: no answer. ResponseError: the broker refuses.
         """
+        wait_s = seconds_of("timeout_s", timeout_s) if block_if_not_found else 0.0
         address, _ = await self._find(queue, self._read_from.get(queue, 0))
         subscription = self._subscription(queue.topic, expression)
-        sys_flag = PullSysFlag.SUBSCRIPTION | (PullSysFlag.SUSPEND if block_if_not_found else PullSysFlag(0))
-        header = PullMessageRequestHeader(
-            self.group,
-            queue.topic,
-            queue.queue_id,
-            offset,
-            max_nums,
-            int(sys_flag),
-            0,
-            int(timeout_s * 1000) if block_if_not_found else 0,
-            subscription.sub_version,
-            subscription.sub_string,
-            subscription.expression_type,
-        )
-        answer_within_s = _ANSWER_TIMEOUT_S + (timeout_s if block_if_not_found else 0.0)
+        header = self._pull_header(queue, subscription, offset, max_nums, wait_s)
         try:
-            result = await self._instance.broker.pull(address, header, queue.broker_name, answer_within_s)
+            result = await self._instance.broker.pull(address, header, queue.broker_name, _ANSWER_TIMEOUT_S + wait_s)
         except Exception:
             self._instance.routes.refresh_soon(queue.topic)
             raise
         self._read_from[queue] = result.suggest_which_broker_id
         log_undecoded(result.messages)
-        messages = matching(result.messages, subscription.tags_set)
-        if len(messages) == len(result.messages):
-            return result
-        return PullResult(
-            result.status,
-            result.next_begin_offset,
-            result.min_offset,
-            result.max_offset,
-            messages,
-            result.suggest_which_broker_id,
+        if subscription.tags_set:
+            result = msgspec.structs.replace(result, messages=matching(result.messages, subscription.tags_set))
+        return result
+
+    def _pull_header(
+        self, queue: MessageQueue, subscription: SubscriptionData, offset: int, max_nums: int, wait_s: float
+    ) -> PullMessageRequestHeader:
+        flags = PullSysFlag.SUBSCRIPTION | (PullSysFlag.SUSPEND if wait_s else PullSysFlag(0))
+        return PullMessageRequestHeader(
+            self.group,
+            queue.topic,
+            queue.queue_id,
+            offset,
+            max_nums,
+            int(flags),
+            0,
+            int(wait_s * 1000),
+            subscription.sub_version,
+            subscription.sub_string,
+            subscription.expression_type,
         )
 
     def _subscription(self, topic: str, expression: str) -> SubscriptionData:
@@ -240,10 +240,7 @@ class AsyncPullConsumer(AsyncClient):
             RmqError: as ``pull``.
         """
         loop = asyncio.get_running_loop()
-        try:
-            deadline = loop.time() + as_seconds(timeout_s)
-        except ValueError as error:
-            raise ClientError(f"timeout_s: {error}") from None
+        deadline = loop.time() + seconds_of("timeout_s", timeout_s)
         while True:
             self._check_running()
             if not self._expressions:

@@ -16,7 +16,6 @@ import msgspec
 
 from ...codes import RequestCode, ResponseCode
 from ...config import ClientConfig, choice
-from ...durations import as_seconds
 from ...errors import ClientError, RemoteProtocolError, RemotingError, RmqError, RouteNotFoundError, response_error
 from ...model import (
     PROPERTY_POP_CK,
@@ -50,6 +49,7 @@ from ...protocol.pop import (
     real_topic,
 )
 from ...protocol.record import decode_records
+from ..core.arguments import seconds_of
 from ..core.instance import MQClientInstance, check_group, client_config
 from ..core.lifecycle import AsyncClient
 from ..core.route import MIN_REFRESH_INTERVAL_S
@@ -206,7 +206,7 @@ class AsyncSimpleConsumer(AsyncClient):
         if not self._subscriptions:
             raise ClientError(f"consumer group {self.group!r} has no subscription: subscribe first")
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _seconds("await_duration_s", await_duration_s)
+        deadline = loop.time() + seconds_of("await_duration_s", await_duration_s)
         while True:
             changed = self._routes_changed
             targets = await self._targets_until(deadline)
@@ -523,15 +523,8 @@ def _handle_of(message: MessageExt) -> PopHandle:
         raise ClientError(f"message {message.msg_id}: {error}") from None
 
 
-def _seconds(name: str, duration: float | timedelta) -> float:
-    try:
-        return as_seconds(duration)
-    except ValueError as error:
-        raise ClientError(f"{name}: {error}") from None
-
-
 def _milliseconds(name: str, duration: float | timedelta) -> int:
-    seconds = _seconds(name, duration)
+    seconds = seconds_of(name, duration)
     if not 0 <= seconds <= 3 * 24 * 3600:
         raise ClientError(f"{name}={seconds} is not 0 s to 3 days")
     return max(1, round(seconds * 1000)) if seconds else 0

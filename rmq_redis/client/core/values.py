@@ -10,6 +10,7 @@ import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar, overload
 
 import msgspec
@@ -256,7 +257,7 @@ class ValueSender(ABC):
         queue: MessageQueue | None = None,
         key: str | None = None,
         selector: QueueSelector | None = None,
-        timeout_s: float | None = None,
+        timeout_s: float | timedelta | None = None,
     ) -> SendResult:
         """Sends a message."""
 
@@ -271,7 +272,7 @@ class ValueSender(ABC):
         queue: MessageQueue | None = None,
         key: str | None = None,
         selector: QueueSelector | None = None,
-        timeout_s: float | None = None,
+        timeout_s: float | timedelta | None = None,
     ) -> SendResult:
         """Sends a value: anything that the producer's ``serializer`` can write. See ``value_message`` for a Message.
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from ...errors import ClientError, MessageIllegalLocallyError, RemoteProtocolError
+from ...errors import MessageIllegalLocallyError, RemoteProtocolError
 from ...model import SYSTEM_TOPICS_NOT_WRITABLE, Message, topic_name_error
 from ...protocol.recall_handle import RecallHandle, decode_recall_handle
 
@@ -23,12 +22,6 @@ def check_flag(flag: object) -> None:
     """Raises MessageIllegalLocallyError for a flag that is no signed 32-bit number."""
     if not isinstance(flag, int) or not -0x80000000 <= flag <= 0x7FFFFFFF:
         raise MessageIllegalLocallyError(f"flag={flag!r:.80} is not an int of 32 bits (-2147483648 to 2147483647)")
-
-
-def check_timeout(timeout_s: object) -> None:
-    """Raises ClientError for a ``timeout_s`` that is no number of seconds."""
-    if not isinstance(timeout_s, int | float) or math.isnan(timeout_s):
-        raise ClientError(f"timeout_s={timeout_s!r:.80} is not a number of seconds")
 
 
 def check_messages(messages: object) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import tenacity
@@ -25,8 +26,9 @@ from ...model import SEND_STATUS_BY_CODE, Message, MessageQueue, SendResult
 from ...protocol.command import RemotingCommand
 from ...protocol.headers.send import SendMessageResponseHeader
 from ...remoting.connection import Connection, ResponseFuture
+from ..core.arguments import seconds_of
 from ..core.instance import MQClientInstance
-from .checks import check_timeout, check_topic
+from .checks import check_topic
 from .choice import ANYWHERE, Destination, QueueChoice
 from .outgoing import Encode, Outgoing
 from .topic import MOST_PAUSE_S, RETRY_PAUSE_S, PublishTopic, PublishTopics, QueueAwayError, QueueTarget
@@ -164,7 +166,7 @@ class Delivery:
         encode: Encode,
         attempt: Attempt[R],
         where: Destination,
-        timeout_s: float | None = None,
+        timeout_s: float | timedelta | None = None,
     ) -> R:
         """Delivers the messages of one request; what the attempt that succeeded returned.
 
@@ -176,10 +178,7 @@ class Delivery:
             RmqError: as ``AsyncProducer.send``.
         """
         message = messages[0]
-        if timeout_s is None:
-            timeout_s = self._timeout_s
-        else:
-            check_timeout(timeout_s)
+        timeout_s = self._timeout_s if timeout_s is None else seconds_of("timeout_s", timeout_s)
         topic = self._topics.get(message.topic) or await self.topic(message.topic, timeout_s)
         deadline = self._loop.time() + timeout_s
         try:
@@ -199,7 +198,7 @@ class Delivery:
             failure = error
         return await self._repeat(out, target, attempt, failure)
 
-    async def topic(self, name: str, timeout_s: float | None = None) -> PublishTopic:
+    async def topic(self, name: str, timeout_s: float | timedelta | None = None) -> PublishTopic:
         """The queues of a topic.
 
         Raises:
@@ -211,7 +210,8 @@ class Delivery:
         if found is not None:
             return found
         check_topic(name)
-        return await self._publish.find(name, self._timeout_s if timeout_s is None else timeout_s)
+        timeout_s = self._timeout_s if timeout_s is None else seconds_of("timeout_s", timeout_s)
+        return await self._publish.find(name, timeout_s)
 
     def _check_running(self) -> None:
         self._instance.check_process()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Sequence
+from datetime import timedelta
 from typing import Unpack
 
 import pluggy
@@ -14,12 +15,13 @@ from ...model import Message, MessageExt, MessageQueue, SendResult
 from ...plugins.hookspecs import ClientContext, QueueSelector
 from ...plugins.interceptors import SEND_METHODS
 from ...plugins.manager import installed_plugins, notify_roles
+from ..core.arguments import seconds_of
 from ..core.instance import MQClientInstance, check_group, client_config
 from ..core.intercept import intercepted_send, named_and_given
 from ..core.lifecycle import AsyncClient
 from ..core.settings import ClientSettings
 from ..core.values import Serializer, ValueSender, serializer_of
-from .checks import check_handle, check_messages, check_timeout
+from .checks import check_handle, check_messages
 from .choice import QueueChoice, destination
 from .delivery import Delivery
 from .outgoing import MessageEncoder
@@ -116,7 +118,7 @@ class AsyncProducer(AsyncClient, ValueSender):
         queue: MessageQueue | None = None,
         key: str | None = None,
         selector: QueueSelector | None = None,
-        timeout_s: float | None = None,
+        timeout_s: float | timedelta | None = None,
     ) -> SendResult:
         """Sends a message and waits until a broker has stored it.
 
@@ -131,7 +133,7 @@ class AsyncProducer(AsyncClient, ValueSender):
                 broker group is offline, its keys go to other queues; with ``strict_order``, or a topic in order, the
                 send waits.
             selector: chooses the queue: ``selector(queues, message, key)``.
-            timeout_s: seconds for all attempts together; default ``send_timeout_s``.
+            timeout_s: seconds, or a ``timedelta``, for all attempts together; default ``send_timeout_s``.
 
         Raises:
             MessageIllegalLocallyError: no broker would take the message.
@@ -165,7 +167,7 @@ class AsyncProducer(AsyncClient, ValueSender):
         *,
         queue: MessageQueue | None = None,
         key: str | None = None,
-        timeout_s: float | None = None,
+        timeout_s: float | timedelta | None = None,
     ) -> SendResult:
         """Sends several messages of one topic to one queue in one request; they are stored all together or not at all.
 
@@ -179,7 +181,7 @@ class AsyncProducer(AsyncClient, ValueSender):
         where = destination(queue, key)
         return await self._deliver(messages, self._encoder.batch, self._delivery.ask, where, timeout_s)
 
-    async def recall(self, topic: str, recall_handle: str, *, timeout_s: float | None = None) -> str:
+    async def recall(self, topic: str, recall_handle: str, *, timeout_s: float | timedelta | None = None) -> str:
         """Takes a message that waits for its time back, before it is due; returns its id (``SendResult.msg_id``).
 
         Args:
@@ -190,15 +192,13 @@ class AsyncProducer(AsyncClient, ValueSender):
             ResponseError: the broker refused, with ILLEGAL_OPERATION (604) when the message is due or was recalled.
             RmqError: as ``send``; a recall is not retried.
         """
-        if timeout_s is not None:
-            check_timeout(timeout_s)
+        seconds = seconds_of("timeout_s", timeout_s or self.config.send_timeout_s)
         handle = check_handle(topic, recall_handle)
-        await self._delivery.topic(topic, timeout_s)
+        await self._delivery.topic(topic, seconds)
         address = self._instance.routes.master_address(handle.broker_name)
         if address is None:
             raise RouteNotFoundError(f"no master of broker {handle.broker_name!r}, which has the message, is known now")
-        timeout_s = timeout_s or self.config.send_timeout_s
-        return await self._instance.broker.recall_message(address, self.group, topic, recall_handle, timeout_s)
+        return await self._instance.broker.recall_message(address, self.group, topic, recall_handle, seconds)
 
     async def request(
         self,
@@ -207,7 +207,7 @@ class AsyncProducer(AsyncClient, ValueSender):
         queue: MessageQueue | None = None,
         key: str | None = None,
         selector: QueueSelector | None = None,
-        timeout_s: float = 3.0,
+        timeout_s: float | timedelta = 3.0,
     ) -> MessageExt:
         """Sends a message, and waits for the reply that a consumer gives to it (``AsyncPushConsumer.replier``).
 
@@ -216,13 +216,13 @@ class AsyncProducer(AsyncClient, ValueSender):
             queue: as for ``send``.
             key: as for ``send``.
             selector: as for ``send``.
-            timeout_s: seconds for the send, the handling and the reply together.
+            timeout_s: seconds, or a ``timedelta``, for the send, the handling and the reply together.
 
         Raises:
             ReplyTimeoutError: the request is stored, but no reply arrived in time; it may have been handled.
             RmqError: as ``send``.
         """
-        check_timeout(timeout_s)
+        timeout_s = seconds_of("timeout_s", timeout_s)
         topic = await self._delivery.topic(message.topic, timeout_s)
         targets = [topic.targets.get(to) for to in (topic.active if queue is None else [queue])]
         addresses = {target.address for target in targets if target is not None}

@@ -13,6 +13,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any, Protocol, Unpack
 
 import msgspec
@@ -147,7 +148,7 @@ class AsyncTransactionProducer(AsyncProducer):
             await self._introducing.close()
 
     async def send_message_in_transaction(
-        self, message: Message, arg: Any = None, *, timeout_s: float | None = None
+        self, message: Message, arg: Any = None, *, timeout_s: float | timedelta | None = None
     ) -> TransactionSendResult:
         """Sends a half message, does the local transaction, and commits the message or rolls it back by its outcome.
 
@@ -165,7 +166,7 @@ class AsyncTransactionProducer(AsyncProducer):
         return await self._transact((message,), arg, timeout_s)
 
     async def _send_and_decide(
-        self, messages: Sequence[Message], arg: Any, timeout_s: float | None
+        self, messages: Sequence[Message], arg: Any, timeout_s: float | timedelta | None
     ) -> TransactionSendResult:
         await self._delivery.topic(messages[0].topic, timeout_s)
         half = self._half(messages[0])

@@ -230,13 +230,22 @@ async def test_flags_and_handles_are_checked_before_anything_is_sent() -> None:
                     await producer.send_batch([Message("T", "x"), wrong])
             with pytest.raises(MessageIllegalLocallyError, match="recall_handle must be str"):
                 await producer.recall("T", None)  # type: ignore[arg-type]
-            for timeout_s in ("3", _NAN, timedelta(1)):
-                with pytest.raises(ClientError, match="is not a number of seconds"):
+            for timeout_s in ("3", _NAN, True):
+                with pytest.raises(ClientError, match=r"timeout_s: .* is not seconds or a timedelta"):
                     await producer.send(Message("T", "x"), timeout_s=timeout_s)  # type: ignore[arg-type]
             assert not sends(fake.broker)
             for flag in (-(2**31), 2**31 - 1):
                 await producer.send(Message("T", "x", flag=flag))
         assert [header.flag for header in sends(fake.broker)] == [-(2**31), 2**31 - 1]
+
+
+async def test_a_timeout_may_be_a_timedelta() -> None:
+    minute = timedelta(minutes=1)
+    async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
+        await producer.send(Message("T", "x"), timeout_s=minute)
+        await producer.send_batch([Message("T", "x")], timeout_s=minute)
+        await producer.send_value("T", 1, timeout_s=minute)
+        assert len(sends(fake.broker)) == 3
 
 
 async def test_what_is_no_queue_and_no_selector_is_refused() -> None:
