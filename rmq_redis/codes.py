@@ -220,7 +220,8 @@ class MessageSysFlag(IntFlag):
 VERSION_4_1_0_SNAPSHOT = 232
 """Java clients send SQL92 subscriptions only to brokers that announce at least this."""
 VERSION_4_9_4 = 401
-"""From here on a NameServer answers routes in strict JSON."""
+"""Clients from here on read standard JSON. Source: ``ClientRequestProcessor``."""
 VERSION_5_3_3 = 479
+"""Source: the ordinal of ``MQVersion.Version.V5_3_3``."""
 CURRENT_VERSION = VERSION_5_3_3
 """The protocol version that we announce in every frame."""

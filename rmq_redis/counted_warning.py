@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 _LOG_PERIOD_S = 10.0
+"""A log that many clients trigger stays readable, and an operator who watches it sees a cause within seconds."""
 
 
 class CountedWarning:

@@ -5,7 +5,7 @@ Source: RocketMQ 5.3 ``namesrv/processor/DefaultRequestProcessor``, ``ClientRequ
 
 from __future__ import annotations
 
-from ..codes import RequestCode, ResponseCode
+from ..codes import VERSION_4_9_4, RequestCode, ResponseCode
 from ..plugins.hookspecs import RouteFilter, RouteRequest
 from ..protocol.bodies.base import dumps
 from ..protocol.bodies.route import decode_route, encode_cluster_info, encode_route
@@ -23,9 +23,6 @@ from ..remoting.dispatch import Processor
 from ..store.registry.entries import GroupKey, check_storable
 from .kv_config import KvConfigProcessor
 from .routes import WRITE_WIPED, RouteTable
-
-_STANDARD_JSON_FROM_VERSION = 401
-"""Clients from 4.9.4 on read standard JSON. Source: ``MQVersion.Version.V4_9_4``, ``ClientRequestProcessor``."""
 
 
 class RouteProcessor:
@@ -62,7 +59,7 @@ class RouteProcessor:
 
     def get_route_info(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         header = command.header(GetRouteInfoRequestHeader)
-        standard_json = bool(header.accept_standard_json_only) or command.version >= _STANDARD_JSON_FROM_VERSION
+        standard_json = bool(header.accept_standard_json_only) or command.version >= VERSION_4_9_4
         body = self._table.route_body(header.topic, standard_json=standard_json)
         if body is None:
             return response(

@@ -6,6 +6,7 @@ of ten seconds. Source: RocketMQ 5.3 ``StatsItem`` (windows), ``StoreStatsServic
 
 from __future__ import annotations
 
+import math
 import time
 from array import array
 from bisect import bisect_left
@@ -13,11 +14,15 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 SLOT_S = 10.0
-DAY_SLOTS = 360 * 24
+"""Source: ``StatsItemSet``, which samples every 10 s."""
+DAY_SLOTS = 24 * 360
+"""An hour has 360 slots."""
 _PERIODS = (1, 60, 360)
 """Slots between two samples of the minute, the hour and the day."""
 _SAMPLES = (6, 6, 24)
+"""Samples of the minute, the hour and the day."""
 _FIELDS = 5
+"""Numbers of one sample: which one it is, and the fields of ``Total``."""
 
 Clock = Callable[[], float]
 
@@ -135,13 +140,14 @@ _RANGES = {
 }
 _LONGER = "[10s~]"
 _PERIOD_S = 60.0
+"""Source: ``StoreStatsService``, which reports the last minute."""
 
 
 class AppendTimes:
     """How long appends took, by minute.
 
     Attributes:
-        failed: appends that the store did not take, since start.
+        failed: appends that the store refused, since start.
         longest_ms: the longest since start.
     """
 
@@ -175,8 +181,8 @@ class AppendTimes:
         """Appends by range of time, in RocketMQ's names for the ranges."""
         counts = self._complete()
         result = dict.fromkeys((*_RANGES, _LONGER), 0)
-        for edge, count in zip((*_EDGES_MS, None), counts, strict=True):
-            name = next((name for name, end in _RANGES.items() if edge is not None and edge <= end), _LONGER)
+        for edge, count in zip((*_EDGES_MS, math.inf), counts, strict=True):
+            name = next((name for name, end in _RANGES.items() if edge <= end), _LONGER)
             result[name] += count
         return result
 

@@ -49,7 +49,7 @@ class KnownQueues(GroupSession):
         self._recovery: asyncio.Task[None] | None = None
 
     async def open_queues(self, queues: Sequence[tuple[MessageQueue, int]]) -> None:
-        """Makes queues known by (queue, number) and reads how far they reach. Known ones are left as they are."""
+        """Adds queues by (queue, number) and reads how far they reach. Known ones stay as they are."""
         opened: list[Queue] = []
         for queue, number in queues:
             if not self._is_known(queue, number):
@@ -59,7 +59,7 @@ class KnownQueues(GroupSession):
         for item in opened:
             if not self._is_known(item.mq, item.number):
                 old = self.queues.get((item.topic, item.queue_id))
-                if old is not None:  # its topic was deleted and made again
+                if old:  # its topic was deleted and created again
                     self.queues_by_number.pop(old.number, None)
                 self.queues[item.topic, item.queue_id] = item
                 self.queues_by_number[item.number] = item
@@ -81,7 +81,7 @@ class KnownQueues(GroupSession):
         for start in range(0, len(queues), _QUEUES_AT_ONCE):
             some = queues[start : start + _QUEUES_AT_ONCE]
             answer = await connection.execute_function("queue_info", [queue.key for queue in some], [])
-            if self.role != role:  # what a slave asked for is too old for a master
+            if self.role != role:  # what a slave read is too old for a master
                 return
             for queue, first, last in zip(some, answer[::2], answer[1::2], strict=True):
                 min_offset = int(first) - 1 if first else int(last)
@@ -112,8 +112,7 @@ class KnownQueues(GroupSession):
         """Reads how far the queues (default: all) reach. An end never goes back, or an offset would be used twice.
 
         It would go back after a Redis failover that lost what was not replicated, a flush, or an older snapshot:
-        consumers are past the messages that were lost and would miss those that take their place. So the offsets stay
-        used.
+        consumers are past the lost messages and would miss new ones at the same offsets. So the offsets stay used.
         """
         queues = list(queues or self.queues.values())
         known = [queue.max_offset for queue in queues]
@@ -122,17 +121,17 @@ class KnownQueues(GroupSession):
         await self._raise_ends(connection, lost)
 
     async def go_on_behind(self, offsets: Mapping[tuple[str, int], int]) -> None:
-        """Raises the ends of queues that groups have consumed further than they reach. Raises StoreError.
+        """Raises the ends of queues in which a group has consumed beyond the end. Raises StoreError.
 
-        Their streams were lost while no broker ran; members would miss what takes the place of the lost messages.
+        Their streams were lost while no broker ran; consumers would miss new messages at the offsets of the lost ones.
 
         Args:
-            offsets: by (topic, queue id), the largest offset committed. One that is absurd moves nothing.
+            offsets: by (topic, queue id), the largest committed offset; an absurd one is ignored.
         """
         lost = [
             (queue, offset)
             for key, offset in offsets.items()
-            if (queue := self.queues.get(key)) is not None and 0 < offset - queue.max_offset <= _MOST_LOST
+            if (queue := self.queues.get(key)) and 0 < offset - queue.max_offset <= _MOST_LOST
         ]
         await self._raise_ends(self.current(), lost)
 
@@ -151,7 +150,7 @@ class KnownQueues(GroupSession):
             await self.call_over(
                 connection, "raise_ends", [queue.key for queue, _ in lost], [before for _, before in lost]
             )
-        except StoreFencedError as error:  # the lease is looked after elsewhere, and then the ends are read again
+        except StoreFencedError as error:  # leadership handles the loss of the lease, and reads the ends again
             logger.debug("the ends of queues are not raised: %s", error)
 
     def recover_soon(self, queue: Queue) -> None:
@@ -159,7 +158,7 @@ class KnownQueues(GroupSession):
             self._recovery = self._loop.create_task(self._recover(queue))
 
     async def _recover(self, queue: Queue) -> None:
-        """Reads what is left of a queue; one whose stream has disappeared begins again behind the lost messages."""
+        """Reads how far a queue reaches; if its stream has disappeared, it continues behind the lost messages."""
         try:
             await self._load_ends(self.current(), [queue])
         except StoreError as error:

@@ -98,7 +98,7 @@ class LockStore:
 
     async def unlock(self, client_id: str, keys: Iterable[LockKey]) -> None:
         """Frees those that this client holds. Raises StoreError: they are free here, and expire in the store."""
-        mine = [key for key in keys if (held := self._locks.get(key)) is not None and held.client_id == client_id]
+        mine = [key for key in keys if (held := self._locks.get(key)) and held.client_id == client_id]
         for key in mine:
             del self._locks[key]
         if mine:

@@ -15,8 +15,11 @@ logger = logging.getLogger(__name__)
 GroupTopic = tuple[str, str]
 
 _KEYS_AT_ONCE = 500
+"""Keys of one EXISTS: less than 1 ms in which the server answers no other client."""
 _KEYS_A_LOOK = 5000
+"""Keys per call: ten round trips, far less than a lease."""
 _LOGGED_KEYS = 8
+"""A store that lost everything may have had thousands of keys: the log names this many."""
 
 
 def _log_missing(keys: Sequence[bytes]) -> None:
@@ -162,17 +165,17 @@ class OffsetStore:
         self._flush_soon()
 
     def written(self, group: str, topic: str, queue_id: int, offset: int) -> None:
-        """Sets an offset that somebody else writes to the store with the next call: nothing older may follow it."""
+        """Sets an offset that the caller's next call writes to the store: no older one may follow it."""
         pair = (group, topic)
         self._offsets.setdefault(pair, {})[queue_id] = offset
         dirty = self._dirty.get(pair)
-        if dirty is not None:
+        if dirty:
             dirty.pop(queue_id, None)
             if not dirty:
                 del self._dirty[pair]
 
     def is_written(self, group: str, topic: str, queue_id: int) -> bool:
-        """Whether the store has what was committed here last, or soon will."""
+        """Whether the last commit is in the store, or on its way."""
         return queue_id not in self._dirty.get((group, topic), ())
 
     def topics_of(self, group: str) -> list[str]:
@@ -206,7 +209,7 @@ class OffsetStore:
             logger.debug("committed offsets are not written yet: %s", error)
 
     async def flush(self) -> None:
-        """Writes what was committed. Raises StoreError; it is then kept and tried again with the next period."""
+        """Writes what was committed. Raises StoreError; then it is kept and written in the next period."""
         dirty, self._dirty = self._dirty, {}
         if dirty:
             await self._write(dirty)
@@ -214,7 +217,7 @@ class OffsetStore:
             await self._write_ended_resets()
 
     def write_all_soon(self) -> None:
-        """Writes every offset once more: a server that took the place of the store's may lack the last of them."""
+        """Writes every offset again: after a failover of the store, the new server may lack the last of them."""
         for pair, queues in self._offsets.items():
             self._dirty[pair] = queues | self._dirty.get(pair, {})
         self._flush_soon()
@@ -229,7 +232,7 @@ class OffsetStore:
     async def write_what_is_missing(self) -> None:
         """Writes the offsets whose keys have disappeared from the store (evicted, deleted). Raises StoreError.
 
-        One call looks at ``_KEYS_A_LOOK`` keys, the next one at those behind them: the lease is renewed between calls.
+        One call checks ``_KEYS_A_LOOK`` keys, the next one those behind them: the lease is renewed between calls.
         """
         connection, keys = self._session.current(), self._session.keys
         pairs = [pair for pair, queues in self._offsets.items() if queues and pair not in self._dirty]
@@ -298,20 +301,20 @@ class OffsetStore:
             raise
 
     def abandon(self) -> None:
-        """Forgets what is not written yet: another process is the master now and has what its clients committed."""
+        """Drops what is not written yet: another process is the master now and has the commits of its clients."""
         self._dirty.clear()
         self._ended_resets.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._cancel_timer()
 
     async def close(self) -> None:
         """Writes what is left."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._flushing is not None:
+        self._cancel_timer()
+        if self._flushing:
             await self._flushing
         await self._flush_quietly()
-        if self._timer is not None:
+        self._cancel_timer()
+
+    def _cancel_timer(self) -> None:
+        if self._timer:
             self._timer.cancel()
+            self._timer = None

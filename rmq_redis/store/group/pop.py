@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ...errors import StoreError
-from ..redis.connection import Arg
+from ..redis.connection import Arg, settle
 from .queue import Queue
 from .queues import QueueStore
 from .turn import TurnBatch
@@ -96,7 +96,7 @@ class PopStore:
         return [[int(entry[2:]) - 1 for entry in claimed] for claimed in answer]
 
     def ack(self, hidden: Hidden, queue: Queue) -> asyncio.Future[bool]:
-        """Ends a message, with all others of this turn of the event loop; False when it is not hidden until then."""
+        """Ends a message, together with all others of this turn of the event loop; False if it is no longer hidden."""
         future: asyncio.Future[bool] = self._loop.create_future()
         self._acks.add(_Ack(hidden, queue, future))
         return future
@@ -114,15 +114,10 @@ class PopStore:
 
     @staticmethod
     def _answer_ack(ack: _Ack, answer: Any, error: StoreError | None) -> None:
-        if ack.future.done():
-            return
-        if error is None:
-            ack.future.set_result(bool(answer))
-        else:
-            ack.future.set_exception(error)
+        settle(ack.future, bool(answer), error)
 
     async def change(self, hidden: Hidden, visible_ms: int) -> bool:
-        """Hides a message until another time; False when it is not hidden until the one that ``hidden`` says."""
+        """Hides a message until another time; False if it is no longer hidden until ``hidden.visible_ms``."""
         args: list[Arg] = [hidden.member, hidden.visible_ms, visible_ms]
         return bool(await self._store.call("pop_change", [self._keys.popped], args))
 
@@ -132,7 +127,7 @@ class PopStore:
         return int(float(answer[1])) if answer else None
 
     async def due(self, now_ms: int, limit: int) -> list[Hidden]:
-        """Hidden messages whose time is over at ``now_ms``, earliest first, at most ``limit``."""
+        """Hidden messages that expired by ``now_ms``, earliest first, at most ``limit``."""
         answer = await self._store.current().execute(
             "ZRANGEBYSCORE", self._keys.popped, "-inf", now_ms, "WITHSCORES", "LIMIT", 0, limit
         )
@@ -145,7 +140,7 @@ class PopStore:
         args: list[Arg] = []
         for revival in revivals:
             for queue in (revival.source, revival.target):
-                if queue is not None and queue not in numbers:
+                if queue and queue not in numbers:
                     keys.append(queue.key)
                     numbers[queue] = len(keys) + 1
             hidden = revival.hidden
@@ -155,7 +150,7 @@ class PopStore:
         arrived: dict[Queue, tuple[int, list[bytes]]] = {}
         added: list[Revival] = []
         for revival, entry in zip(revivals, answer, strict=True):
-            if entry and revival.target is not None:
+            if entry and revival.target:
                 added.append(revival)
                 arrived.setdefault(revival.target, (int(entry[2:]) - 1, []))[1].append(revival.record)
         for queue, (first, records) in arrived.items():

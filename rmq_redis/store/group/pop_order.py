@@ -1,12 +1,12 @@
 """What ordered POPs have delivered: at most one batch of a queue and group, as one field of a hash.
 
-The field ``<group>:<topic>:<queueId>`` is there as long as something of the batch is not acknowledged, and all that is
-known of it is its text, so that one function call changes it together with the group's offset and its pending entries:
+The field ``<group>:<topic>:<queueId>`` exists until all of the batch is acknowledged. Its value is one text, so
+that one function call changes it together with the group's offset and its pending entries:
 
     <next offset> <pop time> <attempt>;<offset> <visible again at> <deliveries>;...
 
-The offset of the group is the first one in the text. One that is another was set by somebody else (a reset): then the
-batch does not hold any more. Times in ms since 1970.
+The offset of the group is the first one in the text. If the group has another offset, it was reset, and the batch is
+void. Times in ms since 1970.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import StoreError
-from ..redis.connection import Arg
+from ..redis.connection import Arg, settle
 from .offsets import OffsetStore
 from .queue import Queue
 from .queues import QueueStore
@@ -30,7 +30,7 @@ Key = tuple[str, Queue]
 
 
 def attempt_of(attempt_id: str | None) -> str:
-    """A client's attemptId in a form that any text may have."""
+    """A client's attemptId as a short hash, so that it may contain any character."""
     return hashlib.blake2b(attempt_id.encode(), digest_size=8).hexdigest() if attempt_id else NO_ATTEMPT
 
 
@@ -70,7 +70,7 @@ class Batch:
 
     @property
     def until_ms(self) -> int:
-        """Until then it is with somebody; the last of its times counts."""
+        """When the last of its messages is visible again."""
         return max(message.visible_ms for message in self.messages)
 
     def text(self) -> str:
@@ -90,12 +90,12 @@ class Step:
     """What a POP makes of one queue.
 
     Attributes:
-        before: what was out when it was planned; it is not done when that is not so any more.
-        batch: what is out from then on; None when nothing is.
-        offset: the group's offset from then on.
-        next_offset: the end of what was delivered, for the Redis consumer group.
-        given, ended: offsets that become pending there, and that are no longer.
-        dead: records for the dead letters, of messages that are in ``ended``.
+        before: the batch when the step was planned; the step is not done if it changed since.
+        batch: the batch afterwards; None: none.
+        offset: the group's offset afterwards.
+        next_offset: end of the delivered messages, for the Redis consumer group.
+        given, ended: offsets that become pending there, and that stop being pending.
+        dead: records for the dead letter topic, of messages in ``ended``.
     """
 
     queue: Queue
@@ -122,17 +122,17 @@ class PopOrderStore:
         self._loop = asyncio.get_running_loop()
         self._batches: dict[Key, Batch | None] = {}
         self.on_batch: Callable[[Key, Batch], None] = lambda key, batch: None
-        """Called with every batch that is new or changed."""
+        """Called with each batch that is new or changed."""
 
     @property
     def batches(self) -> Mapping[Key, Batch | None]:
-        """What is out; None: ``refresh`` must say it."""
+        """What is delivered and not acknowledged; None: unknown until ``refresh``."""
         return self._batches
 
     def holds(self, key: Key) -> Batch | None:
         """The batch of a queue, if it still holds: None when there is none, or another offset was set."""
         batch = self._batches.get(key)
-        if batch is not None and self.offset_of(key) != batch.first_offset:
+        if batch and self.offset_of(key) != batch.first_offset:
             return None
         return batch
 
@@ -146,15 +146,16 @@ class PopOrderStore:
         queue = key[1]
         return f"{key[0]}:{queue.topic}:{queue.queue_id}"
 
-    def _learn(self, key: Key, text: bytes) -> None:
-        if text:
-            batch = self._batches[key] = Batch.of(text)
+    def _put_batch(self, key: Key, batch: Batch | None) -> None:
+        if batch:
+            self._batches[key] = batch
             self.on_batch(key, batch)
         else:
             self._batches.pop(key, None)
 
-    def _take_over_offset(self, key: Key, offset: bytes | None) -> None:
-        """Redis has this offset of the group now. One that was set here and is not written yet is newer."""
+    def _learn(self, key: Key, text: bytes, offset: bytes | None) -> None:
+        """Redis has this batch of a queue and this offset of the group, unless a newer one is not written yet."""
+        self._put_batch(key, Batch.of(text) if text else None)
         queue = key[1]
         if offset and self._offsets.is_written(key[0], queue.topic, queue.queue_id):
             self._offsets.written(key[0], queue.topic, queue.queue_id, int(offset))
@@ -166,11 +167,11 @@ class PopOrderStore:
         for field, text in zip(answer[::2], answer[1::2], strict=True):
             group, topic, queue_id = field.decode().split(":")
             queue = self._store.queues.get((topic, int(queue_id)))
-            if queue is not None:
+            if queue:
                 self._batches[group, queue] = Batch.of(text)
 
     def forget(self) -> None:
-        """Another process is the master now and has what is out."""
+        """Drops everything: another process is the master now and has the batches."""
         self._batches.clear()
 
     def forget_queue(self, queue: Queue) -> None:
@@ -179,7 +180,7 @@ class PopOrderStore:
             del self._batches[key]
 
     async def refresh(self, keys: Sequence[Key]) -> None:
-        """Reads what is out of some queues."""
+        """Reads the unknown batches of some queues."""
         connection = self._store.current()
         answers = await asyncio.gather(
             *(connection.execute("HGET", self._keys.ordered, self._field(key)) for key in keys),
@@ -190,8 +191,7 @@ class PopOrderStore:
         )
         for key, text, offset in zip(keys, answers[: len(keys)], answers[len(keys) :], strict=True):
             if self._batches.get(key) is None:
-                self._learn(key, text or b"")
-                self._take_over_offset(key, offset)
+                self._learn(key, text or b"", offset)
 
     async def _call(self, name: str, keys: list[bytes], args: list[Arg], changed: Sequence[Key]) -> Any:
         self._store.current()  # if the store is unreachable, nothing changes
@@ -202,26 +202,13 @@ class PopOrderStore:
             raise
 
     async def pop(self, group: str, steps: Sequence[Step], dead_letters: Queue | None) -> list[bool]:
-        """Delivers messages, and ends others. False for a queue whose batch in Redis is not the expected one.
+        """Delivers messages and ends others. Returns False for each queue whose batch in Redis is not the expected one.
 
         Args:
             dead_letters: where the records in ``dead`` go.
         """
-        keys = [self._keys.consumed]
-        args: list[Arg] = [group, len(steps), 0 if dead_letters is None else dead_letters.known_end]
-        changed: list[Key] = []
-        for step in steps:
-            queue, key = step.queue, (group, step.queue)
-            keys += (step.queue.key, self._keys.offsets(group, queue.topic))
-            args += (f"{group}:{queue.topic}", queue.queue_id, "" if step.before is None else step.before.text())
-            args += ("" if step.batch is None else step.batch.text(), step.offset, step.next_offset)
-            for offsets in (step.given, step.ended):
-                args.append(len(offsets))
-                args += (offset + 1 for offset in offsets)
-            args += (len(step.dead), *step.dead)
-            changed.append(key)
-        if dead_letters is not None:
-            keys.append(dead_letters.key)
+        keys, args = self._encode(group, steps, dead_letters)
+        changed = [(group, step.queue) for step in steps]
         set_before = [self._set_here(key) for key in changed]
         for step in steps:
             self._offsets.written(group, step.queue.topic, step.queue.queue_id, step.offset)
@@ -233,18 +220,31 @@ class PopOrderStore:
                 self._put_back(key, step, offset)
             raise
         for key, step, offset, (done, *rest) in zip(changed, steps, set_before, answer, strict=True):
-            if not done:
-                self._put_back(key, step, offset)
-                self._learn(key, rest[0])
-                self._take_over_offset(key, rest[1])
-            elif step.batch is None:
-                self._batches.pop(key, None)
+            if done:
+                self._put_batch(key, step.batch)
+                if rest and dead_letters:
+                    self._store.arrived(dead_letters, int(rest[0][2:]) - len(step.dead), list(step.dead))
             else:
-                self._batches[key] = step.batch
-                self.on_batch(key, step.batch)
-            if done and rest and dead_letters is not None:
-                self._store.arrived(dead_letters, int(rest[0][2:]) - len(step.dead), list(step.dead))
+                self._put_back(key, step, offset)
+                self._learn(key, *rest)
         return [bool(done) for done, *_ in answer]
+
+    def _encode(self, group: str, steps: Sequence[Step], dead_letters: Queue | None) -> tuple[list[bytes], list[Arg]]:
+        """Keys and arguments of ``pop_order``."""
+        keys = [self._keys.consumed]
+        args: list[Arg] = [group, len(steps), dead_letters.known_end if dead_letters else 0]
+        for step in steps:
+            queue = step.queue
+            keys += (queue.key, self._keys.offsets(group, queue.topic))
+            args += (f"{group}:{queue.topic}", queue.queue_id, step.before.text() if step.before else "")
+            args += (step.batch.text() if step.batch else "", step.offset, step.next_offset)
+            for offsets in (step.given, step.ended):
+                args.append(len(offsets))
+                args += (offset + 1 for offset in offsets)
+            args += (len(step.dead), *step.dead)
+        if dead_letters:
+            keys.append(dead_letters.key)
+        return keys, args
 
     def _set_here(self, key: Key) -> int | None:
         """The group's offset if it is not written yet."""
@@ -253,7 +253,7 @@ class PopOrderStore:
         return None if written else self.offset_of(key)
 
     def _put_back(self, key: Key, step: Step, offset: int | None) -> None:
-        """An offset that was not written yet is to be written again, if nobody set another meanwhile."""
+        """Has an offset that was not written yet written again, unless another was set meanwhile."""
         if offset is not None and self.offset_of(key) == step.offset:
             self._offsets.commit(key[0], key[1].topic, key[1].queue_id, offset)
 
@@ -261,8 +261,8 @@ class PopOrderStore:
         """Ends a batch.
 
         Args:
-            visible_ms: from then on its messages come through the group's retry topic, and the group goes on behind it;
-                None: they are forgotten, for another offset was set.
+            visible_ms: when its messages are redelivered through the group's retry topic; the group continues behind
+                the batch. None: they are dropped, because another offset was set.
         """
         batch = self._batches.get(key)
         if batch is None:
@@ -273,12 +273,10 @@ class PopOrderStore:
         args += ("", "") if visible_ms is None else (batch.next_offset, visible_ms)
         args += (message.queue_offset + 1 for message in batch.messages)
         text, offset = await self._call("end_order", keys, args, [key])
-        self._learn(key, text)
-        if text or visible_ms is not None:
-            self._take_over_offset(key, offset)
+        self._learn(key, text, None if not text and visible_ms is None else offset)
 
     async def ack(self, key: Key, pop_ms: int, offsets: Sequence[int]) -> None:
-        """Ends messages of the batch that was delivered at ``pop_ms``; of another one none."""
+        """Ends messages of a batch, if that is the one delivered at ``pop_ms``."""
         group, queue = key
         keys = [self._keys.ordered, queue.key, self._keys.offsets(group, queue.topic)]
         args: list[Arg] = [self._field(key), group, queue.queue_id, pop_ms, *offsets]
@@ -287,26 +285,20 @@ class PopOrderStore:
 
         def answered(answer: Any, late: StoreError | None = None) -> None:
             error = answer if isinstance(answer, StoreError) else None
-            if error is not None:
+            if error:
                 self._batches[key] = None
             else:
                 text, offset = answer
-                if offset and self.holds(key) is not None:  # were the same one to be written again, it is too old now
+                if offset and self.holds(key):  # were the same one to be written again, it is too old now
                     self._offsets.written(group, queue.topic, queue.queue_id, int(offset))
-                self._learn(key, text)
-                self._take_over_offset(key, offset)
-            if future.done():
-                return
-            if error is not None or late is not None:
-                future.set_exception(error or late or StoreError("not confirmed"))
-            else:
-                future.set_result(None)
+                self._learn(key, text, offset)
+            settle(future, None, error or late)
 
         self._store.send(answered, "ack_order", keys, args)
         await future
 
     async def change(self, key: Key, pop_ms: int, queue_offset: int, visible_ms: int) -> bool:
-        """Has a message be with somebody until another time; False when it is not out since ``pop_ms``."""
+        """Hides a message until another time; False if it was not delivered at ``pop_ms``, or is acknowledged."""
         text, done = await self._call("change_order", [], [self._field(key), pop_ms, queue_offset, visible_ms], [key])
-        self._learn(key, text)
+        self._learn(key, text, None)
         return bool(done)

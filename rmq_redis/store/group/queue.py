@@ -16,6 +16,7 @@ QUEUE_NUMBER_SHIFT = 40
 MAX_QUEUE_NUMBER = (1 << (63 - QUEUE_NUMBER_SHIFT)) - 1
 _MASK = (1 << QUEUE_NUMBER_SHIFT) - 1
 _FIRST_SIZE_HINT = 256 * 1024
+"""As much as one pull may return by default: before it knows any record, it reads one, which may be large."""
 MAX_READ_BYTES = 64 * 1024 * 1024
 """What one read may bring at the very most, should all its records be as large as the largest."""
 

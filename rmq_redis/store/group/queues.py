@@ -16,7 +16,7 @@ from typing import Any
 from ...errors import StoreError, StoreFencedError
 from ...protocol.record import store_timestamp_position
 from ..keys import GroupKeys
-from ..redis.connection import Arg, StoreConnection
+from ..redis.connection import Arg, StoreConnection, settle
 from ..redis.window import AppendWindow
 from .counters import AppendTimes, Counter
 from .known_queues import KnownQueues, log_lost
@@ -188,9 +188,9 @@ class QueueStore(KnownQueues):
                 done(queue, offset, error, arg)
             except Exception:  # an error in one caller must not cost the others their answers
                 logger.exception("%s: the handler of an append's answer failed", queue.mq)
-            if answer is not None:
+            if answer:
                 offset += count
-        if answer is not None:
+        if answer:
             self.arrived(queue, first, records, self._took_ms, len(waiting))
 
     def arrived(self, queue: Queue, first_offset: int, records: list[bytes], ms: int = 0, times: int = 1) -> None:
@@ -272,12 +272,7 @@ class QueueStore(KnownQueues):
         future: asyncio.Future[tuple[Sequence[int], list[bytes]]] = self._loop.create_future()
 
         def done(offsets: Sequence[int], records: list[bytes], error: StoreError | None) -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result((offsets, records))
+            settle(future, (offsets, records), error)
 
         self.read(queue, queue_offset, count, done)
         return await future

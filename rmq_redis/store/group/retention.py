@@ -16,9 +16,11 @@ from .queues import QueueStore
 logger = logging.getLogger(__name__)
 
 _SAMPLES = 32
+"""Entries that are measured per queue: messages of one topic have similar sizes."""
 _ENTRY_BYTES = 16
 """What a stream entry of one field takes besides its value; measured with Valkey 9 and Redis 7, 256-byte values."""
 _QUEUES_AT_ONCE = 100
+"""Queues that one call measures; the server answers no other client meanwhile."""
 _NOT_COUNTED = "mem_not_counted_for_evict"
 
 

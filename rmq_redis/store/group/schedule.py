@@ -134,7 +134,7 @@ class ScheduleStore:
 
     async def move(self, moves: list[Move], now_ms: int) -> int:
         """Moves messages to their queues, stored at ``now_ms``; how many were still there. Raises StoreError."""
-        queues = list(dict.fromkeys(move.queue for move in moves if move.queue is not None))
+        queues = list(dict.fromkeys(move.queue for move in moves if move.queue))
         positions: dict[Queue | None, int] = {None: 0}
         positions |= {queue: index for index, queue in enumerate(queues, len(self._keys) + 2)}
         args: list[Arg] = [now_ms.to_bytes(8, "big")]
@@ -144,7 +144,7 @@ class ScheduleStore:
         ids = await self._store.call("move_due", [*self._keys, *(queue.key for queue in queues)], args)
         arrived: dict[Queue, tuple[int, list[bytes]]] = {}
         for move, entry_id in zip(moves, ids, strict=True):
-            if entry_id and move.queue is not None:
+            if entry_id and move.queue:
                 first, records = arrived.setdefault(move.queue, (int(entry_id[2:]) - 1, []))
                 records.append(stored_record(move.due.record, now_ms))
         for queue, (first, records) in arrived.items():

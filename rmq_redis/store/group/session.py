@@ -18,6 +18,7 @@ from ..redis.reconnecting import Store
 logger = logging.getLogger(__name__)
 
 NO_LIMIT = 1 << 62
+"""More bytes than a process can write."""
 
 
 def _nothing() -> None:
@@ -46,7 +47,7 @@ class StoreSettings:
 
 
 class _Either:
-    """A primary and a replica with URLs of their own."""
+    """A primary and a replica with a URL each."""
 
     finds = False
 
@@ -56,8 +57,16 @@ class _Either:
         self.shown = f"{primary.shown}, replica {replica.shown}"
 
 
+def _locators(settings: StoreSettings, tag: str) -> tuple[Locator, Locator]:
+    """Where to write and where to read."""
+    primary = locator(settings.url, tag)
+    if not settings.replica_url:
+        return primary, primary
+    return primary, _Either(primary, locator(settings.replica_url, tag))
+
+
 class GroupSession:
-    """Reads and writes as one member of a broker group; what another master has fenced off is reported here.
+    """Reads and writes as one member of a broker group, and reports that another master has fenced it off.
 
     Two connections: a large read must not delay an append.
     """
@@ -73,8 +82,8 @@ class GroupSession:
         """
         Args:
             on_fenced: called once per epoch when another master has taken the group over.
-            on_reloaded: awaited after a lost connection with the new one, when it was read again how far the queues
-                reach, and before anything else is written. May raise StoreError to have all of it tried again.
+            on_reloaded: awaited with the connection that replaces a lost one, after the ends of the queues were read
+                again and before anything else is written. If it raises StoreError, all of it is tried again.
         """
         self.settings = settings
         self.keys = keys
@@ -82,11 +91,8 @@ class GroupSession:
         self._on_reloaded = on_reloaded
         self._fenced = settings.reads_only
         self._confirmation: Confirmation | None = None
-        primary = locator(settings.url, keys.tag)
-        reads: Locator = primary
-        if settings.replica_url:
-            reads = _Either(primary, locator(settings.replica_url, keys.tag))
-        self._writes = Store(primary, "broker store", self._write_connection_opened)
+        writes, reads = _locators(settings, keys.tag)
+        self._writes = Store(writes, "broker store", self._write_connection_opened)
         self._reads = Store(reads, "broker store (reads)", from_replica=settings.reads_only)
         self._epoch = b"0"
         self._loop = asyncio.get_running_loop()
@@ -95,20 +101,20 @@ class GroupSession:
         self.put_bytes = 0
         """Bytes of records sent to Redis since start."""
         self.put_limit = NO_LIMIT
-        """``put_bytes`` at which appends are refused, until the memory was looked at again."""
+        """``put_bytes`` at which appends are refused, until the memory is measured again."""
         self.put_alarm = NO_LIMIT
         """``put_bytes`` at which ``on_alarm`` is called, once."""
         self.on_alarm: Callable[[], None] = _nothing
         """Called when ``put_alarm`` is reached, or Redis reports that it is out of memory."""
         self.reads_only = settings.reads_only
-        """Whether this process does not know by itself how far queues and offsets reach: it is a slave, or not yet done
-        with taking over. ``lead`` ends that."""
+        """Whether this process must read from the store how far queues and offsets reach: it is a slave, or its
+        takeover has not ended. ``lead`` ends that."""
 
     # --- role ------------------------------------------------------------------------------------------------------
 
     @property
     def role(self) -> tuple[bytes, bool]:
-        """Changes with every step from slave to master and back: what was read in an earlier role is outdated."""
+        """Changes with every step from slave to master and back; what was read in an earlier role is outdated."""
         return self._epoch, self.reads_only
 
     @property
@@ -116,23 +122,23 @@ class GroupSession:
         return int(self._epoch)
 
     def begin_writing(self, epoch: int) -> None:
-        """From now on everything is written with this epoch, which the caller took."""
+        """From now on, writes carry this epoch, which the caller took."""
         self._epoch = b"%d" % epoch
         self._fenced = False
 
     def lead(self) -> None:
-        """Everything in the store is read, and only this process writes: memory counts from now on."""
+        """Everything in the store was read, and only this process writes: its memory is right from now on."""
         self.reads_only = False
 
     def end_writing(self) -> None:
-        """Nothing more is written: another process is the group's master."""
+        """Stops writing: another process is the group's master."""
         self._epoch = b"0"
         self._fenced = self.reads_only = True
 
     @property
     def available(self) -> bool:
-        """Whether appends are taken: the store is reachable, not fenced, and has memory left."""
-        return self._writes.connection is not None and not self._fenced and self.put_bytes < self.put_limit
+        """Whether appends are accepted: the store is reachable, not fenced, and has memory left."""
+        return bool(self._writes.connection) and not self._fenced and self.put_bytes < self.put_limit
 
     @property
     def full(self) -> bool:
@@ -176,15 +182,15 @@ class GroupSession:
         return self._reads.current()
 
     async def ping_writes(self) -> None:
-        """Returns when the store answers on the connection for writes. Raises StoreError."""
+        """Waits for a response of the store on the connection for writes. Raises StoreError."""
         await self.current().execute("PING")
 
     async def ping_reads(self) -> None:
-        """Returns when the store answers on the connection for reads. Raises StoreError."""
+        """Waits for a response of the store on the connection for reads. Raises StoreError."""
         await self.current_read().execute("PING")
 
     async def follow_primary(self) -> None:
-        """Reconnects to another server if that is the primary by now. Raises StoreError when the primary is unknown."""
+        """Reconnects if another server is the primary by now. Raises StoreError if the primary is unknown."""
         await self._writes.follow()
         await self._reads.follow()
 
@@ -204,13 +210,13 @@ class GroupSession:
             await self._reopened(connection)
 
     async def _reopened(self, connection: StoreConnection) -> None:
-        """Called with each new connection while this process writes. Raises StoreError to have another one opened."""
+        """Called with each new connection while this process writes. If it raises StoreError, another one is opened."""
         await self._on_reloaded(connection)
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
     async def call(self, name: str, keys: list[bytes], args: list[Arg]) -> Any:
-        """Calls a fenced function of ``store.redis.functions``; the group's epoch is put before keys and arguments.
+        """Calls a fenced function of ``store.redis.functions``, with the group's epoch before the keys and arguments.
 
         Raises:
             StoreFencedError: another master has the group; ``on_fenced`` was called.
@@ -226,7 +232,7 @@ class GroupSession:
     def call_over(
         self, connection: StoreConnection, name: str, keys: list[bytes], args: list[Arg]
     ) -> asyncio.Future[Any]:
-        """As ``call`` on a connection that is being opened: the caller looks after errors."""
+        """As ``call``, on a connection that is being opened; the caller handles errors."""
         return connection.execute_function(name, [self.keys.epoch, *keys], [self._epoch, *args])
 
     def send(self, reply: ConfirmedReply, name: str, keys: list[bytes], args: list[Arg]) -> None:
@@ -248,8 +254,8 @@ class GroupSession:
             self._confirmation.call_function(answered, name, keys, args)
 
     async def confirmed(self) -> None:
-        """Returns when all that was written so far is confirmed as the modes require. Raises StoreError."""
-        if self._confirmation is not None:
+        """Waits until all writes so far are confirmed as the modes require. Raises StoreError."""
+        if self._confirmation:
             await self._confirmation.wait()
 
     def _report(self, error: StoreError) -> None:
@@ -260,7 +266,7 @@ class GroupSession:
             self.on_alarm()
 
     async def wait_until_answered(self, timeout_s: float) -> bool:
-        """Waits until every record has its answer; False when that takes longer than ``timeout_s`` seconds."""
+        """Waits until every record has its response; False if that takes longer than ``timeout_s`` seconds."""
         deadline = self._loop.time() + timeout_s
         while self.pending_bytes and self._loop.time() < deadline:
             await asyncio.sleep(0.005)  # at shutdown only: no event on the path of every append

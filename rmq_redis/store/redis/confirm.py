@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from ...codes import ResponseCode
 from ...errors import StoreError, StoreRefusedError, StoreUnconfirmedError
-from .connection import Arg, StoreConnection
+from .connection import Arg, StoreConnection, settle
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +27,25 @@ Confirmed = Callable[["StoreError | None"], None]
 
 
 class ConfirmedReply(Protocol):
-    """Gets an answer as a ``Reply`` does, and ``late`` when what was written is stored and not confirmed."""
+    """Gets an answer as a ``Reply`` does, and ``late`` if the write is stored but not confirmed."""
 
     def __call__(self, answer: Any, late: StoreError | None = None, /) -> None: ...
+
+
+@dataclass(slots=True)
+class _Question:
+    """One WAIT, WAITAOF, or both.
+
+    Attributes:
+        covered: what was written before it, in order, with the loop time by which it must be reported.
+        failure: why it is not known to be on disk.
+        is_late: whether the disk was only too slow.
+    """
+
+    covered: list[tuple[float, Confirmed]]
+    timeout_ms: int
+    failure: StoreError | None = None
+    is_late: bool = False
 
 
 class Confirmation:
@@ -36,9 +54,9 @@ class Confirmation:
     def __init__(self, connection: StoreConnection, *, replicas: int, flush: bool, timeout_ms: int) -> None:
         """
         Args:
-            replicas: how many must have it (0: none).
+            replicas: number of replicas that must have it; 0: none.
             flush: whether the primary must have it on disk.
-            timeout_ms: how long either may take from the call on.
+            timeout_ms: of replicas and disk each, from the call on.
         """
         self._connection = connection
         self._replicas = replicas
@@ -94,12 +112,7 @@ class Confirmation:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def confirmed(error: StoreError | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
+            settle(future, None, error)
 
         self.after(confirmed)
         await future
@@ -108,44 +121,43 @@ class Confirmation:
         self._asking = True
         covered, self._next = self._next, []
         timeout_ms = max(1, int((covered[0][0] - self._loop.time()) * 1000))
-        failure: StoreError | None = None
-        is_late = False
-
-        def flushed(answer: Any) -> None:
-            nonlocal failure, is_late
-            failure = self._judge_flush(answer)
-            is_late = failure is not None and not isinstance(answer, StoreError)
-            if not self._replicas:
-                self._finish(covered, failure, is_late=is_late)
-
-        def replicated(answer: Any) -> None:
-            if isinstance(answer, StoreRefusedError):
-                self._finish(covered, self._cannot_wait(answer))
-            elif isinstance(answer, StoreError):
-                self._finish(covered, answer)
-            elif answer >= self._replicas:
-                self._finish(covered, failure, is_late=is_late)
-            else:
-                self._connection.call(why, "ROLE")
-
-        def why(role: Any) -> None:
-            too_few = self._too_few(role)
-            self._finish(covered, too_few or self._late(), is_late=too_few is None)
-
-        def looked(role: Any) -> None:
-            too_few = self._too_few(role)
-            if too_few is None:
-                self._connection.call(replicated, "WAIT", self._replicas, timeout_ms)
-            else:
-                self._finish(covered, too_few)
-
+        question = _Question(covered, timeout_ms)
         if self._flush:
-            self._connection.call(flushed, "WAITAOF", 1, 0, timeout_ms)
-        if self._replicas:
-            if self._short is False:
-                self._connection.call(replicated, "WAIT", self._replicas, timeout_ms)
-            else:
-                self._connection.call(looked, "ROLE")
+            self._connection.call(partial(self._flushed, question), "WAITAOF", 1, 0, timeout_ms)
+        if self._replicas and self._short is False:
+            self._wait_for_replicas(question)
+        elif self._replicas:
+            self._connection.call(partial(self._counted, question), "ROLE")
+
+    def _flushed(self, question: _Question, answer: Any) -> None:
+        question.failure = self._judge_flush(answer)
+        question.is_late = bool(question.failure) and not isinstance(answer, StoreError)
+        if not self._replicas:
+            self._finish(question, question.failure, is_late=question.is_late)
+
+    def _counted(self, question: _Question, role: Any) -> None:
+        too_few = self._too_few(role)
+        if too_few:
+            self._finish(question, too_few)
+        else:
+            self._wait_for_replicas(question)
+
+    def _wait_for_replicas(self, question: _Question) -> None:
+        self._connection.call(partial(self._replicated, question), "WAIT", self._replicas, question.timeout_ms)
+
+    def _replicated(self, question: _Question, answer: Any) -> None:
+        if isinstance(answer, StoreRefusedError):
+            self._finish(question, self._cannot_wait(answer))
+        elif isinstance(answer, StoreError):
+            self._finish(question, answer)
+        elif answer >= self._replicas:
+            self._finish(question, question.failure, is_late=question.is_late)
+        else:
+            self._connection.call(partial(self._explain, question), "ROLE")
+
+    def _explain(self, question: _Question, role: Any) -> None:
+        too_few = self._too_few(role)
+        self._finish(question, too_few or self._late(), is_late=too_few is None)
 
     def _judge_flush(self, answer: Any) -> StoreError | None:
         if isinstance(answer, StoreError):
@@ -199,11 +211,10 @@ class Confirmation:
             ResponseCode.FLUSH_SLAVE_TIMEOUT,
         )
 
-    def _finish(
-        self, covered: list[tuple[float, Confirmed]], failure: StoreError | None, *, is_late: bool = False
-    ) -> None:
+    def _finish(self, question: _Question, failure: StoreError | None, *, is_late: bool = False) -> None:
         """Reports the outcome; if it is only late, to those that timed out: the others wait for the next WAIT."""
         self._asking = False
+        covered = question.covered
         if is_late:
             now = self._loop.time() + _GRAIN_S
             due = next((i for i, (deadline, _) in enumerate(covered) if i and deadline > now), len(covered))

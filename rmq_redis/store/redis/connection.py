@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import hiredis
 
@@ -22,6 +22,8 @@ from .functions import READ_ONLY, function_name, library, script
 from .url import server_text
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Arg = bytes | str | int
 Reply = Callable[[Any], None]
@@ -120,7 +122,7 @@ class StoreConnection(asyncio.Protocol):
             self._answer(reply, error)
         for call in self._take_postponed():
             self._answer(call.reply, error)
-        if self._on_lost is not None:
+        if self._on_lost:
             self._on_lost(self)
 
     def call(self, reply: Reply, *args: Arg) -> None:
@@ -204,26 +206,31 @@ class StoreConnection(asyncio.Protocol):
         self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def close(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport and not self._transport.is_closing():
             self._flush()
             self._transport.close()
 
     def abort(self) -> None:
         """Closes at once; what waits for an answer fails."""
-        if self._transport is not None:
+        if self._transport:
             self._transport.abort()
 
 
 _NOT_ENOUGH = object()
 
 
+def settle(future: asyncio.Future[T], result: T, error: StoreError | None) -> None:
+    """Ends a future with its error if there is one, else with its result; a cancelled one stays cancelled."""
+    if future.done():
+        return
+    if error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
 def _resolver(future: asyncio.Future[Any]) -> Reply:
     def resolve(answer: Any) -> None:
-        if future.done():
-            return
-        if isinstance(answer, StoreError):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
+        settle(future, answer, answer if isinstance(answer, StoreError) else None)
 
     return resolve

@@ -40,8 +40,11 @@ _FROM_ENVIRONMENT = {
     "ssl_keyfile": "KEYFILE",
 }
 _ASK_TIMEOUT_S = 1.0
+"""A Sentinel or node that answers later is skipped: the next one knows the same."""
 _SENTINEL_PORT = 26379
+"""Source: ``sentinel.conf``."""
 _REDIS_PORT = 6379
+"""Source: ``redis.conf``."""
 
 Parameters = dict[str, Any]
 """What one connection needs, by redis-py's names: host, port or path, db, username, password, ssl, ssl_….

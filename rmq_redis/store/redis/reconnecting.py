@@ -1,10 +1,10 @@
-"""A connection that comes back, to the server that is right then."""
+"""A connection that is reopened when it breaks, to the server that is the right one by then."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ...errors import StoreError
@@ -15,14 +15,21 @@ from .opening import connect
 logger = logging.getLogger(__name__)
 
 _RETRY_FIRST_S = 0.05
+"""A server that only closed the connection is there again at once."""
 _RETRY_MOST_S = 1.0
+"""After an outage, sends work again within about 1 s."""
 _SHORT_LIFE_S = 30.0
+"""A limit of the server closes a busy connection within seconds; a failover or restart comes far less often."""
 _LOSSES_TO_HINT = 3
 """Number of consecutive connections shorter than ``_SHORT_LIFE_S`` after which a hint is logged."""
 
 
+async def _nothing(connection: StoreConnection) -> None:
+    pass
+
+
 class Store:
-    """A connection that comes back: reopened with a growing pause whenever it breaks, to the server that is right then.
+    """A connection that is reopened whenever it breaks, with a growing pause, to the server that is right by then.
 
     Attributes:
         connection: the open connection, or None while there is none.
@@ -32,15 +39,15 @@ class Store:
         self,
         url: str | Locator,
         name: str,
-        on_open: Callable[[StoreConnection], Any] | None = None,
+        on_open: Callable[[StoreConnection], Awaitable[None]] = _nothing,
         *,
         from_replica: bool = False,
     ) -> None:
         """
         Args:
             from_replica: connects to a replica if the locator knows one.
-            name: what the log calls it.
-            on_open: awaited with each new connection before it is used; may raise StoreError to have it tried again.
+            name: of the connection, for the log.
+            on_open: awaited with each new connection before it is used; if it raises StoreError, another one is opened.
         """
         self._locator = locator(url) if isinstance(url, str) else url
         self._from_replica = from_replica
@@ -55,13 +62,13 @@ class Store:
         self.connection: StoreConnection | None = None
 
     async def start(self) -> None:
-        """Opens the first connection; may be called once more after ``close``. Raises StoreError when that fails."""
+        """Opens the first connection; may be called again after ``close``. Raises StoreError."""
         self._closing = False
         self.connection = await self._open()
         self._opened_s = asyncio.get_running_loop().time()
 
     def start_later(self) -> None:
-        """Opens the first connection in the background, as soon as that can be done."""
+        """Opens the first connection in the background, as soon as the server is reachable."""
         self._task = asyncio.get_running_loop().create_task(self._reopen())
 
     async def _open(self) -> StoreConnection:
@@ -72,12 +79,11 @@ class Store:
         if self._locator.finds and not (connection.is_primary or self._from_replica):
             connection.abort()
             raise StoreError(f"the primary of {self._locator.shown} is a replica now; looking for its successor")
-        if self._on_open is not None:
-            try:
-                await self._on_open(connection)
-            except BaseException:
-                connection.close()
-                raise
+        try:
+            await self._on_open(connection)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _lost(self, connection: StoreConnection) -> None:
@@ -104,7 +110,7 @@ class Store:
             )
 
     def _complain(self, error: StoreError) -> None:
-        """Logs why the store cannot be had: each reason once, until it is back."""
+        """Logs why the store is unreachable: each reason once, until it is back."""
         text = str(error)
         level = logging.DEBUG if text == self._complaint else logging.WARNING
         self._complaint = text
@@ -124,7 +130,7 @@ class Store:
                 logger.exception("%s: reconnecting failed", self._name)
                 await asyncio.sleep(_RETRY_MOST_S)
                 continue
-            if self.connection is not None:  # somebody else was faster
+            if self.connection:  # ``read_from`` was faster
                 connection.close()
                 return
             if connection.closed:
@@ -136,7 +142,7 @@ class Store:
             return
 
     async def read_from(self, *, replica: bool) -> None:
-        """Goes on with a connection to a replica, or to the primary. Raises StoreError; then nothing changed."""
+        """Switches to a replica, or to the primary. Raises StoreError; then nothing changed."""
         if self._from_replica == replica:
             return
         self._from_replica = replica
@@ -148,15 +154,15 @@ class Store:
             self._from_replica = not replica
             raise
         old, self.connection = self.connection, connection
-        if old is not None:
+        if old:
             old.close()
 
     async def follow(self) -> None:
-        """Reconnects when another server is the primary by now, though the old one still takes what we write.
+        """Reconnects if another server is the primary by now, even if the old one still accepts writes.
 
-        Raises StoreError when nobody knows the primary.
+        Raises StoreError if the primary is unknown.
         """
-        if self._locator.finds and not self._from_replica and self.connection is not None:
+        if self._locator.finds and not self._from_replica and self.connection:
             parameters = await self._locator.primary()
             place = parameters.get("host"), parameters.get("port")
             if place != self._place and not self._from_replica:
@@ -165,7 +171,7 @@ class Store:
 
     def reconnect(self) -> None:
         """Drops the connection, if there is one; a new one is opened in the background."""
-        if self.connection is not None:
+        if self.connection:
             self.connection.abort()
 
     def current(self) -> StoreConnection:
@@ -176,8 +182,8 @@ class Store:
 
     async def close(self) -> None:
         self._closing = True
-        if self._task is not None:
+        if self._task:
             self._task.cancel()
-        if self.connection is not None:
+        if self.connection:
             self.connection.close()
             self.connection = None

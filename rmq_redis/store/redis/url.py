@@ -124,7 +124,7 @@ def without_credentials(url: str) -> str:
 
 def _unreadable(url: str) -> str:
     found = _SCHEME.fullmatch(url)
-    if found is not None:
+    if found:
         return f"{url.partition('://')[0]}://***"
     return url if re.fullmatch(rf"{_HOST}", url) else "***"
 

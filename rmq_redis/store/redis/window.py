@@ -17,6 +17,7 @@ from ...errors import StoreBusyError, StoreError
 _STALL_S = 0.05
 """Seconds without a response from the store after which nothing more is sent to it until it answers."""
 _TICK_S = 0.02
+"""Finer than ``_STALL_S``, and coarse enough that 50 checks per second cost nothing."""
 
 C = TypeVar("C")
 

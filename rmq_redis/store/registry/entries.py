@@ -79,12 +79,18 @@ class GroupWrite(msgspec.Struct):
     rewrite: bool = False
     kind: str = "changed"
 
+    def event(self, sender: str, key: GroupKey) -> RegistryEvent:
+        """The notification for the other NameServers."""
+        return RegistryEvent(
+            sender=sender, kind=self.kind, cluster=key.cluster, broker_name=key.broker_name, removed=self.removed
+        )
+
 
 class RegistryEvent(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """A notification between NameServers.
 
-    ``kind``: ``changed``; ``removed`` (a connection closed; NameServers that have one object); ``unregistered`` (the
-    broker said so itself); ``kv``.
+    ``kind``: ``changed``; ``removed`` (a connection closed; a NameServer that has another one objects);
+    ``unregistered`` (by the broker itself); ``kv``.
     """
 
     sender: str
