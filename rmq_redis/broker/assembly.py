@@ -208,12 +208,8 @@ class _Assembly:
 
     @cached_property
     def runtime_info(self) -> RuntimeInfoProcessor:
-        state = self._state
         return RuntimeInfoProcessor(
-            state.config,
-            state.office,
-            state.topics,
-            state.queue_store,
+            self._state,
             self.pulls,
             self.retention,
             self.statistics,
@@ -225,23 +221,14 @@ class _Assembly:
     def _tools(self) -> list[Any]:
         """The processors that read state, or change it for an operator, at masters and slaves."""
         state, statistics = self._state, self.statistics
-        config, office, topics, store, offsets = (
-            state.config,
-            state.office,
-            state.topics,
-            state.queue_store,
-            state.offsets,
-        )
         return [
-            QueryProcessor(office, topics, store),
-            OffsetProcessor(config, office, topics, store, offsets),
-            ConsumerAdminProcessor(config, office, topics, store, offsets, self.clients, self.pulls),
-            AdminProcessor(
-                config, office, state.address, topics, store, offsets, self.clients, self.retention, statistics
-            ),
+            QueryProcessor(state),
+            OffsetProcessor(state),
+            ConsumerAdminProcessor(state, self.clients, self.pulls),
+            AdminProcessor(state, self.clients, self.retention, statistics),
             ProgressProcessor(state, self.clients, self.retention, statistics),
             self.runtime_info,
-            StatisticsProcessor(office, store, statistics),
+            StatisticsProcessor(state, statistics),
         ]
 
     def processors(self) -> dict[int, Processor]:

@@ -63,7 +63,7 @@ class Broker:
     @property
     def parts(self) -> Parts:
         """What it consists of, once it listens."""
-        assert self._parts is not None, "not started"
+        assert self._parts, "not started"
         return self._parts
 
     async def start(self) -> None:

@@ -81,7 +81,7 @@ class BrokerStatistics:
 
     def acknowledged(self, group: str, topic: str, nums: int) -> None:
         """A group acknowledged popped messages. The name of one that does not exist may be anything."""
-        if nums and self._topics.group(group) is not None:
+        if nums and self._topics.group(group):
             _count(self._acks, (group, topic), nums)
             self.acks.add(nums, 0)
 
@@ -173,13 +173,13 @@ class BrokerStatistics:
 
     def _topic_puts(self, key: str) -> Iterator[Counter]:
         topic = self._topics.topics.get(key)
-        return (queue.puts for queue in (topic.queues if topic is not None else ()) if queue.puts is not None)
+        return (queue.puts for queue in (topic.queues if topic else ()) if queue.puts)
 
     def _queue_puts(self, key: str) -> list[Counter]:
         """``topic@queueId``"""
         topic, _, queue_id = key.rpartition("@")
         queue = self._queue_store.queues.get((topic, _queue_id(queue_id)))
-        return [queue.puts] if queue is not None and queue.puts is not None else []
+        return [queue.puts] if queue and queue.puts else []
 
     def _latency_puts(self, key: str) -> list[Counter]:
         """``queueId@topic``"""
@@ -208,7 +208,7 @@ class BrokerStatistics:
     def _system_puts(self) -> Iterator[Counter]:
         for name, topic in self._topics.topics.items():
             if self._topics.is_system(name):
-                yield from (queue.puts for queue in topic.queues if queue.puts is not None)
+                yield from (queue.puts for queue in topic.queues if queue.puts)
 
 
 def _queue_id(text: str) -> int:

@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 from ...codes import LanguageCode, RequestCode, ResponseCode
-from ...config import BrokerConfig
 from ...errors import (
     ConsumerNotOnlineError,
     InvalidParameterError,
@@ -35,15 +34,13 @@ from ...protocol.record import QUEUE_OFFSET_POSITION
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...remoting.turn import dumps_in_turns
-from ...store.group.offsets import OffsetStore
 from ...store.group.queue import Queue
-from ...store.group.queues import QueueStore
 from ..consume.pull import PullProcessor
-from ..filter.subscription import message_filter
+from ..filter.subscription import MessageFilter, message_filter
 from ..group.clients import ClientManager
 from ..group.members import Member
-from ..group.topics import Topic, TopicTable
-from ..office import Office
+from ..group.state import GroupState
+from ..group.topics import Topic
 from .offsets import message_at
 
 logger = logging.getLogger(__name__)
@@ -51,6 +48,7 @@ logger = logging.getLogger(__name__)
 _CLIENT_TIMEOUT_S = 10.0
 """Source: ``Broker2Client.callClient``."""
 _MAX_ENTRIES = 1000
+"""Entries of one answer: each is a read of its own."""
 _LANGUAGES = {int(language): language.name for language in LanguageCode}
 
 
@@ -61,21 +59,12 @@ def language_name(member: Member) -> str:
 class ConsumerAdminProcessor:
     """Administration of groups that needs their members, or that must hold against them."""
 
-    def __init__(
-        self,
-        config: BrokerConfig,
-        office: Office,
-        topics: TopicTable,
-        queue_store: QueueStore,
-        offsets: OffsetStore,
-        clients: ClientManager,
-        pulls: PullProcessor,
-    ) -> None:
-        self._config = config
-        self._office = office
-        self._topics = topics
-        self._queue_store = queue_store
-        self._offsets = offsets
+    def __init__(self, state: GroupState, clients: ClientManager, pulls: PullProcessor) -> None:
+        self._config = state.config
+        self._office = state.office
+        self._topics = state.topics
+        self._queue_store = state.queue_store
+        self._offsets = state.offsets
         self._clients = clients
         self._pulls = pulls
 
@@ -150,7 +139,7 @@ class ConsumerAdminProcessor:
         """How far each member is in the queues that it has, as it says itself."""
         header = command.header(ConsumerStatusRequestHeader)
         group = self._clients.consumer_groups.get(header.group)
-        ids = group.client_ids() if group is not None else []
+        ids = group.client_ids() if group else []
         ids = [client_id for client_id in ids if header.client_addr in (None, "", client_id)]
         if not ids:
             who = header.client_addr or "no member"
@@ -242,8 +231,20 @@ class ConsumerAdminProcessor:
                 filter_data = f"{header.consumer_group}@{header.topic} is not online!"
             else:
                 wanted = message_filter(known.sub_string, known.expression_type)
+        body = QueueEntries(
+            max_queue_index=max_offset,
+            min_queue_index=min_offset,
+            subscription_data=known,
+            filter_data=filter_data,
+            queue_data=await self._read_entries(queue, header, wanted),
+        )
+        return response(command, body=dumps(body))
+
+    async def _read_entries(
+        self, queue: Queue, header: QueryConsumeQueueRequestHeader, wanted: MessageFilter | None
+    ) -> list[QueueEntry]:
         entries = []
-        offset = max(header.index, min_offset)
+        offset = max(header.index, queue.min_offset)
         for _ in range(min(header.count, _MAX_ENTRIES)):
             found = await self._queue_store.read_one(queue, offset)
             if found is None:
@@ -259,11 +260,4 @@ class ConsumerAdminProcessor:
                 )
             )
             offset += 1
-        body = QueueEntries(
-            max_queue_index=max_offset,
-            min_queue_index=min_offset,
-            subscription_data=known,
-            filter_data=filter_data,
-            queue_data=entries,
-        )
-        return response(command, body=dumps(body))
+        return entries

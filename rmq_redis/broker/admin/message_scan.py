@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 _FIRST_STEP_NUMS = 1024
+"""Small, as what is looked for is mostly near the centre or the end."""
 _LARGEST_STEP_NUMS = 16_384
+"""The three directions take turns, so a larger step in one would delay what is found in another."""
 
 
 class Window(NamedTuple):
@@ -43,7 +45,7 @@ class OutwardScan:
         parts: list[Window] = []
         for part in (self._above, self._below, self._newest):
             size = min(step, limit)
-            if size > 0 and (chosen := part(size)) is not None:
+            if size > 0 and (chosen := part(size)):
                 parts.append(chosen)
                 limit -= chosen.end - chosen.first
                 self.looked_at += chosen.end - chosen.first

@@ -24,9 +24,7 @@ from ...protocol.record import record_properties_start, store_timestamp_position
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...store.group.queue import Queue, deliver
-from ...store.group.queues import QueueStore
-from ..group.topics import TopicTable
-from ..office import Office
+from ..group.state import GroupState
 from .message_scan import OutwardScan, Window
 
 MAX_NUMS_BY_UNIQUE_KEY = 32
@@ -38,12 +36,17 @@ MAX_SCANNED_NUMS = 200_000
 SEARCH_S = 2.5
 """Seconds that a query looks for messages: shorter than the timeouts of clients, of which 3 s is the shortest."""
 _NO_LIMIT = 1 << 62
+"""More messages than any queue has."""
 _CLIENT_SLACK_MS = 1000
 """4.x clients and mqadmin begin a query at the time in the key less this. Source: ``MQAdminImpl``."""
 _CLOCK_SLACK_MS = 60_000
+"""How far ahead of the broker's clock a producer's may be for all copies of its message to be found."""
 _LATEST_STORE_MS = 10 * 60_000
+"""How long after its key was made a message may be stored: the send was retried, or the producer's clock is behind."""
 _READ_NUMS = 256
+"""Records of one read, so that Redis serves others between two reads and the deadline is checked."""
 _READ_BYTES = 1024 * 1024
+"""The same for large records."""
 
 Found = tuple[int, Queue, int, bytes]
 """(store time in ms, queue, offset, record)"""
@@ -80,17 +83,18 @@ class _Search:
 
     def matches(self, record: bytes) -> bool:
         text = record[record_properties_start(record) :].decode()
-        value = find_property(text, PROPERTY_UNIQ_KEY if self._is_unique else PROPERTY_KEYS)
-        return value is not None and (value == self._key if self._is_unique else self._key in split_keys(value))
+        if self._is_unique:
+            return find_property(text, PROPERTY_UNIQ_KEY) == self._key
+        return self._key in split_keys(find_property(text, PROPERTY_KEYS) or "")
 
 
 class QueryProcessor:
     """Answers from the queues themselves."""
 
-    def __init__(self, office: Office, topics: TopicTable, queue_store: QueueStore) -> None:
-        self._office = office
-        self._topics = topics
-        self._queue_store = queue_store
+    def __init__(self, state: GroupState) -> None:
+        self._office = state.office
+        self._topics = state.topics
+        self._queue_store = state.queue_store
 
     def processors(self) -> dict[int, Processor]:
         return {RequestCode.QUERY_MESSAGE: self._query}
@@ -102,10 +106,8 @@ class QueryProcessor:
         limit = MAX_NUMS_BY_UNIQUE_KEY if is_unique else max(1, min(header.max_num, MAX_NUMS_BY_KEY))
         span = _span_of(header, is_unique)
         search = _Search(header.key, is_unique, time.monotonic() + SEARCH_S)
-        scans = await asyncio.gather(
-            *(self._scan(queue, span) for queue in (topic.queues if topic is not None else []))
-        )
-        is_whole = await self._search([scan for scan in scans if scan is not None], search, span)
+        scans = await asyncio.gather(*(self._scan(queue, span) for queue in (topic.queues if topic else [])))
+        is_whole = await self._search([scan for scan in scans if scan], search, span)
         found = search.found
         if not found:
             rest = "" if is_whole else "; it was not searched whole, as it has too many messages: narrow the time range"
@@ -171,7 +173,7 @@ class QueryProcessor:
 def _span_of(header: QueryMessageRequestHeader, is_unique: bool) -> _Span:
     begin_ms, end_ms = header.begin_timestamp, header.end_timestamp
     made_ms = unique_key_time_ms(header.key, int(time.time() * 1000)) if is_unique else None
-    if made_ms is not None and made_ms - _CLIENT_SLACK_MS <= begin_ms <= made_ms:
+    if made_ms and made_ms - _CLIENT_SLACK_MS <= begin_ms <= made_ms:
         begin_ms = 0  # computed from the key by the client, so no wish of its user
     # Copies in a retry topic or the dead letters are stored hours apart: one that was found is not all.
     return _Span(begin_ms, end_ms, made_ms, not header.topic.startswith((RETRY_PREFIX, DLQ_PREFIX)))

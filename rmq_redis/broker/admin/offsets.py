@@ -7,7 +7,6 @@ import os
 from collections.abc import Awaitable
 
 from ...codes import RequestCode
-from ...config import BrokerConfig
 from ...errors import InvalidParameterError, QueryNotFoundError, ResponseError, ServiceNotAvailableError, StoreError
 from ...model import group_name_error
 from ...protocol.command import RemotingCommand, response
@@ -22,11 +21,9 @@ from ...protocol.headers.offsets import (
 from ...protocol.headers.query import ViewMessageRequestHeader
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
-from ...store.group.offsets import OffsetStore
 from ...store.group.queue import Queue, deliver, split_physical_offset
 from ...store.group.queues import QueueStore
-from ..group.topics import TopicTable
-from ..office import Office
+from ..group.state import GroupState
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +31,18 @@ _MEMORY_SHARE = 0.4
 """A queue that still begins at 0 and is at most this part of the machine's memory counts as young: a group that is new
 to it starts at 0. Source: ``accessMessageInMemoryMaxRatio``, ``ConsumerManageProcessor``."""
 
+_MOST_COUNTED_BYTES = 4096
+"""A few large messages do not make a queue old."""
+
 
 class OffsetProcessor:
     """Answers from the offsets in memory (master) or from Redis (slave)."""
 
-    def __init__(
-        self, config: BrokerConfig, office: Office, topics: TopicTable, queue_store: QueueStore, offsets: OffsetStore
-    ) -> None:
-        self._office = office
-        self._topics = topics
-        self._queue_store = queue_store
-        self._offsets = offsets
+    def __init__(self, state: GroupState) -> None:
+        self._office = state.office
+        self._topics = state.topics
+        self._queue_store = state.queue_store
+        self._offsets = state.offsets
         self._young_bytes = _MEMORY_SHARE * _memory_bytes()
 
     def processors(self) -> dict[int, Processor]:
@@ -65,30 +63,28 @@ class OffsetProcessor:
         offset = self._offsets.get(header.consumer_group, header.topic, header.queue_id)
         if offset is None:
             queue = await self._queue(header.topic, header.queue_id)
-            young = (
-                queue is not None
-                and queue.is_complete
-                and ((queue.max_offset - queue.min_offset) * min(queue.size_hint, 4096) <= self._young_bytes)
-            )
-            if queue is None or header.set_zero_if_not_found is False or not young:
+            if queue is None or header.set_zero_if_not_found is False or not self._is_young(queue):
                 raise QueryNotFoundError(
                     f"the group {header.consumer_group!r} has no offset in {header.topic!r} queue {header.queue_id}"
                 )
             offset = queue.first_offset
         return response(command, header=OffsetResponseHeader(offset))
 
+    def _is_young(self, queue: Queue) -> bool:
+        size = (queue.max_offset - queue.min_offset) * min(queue.size_hint, _MOST_COUNTED_BYTES)
+        return queue.is_complete and size <= self._young_bytes
+
     def _update(self, connection: Connection, command: RemotingCommand) -> Awaitable[RemotingCommand] | None:
         header = command.header(UpdateConsumerOffsetRequestHeader)
         if not self._office.is_master:
             return None if command.is_oneway else self._done(command)
-        error = group_name_error(header.consumer_group)
-        if error is not None:  # "a:b" would be the key of another group's offsets
+        if error := group_name_error(header.consumer_group):  # "a:b" would be the key of another group's offsets
             raise InvalidParameterError(error)
         topic = self._topics.topics.get(header.topic)
-        if topic is not None and not 0 <= header.queue_id < max(len(topic.queues), 1):
+        if topic and not 0 <= header.queue_id < max(len(topic.queues), 1):
             raise InvalidParameterError(f"queueId {header.queue_id} of topic {header.topic!r}")
         remark = None
-        if topic is not None:
+        if topic:
             if self._offsets.is_reset(header.consumer_group, header.topic, header.queue_id):
                 remark = "Offset has been previously reset"  # as Apache's brokers say it; the commit is ignored
             self._offsets.commit(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
@@ -103,7 +99,7 @@ class OffsetProcessor:
 
     async def _queue(self, topic: str, queue_id: int) -> Queue | None:
         queue = self._queue_store.queues.get((topic, queue_id))
-        if queue is not None and not self._office.is_master:
+        if queue and not self._office.is_master:
             await self._queue_store.refresh([queue])
         return queue
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 
 from ...codes import CURRENT_VERSION, RequestCode
-from ...config import BrokerConfig
 from ...errors import StoreError
 from ...protocol.bodies.base import dumps
 from ...protocol.bodies.broker import (
@@ -23,13 +22,12 @@ from ...protocol.command import RemotingCommand, response
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...remoting.server import RemotingServer
-from ...store.group.queues import QueueStore
 from ...store.group.retention import StoreMemory, memory_of
 from ...store.redis.server_info import server_info
 from ..consume.pull import PullProcessor
 from ..group.retention import RetentionService
-from ..group.topics import TopicTable
-from ..office import Office, State
+from ..group.state import GroupState
+from ..office import State
 from ..produce.oneway import OnewayDrops
 from ..rates import Rates, RateSampler
 from ..statistics import BrokerStatistics
@@ -37,7 +35,9 @@ from ..statistics import BrokerStatistics
 _STORE_ANSWER_S = 0.5
 """Timeout of the store for runtime info; a value that it does not return in this time is reported as unknown (-1)."""
 _REFRESH_S = 10.0
+"""A slave reads the ends of all its queues at most this often, though tools may repeat the request every second."""
 _QUEUES_AT_ONCE = 200
+"""Reads that are sent to the store together; more at once would hold up the pulls behind them."""
 
 
 class RuntimeInfoProcessor:
@@ -49,10 +49,7 @@ class RuntimeInfoProcessor:
 
     def __init__(
         self,
-        config: BrokerConfig,
-        office: Office,
-        topics: TopicTable,
-        queue_store: QueueStore,
+        state: GroupState,
         pulls: PullProcessor,
         retention: RetentionService,
         statistics: BrokerStatistics,
@@ -60,10 +57,10 @@ class RuntimeInfoProcessor:
         registered_namesrvs: Callable[[], list[str]],
         server: RemotingServer,
     ) -> None:
-        self._config = config
-        self._office = office
-        self._topics = topics
-        self._queue_store = queue_store
+        self._config = state.config
+        self._office = state.office
+        self._topics = state.topics
+        self._queue_store = queue_store = state.queue_store
         self._pulls = pulls
         self._retention = retention
         self._statistics = statistics

@@ -15,12 +15,12 @@ from ...protocol.headers.admin import ViewBrokerStatsDataRequestHeader
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...store.group.counters import Window
-from ...store.group.queues import QueueStore
 from ...store.redis.server_info import Replication, replication
-from ..office import Office
+from ..group.state import GroupState
 from ..statistics import BrokerStatistics
 
 _STORE_ANSWER_S = 2.0
+"""Shorter than the timeouts of clients, of which 3 s is the shortest."""
 _IN_SYNC_LAG_S = 10
 """A replica that confirmed nothing for longer is behind; Redis' own ``repl-timeout`` is 60 s. Replicas confirm once a
 second."""
@@ -38,9 +38,9 @@ _NOT_SUPPORTED = {
 class StatisticsProcessor:
     """Answers from the broker's counters and from Redis' own replication, at masters and slaves."""
 
-    def __init__(self, office: Office, queue_store: QueueStore, statistics: BrokerStatistics) -> None:
-        self._office = office
-        self._queue_store = queue_store
+    def __init__(self, state: GroupState, statistics: BrokerStatistics) -> None:
+        self._office = state.office
+        self._queue_store = state.queue_store
         self._statistics = statistics
 
     def processors(self) -> dict[int, Processor]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import msgspec
 
 from ...codes import RequestCode, ResponseCode
-from ...config import BrokerConfig
 from ...errors import (
     ConsumerNotOnlineError,
     NoPermissionError,
@@ -41,14 +40,12 @@ from ...protocol.headers.clients import ConsumerGroupRequestHeader, ProducerGrou
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...remoting.turn import dumps_in_turns
-from ...store.group.offsets import OffsetStore
-from ...store.group.queues import QueueStore
 from ..group.clients import ClientManager
 from ..group.members import Member
 from ..group.retention import RetentionService
+from ..group.state import GroupState
 from ..group.topic_attributes import altered, parse_changes
-from ..group.topics import Topic, TopicTable
-from ..office import Office
+from ..group.topics import Topic
 from ..statistics import BrokerStatistics
 from .consumers import language_name
 
@@ -57,23 +54,13 @@ class AdminProcessor:
     """Administration of one broker. A slave answers what only reads."""
 
     def __init__(
-        self,
-        config: BrokerConfig,
-        office: Office,
-        broker_addr: str,
-        topics: TopicTable,
-        queue_store: QueueStore,
-        offsets: OffsetStore,
-        clients: ClientManager,
-        retention: RetentionService,
-        statistics: BrokerStatistics,
+        self, state: GroupState, clients: ClientManager, retention: RetentionService, statistics: BrokerStatistics
     ) -> None:
-        self._config = config
-        self._office = office
-        self._broker_addr = broker_addr
-        self._topics = topics
-        self._queue_store = queue_store
-        self._offsets = offsets
+        self._config = state.config
+        self._office = state.office
+        self._broker_addr = state.address
+        self._topics = state.topics
+        self._offsets = state.offsets
         self._clients = clients
         self._retention = retention
         self._statistics = statistics
@@ -227,7 +214,7 @@ class AdminProcessor:
         group = command.header(GroupRequestHeader).group
         topics = set(self._offsets.topics_of(group))
         live = self._clients.consumer_groups.get(group)
-        if live is not None:
+        if live:
             topics.update(live.subscriptions)
         return response(command, body=dumps(TopicList(topic_list=sorted(topics))))
 

@@ -97,7 +97,7 @@ class PullHold:
             if pull.queue_offset >= last:
                 keep.append(pull)
                 continue
-            if pull.filter is not None and pull.filter not in passes:
+            if pull.filter and pull.filter not in passes:
                 passes[pull.filter] = budget.is_over() or any(map(pull.filter.matches, records))
             if pull.filter is None or passes[pull.filter]:
                 woken.append(pull)

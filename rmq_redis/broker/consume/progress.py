@@ -147,7 +147,7 @@ class ProgressProcessor:
             of_group: list[ConsumeStats] = []
             for name in self._subscribed(group, topics_of.get(group, [])):
                 topic = self._topics.topics.get(name)
-                if topic is not None and (topic.config.order or not header.is_order):
+                if topic and (topic.config.order or not header.is_order):
                     table = await self._consume_table(group, [name], turn)
                     total += sum(item.diff for item in table.values())
                     in_flight += sum(item.in_flight for item in table.values())

@@ -106,7 +106,7 @@ class PullProcessor:
         if header.sys_flag & _COMMIT_OFFSET and is_master:
             self._offsets.commit(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
         max_bytes = self._config.max_pull_bytes
-        if header.max_msg_bytes is not None and 0 < header.max_msg_bytes < max_bytes:
+        if header.max_msg_bytes and 0 < header.max_msg_bytes < max_bytes:
             max_bytes = header.max_msg_bytes
         deadline_s = 0.0
         if header.sys_flag & _SUSPEND and header.suspend_timeout_millis > 0:
@@ -230,7 +230,7 @@ class PullProcessor:
             self._filtered.start(pull)
 
     def _read_filtered(self, pull: HeldPull) -> None:
-        assert pull.filter is not None
+        assert pull.filter
         self._read_and_deliver(pull, scan_nums(pull.max_msg_nums, pull.filter))
 
     def _read_and_deliver(self, pull: HeldPull, wanted: int) -> None:
@@ -240,11 +240,11 @@ class PullProcessor:
         began_s = self._loop.time()
 
         def read(offsets: Sequence[int], records: list[bytes], error: StoreError | None) -> None:
-            if pull.filter is not None:
+            if pull.filter:
                 self._filtered.done(pull.connection)
             if pull.connection.closed:
                 return
-            if error is not None:
+            if error:
                 pull.connection.write_command(error_response(pull.command, error))
             elif not records:  # all of them were removed meanwhile; what came since then is behind them
                 self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, end)
@@ -268,14 +268,14 @@ class PullProcessor:
     def _deliver(self, pull: HeldPull, offsets: Sequence[int], records: list[bytes], ms: int = 0) -> None:
         """Sends the records that pass the filter, up to the pull's limits; at least one. Reading them took ``ms``."""
         queue = pull.queue
-        if self._hooks is not None:
+        if self._hooks:
             withheld = self._hooks.withheld(queue, pull.consumer_group, offsets, records)
             kept = [(o, r) for o, r in zip(offsets, records, strict=True) if o not in withheld]
             if not kept:
                 self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, offsets[-1] + 1)
                 return
             offsets, records = [o for o, _ in kept], [r for _, r in kept]
-        if pull.filter is not None:
+        if pull.filter:
             offsets, records, next_offset = choose(pull, offsets, records)
             if not records:
                 self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, next_offset)
@@ -362,7 +362,7 @@ class PullProcessor:
         They were made for the old expression, and would step over what matches the new one.
         """
         known = self._topics.topics.get(topic)
-        for queue in known.queues if known is not None else ():
+        for queue in known.queues if known else ():
             for pull in self.hold.take_of_group(queue, group):
                 own = pull.command.header(PullMessageRequestHeader).sys_flag & _SUBSCRIPTION
                 if not (own and self.hold.hold(pull)):

@@ -104,7 +104,7 @@ class SendBackProcessor:
 def _resolve(held: Held | None, error: StoreError | None, future: asyncio.Future[Held]) -> None:
     if future.done():
         return
-    if held is None or error is not None:
-        future.set_exception(error or StoreError("not stored"))
-    else:
+    if held and not error:
         future.set_result(held)
+    else:
+        future.set_exception(error or StoreError("not stored"))

@@ -20,7 +20,7 @@ class MessageFilter(Protocol):
     """Says of a stored record whether a subscription wants it. Everything is wanted where there is no filter (None).
 
     Attributes:
-        share: the part of the records looked at last that passed, above 0 to 1; see ``filtered_reads``.
+        share: the part of the records looked at last that passed, above 0 to 1; see ``reads``.
     """
 
     share: float
@@ -36,7 +36,7 @@ class TagFilter:
     __slots__ = ("_codes", "share")
 
     def __init__(self, tags: list[str]) -> None:
-        # as stored records carry them in place of the queue offset: see store.queue_store
+        # as stored records carry them in place of the queue offset: see ``store.group.queue``
         self.share = FIRST_SHARE
         self._codes = frozenset(tags_code(tag).to_bytes(8, "big", signed=True) for tag in tags)
 
@@ -48,7 +48,9 @@ MAX_TAG_EXPRESSION_LENGTH = 16 * 1024
 """Characters of a tag expression; one of SQL92 has a bound of its own."""
 
 _MAX_CACHED = 1000
+"""Filters; with the next bound, of characters, it bounds the cache's memory: clients can make up expressions."""
 _MAX_CACHED_LENGTH = 1024 * 1024
+"""1 MiB for all expressions: a few of the longest, or a thousand of the usual ones."""
 
 
 class _Refused(NamedTuple):

@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 WARN_PERIOD_S = 60.0
 """A group's members are compared and complained about at most this often."""
 _SHOWN = 3
+"""Examples in one warning: a log line must stay readable."""
 _SHOWN_LENGTH = 200
+"""Characters of a name or a subscription in a warning: clients choose them."""
 
 
 def signature_of(subscriptions: Iterable[SubscriptionData]) -> Signature:

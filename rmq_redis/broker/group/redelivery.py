@@ -166,7 +166,7 @@ class GiveBacks:
         """Adds the finished record of a dead letter to its queue, unless the message was sent back before."""
 
         def kept(held: Held | None, error: StoreError | None, argument: object) -> None:
-            if held is not None and not held.is_repeat:
+            if held and not held.is_repeat:
                 log_dead_letter(failed)
             done(held, error, argument)
 

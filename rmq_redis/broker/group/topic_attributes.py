@@ -111,5 +111,5 @@ def _check(name: str, value: str, known: Mapping[str, str], *, is_new: bool, all
 
 def _check_changeable(name: str) -> None:
     attribute = _ATTRIBUTES.get(name)
-    if attribute is not None and not attribute.is_changeable:
+    if attribute and not attribute.is_changeable:
         raise ResponseError(f"topic attribute {name} can only be set when the topic is created")

@@ -89,7 +89,7 @@ def popped_in_order(command: RemotingCommand, request: PopRequest, taken: list[T
     pop_ms = until_ms = 0
     for item in taken:
         batch, queue_id = item.batch, item.queue.queue_id
-        assert batch is not None
+        assert batch
         pop_ms, until_ms = batch.pop_ms, batch.until_ms
         given = set(item.offsets)
         times = {m.queue_offset: m.times - 1 for m in batch.messages if m.queue_offset in given}

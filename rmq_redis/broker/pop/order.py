@@ -57,7 +57,7 @@ class PopOrder:
         """The broker is the master: looks when what is out is over."""
         self._running = True
         for key, batch in list(self.batches.items()):
-            if batch is not None:
+            if batch:
                 self._arm(key, batch)
 
     async def close(self) -> None:
@@ -75,7 +75,7 @@ class PopOrder:
             return
         when = self._loop.time() + max(batch.until_ms - _now_ms(), 0) / 1000 + 0.001
         timer = self._timers.get(key)
-        if timer is not None:
+        if timer:
             if timer.when() <= when:
                 return
             timer.cancel()
@@ -105,7 +105,7 @@ class PopOrder:
 
     def may_take(self, request: PopRequest, queue: Queue) -> bool:
         """Whether a request in order may have what is out of a queue, which was settled."""
-        return self._store.holds((request.group, queue)) is not None and self.ready(request, queue)
+        return bool(self._store.holds((request.group, queue))) and self.ready(request, queue)
 
     async def settle(self, request: PopRequest, queues: Iterable[Queue]) -> None:
         """Before a group's queues are looked at: what is not known is read, and what does not hold any more is ended.
@@ -135,15 +135,15 @@ class PopOrder:
         """Takes from queues of which nothing is out, or its time is over; (queue, the group's offset) each."""
         batches = [self._store.holds((request.group, queue)) for queue, _ in chosen]
         set_before = {queue: self._store.offset_of((request.group, queue)) for queue, _ in chosen}
-        lost = next((batch for batch in batches if batch is not None and _repeats(request, batch)), None)
-        if lost is not None:  # all that this request had got, and nothing else
+        lost = next((batch for batch in batches if batch and _repeats(request, batch)), None)
+        if lost:  # all that this request had got, and nothing else
             kept = [
                 (queue, batch)
                 for (queue, _), batch in zip(chosen, batches, strict=True)
-                if batch is not None and batch.attempt == lost.attempt and batch.pop_ms == lost.pop_ms
+                if batch and batch.attempt == lost.attempt and batch.pop_ms == lost.pop_ms
             ]
             return await self._take_again(request, kept, set_before)
-        pop_ms = max([_now_ms(), *(batch.pop_ms + 1 for batch in batches if batch is not None)])
+        pop_ms = max([_now_ms(), *(batch.pop_ms + 1 for batch in batches if batch)])
         looks = await asyncio.gather(
             *(
                 self._look(request, queue, position, batch)
@@ -158,9 +158,9 @@ class PopOrder:
             if look.batch is None:
                 step, wanted = begin(request, look, pop_ms, room, screen)
             else:
-                dead = look.dead if dead_letters is not None else frozenset()  # else they are tried once more
+                dead = look.dead if dead_letters else frozenset()  # else they are tried once more
                 step, wanted = self._go_on(request, look, look.batch, dead, pop_ms, room, screen)
-            if step is not None:
+            if step:
                 steps.append(step)
                 found.append(wanted)
         if not steps:
@@ -218,7 +218,7 @@ class PopOrder:
     def _dead(self, group: str, messages: Sequence[Given]) -> set[int]:
         """Offsets of those that were tried as often as the group allows."""
         config = self._topics.group(group)
-        return {m.queue_offset for m in messages if config is not None and m.times > config.retry_max_times}
+        return {m.queue_offset for m in messages if config and m.times > config.retry_max_times}
 
     async def _dead_letters(self, group: str) -> Queue | None:
         try:
@@ -303,7 +303,7 @@ class PopOrder:
         """
         key = (group, queue)
         batch = self.batches.get(key)
-        if batch is not None and batch.pop_ms == pop_ms and max(offsets) >= batch.next_offset:
+        if batch and batch.pop_ms == pop_ms and max(offsets) >= batch.next_offset:
             raise MessageIllegalError(
                 f"offset {max(offsets)} of {queue.mq}: group {group!r} has got those before {batch.next_offset}"
             )

@@ -141,12 +141,11 @@ class PopProcessor:
                 taken = await self._take(request, pop_ms)
             if taken:
                 return self._answer(command, request, taken, pop_ms)
-            if taken is not None and self._backlog(request):
-                continue  # all that it looked at was filtered out
-            code = await self._wait(Waiter(connection, request.group, request.topics, request.queue_id), deadline)
-            if code is not None:
-                self._statistics.miss_total += 1
-                return response(command, code, remark=code.name)
+            if taken is None or not self._backlog(request):  # else all that it looked at was filtered out
+                code = await self._wait(Waiter(connection, request.group, request.topics, request.queue_id), deadline)
+                if code:
+                    self._statistics.miss_total += 1
+                    return response(command, code, remark=code.name)
         self._pass_on(request)  # what it may have been woken for
         return response(command, ResponseCode.POLLING_TIMEOUT)
 
@@ -191,8 +190,7 @@ class PopProcessor:
         if topic.startswith(RETRY_PREFIX):
             return (topic,)
         retry = pop_retry_topic(group, topic)
-        error = topic_name_error(retry)
-        if error is not None:  # what is not acknowledged could not come back
+        if error := topic_name_error(retry):  # what is not acknowledged could not come back
             raise InvalidParameterError(f"POP needs a retry topic for this group and topic, and {error}")
         return topic, retry
 
@@ -385,7 +383,7 @@ class PopProcessor:
         deadline = self._deadline(header.poll_time)
         while not self._backlog(request):
             code = await self._wait(Waiter(connection, request.group, topics, request.queue_id), deadline)
-            if code is not None:
+            if code:
                 full = code == ResponseCode.POLLING_FULL
                 return response(command, header=NotificationResponseHeader(has_msg=False, polling_full=full))
         self._pass_on(request)  # it was only told: whoever takes them is still to come

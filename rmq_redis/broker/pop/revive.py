@@ -65,7 +65,7 @@ class PopReviveService:
                 await self._store.change(hidden, int(time.time() * 1000) + _POSTPONE_MS)
         if revivals:
             for revival in await self._store.revive(revivals):
-                if revival.target is not None and revival.target.topic.startswith(DLQ_PREFIX):
+                if revival.target and revival.target.topic.startswith(DLQ_PREFIX):
                     log_dead_letter(failed_of_copy(revival.hidden.group, revival.record))
 
     async def _revival(self, hidden: Hidden) -> Revival:

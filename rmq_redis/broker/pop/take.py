@@ -75,10 +75,10 @@ class Room:
     ) -> tuple[dict[int, bytes], int]:
         """Those that pass the filter and fit, and how many were looked at: the rest of these is not wanted."""
         wanted: dict[int, bytes] = {}
-        withheld = screen(queue, request.group, offsets, records) if screen is not None else ()
+        withheld = screen(queue, request.group, offsets, records) if screen else ()
         looked_at = 0
         for offset, record in zip(offsets, records, strict=True):
-            if request.filter is not None and not looked_at % LOOKS_PER_CLOCK and self._budget.is_over():
+            if request.filter and not looked_at % LOOKS_PER_CLOCK and self._budget.is_over():
                 break
             if offset not in withheld and (request.filter is None or request.filter.matches(record)):
                 if self.nums <= 0 or (self.bytes < len(record) and not self.empty):
@@ -88,7 +88,7 @@ class Room:
                 self.bytes -= len(record)
                 self.empty = False
             looked_at += 1
-        if request.filter is not None and looked_at:
+        if request.filter and looked_at:
             learn(request.filter, len(wanted), looked_at)
         return wanted, looked_at
 

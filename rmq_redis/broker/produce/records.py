@@ -61,10 +61,7 @@ class RecordEncoder:
     ) -> tuple[bytes, int]:
         """The record of one message, and when it is due (ms; 0: now).
 
-        Raises:
-            MessageIllegalError: its properties are too long.
-            NoPermissionError: it has transaction bits.
-            LocalProtocolError, UnicodeError: it cannot be encoded.
+        Raises MessageIllegalError, NoPermissionError; LocalProtocolError or UnicodeError if it cannot be encoded.
         """
         text = header.properties or ""
         if header.sys_flag & TRANSACTION:
@@ -101,13 +98,7 @@ class RecordEncoder:
     def batch(
         self, connection: Connection, header: SendHeader, body: bytes, topic: Topic, queue_id: int, now_ms: int
     ) -> list[bytes]:
-        """The records of a batch, in its order.
-
-        Raises:
-            MessageIllegalError, NoPermissionError: one of its messages may not be in a batch.
-            RemoteProtocolError: the body is no batch.
-            LocalProtocolError, UnicodeError: a message cannot be encoded.
-        """
+        """The records of a batch, in its order. Raises as ``single``, and RemoteProtocolError for a malformed batch."""
         if header.topic.startswith(RETRY_PREFIX):
             raise MessageIllegalError("a batch cannot go to a retry topic")
 

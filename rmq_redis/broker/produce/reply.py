@@ -90,7 +90,7 @@ class ReplyProcessor:
             queue = topic.queues[header.queue_id]
             queue_offset = await self._append(queue, connection, header, command.body, now_ms)
             message_id = offset_msg_id(self._broker_addr, queue.physical_offset(queue_offset))
-        if failure is not None:
+        if failure:
             raise BrokerSystemError(failure)
         fields = SendMessageResponseHeader(message_id, header.queue_id, queue_offset, region=REGION, trace_on="true")
         return response(command, ResponseCode.SUCCESS, fields)
