@@ -15,7 +15,7 @@ from ...protocol.bodies.progress import ConsumerStatus, ResetOffsets
 from ...protocol.command import RemotingCommand, response
 from ...protocol.headers.clients import ConsumerRequestHeader
 from .handler import is_success
-from .pulling import restore_topics
+from .subscriptions import restore_topics
 
 if TYPE_CHECKING:
     from .push import AsyncPushConsumer

@@ -11,19 +11,19 @@ from typing import Any
 
 import msgspec
 
-from ...background import Every, every
+from ...background import Every
 from ...errors import MessageDecodeError
 from ...model import DEFAULT_MAX_RECONSUME_TIMES, DELAY_LEVELS_S, ConsumeResult, MessageExt
+from .give_back import FIRST_RETRY_LEVEL, Retries
 from .handler import Handler, is_success
 from .process_queue import ProcessQueue
-from .service import ConsumeService, GiveBack, failure_of
+from .push_settings import PushSettings
+from .service import ConsumeService, failure_of
 
 logger = logging.getLogger(__name__)
 
 LOCAL_RETRY_S = 5.0
 """A message that could not be given back to a broker is handled again here after this long."""
-_FIRST_RETRY_LEVEL = 3
-"""Delay level of the first retry. Source: RocketMQ 5.3 SendMessageProcessor, consumerSendMsgBack."""
 _MESSAGES_PER_TURN = 16
 """Messages that a worker handles without waiting before others get a turn of the event loop."""
 _LOOKS_PER_TIMEOUT = 10
@@ -34,50 +34,45 @@ class ConcurrentService(ConsumeService):
     """Messages of all queues side by side. A message whose handler fails goes back to its broker.
 
     Args:
-        give_up: sends a message that was tried here, while no broker took it back, to the retry topic with its count.
-        consume_timeout_s: a message whose handler takes longer goes back too, so that its queue's offset can go on;
-            None: it may take for ever.
         process_queues: the queues that the consumer has now.
-        max_reconsume_times: further tries of a message here while no broker takes it back; None: 16.
     """
 
     def __init__(
         self,
-        name: str,
-        concurrency: int,
+        settings: PushSettings,
         handler_of: Callable[[str], Handler | None],
-        give_back: GiveBack,
-        give_up: GiveBack,
-        consume_timeout_s: float | None,
+        retries: Retries,
         process_queues: Callable[[], Iterable[ProcessQueue]],
-        max_reconsume_times: int | None = None,
     ) -> None:
-        super().__init__(name, concurrency, handler_of, give_back)
-        self._give_up = give_up
+        super().__init__(settings, handler_of, retries)
         self._handing_back: set[asyncio.Future[None]] = set()
-        self._limit = DEFAULT_MAX_RECONSUME_TIMES if max_reconsume_times is None else max_reconsume_times
+        limit = settings.max_reconsume_times
+        self._limit = DEFAULT_MAX_RECONSUME_TIMES if limit is None else limit
         self._ready: deque[tuple[ProcessQueue, MessageExt]] = deque()
-        self._timeout_s = consume_timeout_s
+        self._timeout_s = settings.consume_timeout_s
+        self._gives_stuck_back = settings.is_clustering
         self._process_queues = process_queues
-        self._watch: Every | None = None
+        self._watch = Every(
+            self._timeout_s / _LOOKS_PER_TIMEOUT,
+            self._give_stuck_back,
+            f"{self._name}: looking for handlers that hang",
+        )
         self._seen: dict[ProcessQueue, tuple[int, float]] = {}
 
     def _attempt_text(self, reconsume_times: int) -> str:
         attempt = f"attempt {reconsume_times + 1} of {self._limit + 1}"
         if reconsume_times >= self._limit:
             return f"{attempt}, it becomes a dead letter"
-        level = min(_FIRST_RETRY_LEVEL + reconsume_times, len(DELAY_LEVELS_S))
+        level = min(FIRST_RETRY_LEVEL + reconsume_times, len(DELAY_LEVELS_S))
         return f"{attempt}, next in {DELAY_LEVELS_S[level - 1]} s unless its group is configured otherwise"
 
     def start(self) -> None:
         super().start()
-        if self._timeout_s is not None:
-            period_s = self._timeout_s / _LOOKS_PER_TIMEOUT
-            self._watch = every(period_s, self._give_stuck_back, f"{self._name}: looking for handlers that hang")
+        if self._gives_stuck_back:
+            self._watch.start()
 
     async def stop(self, timeout_s: float) -> bool:
-        if self._watch is not None:
-            await self._watch.close()
+        await self._watch.close()
         return await super().stop(timeout_s)
 
     async def _give_stuck_back(self) -> None:
@@ -85,7 +80,6 @@ class ConcurrentService(ConsumeService):
 
         Looking now and then costs a message nothing. Source: ConsumeMessageConcurrentlyService.cleanExpireMsg.
         """
-        assert self._timeout_s is not None
         now = asyncio.get_running_loop().time()
         before, self._seen = self._seen, {}
         for process_queue in list(self._process_queues()):
@@ -106,7 +100,7 @@ class ConcurrentService(ConsumeService):
                 message.queue,
                 self._timeout_s,
             )
-            if await self._give_back(message):
+            if await self._retries.give_back(message):
                 process_queue.done(message)
 
     def _is_ready(self, process_queue: ProcessQueue, offset: int) -> bool:
@@ -134,9 +128,9 @@ class ConcurrentService(ConsumeService):
             if process_queue.dropped:
                 continue
             handler = handler_of(message.topic)
-            if message.body_error is not None:
+            if message.body_error:
                 await self._failed(process_queue, message, MessageDecodeError(message.body_error))
-            elif handler is not None and handler.is_async:
+            elif handler and handler.is_async:
                 outcome: Any
                 try:
                     outcome = await handler.function(message)
@@ -149,7 +143,7 @@ class ConcurrentService(ConsumeService):
                 turn += 1
                 if not turn % _MESSAGES_PER_TURN:
                     await asyncio.sleep(0)
-            elif handler is not None:
+            elif handler:
                 await self._work_in_thread(handler, process_queue, message)
             else:
                 await self._failed(process_queue, message, LookupError(f"no handler for topic {message.topic!r}"))
@@ -158,7 +152,7 @@ class ConcurrentService(ConsumeService):
         ready = self._ready
         queues, messages = [process_queue], [message]
         for _ in range(handler.chunk_size - 1):
-            if not ready or ready[0][1].body_error is not None or self._handler_of(ready[0][1].topic) is not handler:
+            if not ready or ready[0][1].body_error or self._handler_of(ready[0][1].topic) is not handler:
                 break
             process_queue, message = ready.popleft()
             if not process_queue.dropped:
@@ -185,7 +179,7 @@ class ConcurrentService(ConsumeService):
         While no broker takes it, it is tried here, as often as its limit allows; then it only waits for a broker.
         """
         was_tried_here = process_queue.pending.get(message.queue_offset) is not message
-        if await (self._give_up if was_tried_here else self._give_back)(message):
+        if await (self._retries.give_up if was_tried_here else self._retries.give_back)(message):
             process_queue.done(message)
             return
         loop = asyncio.get_running_loop()

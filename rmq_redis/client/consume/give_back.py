@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import ABC, abstractmethod
 
 from ...codes import MessageSysFlag, RequestCode
 from ...errors import ResponseError, RmqError, RouteNotFoundError
@@ -35,7 +36,8 @@ from ..produce.compression import compress_large
 
 logger = logging.getLogger(__name__)
 
-_FIRST_RETRY_LEVEL = 3
+FIRST_RETRY_LEVEL = 3
+"""Delay level of the first retry. Source: RocketMQ 5.3 SendMessageProcessor, consumerSendMsgBack."""
 _DROPPABLE = (
     PROPERTY_TRACE_ON,
     PROPERTY_REGION,
@@ -48,7 +50,30 @@ _DROPPABLE = (
 _NOT_COPIED = (PROPERTY_TRANSACTION_PREPARED, PROPERTY_RECONSUME_TIME, PROPERTY_MAX_RECONSUME_TIMES)
 
 
-class RetrySender:
+class Retries(ABC):
+    """What becomes of messages whose handler failed."""
+
+    @abstractmethod
+    async def give_back(self, message: MessageExt) -> bool:
+        """Has a message delivered again later; False if no broker took it. Never raises for a server's failure."""
+
+    @abstractmethod
+    async def give_up(self, message: MessageExt) -> bool:
+        """Sends a message that was tried here to the retry topic, with its count; False as ``give_back``."""
+
+
+class NoRetries(Retries):
+    """BROADCASTING: nothing is delivered again."""
+
+    async def give_back(self, message: MessageExt) -> bool:
+        logger.warning("%s is not delivered again: the consumer is broadcasting", message.msg_id)
+        return True
+
+    async def give_up(self, message: MessageExt) -> bool:
+        return await self.give_back(message)
+
+
+class RetrySender(Retries):
     """Gives messages of a group back to their brokers. Source: DefaultMQPushConsumerImpl.sendMessageBack.
 
     Args:
@@ -61,7 +86,6 @@ class RetrySender:
         self._max_reconsume_times = max_reconsume_times
 
     async def give_back(self, message: MessageExt) -> bool:
-        """Whether a broker took it; never raises for a server's failure."""
         address = self._instance.routes.master_address(message.broker_name) or message.store_host
         try:
             await self._instance.broker.send_message_back(
@@ -80,7 +104,7 @@ class RetrySender:
         return await self.give_up(message)
 
     async def give_up(self, message: MessageExt) -> bool:
-        """Sends a message to the retry topic; whether a broker took it. Never raises for a server's failure.
+        """As ``Retries.give_up``.
 
         With a reconsume count that has reached the limit the broker diverts it to the dead letters, as it does with
         messages of Java's orderly consumers. Source: ConsumeMessageOrderlyService.sendMessageBack.
@@ -94,33 +118,28 @@ class RetrySender:
 
     async def _send_to_retry_topic(self, message: MessageExt) -> None:
         topic = RETRY_PREFIX + self._group
-        properties = {key: value for key, value in message.properties.items() if key not in _NOT_COPIED}
-        properties.setdefault(PROPERTY_ORIGIN_MESSAGE_ID, message.msg_id)
-        properties[PROPERTY_RETRY_TOPIC] = message.topic
-        properties[PROPERTY_RETRY_OFFSET] = str(message.commit_log_offset)
-        properties[PROPERTY_DELAY] = str(_FIRST_RETRY_LEVEL + message.reconsume_times)
         body, sys_flag = await _as_stored(message)
         routes = self._instance.routes
         queues = publish_queues(topic, await routes.get_for_publish(topic))
         failure: RmqError = RouteNotFoundError(f"no broker to send to topic {topic}")
+        header = SendMessageRequestHeaderV2(
+            producer_group="CLIENT_INNER_PRODUCER",
+            topic=topic,
+            default_topic=DEFAULT_TOPIC,
+            default_topic_queue_nums=DEFAULT_QUEUE_NUMS,
+            queue_id=0,
+            sys_flag=sys_flag,
+            born_timestamp=int(time.time() * 1000),
+            flag=message.flag,
+            properties=_retry_properties(message),
+            reconsume_times=message.reconsume_times + 1,
+            max_reconsume_times=self._max_reconsume_times,
+        )
         for queue in queues:
             address = routes.master_address(queue.broker_name)
             if address is None:
                 continue
-            header = SendMessageRequestHeaderV2(
-                producer_group="CLIENT_INNER_PRODUCER",
-                topic=topic,
-                default_topic=DEFAULT_TOPIC,
-                default_topic_queue_nums=DEFAULT_QUEUE_NUMS,
-                queue_id=queue.queue_id,
-                sys_flag=sys_flag,
-                born_timestamp=int(time.time() * 1000),
-                flag=message.flag,
-                properties=encode_properties_within(properties, MAX_PROPERTIES_BYTES, _DROPPABLE),
-                reconsume_times=message.reconsume_times + 1,
-                max_reconsume_times=self._max_reconsume_times,
-                broker_name=queue.broker_name,
-            )
+            header.queue_id, header.broker_name = queue.queue_id, queue.broker_name
             try:
                 answer = await self._instance.broker.remoting.invoke(
                     address,
@@ -136,10 +155,19 @@ class RetrySender:
         raise failure
 
 
+def _retry_properties(message: MessageExt) -> str:
+    properties = {key: value for key, value in message.properties.items() if key not in _NOT_COPIED}
+    properties.setdefault(PROPERTY_ORIGIN_MESSAGE_ID, message.msg_id)
+    properties[PROPERTY_RETRY_TOPIC] = message.topic
+    properties[PROPERTY_RETRY_OFFSET] = str(message.commit_log_offset)
+    properties[PROPERTY_DELAY] = str(FIRST_RETRY_LEVEL + message.reconsume_times)
+    return encode_properties_within(properties, MAX_PROPERTIES_BYTES, _DROPPABLE)
+
+
 async def _as_stored(message: MessageExt) -> tuple[bytes, int]:
     """(body, sysFlag): what was compressed goes out compressed, or it might be larger than a broker takes."""
     if not message.sys_flag & MessageSysFlag.COMPRESSED:
         return message.body, 0
-    if message.body_error is not None:
+    if message.body_error:
         return message.body, message.sys_flag & int(MessageSysFlag.COMPRESSED | MessageSysFlag.COMPRESSION_MASK)
     return await compress_large(message.body)

@@ -12,49 +12,37 @@ from collections.abc import Callable, Collection
 from ...background import Every
 from ...errors import RemotingError, ResponseError, RmqError
 from ...model import MessageQueue
-from ..core.instance import MQClientInstance
-from .offsets import OffsetStore
-from .orderly import OrderlyService
-from .process_queue import ProcessQueue, PullThresholds
-from .pulling import Puller
-from .rebalance import LOCK_LIVE_S, LOCK_RENEW_INTERVAL_S, QueueLocks
-from .service import ConsumeService
+from .assembly import PushParts
+from .process_queue import ProcessQueue
+from .rebalance import LOCK_LIVE_S, LOCK_RENEW_INTERVAL_S
 
 logger = logging.getLogger(__name__)
 
 _RELEASE_TIMEOUT_S = 30.0
 """How long a released queue waits for its handler, until that is logged."""
+_MOVES_APART_S = 10.0
+"""A queue whose offset moves twice within this time is probably moved by every pull."""
+_MOVED_AGAIN_PAUSE_S = 1.0
+"""So that such a queue costs its broker little."""
 
 
 class HeldQueues:
     """The queues of one push consumer.
 
     Args:
-        subscriptions: the topics subscribed at the moment.
-        locks: those of an orderly consumer of a clustering group.
         rebalance: has the queues assigned again soon.
     """
 
-    def __init__(
-        self,
-        instance: MQClientInstance,
-        group: str,
-        subscriptions: Collection[str],
-        offsets: OffsetStore,
-        thresholds: PullThresholds,
-        locks: QueueLocks | None,
-        service: ConsumeService,
-        puller: Puller,
-        rebalance: Callable[[], None],
-    ) -> None:
-        self._instance = instance
-        self._group = group
-        self._subscriptions = subscriptions
-        self._offsets = offsets
-        self._thresholds = thresholds
-        self._locks = locks
-        self._service = service
-        self._puller = puller
+    def __init__(self, parts: PushParts, rebalance: Callable[[], None]) -> None:
+        self._instance = instance = parts.instance
+        self._group = group = parts.settings.group
+        self._settings = parts.settings
+        self._subscriptions: Collection[str] = parts.subscriptions
+        self._offsets = parts.offsets
+        self._thresholds = parts.settings.thresholds()
+        self._locks = parts.locks
+        self._service = parts.service
+        self._puller = parts.puller
         self._rebalance = rebalance
         self._queues: dict[MessageQueue, ProcessQueue] = {}
         self._releasing: dict[MessageQueue, asyncio.Task[None]] = {}
@@ -81,7 +69,7 @@ class HeldQueues:
     def start(self) -> None:
         """Begins to commit offsets and to renew locks."""
         self._commits.start()
-        if self._locks is not None:
+        if self._settings.holds_locks:
             self._renewals.start()
 
     def stop_pulling(self) -> None:
@@ -89,7 +77,7 @@ class HeldQueues:
         self._is_open = False
         self._commits.cancel()
         for process_queue in self._queues.values():
-            if process_queue.task is not None:
+            if process_queue.task:
                 process_queue.task.cancel()
 
     async def close(self, *, all_ended: bool) -> None:
@@ -107,7 +95,7 @@ class HeldQueues:
         await self._offsets.close()
         for process_queue in held:
             process_queue.drop()
-        if self._locks is not None and all_ended:
+        if all_ended:
             await self._locks.unlock(list(self._locks.asked))
 
     # --- queues come and go --------------------------------------------------------------------------------------
@@ -132,14 +120,13 @@ class HeldQueues:
         startable = [queue for queue in new if queue not in self._releasing]
         settled &= len(startable) == len(new)
         locked_until = 0.0
-        if startable and self._locks is not None:
+        if startable and self._settings.holds_locks:
             locked_until = asyncio.get_running_loop().time() + LOCK_LIVE_S
             locked = await self._locks.lock(startable)
             settled &= len(locked) == len(startable)
             startable = [queue for queue in startable if queue in locked]
         started = await asyncio.gather(*(self._start_queue(queue, locked_until) for queue in startable))
-        if self._locks is not None:
-            await self._locks.unlock([queue for queue in startable if queue not in self._queues])
+        await self._locks.unlock([queue for queue in startable if queue not in self._queues])
         if any(started):
             await self._offsets.persist()
             logger.info("group %s: takes %d queues of topic %s", self._group, sum(started), topic)
@@ -162,7 +149,7 @@ class HeldQueues:
         process_queue.locked_until = locked_until
         self._queues[process_queue.queue] = process_queue
         self._thresholds.share(process_queue.queue.topic, self._queues.values())
-        process_queue.task = self._instance.spawn(self._puller.run(process_queue))
+        process_queue.task = self._instance.spawn(self._puller.run(process_queue, self._offset_moved))
 
     def _release(self, queue: MessageQueue, *, commit: bool = True) -> asyncio.Task[None]:
         """Gives a queue up: nothing more is handed out, the offset is committed, the lock given back."""
@@ -175,7 +162,7 @@ class HeldQueues:
         return task
 
     async def _finish_release(self, process_queue: ProcessQueue, commit: bool) -> None:
-        if isinstance(self._service, OrderlyService):
+        if self._settings.orderly:
             self._finishing.add(process_queue)  # its lock is renewed: nobody else may have the queue meanwhile
             while not await process_queue.wait_idle(_RELEASE_TIMEOUT_S):
                 logger.warning(
@@ -185,10 +172,10 @@ class HeldQueues:
         if commit:
             async with self._committing:
                 await self._commit(process_queue)
-            if self._locks is not None and not self._service.cut_off:
+            if not self._service.cut_off:
                 await self._locks.unlock([process_queue.queue])
 
-    def offset_moved(self, process_queue: ProcessQueue, offset: int) -> None:
+    def _offset_moved(self, process_queue: ProcessQueue, offset: int) -> None:
         """The broker's queue does not reach to our offset (any more), or the group's was reset: go on where it says."""
         queue = process_queue.queue
         logger.warning(
@@ -200,11 +187,11 @@ class HeldQueues:
     async def _begin_again(self, process_queue: ProcessQueue, offset: int) -> None:
         queue = process_queue.queue
         now = asyncio.get_running_loop().time()
-        again_soon = now - self._moved_at.get(queue, float("-inf")) < 10.0
+        again_soon = now - self._moved_at.get(queue, float("-inf")) < _MOVES_APART_S
         self._moved_at[queue] = now
         await self.set_offset(queue, offset)
         if again_soon:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(_MOVED_AGAIN_PAUSE_S)
         self._rebalance()
 
     async def set_offset(self, queue: MessageQueue, offset: int) -> None:
@@ -257,7 +244,6 @@ class HeldQueues:
         await self._offsets.persist()
 
     async def _renew_locks(self) -> None:
-        assert self._locks is not None
         for process_queue in await self._locks.renew([*self.all, *self._finishing]):
             logger.warning("group %s: lost the lock of %s", self._group, process_queue.queue)
             if self._queues.get(process_queue.queue) is process_queue:

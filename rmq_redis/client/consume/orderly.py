@@ -13,9 +13,12 @@ import msgspec
 
 from ...errors import MessageDecodeError
 from ...model import MessageExt
+from .give_back import Retries
 from .handler import Handler, is_success
 from .process_queue import ProcessQueue
-from .service import ConsumeService, GiveBack, failure_of
+from .push_settings import PushSettings
+from .rebalance import AnyLocks
+from .service import ConsumeService, failure_of
 
 logger = logging.getLogger(__name__)
 
@@ -26,29 +29,22 @@ _MESSAGES_PER_TURN = 16
 class OrderlyService(ConsumeService):
     """One message of a queue at a time, in the queue's order. A message whose handler fails holds its queue up.
 
-    Args:
-        suspend_s: seconds until a message whose handler failed is handled again.
-        max_reconsume_times: a message that fails after N retries is given up (``give_back``); None:
-            never. Every try raises its ``reconsume_times``.
-        is_locked: whether this consumer may handle messages of the queue now.
+    After ``max_reconsume_times`` retries, if that is set, a message goes to the dead letters. Every try raises its
+    ``reconsume_times``.
     """
 
     def __init__(
         self,
-        name: str,
-        concurrency: int,
+        settings: PushSettings,
         handler_of: Callable[[str], Handler | None],
-        give_back: GiveBack,
-        *,
-        is_locked: Callable[[ProcessQueue], bool],
-        suspend_s: float = 1.0,
-        max_reconsume_times: int | None = None,
+        retries: Retries,
+        locks: AnyLocks,
     ) -> None:
-        super().__init__(name, concurrency, handler_of, give_back)
+        super().__init__(settings, handler_of, retries)
         self._ready: deque[ProcessQueue] = deque()
-        self._is_locked = is_locked
-        self._suspend_s = suspend_s
-        self._max_reconsume_times = max_reconsume_times
+        self._is_locked = locks.is_locked
+        self._suspend_s = settings.suspend_current_queue_time_s
+        self._max_reconsume_times = settings.max_reconsume_times
 
     def _attempt_text(self, reconsume_times: int) -> str:
         limit = self._max_reconsume_times
@@ -105,7 +101,7 @@ class OrderlyService(ConsumeService):
             handler = self._handler_of(message.topic)
             if handler is None:
                 outcomes: list[Any] = [LookupError(f"no handler for topic {message.topic!r}")]
-            elif message.body_error is not None:
+            elif message.body_error:
                 outcomes = [MessageDecodeError(message.body_error)]
             elif handler.is_async:
                 try:
@@ -114,7 +110,7 @@ class OrderlyService(ConsumeService):
                     outcomes = [failure_of(error)]
             else:
                 for following in itertools.islice(waiting, 1, handler.chunk_size):
-                    if following.body_error is not None or self._handler_of(following.topic) is not handler:
+                    if following.body_error or self._handler_of(following.topic) is not handler:
                         break
                     chunk.append(following)
                 outcomes = await self._in_thread(handler, chunk, True)
@@ -136,9 +132,9 @@ class OrderlyService(ConsumeService):
         if process_queue.dropped:
             return False
         # A body that cannot be decompressed stays so: no message of its queue need wait until it can.
-        limit = self._max_reconsume_times if message.body_error is None else 0
+        limit = 0 if message.body_error else self._max_reconsume_times
         while limit is not None and message.reconsume_times >= limit:
-            if await self._give_back(message):
+            if await self._retries.give_up(message):
                 return not process_queue.dropped
             if self.stopping or process_queue.dropped:
                 return False

@@ -65,6 +65,7 @@ class ProcessQueue:
         waiting: in an orderly consumer, pulled and not finished, in the queue's order.
         dropped: this consumer does not have the queue any more; what is still handled does not count.
         pulling: a pull is under way. outdated: it was made with a subscription that has been replaced.
+        retry_s: the pause after the last pull, if it had no answer; else 0.
         locked_until: orderly: event-loop time until which the broker's lock is ours.
     """
 
@@ -86,6 +87,7 @@ class ProcessQueue:
         "pulling",
         "queue",
         "read_from",
+        "retry_s",
         "running",
         "scheduled",
         "task",
@@ -121,6 +123,7 @@ class ProcessQueue:
         self.locked_until = 0.0
         self.read_from = MASTER_ID
         self.last_pull_s = 0.0
+        self.retry_s = 0.0
         self.task: asyncio.Task[None] | None = None
         self._order: deque[int] = deque()
         self._max_count = max_count
@@ -141,10 +144,10 @@ class ProcessQueue:
 
     def done(self, message: MessageExt) -> None:
         """A message is finished: its offset need not be kept back any more."""
-        if self.pending.pop(message.queue_offset, None) is not None:
+        if self.pending.pop(message.queue_offset, None):
             size, body_size = message.store_size, len(message.body)
             self.bytes -= size if size > body_size else body_size
-            if self._room_waiter is not None and self.has_room():
+            if self._room_waiter and self.has_room():
                 self._wake_puller()
 
     def commit_offset(self) -> int:
@@ -186,14 +189,14 @@ class ProcessQueue:
                 self._room_waiter = None
 
     def _wake_puller(self) -> None:
-        if self._room_waiter is not None and not self._room_waiter.done():
+        if self._room_waiter and not self._room_waiter.done():
             self._room_waiter.set_result(None)
 
     # --- handling ------------------------------------------------------------------------------------------------
 
     def pull_again(self) -> None:
         """Ends the pull that is under way, if any: its subscription has been replaced."""
-        if self.pulling and self.task is not None:
+        if self.pulling and self.task:
             self.outdated = True
             self.task.cancel()
 
@@ -201,14 +204,14 @@ class ProcessQueue:
         """This consumer gives the queue up: no more pulls, and nothing more is handed to the handler."""
         self.dropped = True
         self.waiting.clear()
-        if self.task is not None:
+        if self.task:
             self.task.cancel()
         self._wake_puller()
 
     def handled(self) -> None:
         """An orderly consumer's handler is through with this queue for the moment."""
         self.running = False
-        if self._idle_waiter is not None and not self._idle_waiter.done():
+        if self._idle_waiter and not self._idle_waiter.done():
             self._idle_waiter.set_result(None)
 
     async def wait_idle(self, timeout_s: float) -> bool:

@@ -22,7 +22,7 @@ from ..core.instance import MQClientInstance, check_group, client_config
 from ..core.lifecycle import AsyncClient
 from ..core.settings import ClientSettings, PullConsumerOptions, check_types
 from .offsets import OffsetStore
-from .pulling import make_subscription, matching
+from .subscriptions import make_subscription, matching
 
 BLOCK_TIMEOUT_S = 20.0
 """How long a blocking pull waits at the broker for a message."""

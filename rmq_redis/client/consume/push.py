@@ -10,7 +10,7 @@ from typing import Any, TypeVar, Unpack
 
 import pluggy
 
-from ...config import ClientConfig, choice
+from ...config import ClientConfig
 from ...errors import ClientError, ConfigError, ResponseError, RmqError
 from ...model import (
     RETRY_PREFIX,
@@ -19,7 +19,6 @@ from ...model import (
     MessageExt,
     MessageModel,
     MessageQueue,
-    topic_name_error,
 )
 from ...plugins.hookspecs import ClientContext, ReadSelector
 from ...plugins.interceptors import HANDLE_METHODS
@@ -29,28 +28,22 @@ from ...protocol.bodies.heartbeat import ConsumerData, SubscriptionData
 from ...protocol.command import RemotingCommand
 from ...runtime import first_of, force_exit, stop_signals
 from ..core.closing import Closing
-from ..core.instance import MQClientInstance, check_group, client_config
+from ..core.instance import MQClientInstance, client_config
 from ..core.intercept import intercepted_handler, named_and_given
 from ..core.lifecycle import AsyncClient
-from ..core.settings import ClientSettings, PushConsumerOptions, check_types
+from ..core.settings import ClientSettings
 from ..core.values import NO_VALUE, Serializer, Undecodable, typed_handler
 from ..produce.request_reply import Replier
+from .assembly import assemble
 from .broker_requests import answer_broker
-from .concurrent import ConcurrentService
-from .give_back import RetrySender
 from .handler import Handler, MessageHandler, takes_one
 from .held_queues import HeldQueues
-from .offsets import OffsetStore
-from .orderly import OrderlyService
-from .process_queue import ProcessQueue, PullThresholds
-from .pulling import Puller, make_subscription
-from .rebalance import QueueLocks, Rebalancer
-from .service import ConsumeService
+from .process_queue import ProcessQueue
+from .push_settings import PushSettings
+from .rebalance import Rebalancer
+from .subscriptions import check_topic_name, make_subscription
 
 logger = logging.getLogger(__name__)
-
-MAX_PULL_BATCH_SIZE = 1024
-_RELEASE_TIMEOUT_S = 30.0
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -121,97 +114,33 @@ class AsyncPushConsumer(AsyncClient):
         interceptors: Sequence[object] = (),
         **settings: Unpack[ClientSettings],
     ) -> None:
-        check_types(PushConsumerOptions, locals())
-        check_group(group, "consumer")
-        _check_numbers(pull_batch_size, concurrency, consume_timeout_s)
-        self.consume_from_where = choice(ConsumeFromWhere, "consume_from_where", consume_from_where)
-        self.message_model = choice(MessageModel, "message_model", message_model)
-        self.group = group
-        self.orderly = orderly
+        self._settings = PushSettings.of(locals())
         self.config = client_config(namesrv_addr, config, settings, type(self))
-        self.concurrency = concurrency
-        self._clustering = self.message_model == MessageModel.CLUSTERING
-        self._instance = MQClientInstance(self.config)
         self._plugins = plugins or installed_plugins()
+        self._instance = MQClientInstance(self.config)
         context = ClientContext(self.config, self._instance.zone_of)
         self._interceptors = named_and_given(interceptors, HANDLE_METHODS, self._plugins, context)
         self._strategy = named_strategy(self.config.allocate_strategy, self._plugins, context)
-        self._await_termination_s = await_termination_s
-        thresholds = PullThresholds(
-            for_queue=(pull_threshold_for_queue, pull_threshold_bytes_for_queue),
-            for_topic=(pull_threshold_for_topic, pull_threshold_bytes_for_topic),
-            max_span=None if orderly else consume_max_span,
-        )
-        self._init_state()
-        self.offsets = OffsetStore(
-            self._instance,
-            group,
-            message_model=self.message_model,
-            consume_from_where=self.consume_from_where,
-            consume_timestamp_ms=consume_timestamp_ms,
-        )
-        self._locks = QueueLocks(self._instance, group) if orderly and self._clustering else None
-        stuck_s = consume_timeout_s if self._clustering else None
-        self.service = self._make_service(max_reconsume_times, suspend_current_queue_time_s, stuck_s)
-        self.replies = Replier(self._instance, group, self.service.call)
-        selector = read_selector(self.config.read_selector, self._plugins, context)
-        puller = self._make_puller(pull_batch_size, selector)
-        self._held = HeldQueues(
-            self._instance,
-            group,
-            self._subscriptions,
-            self.offsets,
-            thresholds,
-            self._locks,
-            self.service,
-            puller,
-            self.rebalance_now,
-        )
+        self._assemble(read_selector(self.config.read_selector, self._plugins, context))
 
-    def _init_state(self) -> None:
-        self._subscriptions: dict[str, SubscriptionData] = {}
-        self._handlers: dict[str, Handler] = {}
-        self._running = False
+    def _assemble(self, selector: ReadSelector | None) -> None:
+        parts = assemble(self._instance, self._settings, selector, lambda: self.process_queues)
+        self.group = self._settings.group
+        self.consume_from_where = self._settings.consume_from_where
+        self.message_model = self._settings.message_model
+        self.orderly = self._settings.orderly
+        self.concurrency = self._settings.concurrency
+        self.offsets = parts.offsets
+        self.service = parts.service
+        self.replies = Replier(self._instance, self.group, self.service.call)
         self.started_at_ms = 0
+        self._subscriptions = parts.subscriptions
+        self._handlers = parts.handlers
+        self._locks = parts.locks
+        self._held = HeldQueues(parts, self.rebalance_now)
+        self._running = False
         self._closing = Closing(f"consumer {self.group}", self._close)
         self._rebalancer: Rebalancer
-
-    def _make_service(self, max_reconsume_times: int | None, suspend_s: float, stuck_s: float | None) -> ConsumeService:
-        retries = RetrySender(self._instance, self.group, max_reconsume_times)
-        give_up = retries.give_up if self._clustering else _drop
-        if self.orderly:
-            return OrderlyService(
-                self.group,
-                self.concurrency,
-                self._handlers.get,
-                give_up,
-                is_locked=self._locks.is_locked if self._locks else _always,
-                suspend_s=suspend_s,
-                max_reconsume_times=max_reconsume_times,
-            )
-        return ConcurrentService(
-            self.group,
-            self.concurrency,
-            self._handlers.get,
-            retries.give_back if self._clustering else _drop,
-            give_up,
-            stuck_s,
-            lambda: self.process_queues,
-            max_reconsume_times,
-        )
-
-    def _make_puller(self, batch_size: int, selector: ReadSelector | None) -> Puller:
-        return Puller(
-            self._instance,
-            self.group,
-            batch_size=batch_size,
-            commits=self._clustering,
-            subscription_of=self._subscriptions.get,
-            submit=self.service.submit,
-            offset_moved=self._offset_moved,
-            may_pull=self._locks.is_locked if self._locks else None,
-            read_selector=selector,
-        )
 
     # --- subscriptions -------------------------------------------------------------------------------------------
 
@@ -235,9 +164,7 @@ class AsyncPushConsumer(AsyncClient):
             ClientError: no handler, or the topic name is illegal.
         """
         self.check_process()
-        problem = topic_name_error(topic)
-        if problem is not None:
-            raise ClientError(problem)
+        check_topic_name(topic)
         if not callable(handler):
             raise ClientError(f"subscription of topic {topic!r}: a handler is needed, not {handler!r}")
         if not takes_one(handler):
@@ -298,7 +225,7 @@ class AsyncPushConsumer(AsyncClient):
         """No more messages of a topic; those at a handler are finished."""
         self.check_process()
         self._handlers.pop(topic, None)
-        if self._subscriptions.pop(topic, None) is not None:
+        if self._subscriptions.pop(topic, None):
             self._subscriptions_changed()
 
     def _subscriptions_changed(self) -> None:
@@ -352,22 +279,8 @@ class AsyncPushConsumer(AsyncClient):
         except RmqError:
             await self._instance.close()
             raise
-        self.started_at_ms = int(time.time() * 1000)
-        if self._clustering:
-            retry_topic = RETRY_PREFIX + self.group
-            self._subscriptions[retry_topic] = make_subscription(retry_topic)
-        self._rebalancer = Rebalancer(
-            self._instance, self.group, self._strategy, self.message_model, self._held.topics, self._held.assign
-        )
-        self._running = True
-        self.service.start()
-        routes = self._instance.routes
-        routes.wanted.append(lambda: self._subscriptions)
-        for topic in list(self._handlers):
-            try:
-                await routes.get(topic)
-            except RmqError as error:
-                logger.info("group %s: %s", self.group, error)
+        self._begin()
+        await self._look_up_routes()
         try:
             await self._instance.check_subscriptions(self.group, self.subscriptions)
         except ResponseError:
@@ -378,7 +291,7 @@ class AsyncPushConsumer(AsyncClient):
         await self._rebalancer.once()
         if self._closing.begun.is_set():  # by the handler of a first message
             return
-        routes.on_topic_change.append(self._topic_changed)
+        self._instance.routes.on_topic_change.append(self._topic_changed)
         self._rebalancer.loop.start()
         self._held.start()
         try:
@@ -386,6 +299,32 @@ class AsyncPushConsumer(AsyncClient):
         except ConfigError:
             await self.close()
             raise
+
+    def _begin(self) -> None:
+        """From here on messages may be handled."""
+        self.started_at_ms = int(time.time() * 1000)
+        if self._settings.is_clustering:
+            retry_topic = RETRY_PREFIX + self.group
+            self._subscriptions[retry_topic] = make_subscription(retry_topic)
+        self._rebalancer = Rebalancer(
+            self._instance,
+            self.group,
+            self._strategy,
+            self.message_model,
+            self._held.topics,
+            self._held.assign,
+        )
+        self._running = True
+        self.service.start()
+
+    async def _look_up_routes(self) -> None:
+        routes = self._instance.routes
+        routes.wanted.append(lambda: self._subscriptions)
+        for topic in list(self._handlers):
+            try:
+                await routes.get(topic)
+            except RmqError as error:
+                logger.info("group %s: %s", self.group, error)
 
     async def run_forever(self) -> None:
         """Starts unless started, consumes until SIGTERM, Ctrl-C or ``close``, then closes.
@@ -429,12 +368,9 @@ class AsyncPushConsumer(AsyncClient):
             self._running = False
             self._rebalancer.loop.cancel()
             self._held.stop_pulling()
-            all_ended = await self.service.stop(self._await_termination_s)
+            all_ended = await self.service.stop(self._settings.await_termination_s)
             await self._held.close(all_ended=all_ended)
         await self._instance.close()
-
-    def _offset_moved(self, process_queue: ProcessQueue, offset: int) -> None:
-        self._held.offset_moved(process_queue, offset)
 
     def _topic_changed(self, topic: str) -> None:
         if topic in self._subscriptions:
@@ -460,22 +396,3 @@ class AsyncPushConsumer(AsyncClient):
     async def handle_request(self, command: RemotingCommand) -> RemotingCommand | None:
         """Answers a request that a broker sends."""
         return await answer_broker(self, command)
-
-
-async def _drop(message: MessageExt) -> bool:
-    """BROADCASTING: nothing is delivered again."""
-    logger.warning("%s is not delivered again: the consumer is broadcasting", message.msg_id)
-    return True
-
-
-def _always(_process_queue: ProcessQueue) -> bool:
-    return True
-
-
-def _check_numbers(pull_batch_size: int, concurrency: int, consume_timeout_s: float) -> None:
-    if not 1 <= pull_batch_size <= MAX_PULL_BATCH_SIZE:
-        raise ConfigError(f"pull_batch_size={pull_batch_size} is not 1..{MAX_PULL_BATCH_SIZE}")
-    if concurrency < 1:
-        raise ConfigError(f"concurrency={concurrency}: there must be at least one handler at a time")
-    if not consume_timeout_s > 0:
-        raise ConfigError(f"consume_timeout_s={consume_timeout_s} is not above 0")

@@ -21,9 +21,11 @@ from .process_queue import ProcessQueue
 logger = logging.getLogger(__name__)
 
 MIN_REBALANCE_INTERVAL_S = 0.1
+"""What changes within this time costs one rebalance."""
 LOCK_RENEW_INTERVAL_S = 20.0
+"""Source: ConsumeMessageOrderlyService, ``rocketmq.client.rebalance.lockInterval``."""
 LOCK_LIVE_S = 30.0
-"""A lock counts as lost this long after it was granted or renewed last."""
+"""A lock counts as lost this long after it was granted or renewed last. Source: ProcessQueue."""
 
 
 class Rebalancer:
@@ -83,7 +85,7 @@ class Rebalancer:
             except RmqError as error:
                 logger.warning("group %s: rebalance of topic %s failed: %s", self._group, topic, error)
                 settled = False
-            except Exception:  # a mistake of ours must not end the only task that finds queues
+            except Exception:  # a bug must not end the only task that finds queues
                 logger.exception("group %s: rebalance of topic %s failed", self._group, topic)
                 settled = False
         return settled
@@ -131,7 +133,7 @@ class Rebalancer:
                 instance.routes.refresh_soon(topic)
                 continue
             return ids
-        if failure is not None:
+        if failure:
             raise failure
         return []
 
@@ -141,6 +143,25 @@ class Rebalancer:
         except ResponseError as error:  # how brokers say that there are none
             logger.debug("group %s: %s has no members of it: %s", self._group, address, error)
             return []
+
+
+class NoLocks:
+    """In the place of ``QueueLocks`` for a consumer that needs none: every queue counts as locked."""
+
+    def __init__(self) -> None:
+        self.asked: set[MessageQueue] = set()
+
+    def is_locked(self, _process_queue: ProcessQueue) -> bool:
+        return True
+
+    async def lock(self, queues: Iterable[MessageQueue]) -> set[MessageQueue]:
+        return set(queues)
+
+    async def unlock(self, queues: Iterable[MessageQueue]) -> None:
+        pass
+
+    async def renew(self, process_queues: Iterable[ProcessQueue]) -> list[ProcessQueue]:
+        return []
 
 
 class QueueLocks:
@@ -226,3 +247,6 @@ class QueueLocks:
                 else:
                     lost.append(process_queue)
         return lost
+
+
+AnyLocks = QueueLocks | NoLocks

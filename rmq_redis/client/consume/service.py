@@ -10,20 +10,22 @@ import asyncio
 import inspect
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...errors import MessageDecodeError
 from ...model import ConsumeResult, MessageExt
 from ..core.closing import Worker
 from ..core.threads import DaemonThreadExecutor
+from .give_back import Retries
 from .handler import Handler, is_success
 from .process_queue import ProcessQueue
+from .push_settings import PushSettings
 
 logger = logging.getLogger(__name__)
 
-GiveBack = Callable[[MessageExt], Awaitable[bool]]
-"""Has a broker deliver the message again later; False when no broker could be told."""
+_CANCEL_TIMEOUT_S = 1.0
+"""For handlers that were cancelled: what they clean up."""
 
 
 class ConsumeService(ABC):
@@ -31,20 +33,14 @@ class ConsumeService(ABC):
 
     Args:
         handler_of: topic -> handler; None for a topic that is not subscribed (any more).
-        give_back: what to do with a message whose handler failed.
+        retries: what becomes of a message whose handler failed.
     """
 
-    def __init__(
-        self,
-        name: str,
-        concurrency: int,
-        handler_of: Callable[[str], Handler | None],
-        give_back: GiveBack,
-    ) -> None:
-        self._name = name
-        self._concurrency = concurrency
+    def __init__(self, settings: PushSettings, handler_of: Callable[[str], Handler | None], retries: Retries) -> None:
+        self._name = settings.group
+        self._concurrency = settings.concurrency
         self._handler_of = handler_of
-        self._give_back = give_back
+        self._retries = retries
         self._workers: list[asyncio.Task[None]] = []
         self._idle: list[asyncio.Future[None]] = []
         self._pool: DaemonThreadExecutor | None = None
@@ -72,8 +68,8 @@ class ConsumeService(ABC):
                 worker.cancel()
             if late:
                 logger.warning("%s: %d handlers did not end within %g s", self._name, len(late), timeout_s)
-                await asyncio.wait(late, timeout=1.0)
-        if self._pool is not None:
+                await asyncio.wait(late, timeout=_CANCEL_TIMEOUT_S)
+        if self._pool:
             # Not waited for: that would stop the event loop, and a thread that a broker asked for may need it.
             self._pool.shutdown(wait=False, cancel_futures=True)
         return not late
@@ -90,7 +86,7 @@ class ConsumeService(ABC):
         handler = self._handler_of(message.topic)
         if handler is None:
             return LookupError(f"no handler for topic {message.topic!r}")
-        if message.body_error is not None:
+        if message.body_error:
             return MessageDecodeError(message.body_error)
         if not handler.is_async:
             return (await self._in_thread(handler, [message], False))[0]
@@ -144,7 +140,7 @@ class ConsumeService(ABC):
                 return
 
     def _logfailure_of(self, message: MessageExt, outcome: Any) -> None:
-        if message.body_error is not None:
+        if message.body_error:
             which = f"{message.msg_id} of {message.queue}, attempt {message.reconsume_times + 1}"
             logger.warning("%s: not handled, goes to the retries: %s, %s", self._name, message.body_error, which)
             return
@@ -168,6 +164,6 @@ class ConsumeService(ABC):
 def failure_of(error: BaseException) -> BaseException:
     """What a handler raised, as its outcome; raises it again when it is this task that is being cancelled."""
     task = asyncio.current_task()
-    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+    if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
         raise error
     return error

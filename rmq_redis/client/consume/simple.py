@@ -25,7 +25,6 @@ from ...model import (
     MessageExt,
     MessageModel,
     subscribe_queues,
-    topic_name_error,
 )
 from ...protocol.bodies.heartbeat import ConsumerData, SubscriptionData
 from ...protocol.command import RemotingCommand, request, response
@@ -54,7 +53,7 @@ from ..core.instance import MQClientInstance, check_group, client_config
 from ..core.lifecycle import AsyncClient
 from ..core.route import MIN_REFRESH_INTERVAL_S
 from ..core.settings import ClientSettings, SimpleConsumerOptions, check_types
-from .pulling import make_subscription
+from .subscriptions import check_topic_name, make_subscription
 
 logger = logging.getLogger(__name__)
 
@@ -155,9 +154,7 @@ class AsyncSimpleConsumer(AsyncClient):
             ClientError: the topic name is illegal.
         """
         self.check_process()
-        problem = topic_name_error(topic)
-        if problem is not None:
-            raise ClientError(problem)
+        check_topic_name(topic)
         self._subscriptions[topic] = make_subscription(topic, expression, expression_type)
         if self._running:
             self._instance.heartbeat_soon()

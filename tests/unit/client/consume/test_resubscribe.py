@@ -19,7 +19,7 @@ from rmq_redis import (
     Message,
     MessageExt,
 )
-from rmq_redis.client.consume.pulling import make_subscription
+from rmq_redis.client.consume.subscriptions import make_subscription
 from rmq_redis.testing import running_cluster
 
 TAG = ("TAG", "A", "C")
