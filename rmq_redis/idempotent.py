@@ -34,7 +34,9 @@ RENEWAL = "rmq-redis-idempotent-renewal"
 
 _DONE = b"done"
 _POLL_S = 0.02
+"""How late a call may notice that another one with its key has ended; 50 GETs per second cost Redis nothing."""
 _RENEWALS_PER_LEASE = 3
+"""Two renewals may be lost before the claim expires."""
 _BEGIN = """
 local mark = redis.call('GET', KEYS[1])
 if mark then return mark end
@@ -47,7 +49,7 @@ if mark and mark ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], 'done', 'PX', ARGV[2])
 return 1
 """
-# Nothing but the call's own claim: a renewal that arrives after the claim's end must not bring it back.
+# Only the call's own claim: a renewal that arrives after the end of the claim must not restore it.
 _RENEW = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return 0
@@ -238,7 +240,7 @@ class _Marks:
 
         async def renew() -> None:
             task = asyncio.current_task()
-            assert task is not None
+            assert task
             task.set_name(RENEWAL)
             await self.renew(key, token, ended)
 

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FORCED_EXIT_CODE = 130
+"""As shells report a process that Ctrl-C ended: 128 + SIGINT."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -81,9 +82,9 @@ def _is_patched(library: str, module: str) -> bool:
     if library == "gevent":
         monkey = sys.modules.get("gevent.monkey")
         name = "threading" if module == "thread" else module
-        return monkey is not None and bool(monkey.is_module_patched(name))
+        return bool(monkey and monkey.is_module_patched(name))
     patcher = sys.modules.get("eventlet.patcher")
-    return patcher is not None and bool(patcher.is_monkey_patched(module))
+    return bool(patcher and patcher.is_monkey_patched(module))
 
 
 class OneLineFormatter(logging.Formatter):
@@ -116,6 +117,7 @@ def setup_logging(level: str) -> None:
 
 
 _SIGNAL_POLL_S = 0.2
+"""How late Ctrl-C is noticed on Windows, where a signal does not end a wait."""
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -130,13 +132,13 @@ def stop_signals(on_second: Callable[[], None] | None = None) -> Iterator[asynci
                 for message in await consumer.receive(): ...
 
     Args:
-        on_second: called when a signal comes again: somebody is in a hurry.
+        on_second: called with each further signal: the user does not want to wait.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
     def received() -> None:
-        if stop.is_set() and on_second is not None:
+        if stop.is_set() and on_second:
             on_second()
         stop.set()
 
@@ -180,7 +182,7 @@ def on_stop_signals(received: Callable[[], object], *, replaces_own: bool = Fals
 
 def wait_for_item(items: queue.SimpleQueue[T]) -> T:
     """``items.get()`` that signals interrupt on every system."""
-    while os.name == "nt":  # there a signal does not end a wait
+    while os.name == "nt":
         try:
             return items.get(timeout=_SIGNAL_POLL_S)
         except queue.Empty:

