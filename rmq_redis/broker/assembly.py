@@ -64,7 +64,7 @@ class Parts:
     """What a broker consists of.
 
     Attributes:
-        processors: what answers each request code.
+        processors: the handler of each request code.
     """
 
     state: GroupState
@@ -82,7 +82,7 @@ class Parts:
 
 
 def open_state(config: BrokerConfig, office: Office, signals: Signals, address: str) -> GroupState:
-    """The state of a group, empty until it is read. Raises ConfigError for a store that is no Redis URL."""
+    """The state of a group, empty until it is read. Raises ConfigError if the store is not a Redis URL."""
     queue_store = QueueStore(
         StoreSettings(
             url=config.store,
@@ -117,7 +117,7 @@ def open_state(config: BrokerConfig, office: Office, signals: Signals, address: 
 
 
 class _Assembly:
-    """Parts while they are built: each is made once, when another first needs it."""
+    """Builds each part once, when another part first needs it."""
 
     def __init__(self, state: GroupState, signals: Signals, server: RemotingServer, hooks: Hooks) -> None:
         self._state = state
@@ -219,7 +219,7 @@ class _Assembly:
         )
 
     def _tools(self) -> list[Any]:
-        """The processors that read state, or change it for an operator, at masters and slaves."""
+        """Processors for tools: they read or change state, on masters and slaves."""
         state, statistics = self._state, self.statistics
         return [
             QueryProcessor(state),

@@ -22,16 +22,16 @@ from .vip_channel import listen_on_vip_channel
 logger = logging.getLogger(__name__)
 
 _STORE_RETRY_S = 1.0
-"""A store that starts together with its broker takes about as long."""
+"""About the time that a store needs to start together with its broker."""
 
 
 class Broker:
-    """One broker process's worth of broker, on the running event loop.
+    """A broker on the running event loop.
 
     Attributes:
-        port: where it listens, once started.
-        fast_port: where it also listens for the VIP channel of old Java clients; 0: nowhere.
-        address: ``ip:port`` that it registers and that is part of message ids.
+        port: the port that it listens on, once started.
+        fast_port: the port for the VIP channel of old Java clients; 0: none.
+        address: ``ip:port``, registered at NameServers and part of message ids.
     """
 
     def __init__(self, config: BrokerConfig) -> None:
@@ -57,20 +57,20 @@ class Broker:
 
     @property
     def broker_id(self) -> int:
-        """The id now: 0 for the group's master."""
+        """The present id: 0 for the group's master."""
         return self._office.broker_id
 
     @property
     def parts(self) -> Parts:
-        """What it consists of, once it listens."""
+        """Its parts, once it listens."""
         assert self._parts, "not started"
         return self._parts
 
     async def start(self) -> None:
-        """Listens, waits for the store, takes the group over (a master, if no other has it), and serves.
+        """Listens, waits for the store, takes the group over (as the master, if no other broker is), and serves.
 
         Raises:
-            StoreError: the store refused something: a wrong password, a missing right.
+            StoreError: the store refused a command: a wrong password, a missing permission.
             ConfigError: the port is taken, or the address to advertise cannot be found.
         """
         config, server = self.config, self._server
@@ -94,7 +94,7 @@ class Broker:
             await parts.duties.begin_as_slave()
         server.set_processors(self._plugins.wrap(parts.processors))
         parts.registration.start()
-        await parts.registration.register_now()  # who sees the broker start may look up routes at once
+        await parts.registration.register_now()  # a client that saw the broker start may query routes at once
         self._plugins.start(lambda: {**server.figures(), "messages_delivered_total": parts.statistics.gets.nums})
         logger.info(
             "broker %s id %d: serving at %s, epoch %d",
@@ -143,6 +143,6 @@ class Broker:
                 async with asyncio.timeout(config.stop_timeout_s):
                     await state.offsets.close()
             except TimeoutError:
-                logger.warning("broker %s: the store does not take the last offsets", config.broker_name)
+                logger.warning("broker %s: the store did not accept the last offsets in time", config.broker_name)
         await parts.leadership.release()
         await state.queue_store.close()

@@ -1,4 +1,4 @@
-"""What broker interceptors of plugins do with sends and deliveries. A broker without any pays nothing for it."""
+"""Calls of broker interceptors at sends and deliveries. Without interceptors nothing is called."""
 
 from __future__ import annotations
 

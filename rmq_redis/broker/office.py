@@ -1,4 +1,4 @@
-"""The office that this broker holds in its group: whether it may change anything, and why not."""
+"""The state of this broker in its group: whether it may write, and if not, why."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ logger = logging.getLogger(__name__)
 
 
 class State(StrEnum):
-    """What a broker is in its group now."""
+    """The present state of a broker in its group."""
 
     SLAVE = "slave"
     TAKING_OVER = "taking over"
-    """It has the lease, and reads what the store has."""
+    """It has the lease, and reads topics, groups and offsets from the store."""
     MASTER = "master"
     FENCED = "fenced"
     """The store refused a write of this master: another process took over, or the store lost its data."""
@@ -26,14 +26,14 @@ class State(StrEnum):
 
 
 class Office:
-    """One state for the whole process. Processors read it; ``Leadership`` and ``Broker`` move it, and so does the store
-    when it refuses a write.
+    """One state for the whole process. Processors read it; ``Leadership`` and ``Broker`` change it, and so does the
+    store when it refuses a write.
 
     Attributes:
         slave_id: the id while it is not the master.
         state: changed by the methods below only.
-        is_master: whether this process knows by itself how far queues and offsets reach. Only MASTER and SLAVE change
-            it, so a master that is fenced off or stops goes on answering reads from memory.
+        is_master: whether queue ends and offsets in memory are current. Only MASTER and SLAVE change it, so a master
+            that is fenced off or stops goes on answering reads from memory.
     """
 
     def __init__(self, config: BrokerConfig) -> None:
@@ -47,7 +47,7 @@ class Office:
 
     @property
     def broker_id(self) -> int:
-        """The id in the group; 0 from the beginning of a takeover."""
+        """The id in the group; 0 from the start of a takeover on."""
         return self.slave_id if self._role is State.SLAVE else MASTER_ID
 
     @property
@@ -56,7 +56,7 @@ class Office:
         return self._role in (State.TAKING_OVER, State.MASTER)
 
     def on_change(self, watcher: Callable[[], None]) -> None:
-        """Has ``watcher`` called after every change of ``state``."""
+        """Calls ``watcher`` after every change of ``state``."""
         self._watchers.append(watcher)
 
     def require_master(self, prefix: str = "") -> None:
@@ -74,12 +74,12 @@ class Office:
     # --- moves -----------------------------------------------------------------------------------------------------
 
     def take_over(self) -> None:
-        """The lease is this broker's, and its epoch is set. A master that keeps the lease stays what it is."""
+        """This broker has the lease, and its epoch is set. A master that keeps the lease stays master."""
         if self._role is not State.MASTER:
             self._move(State.TAKING_OVER)
 
     def lead(self) -> None:
-        """Everything is read: this broker takes writes, unless it was fenced off meanwhile."""
+        """Everything is read: this broker accepts writes, unless it was fenced off meanwhile."""
         if self._role is State.TAKING_OVER:
             self._fenced_because = ""
             self.is_master = True
@@ -105,7 +105,7 @@ class Office:
         self._move(State.SLAVE)
 
     def stop(self) -> None:
-        """The broker shuts down: it finishes what it accepted, and accepts nothing more. Final."""
+        """The broker shuts down: it finishes accepted requests and refuses new ones. Final."""
         self._set(State.STOPPING)
 
     def _move(self, role: State) -> None:

@@ -1,4 +1,4 @@
-"""The address under which other machines reach this one."""
+"""The address at which other machines reach this one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..errors import ConfigError
 
 
 def own_ip(peer: str) -> str:
-    """The address of this machine that reaches ``host:port``. Raises ConfigError when it cannot be found."""
+    """The address from which this machine connects to ``host:port``. Raises ConfigError if there is none."""
     host, _, port = peer.rpartition(":")
     try:
         infos = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)

@@ -1,4 +1,4 @@
-"""Messages a second, from totals that are counted anyway: one sample of them every ten seconds.
+"""Messages per second, from a sample of the totals every ten seconds.
 
 Source: RocketMQ 5.3 ``StoreStatsService`` (averages of 10, 60 and 600 seconds), ``BrokerStats`` (totals at midnight).
 """
@@ -17,7 +17,7 @@ _WINDOWS_S = (10.0, 60.0, 600.0)
 
 
 class Rates:
-    """Averages of one total that only grows.
+    """Averages of a total that only grows.
 
     Attributes:
         yesterday_morning, today_morning: the total at the last two midnights, local time; 0 before this process.
@@ -32,7 +32,7 @@ class Rates:
         self.today_morning = 0
 
     def sample(self) -> None:
-        """To be called every ``SAMPLE_PERIOD_S``."""
+        """Takes a sample; to be called every ``SAMPLE_PERIOD_S``."""
         total = self._total()
         self._samples.append((self._clock(), total))
         day = time.localtime().tm_yday
@@ -41,7 +41,7 @@ class Rates:
             self.yesterday_morning, self.today_morning = self.today_morning, total
 
     def averages(self) -> tuple[float, float, float]:
-        """Per second, of the last 10, 60 and 600 seconds (or of the time since start, where that is shorter)."""
+        """Per second, of the last 10, 60 and 600 seconds, or of the time since start if that is shorter."""
         now, total = self._clock(), self._total()
         ten, sixty, six_hundred = (self._average(now, total, window_s) for window_s in _WINDOWS_S)
         return ten, sixty, six_hundred

@@ -1,4 +1,4 @@
-"""Events in one part of a broker that concern other parts of it."""
+"""Events of one part of a broker that other parts handle."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ logger = logging.getLogger(__name__)
 
 
 class Signals:
-    """Passes events on. The store and the server are made before those whom their events concern: ``connect`` adds
-    these, before anything is started.
+    """Passes events on. The store and the server are created before the parts that handle their events; ``connect``
+    adds those before anything is started.
     """
 
     _parts: Parts
     _is_connected = False
 
     def connect(self, parts: Parts) -> None:
-        """Names the parts that get the events."""
+        """Sets the parts that handle the events."""
         self._parts = parts
         self._is_connected = True
 
@@ -37,7 +37,7 @@ class Signals:
         parts.pop_hold.on_new_records(queue)
 
     def expression_changed(self, group: str, topic: str) -> None:
-        """A group subscribes to a topic with another expression."""
+        """A group has a new expression for a topic."""
         self._parts.pulls.expression_changed(group, topic)
         self._parts.pop_hold.expression_changed(group, topic)
 

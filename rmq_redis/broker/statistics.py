@@ -1,4 +1,4 @@
-"""What this broker stored and delivered, per topic, queue and consumer group: the one place that counts it.
+"""Counters of stored and delivered messages per topic, queue and consumer group.
 
 Stored messages are counted at their queue (``Queue.puts``), deliveries here. Code 28, code 315 and metrics sinks read
 the same counters. Names and keys are those of RocketMQ 5.3 ``BrokerStatsManager``.
@@ -19,11 +19,11 @@ GroupTopic = tuple[str, str]
 
 _WITHOUT_SYSTEM_TOPIC = "_WITHOUT_SYSTEM_TOPIC"
 _IDLE_LOOK_S = 3600.0
-"""Counters are dropped after a day; an hour more does not matter."""
+"""Counters are dropped after a day, and one hour more does not matter."""
 
 
 class Windows(NamedTuple):
-    """What a name and key of code 315 stand for, by field of ``Total``."""
+    """The windows of a statistic of code 315, and the field of ``Total`` that it shows."""
 
     field: str
     windows: tuple[Window, Window, Window]
@@ -33,10 +33,10 @@ class BrokerStatistics:
     """Counters of one broker process; they start at 0 with it.
 
     Attributes:
-        gets: all messages delivered, by pull and by POP; ``times`` are the requests that got at least one.
+        gets: messages delivered by pull and POP; ``times`` counts the requests that got at least one.
         miss_total: requests that were answered without a message.
         longest_get_ms: the longest read of a delivery.
-        acks, checkpoints: messages acknowledged, and answers that hid messages from a group (POP).
+        acks, checkpoints: acknowledged messages, and POP answers with messages.
     """
 
     def __init__(self, cluster_name: str, topics: TopicTable, queue_store: QueueStore) -> None:
@@ -80,7 +80,7 @@ class BrokerStatistics:
         self.checkpoints.add(1, 0)
 
     def acknowledged(self, group: str, topic: str, nums: int) -> None:
-        """A group acknowledged popped messages. The name of one that does not exist may be anything."""
+        """A group acknowledged popped messages. Unknown groups are not counted, as clients could make up names."""
         if nums and self._topics.group(group):
             _count(self._acks, (group, topic), nums)
             self.acks.add(nums, 0)
@@ -90,11 +90,11 @@ class BrokerStatistics:
         _count(self._send_backs, (group, topic), 1)
 
     def forget_topic(self, topic: str) -> None:
-        """Drops what was counted for a deleted topic; its queues go with it."""
+        """Drops the counters of a deleted topic. Those of its queues are part of the queues."""
         self._forget(lambda pair: pair[1] == topic)
 
     def forget_group(self, group: str) -> None:
-        """Drops what was counted for a deleted group."""
+        """Drops the counters of a deleted group."""
         self._forget(lambda pair: pair[0] == group)
 
     def _forget(self, is_gone: Callable[[GroupTopic], bool]) -> None:
@@ -103,7 +103,7 @@ class BrokerStatistics:
                 del table[pair]
 
     def forget_idle(self) -> None:
-        """Drops what was not counted for a day, once an hour: groups come and go."""
+        """Drops counters without an event for a day; looks once an hour."""
         now_s = time.monotonic()
         if now_s - self._looked_s < _IDLE_LOOK_S:
             return
@@ -212,12 +212,12 @@ class BrokerStatistics:
 
 
 def _queue_id(text: str) -> int:
-    """A queue id; -1 for what is none. Python refuses to convert numbers of thousands of digits."""
+    """A queue id; -1 for other text. Python refuses to convert numbers with thousands of digits."""
     return int(text) if text.isdecimal() and len(text) < 10 else -1
 
 
 def _sum(counters: Iterable[Counter]) -> tuple[Window, Window, Window] | None:
-    """The windows of several counters together; None for no counter."""
+    """The sum of several counters' windows; None without counters."""
     found = [counter.windows() for counter in counters]
     if not found:
         return None

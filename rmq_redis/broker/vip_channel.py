@@ -18,7 +18,7 @@ AUTOMATIC = -1
 
 
 async def listen_on_vip_channel(server: RemotingServer, config: BrokerConfig) -> int:
-    """Has a server that listens already also listen for the VIP channel; returns the port, 0 for none.
+    """Makes a listening server listen for the VIP channel, too; returns the port, 0 for none.
 
     Raises:
         ConfigError: a configured port cannot be listened on; an automatic one is skipped.

@@ -1,1 +1,1 @@
-"""Requests of admin tools.."""
+"""Requests of admin tools."""

@@ -57,7 +57,7 @@ def language_name(member: Member) -> str:
 
 
 class ConsumerAdminProcessor:
-    """Administration of groups that needs their members, or that must hold against them."""
+    """Administration of consumer groups: requests that its members answer, and resets that they must follow."""
 
     def __init__(self, state: GroupState, clients: ClientManager, pulls: PullProcessor) -> None:
         self._config = state.config
@@ -88,11 +88,11 @@ class ConsumerAdminProcessor:
     # --- resets --------------------------------------------------------------------------------------------------
 
     async def _reset(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        """Sets the group's offsets; whatever its members commit is ignored until they pull from there.
+        """Sets the group's offsets. Commits of its members are ignored until they pull from the new offsets.
 
-        So it holds for every client, online or not, and needs nothing of it but that it follows the answer
-        PULL_OFFSET_MOVED. ``isForce=false`` keeps all queues of a topic from going forwards, as before 5.2; one queue
-        goes where it is sent, since tools never set it there. Source: RocketMQ 5.3
+        So a reset works for every client, online or not, that follows the answer PULL_OFFSET_MOVED. With
+        ``isForce=false``, a reset of a whole topic moves no queue forward, as before 5.2. A reset of a single queue
+        ignores the flag, as tools never set it there. Source: RocketMQ 5.3
         AdminBrokerProcessor.resetOffsetInner.
         """
         header = command.header(ResetOffsetRequestHeader)
@@ -136,7 +136,7 @@ class ConsumerAdminProcessor:
     # --- members -------------------------------------------------------------------------------------------------
 
     async def _status(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        """How far each member is in the queues that it has, as it says itself."""
+        """The offsets of each member's queues, as the members report them."""
         header = command.header(ConsumerStatusRequestHeader)
         group = self._clients.consumer_groups.get(header.group)
         ids = group.client_ids() if group else []
@@ -172,7 +172,7 @@ class ConsumerAdminProcessor:
         return await self._forward(command, command.ext_fields | broker, body)
 
     async def _forward(self, command: RemotingCommand, fields: dict[str, str], body: bytes) -> RemotingCommand:
-        """Has one member answer the request."""
+        """Forwards the request to one member and returns its answer."""
         header = command.header(ConsumerClientRequestHeader)
         member = self._clients.member(header.consumer_group, header.client_id)
         if member is None:
@@ -216,7 +216,7 @@ class ConsumerAdminProcessor:
     # --- a queue's entries ---------------------------------------------------------------------------------------
 
     async def _entries(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        """What RocketMQ's consume queue would say of some messages, and whether a group's filter lets them pass."""
+        """Entries as in RocketMQ's consume queue, and whether each message passes a group's filter."""
         header = command.header(QueryConsumeQueueRequestHeader)
         queue = self._queue_store.queues.get((header.topic, header.queue_id))
         if queue is None:

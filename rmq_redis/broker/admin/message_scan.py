@@ -1,13 +1,13 @@
-"""In which order the messages of a queue are looked at for a key: outward from a place, in steps that grow."""
+"""The order in which a queue is searched for a key: outward from an offset, in growing steps."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 _FIRST_STEP_NUMS = 1024
-"""Small, as what is looked for is mostly near the centre or the end."""
+"""Small, as most messages are found near the centre or the end."""
 _LARGEST_STEP_NUMS = 16_384
-"""The three directions take turns, so a larger step in one would delay what is found in another."""
+"""The three directions take turns; a larger step in one would delay the others."""
 
 
 class Window(NamedTuple):
@@ -18,10 +18,10 @@ class Window(NamedTuple):
 
 
 class OutwardScan:
-    """Goes through a queue from ``centre`` to both sides, and from its end back: what is looked for is mostly new.
+    """Scans a queue from ``centre`` in both directions, and from its end back, as most queries are for new messages.
 
     Args:
-        window: the part that is searched whole, though something was found in it: there may be several copies.
+        window: the part that is always searched completely, as there may be several copies of the message.
     """
 
     def __init__(self, reach: Window, centre: int, window: Window) -> None:
@@ -31,16 +31,16 @@ class OutwardScan:
         self._tail = reach.end
         self._step = _FIRST_STEP_NUMS
         self.looked_at = 0
-        """Messages so far, counting the next ones."""
+        """Messages searched so far, including the windows returned last."""
 
     @property
     def is_window_done(self) -> bool:
-        """Whether all of the window was looked at."""
+        """Whether the whole window was searched."""
         low, high = max(self._window.first, self._reach.first), min(self._window.end, self._reach.end)
         return self._low <= low and (self._high >= high or self._high >= self._tail)
 
     def next(self, limit: int) -> list[Window]:
-        """What to look at next: at most three parts, and at most ``limit`` messages; nothing is left if empty."""
+        """The next windows to search: at most three, with at most ``limit`` messages in all; empty at the end."""
         step, self._step = self._step, min(2 * self._step, _LARGEST_STEP_NUMS)
         parts: list[Window] = []
         for part in (self._above, self._below, self._newest):

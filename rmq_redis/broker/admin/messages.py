@@ -1,8 +1,8 @@
 """QUERY_MESSAGE (12): messages by the client's unique key or by a business key, within a time range.
 
-There is no index. A unique key carries the time of its making, so the search begins at what was stored then and goes
-outward: the producer's clock may differ. For a business key the topic's messages in the time range are looked at,
-newest first, up to a limit.
+There is no index. A unique key contains the time at which it was made, so the search begins at the messages stored then
+and goes outward, as the producer's clock may differ. A business key is searched in the topic's messages of the time
+range, newest first, up to a limit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_NUMS_BY_UNIQUE_KEY = 32
 MAX_NUMS_BY_KEY = 64
 """Source: ``maxMsgsNumBatch``."""
 MAX_SCANNED_NUMS = 200_000
-"""Messages of one queue that a query by business key looks at. One by unique key goes on until ``SEARCH_S``."""
+"""Messages of one queue that a query by business key searches. A query by unique key has only ``SEARCH_S``."""
 SEARCH_S = 2.5
 """Seconds that a query looks for messages: shorter than the timeouts of clients, of which 3 s is the shortest."""
 _NO_LIMIT = 1 << 62
@@ -53,12 +53,12 @@ Found = tuple[int, Queue, int, bytes]
 
 
 class _Span(NamedTuple):
-    """Of which store times a message is looked for.
+    """The store times to search.
 
     Attributes:
         begin_ms, end_ms: both included.
-        made_ms: the time in a unique key; it is stored at another if its producer's clock differs. None: not known.
-        may_stop: once something was found, what is far from ``made_ms`` is left out.
+        made_ms: the time in a unique key, by the producer's clock. None: unknown.
+        may_stop: whether a message that was found ends the search far from ``made_ms``.
     """
 
     begin_ms: int
@@ -68,7 +68,7 @@ class _Span(NamedTuple):
 
 
 class _Search:
-    """What is looked for, until when (``time.monotonic``), and what was found."""
+    """A key, the messages found so far, and the end of the search (``time.monotonic``)."""
 
     def __init__(self, key: str, is_unique: bool, deadline_s: float) -> None:
         self._key = key
@@ -121,7 +121,7 @@ class QueryProcessor:
         return response(command, header=answer, body=body)
 
     async def _scan(self, queue: Queue, span: _Span) -> tuple[Queue, OutwardScan] | None:
-        """In which order a queue is searched; None if it has nothing of that time."""
+        """The order in which a queue is searched; None if it has no message of that time."""
         if not self._office.is_master:
             await self._queue_store.refresh([queue])
         if queue.max_offset == queue.min_offset or span.begin_ms > span.end_ms:
@@ -136,7 +136,7 @@ class QueryProcessor:
         return queue, OutwardScan(reach, await offset_at(span.made_ms), window)
 
     async def _search(self, scans: list[tuple[Queue, OutwardScan]], search: _Search, span: _Span) -> bool:
-        """Searches all queues step by step; False if it ended before all was looked at."""
+        """Searches all queues step by step; False if it ended before all messages were searched."""
         while True:
             parts: list[tuple[Queue, Window]] = []
             is_whole = True
@@ -154,7 +154,7 @@ class QueryProcessor:
 
     async def _look(self, queue: Queue, part: Window, search: _Search) -> None:
         async for offset, record in self._records(queue, part.first, part.end, search):
-            if search.wanted in record and search.matches(record):  # most do not have it, and that is quick
+            if search.wanted in record and search.matches(record):  # the first test is quick and rejects most records
                 position = store_timestamp_position(record)
                 search.found.append((int.from_bytes(record[position : position + 8], "big"), queue, offset, record))
 
@@ -165,7 +165,7 @@ class QueryProcessor:
             if not records:
                 return
             for found_offset, record in zip(offsets, records, strict=True):
-                if found_offset < end:  # behind a gap there may be some of the next part
+                if found_offset < end:  # after a gap, a read returns messages of the next part
                     yield found_offset, record
             offset = offsets[-1] + 1
 
@@ -174,6 +174,6 @@ def _span_of(header: QueryMessageRequestHeader, is_unique: bool) -> _Span:
     begin_ms, end_ms = header.begin_timestamp, header.end_timestamp
     made_ms = unique_key_time_ms(header.key, int(time.time() * 1000)) if is_unique else None
     if made_ms and made_ms - _CLIENT_SLACK_MS <= begin_ms <= made_ms:
-        begin_ms = 0  # computed from the key by the client, so no wish of its user
-    # Copies in a retry topic or the dead letters are stored hours apart: one that was found is not all.
+        begin_ms = 0  # the client computed it from the key; the user did not choose it
+    # Copies in a retry topic or the dead letters are stored hours apart: after the first, there may be others.
     return _Span(begin_ms, end_ms, made_ms, not header.topic.startswith((RETRY_PREFIX, DLQ_PREFIX)))

@@ -86,7 +86,7 @@ class OffsetProcessor:
         remark = None
         if topic:
             if self._offsets.is_reset(header.consumer_group, header.topic, header.queue_id):
-                remark = "Offset has been previously reset"  # as Apache's brokers say it; the commit is ignored
+                remark = "Offset has been previously reset"  # the text of Apache's brokers; the commit is ignored
             self._offsets.commit(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
         return None if command.is_oneway else self._flushed(command, remark)
 
@@ -134,7 +134,7 @@ class OffsetProcessor:
 
 
 async def message_at(queue_store: QueueStore, physical_offset: int) -> bytes:
-    """The record of the message that a physical offset leads to, as it goes to a client.
+    """The record of the message at a physical offset, as it goes to a client.
 
     Raises:
         ResponseError: there is none.

@@ -1,4 +1,4 @@
-"""GET_BROKER_RUNTIME_INFO (28): every key that RocketMQ 5.3 sends, and some of our own."""
+"""GET_BROKER_RUNTIME_INFO (28): every key that RocketMQ 5.3 sends, and additional ones."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RuntimeInfoProcessor:
     """Answers 28 at masters and slaves.
 
     Attributes:
-        sampler: takes the samples of the rates; to be started and closed.
+        sampler: samples the rates; the caller starts and closes it.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class RuntimeInfoProcessor:
         )
 
     async def _measured(self) -> StoreMemory | None:
-        """The memory of the server that this broker reads from: a slave has no retention that looks."""
+        """Memory of the server that this broker reads from; on a slave, retention does not measure it."""
         try:
             async with asyncio.timeout(_STORE_ANSWER_S):
                 return memory_of(await server_info(self._queue_store.current_read(), "memory"))
@@ -183,7 +183,7 @@ class RuntimeInfoProcessor:
             return None
 
     async def _oldest(self) -> OldestMessage:
-        """Store time of the oldest message; now while there is none, since tools show its distance from now."""
+        """Store time of the oldest message. Without messages the present time, as tools show the difference to it."""
         is_complete = True
         try:
             async with asyncio.timeout(_STORE_ANSWER_S):
@@ -196,7 +196,7 @@ class RuntimeInfoProcessor:
         return OldestMessage(oldest_ms)
 
     async def _learn_oldest(self) -> None:
-        """Reads what nobody has read yet. Raises StoreError."""
+        """Reads the store times that are still unknown. Raises StoreError."""
         queues = [queue for topic in self._topics.topics.values() for queue in topic.queues]
         now_s = asyncio.get_running_loop().time()
         if not self._office.is_master and now_s - self._refreshed_s > _REFRESH_S:

@@ -1,4 +1,4 @@
-"""VIEW_BROKER_STATS_DATA (315), GET_BROKER_HA_STATUS (907), CLEAN_UNUSED_TOPIC (316), and what has no meaning here."""
+"""VIEW_BROKER_STATS_DATA (315), GET_BROKER_HA_STATUS (907), CLEAN_UNUSED_TOPIC (316), and unsupported requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..statistics import BrokerStatistics
 _STORE_ANSWER_S = 2.0
 """Shorter than the timeouts of clients, of which 3 s is the shortest."""
 _IN_SYNC_LAG_S = 10
-"""A replica that confirmed nothing for longer is behind; Redis' own ``repl-timeout`` is 60 s. Replicas confirm once a
+"""A replica whose last confirmation is older is behind; Redis' own ``repl-timeout`` is 60 s. Replicas confirm once a
 second."""
 
 _NOT_SUPPORTED = {
@@ -73,7 +73,7 @@ class StatisticsProcessor:
         return response(command, body=dumps(body))
 
     def _clean_unused_topic(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        """Nothing is left to clean: deleting a topic removes its queues and offsets in the same step."""
+        """Nothing to clean: deleting a topic removes its queues and offsets in the same step."""
         return response(command)
 
     def _not_supported(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:

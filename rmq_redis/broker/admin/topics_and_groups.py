@@ -51,7 +51,7 @@ from .consumers import language_name
 
 
 class AdminProcessor:
-    """Administration of one broker. A slave answers what only reads."""
+    """Administration of one broker. A slave answers requests that only read."""
 
     def __init__(
         self, state: GroupState, clients: ClientManager, retention: RetentionService, statistics: BrokerStatistics
@@ -128,7 +128,7 @@ class AdminProcessor:
 
     async def _delete_topic(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         topic = command.header(TopicRequestHeader).topic
-        if self._office.is_master:  # tools ask the slaves too; these follow their master
+        if self._office.is_master:  # tools send it to slaves, too; these follow their master
             await self._topics.delete(topic)
             self._statistics.forget_topic(topic)
         return response(command)
@@ -179,7 +179,7 @@ class AdminProcessor:
             raise SubscriptionGroupNotExistError(f"the consumer group {name!r} does not exist on this broker")
         return response(command, body=dumps(config))
 
-    # --- who is connected, and what there is ---------------------------------------------------------------------
+    # --- connections, subscriptions, settings ------------------------------------------------------------------------
 
     async def _consumer_connections(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
         name = command.header(ConsumerGroupRequestHeader).consumer_group
@@ -228,7 +228,7 @@ class AdminProcessor:
         return response(command, body=await dumps_in_turns(body))
 
     def _remove_expired(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        self._retention.look_now()  # at a slave nobody looks: it follows its master
+        self._retention.look_now()  # no effect on a slave, which follows its master
         return response(command)
 
     def _get_config(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:

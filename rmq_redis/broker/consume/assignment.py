@@ -1,6 +1,6 @@
 """QUERY_ASSIGNMENT (400) and SET_MESSAGE_REQUEST_MODE (401): the broker shares out a topic's queues.
 
-For clients that leave rebalancing to the server (``clientRebalance=false``), and where a group is to use POP.
+For clients that leave rebalancing to the server (``clientRebalance=false``), and for groups that use POP.
 Source: RocketMQ 5.3 ``QueryAssignmentProcessor``.
 """
 
@@ -33,9 +33,9 @@ _STRATEGIES: dict[str, AllocateStrategy] = {
 
 
 class AssignmentProcessor:
-    """Answers from the route that the NameServers have and the members that this broker knows.
+    """Answers from the NameServers' route and the members that this broker knows.
 
-    A mode is set at the master; a slave answers what it knows.
+    A mode is set on the master; a slave answers with its own data.
     """
 
     def __init__(

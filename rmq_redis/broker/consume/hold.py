@@ -20,7 +20,7 @@ _SCAN_PERIOD_S = 0.5
 
 
 class HeldPull(msgspec.Struct, eq=False):
-    """One pull that is answered when a message comes or its time is over.
+    """A pull that is answered when a message arrives or its time is over.
 
     Attributes:
         deadline_s: event-loop time at which it is answered without a message.
@@ -38,7 +38,7 @@ class HeldPull(msgspec.Struct, eq=False):
 
 
 class PullHold:
-    """Keeps held pulls on their queue. Neither a task nor a timer per pull."""
+    """Keeps held pulls on their queues, without a task or timer per pull."""
 
     def __init__(self, execute: Callable[[HeldPull], None], max_held: int) -> None:
         """
@@ -58,7 +58,7 @@ class PullHold:
 
     @property
     def count(self) -> int:
-        """How many pulls wait."""
+        """Number of waiting pulls."""
         return self._count
 
     def queues(self) -> list[Queue]:
@@ -66,7 +66,7 @@ class PullHold:
         return list(self._queues)
 
     def hold(self, pull: HeldPull) -> bool:
-        """Keeps a pull, unless too many wait already, or this is closed."""
+        """Holds a pull; False if too many wait already, or after ``close``."""
         if self._count >= self._max_held or self._is_closed:
             return False
         pull.queue.held.append(pull)
@@ -83,9 +83,9 @@ class PullHold:
     def take_matching(
         self, queue: Queue, first_offset: int, records: Sequence[bytes], budget: Budget
     ) -> list[HeldPull]:
-        """Takes off the pulls that the new records wake: those whose filter at least one of them passes.
+        """Releases and returns the pulls that new records wake: at least one record passes their filter.
 
-        Each filter is applied once. Pulls whose filters the budget has no time left for are woken, too.
+        Each filter is applied once. When the budget is used up, the other pulls are woken, too.
         """
         woken: list[HeldPull] = []
         keep: list[HeldPull] = []
@@ -107,7 +107,7 @@ class PullHold:
         return woken
 
     def take_of_group(self, queue: Queue, group: str) -> list[HeldPull]:
-        """Takes off the pulls of one consumer group that wait on a queue."""
+        """Releases and returns the pulls of one consumer group that wait on a queue."""
         taken: list[HeldPull] = []
         keep: list[HeldPull] = []
         for pull in queue.held:
@@ -124,7 +124,7 @@ class PullHold:
                 self._execute(pull)
 
     def wake_all(self) -> None:
-        """Executes every pull that waits."""
+        """Executes every waiting pull."""
         for queue in self.queues():
             self.wake(queue)
 
@@ -135,13 +135,13 @@ class PullHold:
             if expired:
                 self._release(queue, [p for p in queue.held if p.deadline_s > now and not p.connection.closed])
                 self._expired += expired
-        while self._expired:  # one that cannot be answered ends this turn; the next one goes on behind it
+        while self._expired:  # an error ends this turn; the next turn goes on behind that pull
             pull = self._expired.popleft()
             if not pull.connection.closed:
                 self._execute(pull)
 
     def close(self) -> None:
-        """Executes every pull that waits; from now on none does."""
+        """Executes every waiting pull; later ones are not held."""
         self._is_closed = True
         self.wake_all()
         self._expiring.cancel()

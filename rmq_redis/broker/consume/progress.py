@@ -1,4 +1,4 @@
-"""How far topics and consumer groups are: GET_TOPIC_STATS_INFO (202), GET_CONSUME_STATS (208),
+"""Progress of topics and consumer groups: GET_TOPIC_STATS_INFO (202), GET_CONSUME_STATS (208),
 GET_BROKER_CONSUME_STATS (317), QUERY_CONSUME_TIME_SPAN (303)."""
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ..statistics import BrokerStatistics
 
 
 class ProgressProcessor:
-    """Answers at masters and slaves; a slave looks at the store first."""
+    """Answers on masters and slaves; a slave reads the store first."""
 
     def __init__(
         self, state: GroupState, clients: ClientManager, retention: RetentionService, statistics: BrokerStatistics
@@ -109,7 +109,7 @@ class ProgressProcessor:
         return self._statistics.tps("GROUP_GET_NUMS", f"{topic}@{group}")
 
     def _subscribed(self, group: str, names: list[str]) -> list[str]:
-        """Those of the topics that a group subscribes to; all of them when none of its members is online."""
+        """The topics that a group subscribes to; all of them if none of its members is online."""
         live = self._clients.consumer_groups.get(group)
         return names if live is None else [name for name in names if name in live.subscriptions]
 
@@ -134,7 +134,7 @@ class ProgressProcessor:
         return table
 
     async def _broker_consume_stats(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        """GET_BROKER_CONSUME_STATS: all groups that have offsets here, topic by topic."""
+        """GET_BROKER_CONSUME_STATS: all groups with offsets on this broker, topic by topic."""
         header = command.header(BrokerConsumeStatsRequestHeader)
         if not self._office.is_master:
             await self._offsets.load()
@@ -159,7 +159,7 @@ class ProgressProcessor:
         return response(command, body=await dumps_in_turns(body))
 
     async def _topics_by_group(self, turn: Turn) -> dict[str, list[str]]:
-        """Topics in which each group has offsets: one look at the table, not one for every group."""
+        """Topics in which each group has offsets, from one pass over the table."""
         topics: dict[str, list[str]] = {}
         for group, topic in list(self._offsets.table()):
             await turn.give_way()

@@ -42,7 +42,7 @@ _SUBSCRIPTION = int(PullSysFlag.SUBSCRIPTION)
 _READ = int(Perm.READ)
 
 _MAX_RESET_ANSWERS = 16
-"""So often pulls from elsewhere are sent to a reset offset. Who still goes its own way then follows no answers."""
+"""Pulls from other offsets that are redirected to a reset offset; a client that sends more ignores the answers."""
 _REMARKS = {
     ResponseCode.SUCCESS: "FOUND",
     ResponseCode.PULL_NOT_FOUND: "OFFSET_OVERFLOW_ONE",
@@ -161,7 +161,7 @@ class PullProcessor:
             if known.sub_version >= header.sub_version:
                 expression, kind = known.sub_string, known.expression_type
             elif (header.expression_type or TAG) == TAG:
-                # The heartbeat with this version is still to come, with Java's clients up to 30 s later (their two
+                # The heartbeat with this version has not arrived; Java's clients send it up to 30 s later (their two
                 # heartbeat threads exclude each other). Every client compares the tags again: deliver unfiltered.
                 expression, kind = "*", TAG
             else:
@@ -186,10 +186,10 @@ class PullProcessor:
             self._answer(pull, ResponseCode.PULL_OFFSET_MOVED, self._position_in(pull))
 
     def _position_in(self, pull: HeldPull) -> int:
-        """Where a group continues whose offset is beyond the end of the queue, because messages were lost.
+        """Where a group continues if its offset is beyond the end of the queue, because messages were lost.
 
-        Its committed offset if that is within the queue, or else the beginning. Going on at the end, as Apache's
-        broker has it, would step over the messages that took the place of the lost ones.
+        At its committed offset if that is within the queue, else at the beginning. Apache's broker continues at the
+        end, which skips the messages that took the place of the lost ones.
         """
         queue = pull.queue
         committed = self._offsets.get(pull.consumer_group, queue.topic, queue.queue_id)
@@ -210,7 +210,7 @@ class PullProcessor:
         task.add_done_callback(self._tasks.discard)
 
     async def _execute_on_slave(self, pull: HeldPull) -> None:
-        """A slave's queues grow without it: look first. Only the master may move an offset (RocketMQ: code 20)."""
+        """Refreshes the queue first. Only the master may move an offset (RocketMQ: code 20)."""
         try:
             await self._queue_store.refresh([pull.queue])
         except StoreError as error:
@@ -246,7 +246,7 @@ class PullProcessor:
                 return
             if error:
                 pull.connection.write_command(error_response(pull.command, error))
-            elif not records:  # all of them were removed meanwhile; what came since then is behind them
+            elif not records:  # all were removed meanwhile; newer messages are behind them
                 self._answer(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, end)
             else:
                 self._deliver(pull, offsets, records, int((self._loop.time() - began_s) * 1000))
@@ -254,7 +254,7 @@ class PullProcessor:
         self._queue_store.read(queue, pull.queue_offset, count, read)
 
     def on_new_records(self, queue: Queue, first_offset: int, records: list[bytes]) -> None:
-        """Wakes the pulls that wait for these; one that wants just the first gets them without another read."""
+        """Wakes the pulls that wait for these records. A pull from the first of them gets them without another read."""
         if not queue.held:
             return
         budget = Budget()
@@ -320,7 +320,7 @@ class PullProcessor:
         return group.which_broker_when_consume_slowly if is_behind or is_overloaded else group.broker_id
 
     def wake_behind(self) -> None:
-        """Answers pulls held before a queue's end; for ends that moved without an append of this broker."""
+        """Answers pulls held before a queue's end, after ends moved without an append of this broker."""
         for queue in self.hold.queues():
             if any(pull.queue_offset < queue.max_offset for pull in queue.held):
                 self.hold.wake(queue)
@@ -328,10 +328,10 @@ class PullProcessor:
     # --- resets ------------------------------------------------------------------------------------------------------
 
     def _moved_by_reset(self, pull: HeldPull, header: PullMessageRequestHeader) -> bool:
-        """Sends a member to the offset that its group was reset to. The reset is over with the first pull from there.
+        """Redirects a member to the offset that its group was reset to. The first pull from there ends the reset.
 
-        Source: RocketMQ 5.3 PullMessageProcessor, useServerSideResetOffset. There any one pull ends it; but that may
-        be one that waited for a member that has lost the queue since, or its answer may get lost.
+        Source: RocketMQ 5.3 PullMessageProcessor, useServerSideResetOffset. There any pull ends it; but that may be a
+        held pull of a member that has lost the queue since, or its answer may get lost.
         """
         pair, queue_id = (header.consumer_group, header.topic), header.queue_id
         offset = self._offsets.resets.get(pair, {}).get(queue_id)
@@ -346,7 +346,7 @@ class PullProcessor:
         return True
 
     def wake_for_reset(self, group: str, queues: Sequence[Queue]) -> None:
-        """Notifies members of a group whose pulls are held on these queues that its offsets were reset."""
+        """Answers a group's held pulls on these queues with the offsets that it was reset to."""
         for queue in queues:
             self._reset_answers.pop(((group, queue.topic), queue.queue_id), None)
             for pull in self.hold.take_of_group(queue, group):
@@ -357,9 +357,9 @@ class PullProcessor:
     # --- subscriptions -----------------------------------------------------------------------------------------------
 
     def expression_changed(self, group: str, topic: str) -> None:
-        """Sends the held pulls back that wait with the filter of a group's earlier heartbeat, at their own offset.
+        """Answers held pulls that filter by a group's earlier heartbeat, at their own offset.
 
-        They were made for the old expression, and would step over what matches the new one.
+        Their filter is that of the old expression, and would skip messages that match the new one.
         """
         known = self._topics.topics.get(topic)
         for queue in known.queues if known else ():
@@ -371,7 +371,7 @@ class PullProcessor:
     # --- slaves ------------------------------------------------------------------------------------------------------
 
     async def poll_for_held(self) -> None:
-        """One look of a slave for new messages on the queues where pulls wait. Raises StoreError."""
+        """Looks for new messages on the queues where pulls wait, on a slave. Raises StoreError."""
         queues = self.hold.queues()
         if not queues:
             return

@@ -1,4 +1,4 @@
-"""CONSUMER_SEND_MSG_BACK (36): a message that could not be handled is redelivered later, or becomes a dead letter.
+"""CONSUMER_SEND_MSG_BACK (36): a failed message is redelivered later, or becomes a dead letter.
 
 Source: RocketMQ 5.3 ``AbstractSendMessageProcessor.consumerSendMsgBack``.
 """
@@ -33,7 +33,7 @@ _FIRST_RETRY_LEVEL = 3
 
 
 class SendBackProcessor:
-    """Takes back what consumers could not handle."""
+    """Accepts messages that consumers could not handle."""
 
     def __init__(self, state: GroupState, give_backs: GiveBacks, statistics: BrokerStatistics) -> None:
         self._office = state.office

@@ -1,7 +1,7 @@
-"""Reads of pulls with a filter: about as many records as will be delivered, and a bound on the work in one turn.
+"""Reads for pulls with a filter: about as many records as will be delivered, and a bound on the work in one turn.
 
-Which part of the records passes is known after a few reads of an expression. Reading 800 for every pull, as RocketMQ
-looks at 800 entries of 20 bytes, would move a hundred times the bytes that are delivered when all of them pass.
+After a few reads, the share of records that pass an expression is known. Apache's broker looks at 800 entries of 20
+bytes for every pull. Reading 800 records here could move a hundred times the bytes that are delivered.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from ..consume.hold import HeldPull
 from .subscription import MessageFilter
 
 MAX_SCAN_NUMS = 800
-"""Records that one pull looks at, at the most. Source: 800 * 20 bytes of consume queue in RocketMQ."""
+"""Records that one pull reads at most. Source: 800 * 20 bytes of consume queue in RocketMQ."""
 _LEAST_SCAN_NUMS = 32
 """RocketMQ's default ``pullBatchSize``: reading fewer saves little against the round trip."""
 READS_AT_ONCE = 4
-"""Filtered reads of one connection on their way. The others wait, so that a client that sends hundreds of pulls with an
-expensive expression does not keep the store's answers to all other clients waiting."""
+"""Filtered reads of one connection at a time. Without this bound, a client that sends hundreds of pulls with an
+expensive expression would delay the answers to all other clients."""
 LOOKS_PER_CLOCK = 8
-"""Records that a filter is applied to between two looks at its ``Budget``."""
+"""Records to filter between two checks of the ``Budget``."""
 _WEIGHT = 0.3
-"""Of the newest look in the running average: after 7 looks, nine tenths of it are new."""
+"""Weight of the newest read in the running average: after 7 reads, they make up 92 % of it."""
 
 
 def scan_nums(wanted: int, message_filter: MessageFilter) -> int:
@@ -34,7 +34,7 @@ def scan_nums(wanted: int, message_filter: MessageFilter) -> int:
 
 
 def learn(message_filter: MessageFilter, passed: int, looked_at: int) -> None:
-    """Notes which part of the records passed; the newest looks count most."""
+    """Updates the share of records that pass; the newest reads count most."""
     share = max(passed, 0.5) / looked_at
     message_filter.share += _WEIGHT * (min(share, 1.0) - message_filter.share)
 
@@ -77,7 +77,7 @@ class FilteredReads:
 
 
 def choose(pull: HeldPull, offsets: Sequence[int], records: list[bytes]) -> tuple[list[int], list[bytes], int]:
-    """What passes a pull's filter, within its limits and a budget, and the offset after the last one looked at."""
+    """Records that pass a pull's filter, within its limits and a budget, and the offset after the last tested one."""
     assert pull.filter
     matches = pull.filter.matches
     passed: list[bytes] = []

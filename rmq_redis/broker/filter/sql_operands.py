@@ -1,4 +1,4 @@
-"""What each rule of the SQL92 grammar becomes: a closure from a message's property string to a value.
+"""Compiles each rule of the SQL92 grammar to a closure from a message's property string to a value.
 
 Source: RocketMQ 5.3 filter/expression/*.java.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lark import Token
 
 MAX_DEPTH = 64
-"""Operators inside one another; ``AND`` and ``OR`` chains of any length count as one."""
+"""Nested operators; an ``AND`` or ``OR`` chain of any length counts as one."""
 
 Evaluate = Callable[[str], Any]
 """A compiled (sub)expression: property string -> str, int, float, bool, or None for unknown. Raises ValueError when the
@@ -54,7 +54,7 @@ class Operand(msgspec.Struct, frozen=True, eq=False):
         role: "property", "constant" or "" (computed); Java's classes, on which RocketMQ's checks depend.
         constant: the value, of a constant.
         at: where it begins in the expression.
-        depth: operators inside one another.
+        depth: number of nested operators.
     """
 
     kind: str
@@ -229,7 +229,7 @@ def _not(operand: Operand) -> Operand:
 
 
 def _logic(operands: tuple[Operand, ...], *, decisive: bool) -> Operand:
-    """OR (decided by the first true) or AND (by the first false); unknown when undecided and one was unknown."""
+    """OR (decided by the first true) or AND (by the first false); else unknown if an operand is unknown."""
     conditions = tuple(condition(operand) for operand in operands)
     evaluates = [condition.evaluate for condition in conditions]
 
@@ -296,7 +296,7 @@ def _in(left: Operand, word: Token, texts: tuple[Token, ...], *, negated: bool) 
 
 
 def _text(left: Operand, word: Token, text: Token, *, negated: bool) -> Operand:
-    """CONTAINS and the like: never unknown; false, negated or not, for what is no text or for an empty search."""
+    """CONTAINS and the like: never unknown; false, negated or not, if the value is not text or the search is empty."""
     search, has = _unquoted(text), _TEXT_OPERATORS[word.upper()]
     evaluate = left.evaluate
 

@@ -1,4 +1,4 @@
-"""Which messages a pull wants: the filter of a subscription, by tags or by an SQL92 condition."""
+"""Filters of subscriptions: by tags or by an SQL92 condition."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SQL92 = "SQL92"
 
 
 FIRST_SHARE = 0.25
-"""What a filter's ``share`` is until something was read."""
+"""A filter's ``share`` before the first read."""
 
 
 class MessageFilter(Protocol):
-    """Says of a stored record whether a subscription wants it. Everything is wanted where there is no filter (None).
+    """Decides whether a subscription gets a stored record. None instead of a filter: it gets all.
 
     Attributes:
-        share: the part of the records looked at last that passed, above 0 to 1; see ``reads``.
+        share: the share of the records tested lately that passed, above 0 to 1; see ``reads``.
     """
 
     share: float
@@ -31,12 +31,12 @@ class MessageFilter(Protocol):
 
 
 class TagFilter:
-    """Passes tags by hash code, as RocketMQ's brokers do; clients compare the tags themselves again."""
+    """Passes tags by hash code, as RocketMQ's brokers do; clients then compare the tags themselves."""
 
     __slots__ = ("_codes", "share")
 
     def __init__(self, tags: list[str]) -> None:
-        # as stored records carry them in place of the queue offset: see ``store.group.queue``
+        # stored records have the code in place of the queue offset: see ``store.group.queue``
         self.share = FIRST_SHARE
         self._codes = frozenset(tags_code(tag).to_bytes(8, "big", signed=True) for tag in tags)
 
@@ -54,13 +54,13 @@ _MAX_CACHED_LENGTH = 1024 * 1024
 
 
 class _Refused(NamedTuple):
-    """Why an expression is refused. Not the error: its traceback would keep the whole request in memory."""
+    """Why an expression is refused. The error itself is not kept: its traceback would hold the whole request."""
 
     reason: str
 
 
 class _Cache:
-    """Filters by type and expression, up to a number and a length of all expressions together."""
+    """Filters by type and expression, up to a number of filters and a total length of expressions."""
 
     def __init__(self) -> None:
         self.filters: dict[tuple[str, str], MessageFilter | _Refused | None] = {}

@@ -1,4 +1,4 @@
-"""HEART_BEAT, UNREGISTER_CLIENT, GET_CONSUMER_LIST_BY_GROUP, CHECK_CLIENT_CONFIG: who is connected, in memory only."""
+"""HEART_BEAT, UNREGISTER_CLIENT, GET_CONSUMER_LIST_BY_GROUP, CHECK_CLIENT_CONFIG: the connected clients, in memory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ConsumerGroup:
         self.watch = MemberWatch(name)
 
     def warnings(self) -> list[str]:
-        """What keeps its members from working together, in sentences for an operator."""
+        """Reasons why its members cannot work together, in sentences for an operator."""
         return self.watch.warnings(self.members)
 
     def client_ids(self) -> list[str]:
@@ -67,7 +67,7 @@ class ClientManager:
     ) -> None:
         """
         Args:
-            on_expression_changed: called with (group, topic) when a heartbeat began a subscription, or replaced its
+            on_expression_changed: called with (group, topic) when a heartbeat adds a subscription or changes its
                 expression.
         """
         self._config = state.config
@@ -99,12 +99,12 @@ class ClientManager:
         }
 
     def subscription(self, group: str, topic: str) -> SubscriptionData | None:
-        """What the group's last heartbeat subscribed to in a topic."""
+        """The group's subscription to a topic, from its last heartbeat; None if it has none."""
         known = self.consumer_groups.get(group)
         return None if known is None else known.subscriptions.get(topic)
 
     def member(self, group: str, client_id: str) -> Member | None:
-        """A member of a consumer group by its client id; None when it is not connected."""
+        """A member of a consumer group by its client id; None if it is not connected."""
         known = self.consumer_groups.get(group)
         if known:
             for members in known.members.values():
@@ -113,12 +113,12 @@ class ClientManager:
         return None
 
     def is_broadcasting(self, group: str) -> bool:
-        """Whether the group's last heartbeat said BROADCASTING."""
+        """Whether the message model of the group's last heartbeat is BROADCASTING."""
         known = self.consumer_groups.get(group)
         return bool(known and known.message_model == "BROADCASTING")
 
     def find_producer(self, client_id: str) -> Connection | None:
-        """The connection of the client that sends producer heartbeats with this id."""
+        """The connection of the producer with this client id; None if it is not connected."""
         connection = self._producers.get(client_id)
         return None if connection is None or connection.closed else connection
 
@@ -135,21 +135,21 @@ class ClientManager:
         return self._ensure_groups_then_beat(connection, command, heartbeat)
 
     def _check_total(self, connection: Connection, heartbeat: HeartbeatData) -> None:
-        """Raises InvalidParameterError if a connection's heartbeats together make more members than one may have."""
+        """Raises InvalidParameterError if a connection's heartbeats together name too many groups or members."""
         consumers, producers = self._groups_of(connection)
         groups = len(consumers | {data.group_name for data in heartbeat.consumer_data_set}) + len(
             producers | {data.group_name for data in heartbeat.producer_data_set}
         )
         if groups > MAX_GROUPS:
             raise InvalidParameterError(
-                f"this connection's heartbeats name {groups} groups; at most {MAX_GROUPS} are taken"
+                f"this connection's heartbeats name {groups} groups; at most {MAX_GROUPS} are allowed"
             )
         members = len(heartbeat.consumer_data_set) + len(heartbeat.producer_data_set)
         for by_id in self._members_of(connection):
             members += len(by_id) - (heartbeat.client_id in by_id)
         if members > MAX_MEMBERS:
             raise InvalidParameterError(
-                f"this connection's heartbeats make {members} members of groups; at most {MAX_MEMBERS} are taken"
+                f"this connection's heartbeats make {members} members of groups; at most {MAX_MEMBERS} are allowed"
             )
 
     @staticmethod
@@ -158,7 +158,7 @@ class ClientManager:
         return attachments.get(_CONSUMER_GROUPS, set()), attachments.get(_PRODUCER_GROUPS, set())
 
     def _members_of(self, connection: Connection) -> Iterator[dict[str, Member]]:
-        """The client ids of a connection in each of its groups."""
+        """A connection's members in each of its groups, by client id."""
         consumers, producers = self._groups_of(connection)
         for name in consumers:
             if group := self.consumer_groups.get(name):
@@ -179,14 +179,14 @@ class ClientManager:
         for consumer in heartbeat.consumer_data_set:
             if not is_slave and not connection.closed:
                 await self._auto_creation.ensure_group(consumer.group_name, registered=False)
-        for consumer in heartbeat.consumer_data_set:  # not one by one: a registration names all topics
+        for consumer in heartbeat.consumer_data_set:  # only after all are created: one registration has all topics
             await self._auto_creation.retry_topic_registered(consumer.group_name)
         return self._beat(connection, command, heartbeat)
 
     def _beat(self, connection: Connection, command: RemotingCommand, heartbeat: HeartbeatData) -> RemotingCommand:
-        if connection.closed:  # it went while its groups were made
+        if connection.closed:  # it closed while its groups were created
             return response(command)
-        self._check_total(connection, heartbeat)  # once more: others may have come meanwhile
+        self._check_total(connection, heartbeat)  # again, as other heartbeats may have arrived meanwhile
         now = self._loop.time()
         member = Member(connection, heartbeat.client_id, command.language, command.version, now)
         names = connection.attachments.setdefault(_PRODUCER_GROUPS, set())
@@ -231,7 +231,7 @@ class ClientManager:
             self._notify(group)
 
     def _subscribe(self, group: ConsumerGroup, consumer: ConsumerData) -> bool:
-        """Takes over the subscriptions of a heartbeat; an older version does not replace a newer one."""
+        """Stores a heartbeat's subscriptions unless newer ones are known; returns whether the set of topics changed."""
         changed = False
         topics = set()
         for subscription in consumer.subscription_data_set:
@@ -240,7 +240,7 @@ class ClientManager:
             if known is None:
                 changed = True
                 group.subscriptions[subscription.topic] = subscription
-                self._on_expression_changed(group.name, subscription.topic)  # it may have ended with another before
+                self._on_expression_changed(group.name, subscription.topic)  # an earlier one may have had another
             elif subscription.sub_version > known.sub_version:
                 group.subscriptions[subscription.topic] = subscription
                 if _expression(subscription) != _expression(known):
@@ -282,7 +282,7 @@ class ClientManager:
             self._left(group, ", ".join(client_id for _, client_id in gone))
 
     def connection_closed(self, connection: Connection) -> None:
-        """Takes a closed connection out of all its groups."""
+        """Removes a closed connection from all its groups."""
         if not connection.attachments.pop(_ATTACHED, False):
             return
         for client_id in connection.attachments.pop(_PRODUCER_IDS, ()):
@@ -307,7 +307,7 @@ class ClientManager:
             self._notify(group)
 
     def notify(self, name: str) -> bool:
-        """Has the members of a group rebalance now; False when none is online that would."""
+        """Makes the members of a group rebalance now; False if none is online, or they are broadcasting."""
         group = self.consumer_groups.get(name)
         if group is None or group.message_model == "BROADCASTING":
             return False

@@ -1,4 +1,4 @@
-"""Work that is due at times of its own: one timer for all of it."""
+"""Work that is due at certain times: one timer for all of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...background import Every
 _RETRY_S = 0.5
 """Pause after an error of the store."""
 _LONGEST_SLEEP_S = 60.0
-"""Bounds what a clock that is set back can delay."""
+"""Bounds the delay if the clock is set back."""
 _NEVER_MS = 1 << 62
 """Later than any real time."""
 
@@ -31,14 +31,14 @@ class DueLoop:
         self._next_ms = _NEVER_MS
 
     def start(self) -> None:
-        """Begins; it looks at once for what is due already."""
+        """Starts, with what is due already."""
         self._loop.start()
 
     async def close(self) -> None:
         await self._loop.close()
 
     def look_at(self, due_ms: int) -> None:
-        """Has it look at that time, unless it looks earlier."""
+        """Makes it look at that time, unless it looks earlier."""
         if due_ms < self._next_ms:
             self._next_ms = due_ms
             self._loop.wake()

@@ -1,4 +1,4 @@
-"""What a broker does when it becomes its group's master or a slave, and while it is a slave."""
+"""The steps by which a broker becomes master or slave, and its work as a slave."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SLAVE_RELOAD_PERIOD_S = 1.0
 
 
 class MasterService(Protocol):
-    """Runs in the background while this broker is the group's master; may be started again."""
+    """A background service of the group's master; can be started again after ``close``."""
 
     def start(self) -> None: ...
 
@@ -51,13 +51,13 @@ class Duties:
         )
 
     async def begin_as_slave(self) -> None:
-        """Reads what the store has, and follows the master from now on. Raises StoreError."""
+        """Reads the group's state from the store, and follows the master from now on. Raises StoreError."""
         await self._state.topics.start()
         await self._state.offsets.load()
         self._start_following()
 
     async def promote(self) -> None:
-        """With the lease held and the epoch set: reads what the store has, accepts writes. Raises StoreError."""
+        """With the lease held and the epoch set: reads the group's state, then accepts writes. Raises StoreError."""
         state = self._state
         self._stop_following()
         try:
@@ -101,11 +101,11 @@ class Duties:
         self._server.close_connections()
 
     async def moved(self) -> None:
-        """The id as a slave is another."""
+        """The id as a slave changed."""
         await self._registration.register_now()
 
     async def restore(self) -> None:
-        """The store lost data, and this broker keeps the lease: writes again what is known here. Raises StoreError."""
+        """The store lost data, and this broker keeps the lease: restores what it has in memory. Raises StoreError."""
         state = self._state
         await state.topics.put_again(state.queue_store.current())
         await state.queue_store.load_ends()
@@ -117,12 +117,12 @@ class Duties:
         await self._registration.register_now()
 
     async def check(self) -> None:
-        """Raises StoreLostError if the store lost what this master wrote."""
+        """Raises StoreLostError if the store lost data that this master wrote."""
         await self._state.topics.check()
         await self._state.offsets.write_what_is_missing()
 
     async def close(self) -> None:
-        """Ends everything that runs for the present role."""
+        """Stops all services of the present role."""
         await self._close_services()
         self._stop_following()
 

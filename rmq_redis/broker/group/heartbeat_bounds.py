@@ -29,10 +29,12 @@ def check_heartbeat(heartbeat: HeartbeatData) -> None:
     nums = len(consumers) + len(heartbeat.producer_data_set)
     nums = max(nums, *(len(consumer.subscription_data_set) for consumer in consumers), 0)
     if nums > MAX_GROUPS:
-        raise InvalidParameterError(f"a heartbeat with {nums} groups or subscriptions; at most {MAX_GROUPS} are taken")
+        raise InvalidParameterError(
+            f"a heartbeat with {nums} groups or subscriptions; at most {MAX_GROUPS} are allowed"
+        )
     nums = sum(len(consumer.subscription_data_set) for consumer in consumers)
     if nums > MAX_SUBSCRIPTIONS:
-        raise InvalidParameterError(f"a heartbeat with {nums} subscriptions; at most {MAX_SUBSCRIPTIONS} are taken")
+        raise InvalidParameterError(f"a heartbeat with {nums} subscriptions; at most {MAX_SUBSCRIPTIONS} are allowed")
     names = [data.group_name for data in consumers] + [data.group_name for data in heartbeat.producer_data_set]
     for problem in filter(None, map(group_name_error, names)):
         raise InvalidParameterError(problem)

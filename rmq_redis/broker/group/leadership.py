@@ -1,4 +1,4 @@
-"""Which of a group's brokers is its master: renews the lease, takes one that expired, steps down when fenced off."""
+"""Which broker of a group is its master: renews the lease, takes an expired one, steps down when fenced off."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LOOKS_PER_LEASE = 5
-"""So four renewals in a row may fail."""
+"""Renewals per lease: four in a row may fail."""
 _SLOWEST_LOOK_S = 1.0
-"""A long lease must not slow down what else is looked after: fencing, a lost store, a new primary."""
+"""With a long lease, fencing, a lost store and a new primary must still be noticed in time."""
 
 
 class Leadership:
-    """One loop: as master it renews the lease, as slave it keeps an id and looks whether the group has a master.
+    """One loop: a master renews the lease; a slave keeps its id and checks whether the group has a master.
 
-    The broker configured with id 0 takes a free lease at once. A slave does (if ``failover``) when it saw a master
-    before, or saw none for two leases: in a group that is just being started, the configured master comes first.
-    After a lost connection to the store, neither takes an expired lease before its holder had one lease to reconnect.
+    The broker configured with id 0 takes a free lease at once. With ``failover``, a slave takes it if it saw a master
+    before, or none for two leases: in a group that is being started, the configured master comes first. After a lost
+    connection to the store, both wait for one lease, in which the holder of an expired lease can reconnect.
     """
 
     def __init__(self, state: GroupState, duties: Duties) -> None:
@@ -64,10 +64,10 @@ class Leadership:
         return f"broker {self._config.broker_name} id {self._office.broker_id}"
 
     async def start(self) -> None:
-        """Looks once, so that a master serves as one when it is started, and goes on in the background.
+        """Runs the first step, so that a master is one when it begins to serve, and goes on in the background.
 
         Raises:
-            StoreError: the store refuses the configured master something; a slave goes on without.
+            StoreError: the store refuses a command of the configured master; a slave goes on without the lease.
         """
         self._may_take_at = self._loop.time() + 2 * self._config.lease_s
         try:
@@ -80,15 +80,15 @@ class Leadership:
         self._following.start()
 
     def _office_changed(self) -> None:
-        if self._office.state is State.FENCED:  # what follows is done in the background
+        if self._office.state is State.FENCED:  # the next steps run in the background
             self._looking.wake()
 
     async def stop(self) -> None:
-        """Stops looking; the role stays as it is."""
+        """Stops the loop; the role stays as it is."""
         await asyncio.gather(self._looking.close(), self._following.close())
 
     async def release(self) -> None:
-        """Releases a master's lease, so that its successor need not wait until it expires."""
+        """Releases a master's lease, so that its successor does not wait until it expires."""
         if self._office.is_writing:
             try:
                 async with asyncio.timeout(self._config.stop_timeout_s):
@@ -97,7 +97,7 @@ class Leadership:
                 logger.debug("%s: the lease was not released: %s", self._name, error)
 
     async def _follow_primary(self) -> None:
-        """A Redis primary that was replaced while it hung takes writes for seconds after it woke up; they are lost."""
+        """Follows a failover of Redis: a replaced primary that hung may accept writes for seconds, which are lost."""
         await self._queue_store.follow_primary()
 
     async def _look(self) -> None:
@@ -107,7 +107,7 @@ class Leadership:
             await self._look_as_slave()
 
     async def _answered(self, call: Awaitable[T]) -> T:
-        """The result of a call; a store that does not answer for a whole lease is one to connect to again."""
+        """The result of a call; reconnects to a store that does not answer for a whole lease. Raises StoreError."""
         try:
             async with asyncio.timeout(self._config.lease_s):
                 return await call
@@ -140,7 +140,7 @@ class Leadership:
             await self._step_down()
 
     async def _take_again(self) -> bool:
-        """Keeps the group although the store does not know who its master was. False: another was faster."""
+        """Keeps the group after the store lost the lease. False if another broker was faster."""
         epoch = await self._answered(self._lease.take())
         if epoch is None:
             return False
@@ -171,15 +171,15 @@ class Leadership:
     # --- slave -------------------------------------------------------------------------------------------------------
 
     async def _claim(self) -> str:
-        """Keeps an id as a slave; returns the master's address, "" when there is none."""
+        """Keeps an id as a slave; returns the master's address, or "" if there is none."""
         connection = self._queue_store.current()
         broker_id, master, epoch = await self._lease.claim_slave_id()
         if broker_id:
             self._office.slave_id = broker_id
         was_lost, self._seen_epoch = epoch < self._seen_epoch, epoch
         if connection is not self._looked_over or was_lost:
-            # It may lead to another server, or one that restarted, to which the lease's last renewals did not come, nor
-            # the last messages. Its holder, if it lives, knows how far the queues reached, and we do not: it is first.
+            # It may lead to another server, or one that restarted, without the last renewals of the lease and the last
+            # messages. The lease's holder, if it is alive, knows the ends of the queues, so it comes first.
             if self._master:
                 self._holder_until = self._loop.time() + self._config.lease_s
             self._looked_over = connection
@@ -188,7 +188,7 @@ class Leadership:
 
     async def _look_as_slave(self) -> None:
         if self._looked_over is None and self._config.broker_id == MASTER_ID and await self._take():
-            return  # the first look; without an id as a slave, which would be taken from one that starts meanwhile
+            return  # the first step; without an id as a slave, so that a broker that starts meanwhile can have it
         before, master = self._office.slave_id, ""
 
         async def look() -> None:
@@ -221,7 +221,7 @@ class Leadership:
         try:
             await self._while_renewing(self._duties.promote())
         except BaseException:
-            self._office.step_down()  # first: whoever stops this loop cancels the release, too, if it takes long
+            self._office.step_down()  # first, as stopping this loop would cancel a slow release, too
             try:
                 await self._answered(self._lease.release())
             except StoreError as failure:
@@ -232,7 +232,7 @@ class Leadership:
         return True
 
     async def _while_renewing(self, work: Awaitable[None]) -> None:
-        """Awaits what may take long, with many topics; the lease must not expire meanwhile."""
+        """Awaits a step that may take long with many topics, and renews the lease meanwhile."""
         task = asyncio.ensure_future(work)
         try:
             while not task.done():
@@ -240,13 +240,13 @@ class Leadership:
                 if not task.done():
                     await self._renew_quietly()
         finally:
-            if not task.done():  # a stop must not leave it behind
+            if not task.done():  # a stop must end it, too
                 task.cancel()
                 await asyncio.wait([task])
         await task
 
     async def _renew_quietly(self) -> None:
-        """Keeps the lease; when the store does not answer, what waits for it fails, too."""
+        """Renews the lease; if the store does not answer, the step that waits for it fails, too."""
         try:
             await self._answered(self._lease.renew())
         except StoreError as error:

@@ -1,8 +1,7 @@
-"""Notices members of a consumer group that cannot work together, which RocketMQ leaves to chance.
+"""Warnings about members of a consumer group that cannot work together; RocketMQ has none.
 
-The members of a group share the queues of all its topics, so they must subscribe to the same topics and expressions;
-and each must have a client id of its own, or two of them take the same share and the rest of the queues is read by
-nobody.
+The members of a group share the queues of all its topics, so they must subscribe to the same topics and expressions.
+Each needs a client id of its own: two with one id read the same share, and nobody reads the rest of the queues.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from .members import Member, Members, Signature
 logger = logging.getLogger(__name__)
 
 WARN_PERIOD_S = 60.0
-"""A group's members are compared and complained about at most this often."""
+"""Minimum time between two warnings about a group: members repeat their heartbeats every 30 s."""
 _SHOWN = 3
 """Examples in one warning: a log line must stay readable."""
 _SHOWN_LENGTH = 200
@@ -28,7 +27,7 @@ _SHOWN_LENGTH = 200
 
 
 def signature_of(subscriptions: Iterable[SubscriptionData]) -> Signature:
-    """What somebody subscribes to, whatever the order of topics and tags; not the retry topic, which some leave out."""
+    """Subscriptions in any order of topics and tags; without the retry topic, which some clients leave out."""
     return frozenset(
         (item.topic, item.expression_type or TAG, _expression(item))
         for item in subscriptions
@@ -43,7 +42,7 @@ def _expression(item: SubscriptionData) -> str | frozenset[str]:
 
 
 class MemberWatch:
-    """Watches the heartbeats of one group. A heartbeat costs a few comparisons while all is well."""
+    """Watches the heartbeats of one group. Without a problem, a heartbeat costs a few comparisons."""
 
     def __init__(self, group: str) -> None:
         self._group = group
@@ -53,11 +52,11 @@ class MemberWatch:
         self._shared_ids: dict[str, tuple[float, str, str]] = {}
 
     def heard(self, member: Member, *, was_member: bool, members: Members) -> None:
-        """A member's heartbeat came; ``was_member``: not its first on this connection."""
+        """Checks a member's heartbeat; ``was_member``: it is not the first on this connection."""
         now_s = member.last_update_s
         latest = self._latest.get(member.client_id)
         self._latest[member.client_id] = member.connection
-        # A client that reconnected does not come back to its old connection, which may be open for a while.
+        # A client that reconnected does not use its old connection again, which may stay open for a while.
         if was_member and latest and latest is not member.connection and latest in members:
             places = latest.remote_address, member.connection.remote_address
             self._shared_ids[member.client_id] = (now_s, min(places), max(places))
@@ -81,7 +80,7 @@ class MemberWatch:
         self._shared_ids = {name: seen for name, seen in self._shared_ids.items() if seen[0] >= oldest_s}
 
     def warnings(self, members: Members) -> list[str]:
-        """What is wrong now, in sentences for an operator."""
+        """The present problems, in sentences for an operator."""
         online = {client_id for by_id in members.values() for client_id in by_id}
         self._shared_ids = {name: seen for name, seen in self._shared_ids.items() if name in online}
         return [*self._shared_warnings(), *_subscription_warnings(members), *_model_warnings(members)]
@@ -89,13 +88,13 @@ class MemberWatch:
     def _shared_warnings(self) -> list[str]:
         return [
             f"two clients at {first} and {second} have the client id {name[:_SHOWN_LENGTH]!r}, so they read the same "
-            "queues and others are read by nobody; give each an instance name of its own"
+            "queues and nobody reads the others; give each an instance name of its own"
             for name, (_, first, second) in list(self._shared_ids.items())[:_SHOWN]
         ]
 
 
 def _subscription_warnings(members: Members) -> list[str]:
-    """One sentence if the members do not all subscribe to the same."""
+    """One sentence if the members' subscriptions differ."""
     found: dict[Signature, list[str]] = {}
     for by_id in members.values():
         for client_id, member in by_id.items():
@@ -124,13 +123,13 @@ def _model_warnings(members: Members) -> list[str]:
 
 
 class ProducerWatch:
-    """Notices two producers with one client id: questions about transactions and replies reach only one of them."""
+    """Warns of two producers with one client id: transaction checks and replies reach only one of them."""
 
     def __init__(self) -> None:
         self._warned_s = -math.inf
 
     def shared(self, member: Member, other: Connection) -> None:
-        """A producer beats again though another connection has beaten with its id since."""
+        """A producer sent a heartbeat, and another connection sent one with the same client id since its last."""
         if other.closed or member.last_update_s - self._warned_s <= WARN_PERIOD_S:
             return
         self._warned_s = member.last_update_s

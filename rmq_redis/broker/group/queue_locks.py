@@ -45,7 +45,7 @@ class QueueLockProcessor:
         group, client_id, wanted = body.consumer_group, body.client_id, body.mq_set
         if len(wanted) > MAX_LOCKED_QUEUES:
             raise InvalidParameterError(
-                f"a lock request for {len(wanted)} queues; at most {MAX_LOCKED_QUEUES} are taken, split it"
+                f"a lock request for {len(wanted)} queues; at most {MAX_LOCKED_QUEUES} are allowed; split it"
             )
         queues = {LockKey(group, queue.topic, queue.queue_id): queue for queue in wanted}
         errors = [group_name_error(group), *(topic_name_error(key.topic) for key in queues)]

@@ -1,4 +1,4 @@
-"""A message once more, under another topic: for another try, or for the dead letters.
+"""Copies of a failed message under another topic: for a retry, or for the dead letters.
 
 Source: RocketMQ 5.3 ``AbstractSendMessageProcessor.consumerSendMsgBack``, ``PopReviveService.reviveRetry``.
 """
@@ -51,29 +51,29 @@ _DROPPABLE = (
     PROPERTY_ORIGIN_MESSAGE_ID,
     PROPERTY_DLQ_ORIGIN_TOPIC,
 )
-"""What a message at the limit of its properties can do without on its way to another try; in this order."""
+"""Properties that a retry can do without, in the order in which they are dropped at the size limit."""
 RETRY_ROOM_BYTES = 60
-"""Bytes freed at least by dropping those that every message has (TRACE_ON, MSG_REGION, CLUSTER)."""
+"""Minimum that is freed by dropping the properties that every message has (TRACE_ON, MSG_REGION, CLUSTER)."""
 _VERSION_3_4_9 = 121
 """Clients from this version on send a limit of their own. Source: ``MQVersion.Version.V3_4_9``."""
 
 
 def max_reconsume_times(group: SubscriptionGroupConfig, client_version: int, wanted: int | None) -> int:
-    """How often a message of the group is retried: as the client wants, if it sends that, else as the group is set."""
+    """Maximum number of retries: the client's limit if it sends one, else the group's."""
     return group.retry_max_times if wanted is None or client_version < _VERSION_3_4_9 else wanted
 
 
 def again(
     message: MessageExt, topic: str, queue_id: int, store_host: bytes, *, dead: bool = False, bare: bool = False
 ) -> bytes:
-    """The record of a message that was consumed once more in vain; where it came from is kept in its properties.
+    """The record of a message that failed once more; its properties say where it came from.
 
     Args:
         dead: it goes to the dead letters.
-        bare: its properties stay as they are; for when they would be too long.
+        bare: its properties are not changed, as they would become too long.
 
     Raises:
-        ResponseError: the longer properties do not fit any more.
+        ResponseError: the properties become too long.
     """
     properties = dict(message.properties)
     if dead and not bare:
@@ -103,7 +103,7 @@ def again(
 
 
 def failed_of(group: str, message: MessageExt) -> Failed:
-    """A message that a group could not handle, as it was pulled."""
+    """Identifies a message that a group could not handle, from the message as it was pulled."""
     return Failed(
         group,
         message.properties.get(PROPERTY_RETRY_TOPIC) or message.topic,
@@ -114,7 +114,7 @@ def failed_of(group: str, message: MessageExt) -> Failed:
 
 
 def failed_of_copy(group: str, record: bytes, physical_offset: int | None = None) -> Failed:
-    """The same, of the copy that is made of it."""
+    """The same, from the record of its copy."""
     copy = decode_records(record, decompress=False)[0]
     topic = copy.properties.get(PROPERTY_RETRY_TOPIC) or f"{RETRY_PREFIX}{group}"
     unique_key = copy.properties.get(PROPERTY_UNIQ_KEY, "")
@@ -122,7 +122,7 @@ def failed_of_copy(group: str, record: bytes, physical_offset: int | None = None
 
 
 def dead_letter_properties(text: str) -> str:
-    """Properties of what a consumer sent to the retry topic, as those of a dead letter: with where it came from."""
+    """Properties of a message from the retry topic as those of a dead letter: they say where it came from."""
     text = remove_property(text, PROPERTY_DELAY)
     for name, origin in (
         (PROPERTY_DLQ_ORIGIN_TOPIC, find_property(text, PROPERTY_RETRY_TOPIC)),
@@ -134,7 +134,7 @@ def dead_letter_properties(text: str) -> str:
 
 
 def log_dead_letter(failed: Failed) -> None:
-    """A message that became a dead letter needs somebody to look at it. Called once the store has it."""
+    """Logs a dead letter for operators. Called once the store has it."""
     logger.warning(
         "group %s: message %s of topic %s failed %d times and becomes a dead letter (%s%s)",
         failed.group,

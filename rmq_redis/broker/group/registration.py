@@ -32,22 +32,22 @@ logger = logging.getLogger(__name__)
 _CALL_TIMEOUT_S = 5.0
 """A NameServer answers from memory, but decodes up to 20,000 topics first."""
 REGISTER_WAIT_S = 2.0
-"""How long a change waits for NameServers to know of it."""
+"""How long a change waits for its registration at NameServers."""
 _ROUTE_TIMEOUT_S = 2.0
 """Less than clients wait for their own call (3 s)."""
 _RETRY_FIRST_S = 0.1
-"""A NameServer that only closed the connection is back at once."""
+"""A NameServer that only closed the connection accepts a new one at once."""
 _RETRY_MOST_S = 2.0
-"""A NameServer that restarts knows its brokers again after this long."""
+"""Within this time, a NameServer that restarts knows its brokers again."""
 _MAX_TOPICS_IN_LOOP = 500
 """A registration of more topics is encoded in a thread: 20,000 would hold the event loop for half a second."""
 
 
 def registration_bodies(table: TopicConfigTable, max_bytes: int = MAX_FRAME_BYTES // 2) -> list[bytes]:
-    """Bodies of the requests by which a broker registers; more than one if its topics do not fit into a frame.
+    """Bodies of a broker's registration; more than one if its topics do not fit into a frame.
 
-    NameServers add the topics of a registration whose DataVersion is new to those that they know. So each part has one
-    of its own, and the last part has that of the whole.
+    NameServers add the topics of a registration with a new DataVersion to those that they know. So each part has a
+    DataVersion of its own, and the last part has that of the whole.
     """
     whole = encode_register_body(table)
     if len(whole) <= max_bytes:
@@ -58,7 +58,7 @@ def registration_bodies(table: TopicConfigTable, max_bytes: int = MAX_FRAME_BYTE
     bodies = []
     for start in range(0, len(names), step):
         part = {name: table.topic_config_table[name] for name in names[start : start + step]}
-        before = len(names) - start - len(part)  # topics that are still to come: 0 for the last part
+        before = len(names) - start - len(part)  # topics in later parts: 0 for the last part
         of_part = msgspec.structs.replace(version, timestamp=version.timestamp - before)
         bodies.append(encode_register_body(TopicConfigTable(part, of_part)))
     return bodies
@@ -92,7 +92,7 @@ class Registration:
 
     @property
     def registered_namesrvs(self) -> list[str]:
-        """NameServers at which this process has registered what it is now; not those that it cannot reach."""
+        """NameServers at which the present state of this process is registered."""
         return [
             address
             for address in self._addresses
@@ -100,10 +100,10 @@ class Registration:
         ]
 
     async def register_now(self, timeout_s: float = REGISTER_WAIT_S) -> None:
-        """Registers everywhere because something changed.
+        """Registers a change at all NameServers.
 
-        Waits for all NameServers that could be reached the last time, at most ``timeout_s`` seconds; not again for one
-        that was late, until it answers. Before ``start`` it does nothing.
+        Waits at most ``timeout_s`` seconds for the NameServers that answered the last time. One that was late is not
+        waited for again until it answers. Before ``start`` this does nothing.
         """
         if not self._is_started:
             return
@@ -118,7 +118,7 @@ class Registration:
         except TimeoutError:
             late = self._late(wanted)
             self._unreachable.update(late)
-            if late:  # none if another change has waited and given up, too
+            if late:  # empty if another change stopped waiting for them, too
                 logger.warning("broker %s: not registered yet at %s", self._config.broker_name, ", ".join(late))
 
     def _late(self, wanted: int) -> list[str]:
@@ -166,7 +166,7 @@ class Registration:
                 and shown != self._complaint
             ):
                 logger.error(
-                    "broker %s: NameServer %s shows %s as the master of this name and does not take this broker",
+                    "broker %s: NameServer %s shows %s as the master of this name and does not accept this broker",
                     self._config.broker_name,
                     address,
                     shown,
@@ -196,7 +196,7 @@ class Registration:
         await self._client.close()
 
     async def topic_route(self, topic: str) -> TopicRouteData | None:
-        """A topic's route as the first NameServer that answers has it; None when there is none. Raises RmqError."""
+        """A topic's route from the first NameServer that answers; None if it has none. Raises RmqError."""
         command = request(
             RequestCode.GET_ROUTEINFO_BY_TOPIC, GetRouteInfoRequestHeader(topic, accept_standard_json_only=True)
         )

@@ -1,7 +1,7 @@
-"""Retention: what is old, or too much, is removed from the front of the queues, whatever any group has consumed.
+"""Retention: removes old or excess messages from the front of the queues, whether or not groups have consumed them.
 
 Source: RocketMQ 5.3 ``DefaultMessageStore.CleanCommitLogService`` (``fileReservedTime``, the three disk ratios). It
-removes files of the one commit log; here every queue is a stream of its own, so topics can have limits of their own.
+removes files of one commit log. Here every queue is a stream of its own, so each topic can have its own limits.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ _STEP_PAUSE_S = 0.001
 _STEPS_AT_ONCE = 64
 """Steps between two looks at the memory."""
 _MAX_SLACK_MS = 60_000
-"""Messages may outlive their time by 1 % of it, but not by more than this."""
+"""Messages may be kept longer than their time by 1 % of it, but at most by this."""
 _RETRY_S = 1.0
 """Pause after an error of the store, unless the period is shorter."""
 _GROWTH = 1.5
-"""What a byte of a record may take in Redis, with nodes half full and the allocator's classes."""
+"""Memory of Redis per byte of a record, with half-full nodes and the allocator's size classes."""
 _UNITS_MS = {"": 3_600_000, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _UNITS_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _NUMBER = re.compile(r"(\d+)([a-z]?)")
 
 
 class RetentionPolicy(msgspec.Struct, frozen=True):
-    """How much a topic keeps in this broker group. 0: no limit of this kind."""
+    """How much a topic keeps in this broker group. 0: no such limit."""
 
     age_ms: int = 0
     max_bytes: int = 0
@@ -64,7 +64,7 @@ def retention_policy(default: RetentionPolicy, attributes: Mapping[str, str]) ->
     ``reserve.bytes`` a number of bytes (``512m``; k, m, g), ``reserve.count`` a number of messages.
 
     Raises:
-        InvalidParameterError: an attribute of another form.
+        InvalidParameterError: a malformed attribute.
     """
     if not attributes:
         return default
@@ -91,7 +91,7 @@ def _attribute(attributes: Mapping[str, str], name: str, units: Mapping[str, int
 
 
 class RetentionService:
-    """Looks regularly at all queues, and removes what need not be kept. Runs at the group's master.
+    """Checks all queues regularly and removes messages beyond their limits. Runs on the group's master.
 
     Attributes:
         memory: the store's memory at the last look; None before the first.
@@ -106,7 +106,7 @@ class RetentionService:
         self._default = RetentionPolicy(
             int(config.file_reserved_time_h * 3_600_000), config.topic_max_bytes, config.topic_max_msg_nums
         )
-        # Of what failed nothing is removed for its number or size unless its topic asks for it.
+        # Retries and dead letters have no default limits of number and size.
         self._default_of_groups = RetentionPolicy(self._default.age_ms)
         self._loop = Every(config.retention_period_s, self._keep, "retention", at_once=True, retry_s=_RETRY_S)
         self._warned = False
@@ -116,11 +116,11 @@ class RetentionService:
         queue_store.on_alarm = self._loop.wake
 
     def start(self) -> None:
-        """Begins to look."""
+        """Starts the checks."""
         self._loop.start()
 
     def look_now(self) -> None:
-        """Has it look without waiting for ``retention_period_s`` to pass."""
+        """Starts a check now, before ``retention_period_s`` has passed."""
         self._loop.wake()
 
     async def close(self) -> None:
@@ -138,12 +138,12 @@ class RetentionService:
     # --- a topic's own limits --------------------------------------------------------------------------------------
 
     def policy(self, topic: Topic) -> RetentionPolicy:
-        """What a topic keeps: age for every topic, the defaults of count and bytes not for %RETRY% and %DLQ% topics."""
+        """A topic's policy. %RETRY% and %DLQ% topics have no default count and bytes."""
         of_group = topic.config.topic_name.startswith((RETRY_PREFIX, DLQ_PREFIX))
         default = self._default_of_groups if of_group else self._default
         try:
             return retention_policy(default, topic.config.attributes)
-        except InvalidParameterError as error:  # stored by somebody else: keep too much rather than too little
+        except InvalidParameterError as error:  # another program stored it: keep too much rather than too little
             logger.error("retention of topic %s: %s; it keeps everything", topic.config.topic_name, error)
             return RetentionPolicy()
 
@@ -163,7 +163,7 @@ class RetentionService:
             await self._trim_oldest(queues, _bytes_per_message(queues, usage), sum(usage) - policy.max_bytes)
 
     async def _expire(self, queue: Queue, now_ms: int, age_ms: int) -> None:
-        """Removes what is older than ``age_ms``. Not for every single message: the search costs some reads."""
+        """Removes messages older than ``age_ms``, but not one at a time: each search costs some reads."""
         oldest_ms = await self._store.oldest_ms(queue)
         if not oldest_ms or oldest_ms > now_ms - age_ms - min(age_ms // 100, _MAX_SLACK_MS):
             return
@@ -180,7 +180,7 @@ class RetentionService:
     async def _trim_oldest(
         self, queues: Sequence[Queue], weights: Mapping[Queue, float], excess: float, max_steps: int | None = None
     ) -> None:
-        """Removes the oldest messages of some queues, until what was removed weighs ``excess``."""
+        """Removes the oldest messages of some queues, until they amount to ``excess`` bytes."""
         if excess <= 0:
             return
         heap = [(await self._store.oldest_ms(queue), number, queue) for number, queue in enumerate(queues)]
@@ -190,7 +190,7 @@ class RetentionService:
             _, number, queue = heap[0]
             weight = max(weights[queue], 1e-9)
             before = queue.min_offset
-            # No more than this queue's part: behind its oldest messages may be some that are younger than the others'.
+            # At most this queue's part: its next messages may be younger than those of other queues.
             nums = min(_STEP, math.ceil(excess / weight / len(heap)))
             await self._store.trim(queue, min(queue.max_offset, before + nums))
             steps += 1
@@ -219,7 +219,7 @@ class RetentionService:
                 )
 
     async def _keep_memory(self) -> None:
-        """Keeps the store's memory under ``store_max_used_ratio``, and has sends refused near the end of it."""
+        """Keeps the store's memory under ``store_max_used_ratio``; near the maximum, sends are refused."""
         while True:
             memory = await self._look()
             excess = memory.data_bytes - int(self.max_bytes * self._config.store_max_used_ratio)
@@ -253,7 +253,7 @@ class RetentionService:
             )
 
     async def _look(self) -> StoreMemory:
-        """Measures, and says how many bytes may be appended until the next look."""
+        """Measures the memory, and sets how many bytes may be appended until the next measurement."""
         store = self._queue_store
         put_bytes = store.put_bytes
         self.memory = memory = await self._store.memory()
@@ -270,19 +270,21 @@ class RetentionService:
                 "retention: the store uses %d of %d bytes: sends are refused", memory.used_bytes, self.max_bytes
             )
         elif was_full and not store.full:
-            logger.info("retention: the store uses %d of %d bytes: sends are taken", memory.used_bytes, self.max_bytes)
+            logger.info(
+                "retention: the store uses %d of %d bytes: sends are accepted", memory.used_bytes, self.max_bytes
+            )
         return memory
 
     async def usage(self, queues: Sequence[Queue]) -> list[int]:
-        """Bytes of memory that each queue takes. Raises StoreError."""
+        """Memory of each queue in bytes. Raises StoreError."""
         return await self._store.usage(queues)
 
     async def learn_oldest(self, queue: Queue) -> None:
-        """Reads when the first message of a queue was stored, if nobody has yet. Raises StoreError."""
+        """Reads when the first message of a queue was stored, unless that is known. Raises StoreError."""
         await self._store.oldest_ms(queue)
 
     def oldest_ms(self) -> int:
-        """Store time of the oldest message of all that the last look saw; 0 when there is none."""
+        """Store time of the oldest message of all queues at the last check; 0 if there was none."""
         times = [
             queue.oldest_ms
             for topic in self._topics.topics.values()

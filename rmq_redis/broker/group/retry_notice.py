@@ -1,8 +1,8 @@
-"""Has the members of a new group look for its retry topic when the first retry arrives.
+"""Makes the members of a new group look for its retry topic when the first retry arrives.
 
 A Java client queries routes when it starts and then every 30 s, and rebalances every 20 s. At its group's first
-heartbeat the retry topic is being created, so it may learn of it late, and pull from it later still. A notification
-(NOTIFY_CONSUMER_IDS_CHANGED) has it rebalance at once with what it knows by then.
+heartbeat the retry topic is still being created, so the client may learn of it late and pull from it later still. A
+notification (NOTIFY_CONSUMER_IDS_CHANGED) makes it rebalance at once with the routes that it knows by then.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RetryNotice:
         self._timers: dict[Queue, asyncio.TimerHandle] = {}
 
     def on_new_records(self, queue: Queue) -> None:
-        """A queue has new messages. To be called for all; those that are no retries cost next to nothing."""
+        """A queue has new messages. To be called for all queues; only those of retry topics cost time."""
         topic = queue.topic
         if topic.startswith(RETRY_PREFIX) and not queue.held and queue not in self._timers:
             self._notify(queue, topic.removeprefix(RETRY_PREFIX), _MOST_NOTICES)

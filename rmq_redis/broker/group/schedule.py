@@ -1,4 +1,4 @@
-"""Messages that are delivered later: delay levels, arbitrary delivery times, and the moves when they are due.
+"""Scheduled messages: delay levels, delivery times, and the moves to their queues when they are due.
 
 Source: RocketMQ 5.3 ``ScheduleMessageService`` (levels), ``HookUtils`` and ``TimerMessageStore`` (timers).
 """
@@ -36,19 +36,19 @@ _MOVE_AT_ONCE = 256
 
 
 def delay_of_level(level: int) -> int:
-    """ms of a delay level; above 18 counts as 18."""
+    """Delay of a level in ms; levels above 18 count as 18."""
     return DELAY_LEVELS_S[min(level, len(DELAY_LEVELS_S)) - 1] * 1000
 
 
 def take_due_ms(text: str, now_ms: int, topic: str) -> tuple[str, int]:
     """Property string as it is stored, and when the message is due (ms; 0: now).
 
-    DELAY (a level) wins over the timer properties. A message that waits keeps them, as with Apache's brokers, and gets
-    the queue that it is for (``with_real_queue``). One that has that already was delivered late once: sent on by a
-    consumer with its properties, it is not delayed a second time; in a retry topic only DELAY counts.
+    DELAY (a level) takes precedence over the timer properties. A waiting message keeps them, as with Apache's brokers,
+    and gets the properties of its real queue (``with_real_queue``). A message that has these was scheduled before: if
+    a consumer sends it on with its properties, it is not delayed again. In a retry topic only DELAY counts.
 
     Raises:
-        MessageIllegalError: a level or time that is no number, or more than three days ahead.
+        MessageIllegalError: a level or time is not a number, or more than three days ahead.
     """
     was_delayed = find_property(text, PROPERTY_REAL_TOPIC) is not None
     if was_delayed:
@@ -73,7 +73,7 @@ def take_due_ms(text: str, now_ms: int, topic: str) -> tuple[str, int]:
 
 
 def with_real_queue(text: str, topic: str, queue_id: int, room: int) -> str:
-    """Properties of a message that waits, with the queue it is for, if that takes at most ``room`` bytes more."""
+    """Properties of a waiting message with its real queue added, if that takes at most ``room`` bytes more."""
     added = f"{PROPERTY_REAL_TOPIC}\x01{topic}\x02{PROPERTY_REAL_QUEUE_ID}\x01{queue_id}\x02"
     return text + added if len(added) <= room else text
 
@@ -89,7 +89,7 @@ def _number(text: str, name: str) -> int:
 
 
 class ScheduleService:
-    """Takes records that are due later, and moves them to their queues in time. One timer for all of them."""
+    """Keeps records until they are due, then moves them to their queues. One timer for all of them."""
 
     def __init__(self, store: ScheduleStore, topics: TopicTable, auto_creation: AutoCreation) -> None:
         self._store = store
@@ -98,7 +98,7 @@ class ScheduleService:
         self._due = DueLoop(self._move_due, "scheduled messages: moving what is due")
 
     def start(self) -> None:
-        """Begins to move what is due; it looks at once what there is."""
+        """Starts to move messages that are due, beginning now."""
         self._due.start()
 
     async def close(self) -> None:
@@ -114,11 +114,11 @@ class ScheduleService:
         self._store.add(record, due_ms, recall_key, added, arg)
 
     def look_at(self, due_ms: int) -> None:
-        """Has it look at that time, if it would not before."""
+        """Makes it look at that time, unless it looks earlier."""
         self._due.look_at(due_ms)
 
     async def recall(self, topic: str, unique_key: str) -> bool:
-        """Removes a waiting message; False when there is none (any more). Raises StoreError."""
+        """Removes a waiting message; False if there is none, or none any more. Raises StoreError."""
         return await self._store.recall(recall_key(topic, unique_key)) > 0
 
     async def _move_due(self, now_ms: int) -> int | None:
@@ -129,7 +129,7 @@ class ScheduleService:
         return 0
 
     async def _move_of(self, due: Due) -> Move:
-        """Where a due message goes; nowhere when its topic is deleted, or the record damaged. Raises StoreError."""
+        """Where a due message goes; nowhere if its topic was deleted or its record is damaged. Raises StoreError."""
         try:
             message = decode_records(due.record, decompress=False)[0]
             topic = self._topics.topics.get(message.topic)
@@ -143,7 +143,7 @@ class ScheduleService:
 
 
 def recall_key(topic: str, unique_key: str) -> str:
-    """By which a message that waits is found; "" for a retry, which nobody may recall.
+    """The key of a waiting message; "" for a retry, which cannot be recalled.
 
     Source: ``TimerMessageStore.buildDeleteKey``.
     """

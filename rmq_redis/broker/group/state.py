@@ -1,4 +1,4 @@
-"""What a broker knows of its group: in memory, and where it is kept in the store."""
+"""The state of a broker group, in memory and in the store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .topics import TopicTable
 class GroupState:
     """Attributes:
     address: ``ip:port`` that this broker registers and that is part of message ids.
-    batches: what POP in order has out.
+    batches: unacknowledged batches of POP in order.
     """
 
     config: BrokerConfig
@@ -36,5 +36,5 @@ class GroupState:
 
     @property
     def store_host(self) -> bytes:
-        """``address`` as records hold it."""
+        """``address`` as records contain it."""
         return pack_host(self.address)

@@ -1,7 +1,7 @@
-"""Topic attributes: which there are, what they may be, and how UPDATE_AND_CREATE_TOPIC (17, 18) changes them.
+"""Topic attributes: their names and values, and how UPDATE_AND_CREATE_TOPIC (17, 18) changes them.
 
 Source: RocketMQ 5.3 ``TopicAttributes``, ``AttributeParser``, ``AttributeUtil``. ``reserve.bytes`` and
-``reserve.count`` are of our own (``broker.retention``).
+``reserve.count`` are additions (``retention``).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ MIXED = "MIXED"
 
 
 class Attribute(NamedTuple):
-    """An attribute of one of some values.
+    """An attribute with a fixed set of values.
 
     Attributes:
-        values: what is supported.
-        unsupported: what RocketMQ has and this broker does not.
+        values: the supported ones.
+        unsupported: values of RocketMQ that this broker does not support.
         is_changeable: whether it can be set or changed after the topic's creation.
     """
 
@@ -44,7 +44,7 @@ def parse_changes(text: str | None) -> dict[str, str]:
     """The changes of ``+name=value,-name`` by ``+name`` and ``-name``.
 
     Raises:
-        InvalidParameterError: an entry of another form, or a name twice.
+        InvalidParameterError: a malformed entry, or a name twice.
     """
     changes: dict[str, str] = {}
     for part in (text or "").split(","):
@@ -64,13 +64,13 @@ def altered(known: Mapping[str, str] | None, changes: Mapping[str, str], *, allo
     """A topic's attributes after changes by ``+name`` and ``-name``.
 
     Args:
-        known: those that it has; None for a topic that is being created.
+        known: its present attributes; None for a topic that is being created.
         allow_mixed: whether ``message.type=MIXED`` is allowed.
 
     Raises:
-        ResponseError: SYSTEM_ERROR, as Apache's broker answers: an unknown attribute, a value that it cannot have, one
-            that cannot be changed any more or is not there to be removed.
-        InvalidParameterError: ``MIXED``, or a retention attribute of another form.
+        ResponseError: SYSTEM_ERROR, as Apache's broker answers: an unknown attribute, an illegal value, an attribute
+            that cannot be changed any more, or a removal of one that is not set.
+        InvalidParameterError: ``MIXED``, or a malformed retention attribute.
     """
     result = dict(known or {})
     names = [key[1:] for key in changes]

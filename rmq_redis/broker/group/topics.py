@@ -44,11 +44,11 @@ _ALL_PERMISSIONS = int(Perm.READ | Perm.WRITE | Perm.INHERIT | Perm.PRIORITY)
 
 
 class Topic:
-    """A topic with its queues at hand.
+    """A topic and its queues.
 
     Attributes:
-        queues: one entry per queue id that the topic ever had; a topic made smaller keeps the others' messages.
-        queue_nums: how many of them can be read or written now.
+        queues: one entry per queue id that the topic ever had; those removed from it keep their messages.
+        queue_nums: number of queues that can be read or written now.
     """
 
     __slots__ = ("config", "name_bytes", "queue_numbers", "queue_nums", "queues")
@@ -64,7 +64,7 @@ class Topic:
 class TopicTable:
     """Topics and groups of one broker group.
 
-    ``on_change`` is awaited after every change that NameServers must hear of, ``on_queue_gone`` called with every queue
+    ``on_change`` is awaited after every change that NameServers must know, ``on_queue_gone`` is called with every queue
     of a deleted topic.
     """
 
@@ -92,9 +92,9 @@ class TopicTable:
         self.groups: dict[str, SubscriptionGroupConfig] = {}
 
     async def start(self) -> None:
-        """Loads everything; a master creates the system topics that are missing. Raises StoreError.
+        """Loads everything; a master creates missing system topics. Raises StoreError.
 
-        What a store has lost since this broker read it last is written again first.
+        First it restores what the store has lost since this broker read it last.
         """
         if self._office.is_writing and self._version > await self._configs.version():
             await self.put_again(self._queue_store.current())
@@ -103,7 +103,7 @@ class TopicTable:
             return
         for wanted in self._system_topics():
             known = self.topics.get(wanted.topic_name)
-            # The template follows its setting, which may have changed since the store was made.
+            # The template follows its setting, which may have changed since it was created.
             if known is None or (
                 wanted.topic_name == DEFAULT_TOPIC and known.config.write_queue_nums != wanted.write_queue_nums
             ):
@@ -119,7 +119,7 @@ class TopicTable:
             topics.append(TopicConfig(topic_name=name, read_queue_nums=1, write_queue_nums=1, perm=rw | Perm.INHERIT))
         if self._config.auto_create_topic_enable:
             nums = self._config.default_topic_queue_nums
-            if nums >= DEFAULT_QUEUE_NUMS:  # clients take their queue from the first 4 that the template shows
+            if nums >= DEFAULT_QUEUE_NUMS:  # clients select among the first 4 queues of the template
                 nums = max(nums, TEMPLATE_QUEUE_NUMS)
             topics.append(
                 TopicConfig(
@@ -129,12 +129,12 @@ class TopicTable:
         return topics
 
     def is_system(self, topic: str) -> bool:
-        """Whether nobody may create or delete this topic by hand."""
+        """Whether operators may not create or delete this topic."""
         cluster = self._config.cluster_name
         return is_system_topic(topic) or topic in (self._config.broker_name, cluster, reply_topic(cluster))
 
     async def reload(self, *, force: bool = False) -> bool:
-        """Reads topics and groups if they changed since the last time, or in any case. Raises StoreError."""
+        """Reads topics and groups if they changed since the last time, or if ``force`` is set. Raises StoreError."""
         role = self._queue_store.role
         version = await self._configs.version()
         if version == self._version and self.topics and not force:
@@ -148,7 +148,7 @@ class TopicTable:
                 for i, number in enumerate(item.queue_numbers)
             ]
         )
-        if self._queue_store.role != role:  # what a slave asked for is too old for a master
+        if self._queue_store.role != role:  # read as a slave, so too old for a master
             return False
         self.groups = groups
         for gone in self.topics.keys() - stored.keys():
@@ -165,7 +165,7 @@ class TopicTable:
         return Topic(stored, queues)
 
     async def put_again(self, connection: StoreConnection) -> None:
-        """Writes topics and groups that a store, replaced by one that is behind, has lost. Raises StoreError."""
+        """Restores topics and groups in a store that lost them, such as a promoted replica. Raises StoreError."""
         topics = [StoredTopic(topic.config, topic.queue_numbers) for topic in self.topics.values()]
         version = await self._configs.put_again(connection, self._version, topics, self.groups.values())
         if version > self._version:
@@ -180,7 +180,7 @@ class TopicTable:
 
     @property
     def data_version(self) -> DataVersion:
-        # The epoch as state version: of two masters of one name, a NameServer believes the later.
+        # The epoch is the state version, so that of two masters of one group a NameServer prefers the later.
         return DataVersion(counter=self._version, state_version=self._queue_store.epoch, timestamp=self._started_ms)
 
     def configs(self) -> dict[str, TopicConfig]:
@@ -194,7 +194,7 @@ class TopicTable:
         await self._on_change()
 
     async def put(self, config: TopicConfig) -> None:
-        """Creates or changes a topic by hand.
+        """Creates or changes a topic for an operator.
 
         Raises:
             InvalidParameterError: illegal name, a system topic, or a queue number out of range.
@@ -207,7 +207,7 @@ class TopicTable:
         await self.announce()
 
     def _config_error(self, config: TopicConfig) -> str | None:
-        """What is wrong with a configuration made by hand."""
+        """What is wrong with an operator's configuration, or None."""
         if error := topic_name_error(config.topic_name):
             return error
         if self.is_system(config.topic_name):
@@ -242,7 +242,7 @@ class TopicTable:
         )
 
     async def delete(self, topic: str) -> None:
-        """Deletes a topic, its messages and the offsets in it, and what POP retries of it; an unknown one is no error.
+        """Deletes a topic with its messages, offsets and POP retry topics; an unknown topic is no error.
 
         Raises:
             InvalidParameterError: blank, or a system topic.
@@ -253,7 +253,7 @@ class TopicTable:
         async with self.lock:
             if topic not in self.topics:
                 return
-            # First from memory, so that nothing is written behind the removal and brings the keys back.
+            # First from memory: a write after the removal would bring the keys back.
             gone = {name: self.topics.pop(name) for name in (topic, *self._pop_retry_topics(topic))}
             offsets = {
                 (group, name): self._offsets.forget((group, name))
@@ -278,11 +278,11 @@ class TopicTable:
         await self.announce()
 
     def _pop_retry_topics(self, topic: str) -> list[str]:
-        """Topics by which POP retries a topic's messages, for the groups with offsets in it: nobody reads them without.
+        """POP retry topics of a topic, one for each group with offsets in it; without the topic, nobody reads them.
 
-        ``%RETRY%a_b_c`` may be that of group a and topic b_c, of a_b and c, or group a_b_c's own. One that another
-        existing group or topic may mean is kept: its messages would be lost. Source: ``clearRetryTopicWhenDeleteTopic``
-        of RocketMQ 5.3, which does not look.
+        ``%RETRY%a_b_c`` can belong to group a and topic b_c, to a_b and c, or to group a_b_c itself. If the name fits
+        another existing group or topic, it is kept, as its messages would be lost. Source: RocketMQ 5.3
+        ``clearRetryTopicWhenDeleteTopic``, which does not check that.
         """
         found = []
         for group in self._offsets.groups_of(topic):
@@ -299,7 +299,7 @@ class TopicTable:
     # --- groups --------------------------------------------------------------------------------------------------
 
     async def put_group(self, config: SubscriptionGroupConfig) -> None:
-        """Creates or changes a consumer group by hand. Raises InvalidParameterError, StoreError."""
+        """Creates or changes a consumer group for an operator. Raises InvalidParameterError, StoreError."""
         error = group_name_error(config.group_name)
         if error is None and not 0 <= config.retry_queue_nums <= MAX_QUEUE_NUMS:
             error = f"retryQueueNums is {config.retry_queue_nums}, expected 0 to {MAX_QUEUE_NUMS}"
@@ -327,5 +327,5 @@ class TopicTable:
         logger.info("consumer group %s: deleted", group)
 
     def group(self, name: str) -> SubscriptionGroupConfig | None:
-        """A group's configuration, or None for one that is not known."""
+        """A group's configuration, or None if the group is unknown."""
         return self.groups.get(name)

@@ -30,7 +30,7 @@ from .revive import PopReviveService
 
 
 class PopAckProcessor:
-    """Ends what POP began.
+    """Acknowledges popped messages, and changes until when they are hidden.
 
     A repeated or late acknowledgement is answered with success, as by Apache's broker: a client that lost the response
     may repeat its request. A late one changes nothing: the message is redelivered.
@@ -129,7 +129,7 @@ class PopAckProcessor:
             changed = await self._order.change(
                 header.consumer_group, queue, handle.pop_time_ms, header.offset, visible_ms
             )
-            pop_ms = handle.pop_time_ms  # by it the batch is known, so the time grows that is added to it
+            pop_ms = handle.pop_time_ms  # it identifies the batch, so the invisible time grows instead
         else:
             hidden = Hidden(header.consumer_group, header.topic, header.queue_id, header.offset, handle.visible_ms)
             changed = await self._store.change(hidden, visible_ms)

@@ -1,4 +1,4 @@
-"""POPs that wait for a message: by topic and group, woken one at a time."""
+"""POPs that wait for a message, by topic and group."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ...store.group.queue import Queue
 
 
 class Waiter:
-    """One POP that waits.
+    """A waiting POP.
 
     Attributes:
         group: consumer group.
-        topics: the topic and the retry topic that it looks at.
-        queue_id: of the topic; -1 for all of them.
-        is_outdated: the group has another expression for the topic now.
+        topics: the topic, and the group's retry topic for it.
+        queue_id: a queue of the topic; -1 for all.
+        is_outdated: whether the group has another expression for the topic now.
     """
 
     __slots__ = ("connection", "future", "group", "is_outdated", "queue_id", "topics")
@@ -31,13 +31,13 @@ class Waiter:
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def wants(self, queue: Queue) -> bool:
-        """Whether a message of the queue is one that it waits for."""
+        """Whether it waits for messages of the queue."""
         topic = queue.topic
         return self.queue_id < 0 or topic != self.topics[0] or queue.queue_id == self.queue_id
 
 
 class PopHold:
-    """Keeps the POPs that wait. A message wakes one of each group; it wakes the next if it leaves something."""
+    """Keeps waiting POPs. A message wakes one POP of each group, which wakes the next one if it leaves messages."""
 
     def __init__(self, max_held: int) -> None:
         self._max_held = max_held
@@ -47,16 +47,16 @@ class PopHold:
 
     @property
     def count(self) -> int:
-        """How many wait."""
+        """Number of waiting POPs."""
         return self._count
 
     def count_of(self, group: str, topic: str, queue_id: int) -> int:
-        """How many of a group wait for messages of a topic's queue (-1: any)."""
+        """Number of a group's POPs that wait for messages of a topic's queue (-1: of any queue)."""
         waiting = self._topics.get(topic, {}).get(group, ())
         return sum(queue_id < 0 or waiter.queue_id in (-1, queue_id) for waiter in waiting)
 
     async def wait(self, waiter: Waiter, timeout_s: float) -> bool:
-        """Waits for a message or the time; False at once when too many wait already."""
+        """Waits for a message until the timeout; returns False at once if too many POPs wait already."""
         if self._count >= self._max_held:
             return False
         self._count += 1
@@ -98,7 +98,7 @@ class PopHold:
                 self._wake_first(waiting, queue)
 
     def wake(self, group: str, queue: Queue) -> None:
-        """Wakes one waiter of a group for what there is in a queue."""
+        """Wakes one waiter of a group for messages in a queue."""
         waiting = self._topics.get(queue.topic, {}).get(group)
         if waiting:
             self._wake_first(waiting, queue)
@@ -111,14 +111,14 @@ class PopHold:
                 return
 
     def expression_changed(self, group: str, topic: str) -> None:
-        """Ends the waits of a group for a topic. They filter by the old expression, and step over what it rejects."""
+        """Wakes all waiters of a group for a topic: their old filter would skip messages that match the new one."""
         for waiter in self._topics.get(topic, {}).get(group, ()):
             if not waiter.future.done():
                 waiter.is_outdated = True
                 waiter.future.set_result(None)
 
     def wake_all(self) -> None:
-        """Wakes every waiter: the broker stops, or is no master any more."""
+        """Wakes every waiter, because the broker stops or is not the master any more."""
         for connection in self._waiting:
             self.connection_closed(connection)
 

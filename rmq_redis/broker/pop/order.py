@@ -1,10 +1,10 @@
 """POPs in order: a group holds at most one batch of a queue, until all of it is acknowledged or its time expires.
 
 Source: RocketMQ 5.3 ``ConsumerOrderInfoManager``, ``PopMessageProcessor``, ``AckMessageProcessor.ackOrderly``,
-``ChangeInvisibleTimeProcessor``. There a redelivery begins at the first message that was not acknowledged and includes
-the acknowledged ones behind it, and new messages; here only those that were not acknowledged, unless
-``pop_order_redeliver_acknowledged`` selects Apache's way. There nothing counts the tries but a proxy; here after the
-group's ``retryMaxTimes`` a message goes to the dead letters, as other popped ones do.
+``ChangeInvisibleTimeProcessor``. Apache's broker redelivers everything from the first
+unacknowledged message on, with acknowledged and new messages; here only unacknowledged messages are redelivered, unless
+``pop_order_redeliver_acknowledged`` selects Apache's way. In Apache's system only a proxy counts the tries; here a
+message goes to the dead letters after the group's ``retryMaxTimes``, like other popped messages.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PopOrder:
         state.batches.on_batch = self._arm
 
     def start(self) -> None:
-        """The broker is the master: looks when what is out is over."""
+        """The broker became the master: starts the timers of all batches."""
         self._running = True
         for key, batch in list(self.batches.items()):
             if batch:
@@ -67,10 +67,10 @@ class PopOrder:
         self._timers.clear()
         self._store.forget()
 
-    # --- when a batch is over --------------------------------------------------------------------------------------
+    # --- expiry ------------------------------------------------------------------------------------------------------
 
     def _arm(self, key: Key, batch: Batch) -> None:
-        """One timer for a queue, at the time of its batch or before: it looks again then."""
+        """Sets the timer of a queue to the end of its batch, unless it is earlier; the timer checks again then."""
         if not self._running:
             return
         when = self._loop.time() + max(batch.until_ms - _now_ms(), 0) / 1000 + 0.001
@@ -97,21 +97,21 @@ class PopOrder:
             self._hold.wake(*key)
 
     def ready(self, request: PopRequest, queue: Queue) -> bool:
-        """Whether a queue with a batch out is worth a look: the batch expired, is unknown or has lost its offset to a
-        reset, or the same request is repeated.
+        """Whether a POP should read a queue with a batch: the batch expired, is unknown or invalid after a reset, or
+        the request that got it is repeated.
         """
         batch = self._store.holds((request.group, queue))
         return batch is None or batch.until_ms <= _now_ms() or _repeats(request, batch)
 
     def may_take(self, request: PopRequest, queue: Queue) -> bool:
-        """Whether a request in order may have what is out of a queue, which was settled."""
+        """Whether a request in order may get the batch of a settled queue."""
         return bool(self._store.holds((request.group, queue))) and self.ready(request, queue)
 
     async def settle(self, request: PopRequest, queues: Iterable[Queue]) -> None:
-        """Before a group's queues are looked at: what is not known is read, and what does not hold any more is ended.
+        """Prepares a group's queues for a POP: reads unknown batches and ends invalid ones.
 
-        An unordered request also ends an expired batch: its messages become expired hidden ones, and are redelivered
-        through the group's retry topic.
+        An unordered request also ends an expired batch: its messages are then redelivered through the group's retry
+        topic, like hidden messages that expired.
         """
         keys = [(request.group, queue) for queue in queues if (request.group, queue) in self.batches]
         unknown = [key for key in keys if self.batches[key] is None]
@@ -127,16 +127,16 @@ class PopOrder:
                 await self._store.end(key, visible_ms=now_ms)
                 self._hidden_until(now_ms)
 
-    # --- giving out ------------------------------------------------------------------------------------------------
+    # --- delivery ----------------------------------------------------------------------------------------------------
 
     async def take(
         self, request: PopRequest, chosen: Sequence[tuple[Queue, int]], screen: Screen | None
     ) -> list[Taken]:
-        """Takes from queues of which nothing is out, or its time is over; (queue, the group's offset) each."""
+        """Takes messages from queues without a batch or with an expired one; ``chosen``: (queue, group's offset)."""
         batches = [self._store.holds((request.group, queue)) for queue, _ in chosen]
         set_before = {queue: self._store.offset_of((request.group, queue)) for queue, _ in chosen}
         lost = next((batch for batch in batches if batch and _repeats(request, batch)), None)
-        if lost:  # all that this request had got, and nothing else
+        if lost:  # the messages that this request got before, and nothing else
             kept = [
                 (queue, batch)
                 for (queue, _), batch in zip(chosen, batches, strict=True)
@@ -158,7 +158,7 @@ class PopOrder:
             if look.batch is None:
                 step, wanted = begin(request, look, pop_ms, room, screen)
             else:
-                dead = look.dead if dead_letters else frozenset()  # else they are tried once more
+                dead = look.dead if dead_letters else frozenset()  # else they are redelivered once more
                 step, wanted = self._go_on(request, look, look.batch, dead, pop_ms, room, screen)
             if step:
                 steps.append(step)
@@ -188,7 +188,7 @@ class PopOrder:
         room: Room,
         screen: Screen | None,
     ) -> tuple[Step | None, dict[int, bytes]]:
-        """The step of a queue whose batch timed out; None when other queues have filled the answer."""
+        """The step of a queue whose batch expired; None if other queues have filled the answer."""
         queue, offsets = look.queue, look.offsets
         alive = [(o, r) for o, r in zip(offsets, look.records, strict=True) if o not in dead]
         wanted, looked_at = room.choose(request, queue, [o for o, _ in alive], [r for _, r in alive], screen)
@@ -206,7 +206,7 @@ class PopOrder:
         return (step if step.given or step.ended else None), wanted
 
     async def _read(self, queue: Queue, messages: Sequence[Given]) -> tuple[list[int], list[bytes]]:
-        """Those of the messages that are still there."""
+        """Offsets and records of the messages that still exist."""
         found = await asyncio.gather(*(self._queue_store.read_records(queue, m.queue_offset, 1) for m in messages))
         there = [
             (m.queue_offset, records[0])
@@ -216,7 +216,7 @@ class PopOrder:
         return [offset for offset, _ in there], [record for _, record in there]
 
     def _dead(self, group: str, messages: Sequence[Given]) -> set[int]:
-        """Offsets of those that were tried as often as the group allows."""
+        """Offsets of messages that were delivered as often as the group allows."""
         config = self._topics.group(group)
         return {m.queue_offset for m in messages if config and m.times > config.retry_max_times}
 
@@ -228,7 +228,7 @@ class PopOrder:
             return None
 
     def _letter(self, group: str, queue: Queue, offset: int, record: bytes, batch: Batch) -> bytes:
-        """The record of a dead letter; its reconsumeTimes count the tries, as of every dead letter."""
+        """The record of a dead letter; its reconsumeTimes is the number of retries."""
         times = next(message.times for message in batch.messages if message.queue_offset == offset)
         message = decode_records(bytes(deliver(queue, [record], [offset])), decompress=False)[0]
         topic = f"{DLQ_PREFIX}{group}"
@@ -241,9 +241,9 @@ class PopOrder:
     async def _take_again(
         self, request: PopRequest, kept: Sequence[tuple[Queue, Batch]], set_before: Mapping[Queue, int | None]
     ) -> list[Taken]:
-        """What a request got whose answer was lost: hidden for its time from now on, and not counted as a try.
+        """Repeats a delivery whose answer was lost. The invisible time starts again; this does not count as a try.
 
-        Were it more than is wanted this time, the rest would be kept for the next POP.
+        If the request wants fewer messages this time, the rest is kept for the next POP.
         """
         visible_ms = _now_ms() + request.invisible_ms
         steps: list[Step] = []
@@ -277,7 +277,7 @@ class PopOrder:
         dead_letters: Queue | None,
         set_before: Mapping[Queue, int | None],
     ) -> list[Taken]:
-        """Takes the steps, but not those of queues whose offset was reset since it was looked at."""
+        """Executes the steps, except those of queues whose offset was reset since they were read."""
         group = request.group
         holding = [self._store.offset_of((group, step.queue)) == set_before[step.queue] for step in steps]
         steps = [step for step, holds in zip(steps, holding, strict=True) if holds]
@@ -296,10 +296,10 @@ class PopOrder:
     # --- acknowledging ---------------------------------------------------------------------------------------------
 
     async def ack(self, group: str, queue: Queue, pop_ms: int, offsets: Sequence[int]) -> None:
-        """Ends messages. Changes nothing if repeated, or if the batch was redelivered meanwhile.
+        """Acknowledges messages. Changes nothing if repeated, or if the batch was redelivered meanwhile.
 
         Raises:
-            MessageIllegalError: one that this batch does not reach.
+            MessageIllegalError: an offset behind the batch.
         """
         key = (group, queue)
         batch = self.batches.get(key)
@@ -313,7 +313,7 @@ class PopOrder:
             self._wake_if_free(key)
 
     async def change(self, group: str, queue: Queue, pop_ms: int, offset: int, visible_ms: int) -> bool:
-        """Holds a queue for a message until another time; False when it is not out since ``pop_ms``."""
+        """Changes until when a message is hidden; False if it was not delivered at ``pop_ms`` or is acknowledged."""
         key = (group, queue)
         try:
             return await self._store.change(key, pop_ms, offset, visible_ms)

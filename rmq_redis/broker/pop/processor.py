@@ -1,7 +1,7 @@
 """POP_MESSAGE (200050), PEEK_MESSAGE (200052), NOTIFICATION (200054), POLLING_INFO (200055).
 
-A POP hides messages from its group for a while instead of binding queues to clients. What it takes from a queue is
-read as a pull reads, filtered, and then made pending in one function call that also moves the group's offset on.
+A POP hides messages from its group for a while instead of binding queues to clients. Messages are read as for a pull,
+filtered, and then made pending in one function call that also advances the group's offset.
 Source: RocketMQ 5.3 ``PopMessageProcessor``, ``NotificationProcessor``, ``PollingInfoProcessor``.
 """
 
@@ -50,18 +50,18 @@ from .take import PopRequest, Room, Screen, Taken, next_after
 MAX_POP_NUMS = 32
 """Messages of one POP. Source: ``PopMessageProcessor.processRequest``."""
 MAX_INVISIBLE_MS = 3 * 24 * 3600 * 1000
-"""3 days, as far ahead as a timer may be."""
+"""3 days, like the maximum of a timer."""
 _LATE_MS = 500
 """Source: ``PopMessageRequestHeader.isTimeoutTooMuch``."""
 _RETRY_FIRST_EVERY = 5
-"""Each fifth POP looks at the retry topic first, so that neither starves. Source: ``popFromRetryProbability`` 20."""
+"""Every fifth POP reads the retry topic first, so that neither starves. Source: ``popFromRetryProbability`` 20."""
 _FILTERED_POPS = "filtered_pops"
 _MOST_POLL_S = 3600.0
-"""Bounds how long a client may have its POP wait."""
+"""Bounds the time that a client may request."""
 
 
 def _turn_of(request: PopRequest) -> AbstractAsyncContextManager[object]:
-    """A few POPs with filters of one connection work at a time, as ``FilteredReads`` has it for pulls."""
+    """Limits POPs with filters of one connection that work at a time, as ``FilteredReads`` does for pulls."""
     if request.filter is None:
         return nullcontext()
     turns: asyncio.Semaphore = request.connection.attachments.setdefault(
@@ -71,7 +71,7 @@ def _turn_of(request: PopRequest) -> AbstractAsyncContextManager[object]:
 
 
 class PopProcessor:
-    """Hands messages out one by one. Only the master hides messages."""
+    """Delivers single messages instead of queues. Only the master hides messages."""
 
     def __init__(
         self,
@@ -141,16 +141,16 @@ class PopProcessor:
                 taken = await self._take(request, pop_ms)
             if taken:
                 return self._answer(command, request, taken, pop_ms)
-            if taken is None or not self._backlog(request):  # else all that it looked at was filtered out
+            if taken is None or not self._backlog(request):  # else the filter rejected all that it read
                 code = await self._wait(Waiter(connection, request.group, request.topics, request.queue_id), deadline)
                 if code:
                     self._statistics.miss_total += 1
                     return response(command, code, remark=code.name)
-        self._pass_on(request)  # what it may have been woken for
+        self._pass_on(request)  # it may have been woken for a message
         return response(command, ResponseCode.POLLING_TIMEOUT)
 
     def _pass_on(self, request: PopRequest) -> None:
-        """Wakes the next of the group for what there is."""
+        """Wakes the group's next waiter for each queue with messages."""
         for queue in self._queues(request.topics, request.queue_id):
             if self._has(request, queue):
                 self.hold.wake(request.group, queue)
@@ -164,7 +164,7 @@ class PopProcessor:
         return self._loop.time() + min(max(poll_ms, 0) / 1000, _MOST_POLL_S)
 
     async def _wait(self, waiter: Waiter, deadline: float) -> ResponseCode | None:
-        """Waits for a message; the code to answer with when there is nothing to wait for (any more)."""
+        """Waits for a message; returns the code of the answer if the POP must not wait any more, else None."""
         remaining_s = deadline - self._loop.time()
         if remaining_s <= 0 or self._office.state is not State.MASTER or waiter.connection.closed:
             return ResponseCode.POLLING_TIMEOUT
@@ -173,7 +173,7 @@ class PopProcessor:
         return ResponseCode.POLLING_TIMEOUT if waiter.is_outdated else None
 
     async def _check(self, group: str, topic: str, queue_id: int) -> tuple[str, ...]:
-        """Refuses what may not be; the topics to look at: the requested one and the group's retry topic for it."""
+        """Refuses illegal requests; returns the topics to read: the requested one and the group's retry topic."""
         self._office.require_master()
         known = self._topics.topics.get(topic)
         if known is None:
@@ -190,14 +190,14 @@ class PopProcessor:
         if topic.startswith(RETRY_PREFIX):
             return (topic,)
         retry = pop_retry_topic(group, topic)
-        if error := topic_name_error(retry):  # what is not acknowledged could not come back
+        if error := topic_name_error(retry):  # unacknowledged messages could not be redelivered
             raise InvalidParameterError(f"POP needs a retry topic for this group and topic, and {error}")
         return topic, retry
 
     # --- taking ----------------------------------------------------------------------------------------------------
 
     def _queues(self, topics: tuple[str, ...], queue_id: int) -> list[Queue]:
-        """Where to look, in an order in which every queue gets its turn."""
+        """The queues to read; their order changes, so that every queue has its turn."""
         self._turn += 1
         topic = self._topics.topics.get(topics[0])
         if topic is None:
@@ -214,18 +214,18 @@ class PopProcessor:
         return retry.queues + queues if self._turn % _RETRY_FIRST_EVERY == 0 else queues + retry.queues
 
     def _position(self, group: str, queue: Queue, from_max: bool) -> int:
-        """The group's next offset in a queue; of a group that is new to it, where it begins from now on."""
+        """The group's next offset in a queue; for a new group, the offset at which it begins."""
         topic, queue_id = queue.topic, queue.queue_id
         offset = self._offsets.get(group, topic, queue_id)
         if offset is None:
             offset = queue.min_offset
             if from_max and not queue.is_complete and not topic.startswith(RETRY_PREFIX):
-                offset = queue.max_offset  # a young queue is read from its start, so that nothing in it is missed
+                offset = queue.max_offset  # a young queue is read from its start, so that no message is missed
                 self._offsets.commit(group, topic, queue_id, offset)
         return min(max(offset, queue.min_offset), queue.max_offset)
 
     def _has(self, request: PopRequest, queue: Queue) -> bool:
-        """Whether a queue has something for a request."""
+        """Whether a queue has messages for a request."""
         if self._batches and (request.group, queue) in self._batches:
             return self._order.ready(request, queue)
         return self._position(request.group, queue, request.from_max) < queue.max_offset
@@ -237,10 +237,10 @@ class PopProcessor:
         )
 
     async def _take(self, request: PopRequest, pop_ms: int) -> list[Taken] | None:
-        """Takes what there is, from as many queues as it needs. One POP of a group at a time looks at a queue.
+        """Takes messages from as many queues as it needs. One POP of a group at a time reads a queue.
 
         Returns:
-            None when there was nothing to look at; nothing when nothing of it passed the filter.
+            None if there were no messages; an empty list if none of them passed the filter.
         """
         group, room = request.group, request.max_nums if request.filter is None else MAX_SCAN_NUMS
         chosen: list[tuple[Queue, int]] = []
@@ -285,7 +285,7 @@ class PopProcessor:
         was_reset = False
         for (queue, position), before, (offsets, records) in zip(chosen, set_before, reads, strict=True):
             if self._offset_of(request.group, queue) != before:
-                was_reset = True  # while it was read: the next look begins there
+                was_reset = True  # during the read: the next one begins there
                 continue
             wanted, looked_at = room.choose(request, queue, offsets, records, self._screen)
             next_offset = next_after(queue, position, offsets, looked_at)
@@ -314,7 +314,7 @@ class PopProcessor:
             return await self._store.pop(request.group, shares, visible_ms)
         except StoreError:
             for share, offset in zip(shares, before, strict=True):
-                if self._offset_of(request.group, share.queue) == share.next_offset:  # nobody set another meanwhile
+                if self._offset_of(request.group, share.queue) == share.next_offset:  # unless it was changed meanwhile
                     queue = share.queue
                     self._offsets.commit(request.group, queue.topic, queue.queue_id, offset or 0)
             raise
@@ -325,7 +325,7 @@ class PopProcessor:
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def _rest(self, request: PopRequest) -> int:
-        """How much there is left; where a batch is out in order, nothing."""
+        """Number of messages that are left to pop; queues with a batch count 0."""
         return sum(
             max(queue.max_offset - self._position(request.group, queue, request.from_max), 0)
             for queue in self._queues(request.topics, request.queue_id)
@@ -345,7 +345,7 @@ class PopProcessor:
     # --- looking ---------------------------------------------------------------------------------------------------
 
     async def _peek(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        """What the next POP would get, without taking it."""
+        """Returns the messages that the next POP would get, without taking them."""
         header = command.header(PeekMessageRequestHeader)
         topics = await self._check(header.consumer_group, header.topic, header.queue_id)
         room = max(1, min(header.max_msg_nums, MAX_POP_NUMS))
@@ -373,7 +373,7 @@ class PopProcessor:
         return response(command, code, answer, bytes(body))
 
     async def _notification(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        """Whether there is something to pop; waits for it ``pollTime`` at most."""
+        """Answers whether there are messages to pop; waits at most ``pollTime`` for one."""
         header = command.header(NotificationRequestHeader)
         topics = await self._check(header.consumer_group, header.topic, header.queue_id)
         order, group = bool(header.order), header.consumer_group
@@ -386,7 +386,7 @@ class PopProcessor:
             if code:
                 full = code == ResponseCode.POLLING_FULL
                 return response(command, header=NotificationResponseHeader(has_msg=False, polling_full=full))
-        self._pass_on(request)  # it was only told: whoever takes them is still to come
+        self._pass_on(request)  # it takes no message, so another waiter may
         return response(command, header=NotificationResponseHeader(has_msg=True))
 
     def _polling_info(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:

@@ -1,6 +1,6 @@
 """Redelivers popped messages that were not acknowledged in time: by the group's retry topic, or to the dead letters.
 
-Source: RocketMQ 5.3 ``PopReviveService``; a broker of Apache's has no limit of tries, there a proxy or client counts.
+Source: RocketMQ 5.3 ``PopReviveService``. Apache's broker has no limit of tries; a proxy or client counts them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _POSTPONE_MS = 10_000
 
 
 class PopReviveService:
-    """Moves hidden messages whose time is over, atomically. One timer for all of them."""
+    """Moves hidden messages whose invisible time is over, atomically. One timer for all of them."""
 
     def __init__(self, state: GroupState, store: PopStore) -> None:
         self._store = store
@@ -38,14 +38,14 @@ class PopReviveService:
         self._due = DueLoop(self._revive_due, "popped messages: redelivering unacknowledged messages")
 
     def start(self) -> None:
-        """Begins to look; at once for what is over already."""
+        """Starts, with messages whose time is over already."""
         self._due.start()
 
     async def close(self) -> None:
         await self._due.close()
 
     def hidden_until(self, visible_ms: int) -> None:
-        """Has it look at that time, if it would not before."""
+        """Makes it look at that time, unless it looks earlier."""
         self._due.look_at(visible_ms)
 
     async def _revive_due(self, now_ms: int) -> int | None:
@@ -72,7 +72,7 @@ class PopReviveService:
         """Where a message goes now: nowhere if it, its topic or its group was removed.
 
         Raises:
-            StoreError: the store is unavailable, or the server to read from lacks what it should have.
+            StoreError: the store is unavailable, or the server to read from is behind.
             ResponseError: it cannot go where it should.
         """
         source = self._queue_store.queues.get((hidden.topic, hidden.queue_id))
@@ -81,7 +81,7 @@ class PopReviveService:
             return Revival(hidden, source, None, b"")
         offsets, records = await self._queue_store.read_records(source, hidden.queue_offset, 1)
         is_deleted = hidden.topic not in self._topics.topics  # meanwhile: its retry topic must not come back
-        if is_deleted or not offsets or offsets[0] != hidden.queue_offset:  # older than what is kept
+        if is_deleted or not offsets or offsets[0] != hidden.queue_offset:  # removed by retention
             return Revival(hidden, source, None, b"")
         plain = bytes(deliver(source, records, offsets))
         message = decode_records(plain, decompress=False)[0]

@@ -1,4 +1,4 @@
-"""The step that a POP in order takes at one queue: which messages it gets, and what is out of the queue then."""
+"""The step of a POP in order at one queue: the messages that it delivers, and the batch after it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .take import PopRequest, Room, Screen, next_after
 
 
 class Look(NamedTuple):
-    """What was read of a queue: its next records, or those of the batch that is out.
+    """Records that were read from a queue: the next ones, or those of its batch.
 
     Attributes:
         position: the group's offset.
-        dead: offsets of messages that were tried as often as the group allows.
+        dead: offsets of messages that were delivered as often as the group allows.
     """
 
     queue: Queue
@@ -29,7 +29,7 @@ class Look(NamedTuple):
 def begin(
     request: PopRequest, look: Look, pop_ms: int, room: Room, screen: Screen | None
 ) -> tuple[Step | None, dict[int, bytes]]:
-    """The step of a queue of which nothing is out; None when the answer is full."""
+    """The step of a queue without a batch, and the records to deliver; the step is None if the answer is full."""
     wanted, looked_at = room.choose(request, look.queue, look.offsets, look.records, screen)
     end = next_after(look.queue, look.position, look.offsets, looked_at)
     step = _first_step(request, look.queue, wanted, end, pop_ms) if end > look.position else None
@@ -37,7 +37,7 @@ def begin(
 
 
 def _first_step(request: PopRequest, queue: Queue, wanted: dict[int, bytes], end: int, pop_ms: int) -> Step:
-    """The next messages of a queue of which nothing is out."""
+    """Delivers the next messages of a queue without a batch."""
     if not wanted:
         return Step(queue, None, None, end, end)
     messages = tuple(Given(offset, pop_ms + request.invisible_ms, 1) for offset in wanted)
@@ -54,7 +54,7 @@ def next_step(
     left: set[int],
     letters: Sequence[bytes],
 ) -> Step:
-    """An expired batch: some of it is redelivered, the rest waits or has ended."""
+    """Redelivers part of an expired batch; its other messages wait, or are removed from it."""
     asked = {message.queue_offset for message in batch.messages[: request.max_nums]}
     messages: list[Given] = []
     ended: list[int] = []
@@ -80,11 +80,11 @@ def step_from_first(
     end: int,
     letters: Sequence[bytes],
 ) -> Step:
-    """An expired batch, Apache's way: everything from its first message on is redelivered.
+    """Redelivers everything from the first message of an expired batch on, as Apache's broker does.
 
     Args:
-        wanted: messages from the batch's first offset on: those of the batch, acknowledged ones among them, new ones.
-        end: where the group goes on behind them. What the batch has behind it is read from there later.
+        wanted: messages from the batch's first offset on, acknowledged and new ones included.
+        end: the offset after them. The rest of the batch is read again from there later.
     """
     if not wanted and not letters and end == batch.first_offset:  # other queues have filled the answer
         return Step(queue, batch, batch, batch.first_offset, batch.next_offset)

@@ -1,4 +1,4 @@
-"""A POP request, and what it gets of a queue: shared by ordered and unordered POPs."""
+"""A POP request, and the messages that it takes from a queue; for ordered and unordered POPs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..filter.reads import LOOKS_PER_CLOCK, learn, scan_nums
 from ..filter.subscription import MessageFilter
 
 MAX_SCAN_BYTES = 8 * 1024 * 1024
-"""What one look may read of a queue: half of the largest frame."""
+"""Bytes that one read of a queue may return: half of the largest frame."""
 
 Screen = Callable[[Queue, str, Sequence[int], Sequence[bytes]], set[int]]
-"""Says which offsets a group does not get, though they pass its filter; they count as consumed."""
+"""Returns the offsets that a group does not get although they pass its filter; they count as consumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class PopRequest:
     """A POP request.
 
     Attributes:
-        topics: the topic, and the group's retry topic for it; in order: the topic alone.
-        attempt: the same for a request that is repeated because its answer was lost.
+        topics: the topic, and the group's retry topic for it; in order only the topic.
+        attempt: identifies a request that is repeated because its answer was lost.
     """
 
     connection: Connection
@@ -40,17 +40,17 @@ class PopRequest:
     attempt: str = NO_ATTEMPT
 
     def scan_nums(self, queue: Queue) -> int:
-        """How many records of a queue one look reads."""
+        """Number of records that one read of a queue requests."""
         wanted = self.max_nums if self.filter is None else scan_nums(self.max_nums, self.filter)
         return queue.read_nums(wanted, MAX_SCAN_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What was taken from one queue, as it goes to the client.
+    """Messages taken from one queue for the client.
 
     Attributes:
-        batch: what is out of the queue now; only of a POP in order.
+        batch: the queue's batch now; only of a POP in order.
     """
 
     queue: Queue
@@ -60,7 +60,7 @@ class Taken:
 
 
 class Room:
-    """What still fits into an answer, and into the time for filters. The first message always does."""
+    """Space left in an answer, and time left for filters. The first message always fits."""
 
     __slots__ = ("_budget", "bytes", "empty", "nums")
 
@@ -73,7 +73,7 @@ class Room:
     def choose(
         self, request: PopRequest, queue: Queue, offsets: Sequence[int], records: Sequence[bytes], screen: Screen | None
     ) -> tuple[dict[int, bytes], int]:
-        """Those that pass the filter and fit, and how many were looked at: the rest of these is not wanted."""
+        """The records that pass the filter and fit, by offset, and the number of records tested."""
         wanted: dict[int, bytes] = {}
         withheld = screen(queue, request.group, offsets, records) if screen else ()
         looked_at = 0
@@ -94,7 +94,7 @@ class Room:
 
 
 def next_after(queue: Queue, position: int, offsets: Sequence[int], looked_at: int) -> int:
-    """Where a group continues after ``looked_at`` of ``offsets``, which begin at ``position`` or after it."""
+    """The group's next offset after ``looked_at`` of ``offsets``, which begin at ``position`` or behind it."""
     if not offsets:
-        return queue.min_offset  # nothing there: removed meanwhile
+        return queue.min_offset  # the records were removed meanwhile
     return offsets[looked_at - 1] + 1 if looked_at else position

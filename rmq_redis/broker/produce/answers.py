@@ -24,7 +24,7 @@ from .records import REGION
 
 
 class SendAnswers:
-    """Answers a send by where its message is now. A one-way send has no answer; one that failed is counted.
+    """Answers sends with the address of the stored message. A one-way send has no answer; failed ones are counted.
 
     Attributes:
         stored: answers a message in its queue; the ``append`` callback of the queue store.
@@ -42,7 +42,7 @@ class SendAnswers:
         ) % (REGION.encode(), self._id_prefix.encode(), RemotingCommand(code=0).version)
 
     def failed(self, connection: Connection, command: RemotingCommand, topic: str, error: Exception) -> None:
-        """Answers a send that failed; one that nobody waits for is counted."""
+        """Answers a failed send; a one-way send is counted instead."""
         if command.flag & 2:
             self._drops.drop(topic, error)
         send_answer(connection, command, error_response(command, error))
@@ -102,9 +102,9 @@ class SendAnswers:
     def scheduled(
         self, held: Held | None, error: StoreError | None, arg: tuple[Connection, RemotingCommand, MessageExt]
     ) -> None:
-        """Answers a message that waits for its time: with its queue, and an address of its own.
+        """Answers a scheduled message with its queue and an address of its own.
 
-        A send that was repeated gets what the first one got.
+        A repeated send gets the answer of the first one.
         """
         connection, command, message = arg
         if command.flag & 2:
@@ -161,5 +161,5 @@ class SendAnswers:
 
 
 def _stored_code(error: StoreError | None) -> tuple[ResponseCode, str | None]:
-    """(code, remark) of the answer to a message that is stored, confirmed or not."""
+    """(code, remark) of the answer to a stored message, confirmed in time or not."""
     return (error.code, str(error)) if isinstance(error, StoreUnconfirmedError) else (ResponseCode.SUCCESS, None)

@@ -1,4 +1,4 @@
-"""One-way sends that are lost: nobody is answered, so they are counted and logged here."""
+"""One-way sends that were not stored. They have no answer, so they are counted and logged here."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class OnewayDrops(CountedWarning):
         super().__init__(logger, "%d one-way messages were dropped (%d since start); %s")
 
     def drop(self, topic: str, error: Exception) -> None:
-        """A one-way message to a topic was dropped for this reason."""
+        """Counts a one-way message to a topic that was dropped because of ``error``."""
         self.add(f"the last one to topic {topic}: {error}")

@@ -1,4 +1,4 @@
-"""The records that a send stores: encoded once, with the properties that a broker adds and without those it removes."""
+"""Records of sent messages: encoded once, with the properties that the broker adds and without those it removes."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _HOST_FLAGS = int(MessageSysFlag.BORN_HOST_V6 | MessageSysFlag.STORE_HOST_V6)
 _MAX_CACHED_TAGS = 10_000
 """Bounds the cache's memory: a client can make up tags."""
 _LONGEST_RETRY_TOPIC = 160
-"""Bytes that the RETRY_TOPIC of a redelivery takes at the most."""
+"""Bytes that the RETRY_TOPIC of a redelivery takes at most."""
 _SPECIAL = (b"TAGS\x01", b"DELAY\x01", b"TIMER_DE", b"TRAN_MSG\x01", b"POP_CK\x01")
 
 SendHeader = SendMessageRequestHeader | SendMessageRequestHeaderV2
 
 
 class RecordEncoder:
-    """Encodes what clients send as this broker stores it."""
+    """Encodes sent messages as stored records."""
 
     def __init__(self, state: GroupState) -> None:
         self._unique_keys = UniqKeyGenerator(state.store_host[:-4], os.getpid(), os.urandom(4))
@@ -125,14 +125,14 @@ class RecordEncoder:
             store_timestamp_ms=now_ms,
             store_host=self._store_host,
             change=change,
-            change_all=any(name in body for name in _SPECIAL),  # one look at the whole, not several at each message
+            change_all=any(name in body for name in _SPECIAL),  # one search of the whole, not several of each message
             suffix=self._broker_property_bytes,
             max_nums=self._max_batch_msg_nums,
         )
 
     @staticmethod
     def _stored_properties(text: str, topic: str, now_ms: int) -> tuple[str, int]:
-        """A sender's properties as they are stored, and when the message is due (ms; 0: now)."""
+        """A client's properties as they are stored, and when the message is due (ms; 0: now)."""
         due_ms = 0
         if text[-1] != "\x02":
             text += "\x02"
@@ -144,7 +144,7 @@ class RecordEncoder:
         return text, due_ms
 
     def _at_the_limit(self, topic: str, text: str) -> bytes:
-        """Properties near the limit: of a resent message without what it can do without, of a new one if a retry fits.
+        """Properties near the limit: a resent message may lose the broker's, a new one must leave room for a retry.
 
         Raises:
             MessageIllegalError: they are too long, or would be with the RETRY_TOPIC of a redelivery.

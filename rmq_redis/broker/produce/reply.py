@@ -85,7 +85,7 @@ class ReplyProcessor:
             )
         now_ms = int(time.time() * 1000)
         failure = await self._push(connection, header, command.body, now_ms)
-        message_id, queue_offset = "0", 0  # a client wants some number there
+        message_id, queue_offset = "0", 0  # clients parse a number
         if self._config.store_reply_message_enable:
             queue = topic.queues[header.queue_id]
             queue_offset = await self._append(queue, connection, header, command.body, now_ms)
@@ -108,7 +108,7 @@ class ReplyProcessor:
         return topic
 
     async def _push(self, connection: Connection, header: Header, body: bytes, now_ms: int) -> str | None:
-        """Hands a reply to its requester; what went wrong, or None."""
+        """Forwards a reply to its requester; returns the problem, or None."""
         text = header.properties or ""
         client_id = find_property(text, PROPERTY_REPLY_TO_CLIENT)
         if client_id is None:
@@ -147,7 +147,7 @@ class ReplyProcessor:
         return None
 
     async def _append(self, queue: Queue, connection: Connection, header: Header, body: bytes, now_ms: int) -> int:
-        """Keeps a reply in its topic; its queue offset. Raises StoreError or MessageIllegalError."""
+        """Stores a reply in its topic; returns its queue offset. Raises StoreError or MessageIllegalError."""
         properties = (header.properties or "").encode()
         if not body or len(properties) > MAX_PROPERTIES_BYTES:
             raise MessageIllegalError(
@@ -172,7 +172,7 @@ class ReplyProcessor:
         def done(_queue: Queue, queue_offset: int, error: StoreError | None, _arg: None) -> None:
             if stored.done():
                 return
-            if error is None or isinstance(error, StoreUnconfirmedError):  # it is there; what counts is the push
+            if error is None or isinstance(error, StoreUnconfirmedError):  # stored, confirmed or not
                 stored.set_result(queue_offset)
             else:
                 stored.set_exception(error)

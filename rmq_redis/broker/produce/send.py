@@ -122,7 +122,7 @@ class SendProcessor:
     def _take(
         self, connection: Connection, command: RemotingCommand, header: SendHeader
     ) -> Awaitable[RemotingCommand | None] | None:
-        """Takes a send to a topic that exists."""
+        """Accepts a send to an existing topic."""
         topic = self._topics.topics[header.topic]
         if header.reconsume_times and header.topic.startswith(RETRY_PREFIX):
             return self._take_resent(connection, command, header, topic)
@@ -135,7 +135,7 @@ class SendProcessor:
     def _take_resent(
         self, connection: Connection, command: RemotingCommand, header: SendHeader, topic: Topic
     ) -> Awaitable[None] | None:
-        """Takes a message that a consumer sends to its retry topic itself, because sending it back (36) failed."""
+        """Accepts a message that a consumer sends to its retry topic itself, because sending it back (36) failed."""
         text = header.properties or ""
         offset = find_property(text, PROPERTY_RETRY_OFFSET) or ""
         header.properties = remove_property(text, PROPERTY_RETRY_OFFSET)
@@ -149,7 +149,7 @@ class SendProcessor:
         return None
 
     async def _create_then_send(self, header: SendHeader, waiting: list[_Waiting]) -> None:
-        """Makes a topic, then takes the sends that came for it meanwhile, in their order."""
+        """Creates a topic, then accepts the sends that arrived for it meanwhile, in their order."""
         try:
             if header.topic in SYSTEM_TOPICS_NOT_WRITABLE:
                 raise NoPermissionError(f"clients may not send to the system topic {header.topic!r}")
@@ -175,9 +175,9 @@ class SendProcessor:
                 task.add_done_callback(self._tasks.discard)
 
     def _send_half(self, connection: Connection, command: RemotingCommand, header: SendHeader, topic: Topic) -> None:
-        """Keeps a prepared message out of sight; its answer has the numbers that END_TRANSACTION repeats."""
+        """Stores a half message, which consumers do not see; END_TRANSACTION repeats the numbers of the answer."""
         if self._config.reject_transaction_message:
-            raise NoPermissionError(f"the broker {self._config.broker_name} takes no transactional messages")
+            raise NoPermissionError(f"the broker {self._config.broker_name} does not accept transactional messages")
         queue_id, now_ms = self._check(command, header, topic)
         header.sys_flag &= ~TRANSACTION
         text = header.properties or ""
@@ -195,7 +195,7 @@ class SendProcessor:
         )
 
     def _is_exhausted(self, command: RemotingCommand, header: SendHeader) -> bool:
-        """Whether a consumer that resends a message by itself has done so too often."""
+        """Whether a message that its consumer resends has reached the maximum of retries."""
         group = self._topics.group(header.topic.removeprefix(RETRY_PREFIX))
         if group is None:
             return False
@@ -218,7 +218,7 @@ class SendProcessor:
         self._give_backs.dead(failed, record, queue, self._answers.dead_lettered, (connection, command, queue))
 
     def _check(self, command: RemotingCommand, header: SendHeader, topic: Topic) -> tuple[int, int]:
-        """Refuses what cannot be stored; the queue id that the message goes to, and its store time in ms."""
+        """Refuses sends that cannot be stored; returns the message's queue id and its store time in ms."""
         config, body = topic.config, command.body
         if not config.perm & _WRITE:
             raise NoPermissionError(f"the topic {header.topic!r} does not allow writing (perm {config.perm})")
@@ -239,9 +239,9 @@ class SendProcessor:
             )
         if not self._queue_store.available:
             if self._queue_store.full:
-                raise ServiceNotAvailableError("the store is full and takes no messages; try another broker or later")
+                raise ServiceNotAvailableError("the store is full and accepts no messages; try another broker or later")
             raise ServiceNotAvailableError("the store cannot be reached; try another broker")
-        if self._queue_store.window.busy and not command.flag & 2:  # a one-way sender cannot try again: it is kept
+        if self._queue_store.window.busy and not command.flag & 2:  # one-way sends cannot be retried
             raise SystemBusyError("[REJECTREQUEST]the store does not answer, start flow control for a while")
         if self._queue_store.pending_bytes > self._config.max_pending_append_bytes:
             raise SystemBusyError(
@@ -249,7 +249,7 @@ class SendProcessor:
             )
         now_ms = int(time.time() * 1000)
         if now_ms < self._last_store_ms:
-            now_ms = self._last_store_ms  # store times never go back, or a search by time would miss messages
+            now_ms = self._last_store_ms  # store times never decrease, or a search by time would miss messages
         else:
             self._last_store_ms = now_ms
         return queue_id, now_ms
@@ -262,10 +262,10 @@ class SendProcessor:
         topic: Topic,
         physical_offset: int | None = None,
     ) -> None:
-        """Checks a send and puts it on the append list; the answer is written when Redis has it.
+        """Checks a send and puts it on the append list; it is answered when Redis has it.
 
         Args:
-            physical_offset: of what failed, if it is a retry.
+            physical_offset: of the failed message, if this is a retry.
         """
         body = command.body
         queue_id, now_ms = self._check(command, header, topic)
@@ -290,7 +290,7 @@ class SendProcessor:
     def _schedule_record(
         self, connection: Connection, command: RemotingCommand, record: bytes, due_ms: int, physical_offset: int | None
     ) -> None:
-        """Keeps a message until its time; its answer carries what RECALL_MESSAGE needs, unless it is a retry."""
+        """Keeps a message until it is due; the answer has a handle for RECALL_MESSAGE, unless it is a retry."""
         message = decode_records(record, decompress=False)[0]
         arg = (connection, command, message)
         if message.topic.startswith(RETRY_PREFIX) and message.reconsume_times:
@@ -306,4 +306,4 @@ def _is_half(header: SendHeader) -> bool:
     text = header.properties or ""
     if header.batch or find_property(text, PROPERTY_TRANSACTION_PREPARED) != "true":
         return False
-    return not (header.reconsume_times and find_property(text, PROPERTY_DELAY))  # else a consumer that resends it
+    return not (header.reconsume_times and find_property(text, PROPERTY_DELAY))  # else a consumer resends it

@@ -1,4 +1,4 @@
-"""Transactional messages: half messages, END_TRANSACTION (37), the questions about undecided ones (39, 323).
+"""Transactional messages: half messages, END_TRANSACTION (37), checks of undecided transactions (39, 323).
 
 Source: RocketMQ 5.3 ``EndTransactionProcessor``, ``TransactionalMessageServiceImpl``, ``AdminBrokerProcessor``.
 """
@@ -51,14 +51,14 @@ from ..group.state import GroupState
 logger = logging.getLogger(__name__)
 
 MAX_IMMUNITY_S = 72 * 3600
-"""Maximum that a producer may request: a longer time would keep a half message of a forgotten group for ever."""
+"""Maximum that a producer may request; without it, half messages of a forgotten group could stay for ever."""
 _TRANSACTION_BITS = int(MessageSysFlag.TRANSACTION_ROLLBACK)
 _COMMIT = int(MessageSysFlag.TRANSACTION_COMMIT)
 _PREPARED = {PROPERTY_TRANSACTION_PREPARED: "true"}
 _LOOK_PERIOD_S = 0.5
 """How late a check may be."""
 _CHECK_AT_ONCE = 100
-"""Checks of one look, so that a producer that reconnects is not flooded."""
+"""Checks per round, so that a producer that reconnects is not flooded."""
 
 
 class TransactionService:
@@ -104,7 +104,7 @@ class TransactionService:
         header = command.header(EndTransactionRequestHeader)
         self._office.require_master()
         if header.commit_or_rollback & _TRANSACTION_BITS == 0:
-            return response(command)  # not known yet: asked again later
+            return response(command)  # undecided: checked again later
         number = header.tran_state_table_offset
         message = await self._find(number)
         if header.commit_log_offset != message.commit_log_offset:
@@ -112,7 +112,7 @@ class TransactionService:
         if message.properties.get(PROPERTY_PRODUCER_GROUP) != header.producer_group:
             raise ResponseError(f"half message {number} is not of producer group {header.producer_group!r}")
         told = [text for text in (header.msg_id, header.transaction_id) if text]
-        if told and message.msg_id not in told:  # a failover lost the one that is meant, and its number was reused
+        if told and message.msg_id not in told:  # a failover lost the message, and its number was reused
             raise ResponseError(f"half message {number} is {message.msg_id}, not {told[0]}")
         if header.commit_or_rollback & _TRANSACTION_BITS == _COMMIT:
             ended = await self._commit(number, message)
@@ -136,7 +136,7 @@ class TransactionService:
         return await self._store.end(number, _key_of(message), queue, self._visible(message, queue))
 
     def _visible(self, message: MessageExt, queue: Queue, **more_properties: str) -> bytes:
-        """The half message as an ordinary one of a queue."""
+        """The half message as an ordinary message of a queue."""
         properties = {name: value for name, value in message.properties.items() if name not in _PREPARED}
         return self._record(message, queue.topic, queue.queue_id, properties | more_properties, _COMMIT)
 
@@ -163,9 +163,9 @@ class TransactionService:
             raise ResponseError(f"the half message cannot be stored: {error}") from None
 
     async def _resume_check(self, connection: Connection, command: RemotingCommand) -> RemotingCommand:
-        """Restarts the checks of a message that reached the maximum: stores an equal half message, not checked yet.
+        """Restarts the checks of a message that reached the maximum: stores a copy as a new half message.
 
-        The original stays where it is, as in RocketMQ: two requests make two half messages.
+        The original stays where it is, as in RocketMQ: two requests create two half messages.
         """
         header = command.header(ResumeCheckHalfMessageRequestHeader)
         self._office.require_master()
@@ -245,7 +245,7 @@ class TransactionService:
         connection.write_command(command)
 
     async def _give_up(self, number: int, message: MessageExt, times: int) -> None:
-        """Puts a half message where an operator finds it, after ``times`` questions."""
+        """Moves a half message to a topic for operators, after ``times`` checks."""
         topic = await self._auto_creation.ensure_system_topic(TRANS_CHECK_MAX_TIME_TOPIC)
         queue = topic.queues[0]
         told = {
@@ -255,7 +255,7 @@ class TransactionService:
         }
         try:
             record = self._visible(message, queue, **told)
-        except ResponseError:  # its properties are as long as they may be: then the log has to do
+        except ResponseError:  # no room for the properties: then only the log has them
             record = self._visible(message, queue)
         if await self._store.end(number, _key_of(message), queue, record):
             logger.warning(
@@ -279,7 +279,7 @@ def _key_of(message: MessageExt) -> str:
 def _resolve(number: int, queue_id: int, error: StoreError | None, future: asyncio.Future[int]) -> None:
     if future.done():
         return
-    if error is None or isinstance(error, StoreUnconfirmedError):  # stored; whoever asks again makes a second one
+    if error is None or isinstance(error, StoreUnconfirmedError):  # stored; a repeated request creates a second one
         future.set_result(number)
     else:
         future.set_exception(error)
@@ -290,7 +290,7 @@ def _not_there(number: int) -> ResponseError:
 
 
 def _with_offsets(record: bytes, number: int) -> bytes:
-    """A half record as its producer gets it: with its number and physical offset."""
+    """A half message's record for its producer, with its number and physical offset."""
     patched = bytearray(record)
     OFFSETS.pack_into(patched, QUEUE_OFFSET_POSITION, number, half_physical_offset(number))
     return bytes(patched)
