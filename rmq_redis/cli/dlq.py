@@ -98,7 +98,7 @@ class ChoiceOptions:
             raise typer.BadParameter("give it with --all; --msg-id always resends", param_hint="--again")
 
 
-@app.command()
+@app.command("resend")
 @with_option_groups
 def resend(
     group: Group,

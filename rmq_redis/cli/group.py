@@ -94,7 +94,7 @@ def _delays_ms(config: lazy.SubscriptionGroupConfig) -> list[int] | None:
     return known if len(known) == len(delays_ms) else None
 
 
-@app.command()
+@app.command("show")
 @with_option_groups
 def show(
     group: Group,
@@ -259,7 +259,7 @@ def _policy(text: str) -> lazy.GroupRetryPolicy:
     return lazy.GroupRetryPolicy.of_delays_ms(delays_ms)
 
 
-@app.command()
+@app.command("delete")
 @with_option_groups
 def delete(
     group: Group,

@@ -35,7 +35,7 @@ _HEX_BYTES = 256
 _PRODUCERS_ID = "if it is a msg_id, as `send` prints it, give the topic, too: -t TOPIC"
 
 
-@app.command()
+@app.command("show")
 @with_option_groups
 def show(
     message_id: Annotated[str, argument(help="msg_id (from the producer) or offset_msg_id (from the broker).")],
@@ -87,7 +87,7 @@ class StoreTimeOptions:
         return {name: time_ms(text, flag) for name, (text, flag) in given.items() if text is not None}
 
 
-@app.command()
+@app.command("query")
 @with_option_groups
 def query(
     topic: Topic,

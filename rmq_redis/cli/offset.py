@@ -31,7 +31,7 @@ app = typer.Typer(help="Show and reset the offsets of consumer groups.", no_args
 Group = Annotated[str, group_argument("Name of the consumer group.")]
 
 
-@app.command()
+@app.command("show")
 @with_option_groups
 def show(
     group: Group,
@@ -84,7 +84,7 @@ def _row(queue: MessageQueue, offset: ConsumeOffset) -> dict[str, Any]:
     }
 
 
-@app.command()
+@app.command("reset")
 @with_option_groups
 def reset(
     group: Group,

@@ -150,7 +150,7 @@ def list_topics(
             note("no topics yet; create one with `rmq-redis topic create TOPIC`, or send a message")
 
 
-@app.command()
+@app.command("show")
 @with_option_groups
 def show(topic: Topic, *, json: Json = False, client: ClientOptions) -> None:
     """Show the offsets and the size of each queue of a topic."""
@@ -252,7 +252,7 @@ def show_route(topic: Topic, *, json: Json = False, client: ClientOptions) -> No
     print_table(["<broker", "read queues", "write queues", "<permission", "<addresses"], rows)
 
 
-@app.command()
+@app.command("create")
 @with_option_groups
 def create(
     topic: Topic,
@@ -296,7 +296,7 @@ async def _queues_of(admin: lazy.AsyncAdmin, topic: str) -> int:
     return max((max(queue.read_queue_nums, queue.write_queue_nums) for queue in route.queue_datas), default=0)
 
 
-@app.command()
+@app.command("update")
 @with_option_groups
 def update(
     topic: Topic,
@@ -329,7 +329,7 @@ def update(
         say(f"topic {topic}: changed in {', '.join(addresses)}")
 
 
-@app.command()
+@app.command("delete")
 @with_option_groups
 def delete(
     topic: Topic,

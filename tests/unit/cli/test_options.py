@@ -17,13 +17,15 @@ from cli_commands import commands_of
 from typer.testing import CliRunner
 
 from rmq_redis import __version__, cli
-from rmq_redis.cli import app, lazy
+from rmq_redis.cli import create_app, lazy
 from rmq_redis.cli.broker import ALIASES as BROKER_ALIASES
 from rmq_redis.cli.nameserver import ALIASES as NAMESRV_ALIASES
 from rmq_redis.cli.option_groups import Settings, with_option_groups
 from rmq_redis.cli.options import SETTINGS, LogLevel
 from rmq_redis.config import BrokerConfig, NameServerConfig, env_name
 from rmq_redis.errors import RemotingError
+
+app = create_app()
 
 runner = CliRunner(env={"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"})
 COMMANDS = [
@@ -259,6 +261,24 @@ def test_help_loads_nothing_that_it_does_not_need() -> None:
     code = "import sys, typer; before = set(sys.modules); import rmq_redis.cli; print(*(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(heavy) & set(done.stdout.split()) == set()
+
+
+def test_a_command_loads_only_its_own_file() -> None:
+    code = "import sys; from rmq_redis import cli; sys.argv = ['rmq-redis', 'topic', 'list', '--help']; cli.main()"
+    check = "import atexit, sys; atexit.register(lambda: print('LOADED', *sys.modules)); "
+    done = subprocess.run([sys.executable, "-c", check + code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.partition("LOADED ")[2].split())
+    assert "rmq_redis.cli.topic" in loaded
+    assert loaded & {f"rmq_redis.cli.{name}" for name in ("broker", "group", "send", "simulate", "plugin")} == set()
+    assert "List the topics." in done.stdout
+
+
+def test_one_subcommand_is_the_same_as_in_the_whole_command_line() -> None:
+    for path, _ in commands_of(typer.main.get_command(app)):
+        name, subcommand = (*path, "")[:2]
+        single = dict(commands_of(typer.main.get_command(create_app([name], subcommand))))
+        assert path in single
+        assert runner.invoke(create_app([name], subcommand), [*path, "--help"]).exit_code == 0
 
 
 def test_the_module_is_the_command() -> None:

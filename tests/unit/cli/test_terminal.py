@@ -14,9 +14,11 @@ import typer
 from cli_commands import commands_of
 
 from rmq_redis import cli
-from rmq_redis.cli import app
+from rmq_redis.cli import create_app
 from rmq_redis.cli.output import note, print_json, print_table, say
 from rmq_redis.cli.terminal import argument_bytes, decode_arguments, is_text, visible, visible_lines
+
+app = create_app()
 
 PATHS = sorted(path for path, _ in commands_of(typer.main.get_command(app)))
 ENCODINGS = ["ascii", "latin-1", "utf-8"]

@@ -14,12 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 from rmq_redis import hookspecs
-from rmq_redis.cli import app
+from rmq_redis.cli import create_app
 from rmq_redis.cli import plugin as plugin_command
-from rmq_redis.cli.plugin import take_plugin_options
+from rmq_redis.cli.plugin_options import take_plugin_options
 from rmq_redis.config import BrokerConfig, ClientConfig, NameServerConfig
 from rmq_redis.errors import ConfigError
 from rmq_redis.plugins.template import write_plugin
+
+app = create_app()
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))

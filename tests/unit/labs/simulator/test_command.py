@@ -14,12 +14,14 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from rmq_redis.cli import app
+from rmq_redis.cli import create_app
 from rmq_redis.errors import ConfigError
 from rmq_redis.labs.simulator import cluster as described
 from rmq_redis.labs.simulator.cluster import default_cluster, load_cluster
 from rmq_redis.labs.simulator.report import as_json, describe, simulate, tables
 from rmq_redis.plugins import create_plugin_manager
+
+app = create_app()
 
 ROOT = Path(__file__).parents[4]
 EXAMPLE = ROOT / "examples/simulation.toml"
