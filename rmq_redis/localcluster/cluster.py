@@ -81,6 +81,8 @@ class Role(Child):
         self.port = port
         self.broker_name = ""
         """Its group; "" for a NameServer."""
+        self.port_flag = "--namesrv-port" if role == "namesrv" else "--broker-port"
+        """The option that fixes its port; "": the port is a default, and any other will do."""
         self.given_up = False
         """It died and nobody starts it again."""
 
@@ -187,6 +189,8 @@ class Cluster:
             store = stores[group % len(stores)]
             role = self._role("broker", _broker_label(group, broker_id), options, port, store=store)
             role.broker_name = name
+            if spec.broker_port is None:
+                role.port_flag = ""
             self.brokers.append(role)
         await self._launch(self.brokers)
         self._watching.start()
@@ -202,7 +206,7 @@ class Cluster:
         return made
 
     async def _launch(self, roles: list[Role]) -> None:
-        tasks = [asyncio.create_task(role.launch(self._roles)) for role in roles]
+        tasks = [asyncio.create_task(self._launch_one(role)) for role in roles]
         try:
             for role, task in zip(roles, tasks, strict=True):
                 await task
@@ -213,6 +217,24 @@ class Cluster:
                 task.cancel()
             await asyncio.wait(tasks)
 
+    async def _launch_one(self, role: Role) -> None:
+        """Starts a role. Since the check, a cluster that started at the same time may have taken its port."""
+        try:
+            await role.launch(self._roles)
+        except ChildError:
+            if port_is_free(self.spec.host, role.port):
+                raise
+            if role.port_flag:
+                raise self._port_in_use(role.port, role.port_flag) from None
+            self.report(f"port {role.port} is in use: {role.label} takes another")
+            role.port = 0
+            await role.launch(self._roles)
+
+    def _port_in_use(self, port: int, flag: str) -> ConfigError:
+        return ConfigError(
+            f"port {port} on {self.spec.host} is in use; stop what uses it, or give another {flag} (0: any free port)"
+        )
+
     def _report_role(self, role: Role) -> None:
         self.report(process_line(role.label, role.address, role.pid))
 
@@ -221,10 +243,7 @@ class Cluster:
             return [0] * len(ports)
         for port in ports:
             if not port_is_free(self.spec.host, port):
-                raise ConfigError(
-                    f"port {port} on {self.spec.host} is in use; stop what uses it, or give another {flag} "
-                    "(0: whatever is free)"
-                )
+                raise self._port_in_use(port, flag)
         return ports
 
     def _broker_ports(self, ids: list[tuple[int, int]]) -> list[int]:

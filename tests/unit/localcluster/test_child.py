@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -164,3 +165,36 @@ async def test_a_broker_takes_no_port_of_another_for_its_vip_channel(tmp_path: P
         await role.launch(roles)
     switched_off = [role.port for role in roles if "--fast-listen-port" in role.started]
     assert switched_off == [10913]  # 10911 is the first one's
+
+
+@pytest.mark.parametrize("broker_port_is_fixed", [False, True])
+async def test_port_taken_after_the_check_is_replaced_or_reported(
+    broker_port_is_fixed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = listener.getsockname()[1]
+        answers = [True]  # free at the check, then taken by the listener
+        monkeypatch.setattr(
+            "rmq_redis.localcluster.cluster.port_is_free",
+            lambda host, port: answers.pop() if answers else port_is_free(host, port),
+        )
+        spec = ClusterSpec(
+            data_dir=tmp_path,
+            namesrvs=1,
+            brokers=1,
+            slaves=0,
+            broker_port=taken if broker_port_is_fixed else None,
+            default_broker_port=taken,
+        )
+        cluster = Cluster(spec, lines.append)
+        try:
+            if broker_port_is_fixed:
+                with pytest.raises(ConfigError, match=rf"port {taken} on .* is in use; .* --broker-port"):
+                    await cluster.start()
+                return
+            await cluster.start()
+            assert f"port {taken} is in use: broker-a master takes another" in lines
+            assert cluster.brokers[0].port not in (0, taken)
+        finally:
+            await cluster.stop()
