@@ -25,8 +25,10 @@ from collections.abc import Callable
 
 DRAIN_S = 10.0
 _LOOK_PERIOD_S = 0.5
+"""The end of the pipe reports the end of the parent at once; this look is for a pipe that a grandchild keeps open."""
 _EXIT_WAIT_S = 1.0
 _PR_SET_PDEATHSIG = 1
+"""Source: ``linux/prctl.h``."""
 
 
 class _Guard:

@@ -14,9 +14,12 @@ from ..child_guard import end_with_parent
 from ..errors import RmqError
 
 _POLL_PERIOD_S = 0.02
+"""Short beside the time that an interpreter needs to start or stop."""
 _START_TIMEOUT_S = 30.0
+"""A server starts in 1 s; a machine with many more processes than CPUs needs far longer."""
 _LISTENING = re.compile(rb"listening on (\S+):(\d+) pid (\d+)")
 _MAX_LOG_BYTES = 10 * 1024 * 1024
+"""A log is started anew with the process, beyond this size: data directories of `up` are kept for years."""
 
 
 class ChildError(RmqError):

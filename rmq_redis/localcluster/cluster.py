@@ -25,15 +25,23 @@ from .data_dir_lock import DataDirLock
 from .readiness import Readiness
 
 _PORTS_PER_GROUP = 10
+"""A master, up to 7 slaves, and the VIP port two below the next master."""
 _READY_TIMEOUT_S = 30.0
+"""Far above the lease and the registration of a broker at its start, also on a busy machine."""
 _MISSING_REPORT_S = 5.0
+"""A cluster is usually ready sooner, without a line about what is missing."""
 _CHECK_PERIOD_S = 0.02
+"""A start of about 1 s is not prolonged noticeably."""
 _WATCH_PERIOD_S = 0.5
+"""Errors in logs are read by people."""
 _RESTART_PAUSE_S = 1.0
+"""A process that dies at once does not occupy a CPU with its starts."""
 _MOST_RESTART_PAUSE_S = 10.0
+"""The longest wait after the cause has been removed."""
 _STOP_TIMEOUT_S = 15.0
 _EARLIER_RUN_S = DRAIN_S + 10.0
 _LOOK_TIMEOUT_S = 2.0
+"""A paused process must not use up ``_READY_TIMEOUT_S`` alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

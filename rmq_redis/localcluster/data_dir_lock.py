@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from ..file_lock import try_lock
 
 _CHECK_PERIOD_S = 0.02
+"""A start waits hardly longer than the processes of the earlier run."""
 
 
 class DataDirLock:

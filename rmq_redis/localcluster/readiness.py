@@ -16,6 +16,7 @@ from ..protocol.headers.registration import UnregisterBrokerRequestHeader
 from ..remoting.client import RemotingClient
 
 _LOOK_TIMEOUT_S = 2.0
+"""A server of the same machine answers within milliseconds, unless it is paused or dead."""
 
 
 class Member(Protocol):
