@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from .errors import RmqError
 
@@ -13,7 +15,9 @@ logger = logging.getLogger(__name__)
 _MAX_BACKOFF_S = 5.0
 """Few tracebacks in the log, and what is due at a time of its own is not much later once the bug's cause is gone."""
 _CANCEL_AGAIN_S = 0.1
-"""A step whose own error meets its cancellation can take the cancellation with it, so it is cancelled once more."""
+"""A step can lose its cancellation to an error of its own, and wait on: it is cancelled until it ends."""
+
+T = TypeVar("T")
 
 Step = Callable[[], Awaitable[float | None]]
 """One turn of a loop. Returns the seconds until the next turn; None: the loop's period."""
@@ -77,11 +81,14 @@ class Every:
     def cancel(self) -> None:
         """Ends the loop without waiting for it."""
         task, self._task = self._task, None
-        if task is not None:
+        if task:
             task.cancel()
 
     async def close(self) -> None:
-        """Ends the loop, and waits for it; called by its own step, it ends after that. It may be started again."""
+        """Ends the loop and waits for it; called by its own step, it ends after that. It may be started again.
+
+        The step is cancelled until it ends: it awaits a write that must be complete with ``finish``.
+        """
         task, self._task = self._task, None
         if task is None or task is asyncio.current_task():
             return
@@ -125,6 +132,22 @@ class Every:
         self._complaint, self._has_failed = "", False
         self._retry_s, self._bug_pause_s = self._first_retry_s, self._period_s
         return self._period_s if pause_s is None else pause_s
+
+
+async def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Waits for ``work`` through any number of cancellations; the caller is cancelled when it has ended."""
+    task = asyncio.get_running_loop().create_task(work)
+    cancellation: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancellation = error
+    if cancellation:
+        with contextlib.suppress(Exception):  # the cancellation matters more to the caller
+            task.result()
+        raise cancellation
+    return task.result()
 
 
 def every(period_s: float, step: Step, name: str, *, at_once: bool = False) -> Every:

@@ -8,7 +8,7 @@ import logging
 import pytest
 from helpers import eventually
 
-from rmq_redis.background import Every, every
+from rmq_redis.background import Every, every, finish
 from rmq_redis.errors import StoreError
 
 LONG_S = 3600.0
@@ -121,6 +121,37 @@ async def test_close_cancels_again_if_an_error_replaces_the_cancellation() -> No
     await started.wait()
     await loop.close()
     assert "close is cancelled again" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_close_waits_for_work_that_must_finish() -> None:
+    started = asyncio.Event()
+    written: list[str] = []
+
+    async def write() -> None:
+        started.set()
+        await asyncio.sleep(0.25)  # close cancels twice meanwhile
+        written.append("offsets")
+
+    async def step() -> None:
+        await finish(write())
+        written.append("after the cancellation")
+
+    loop = every(LONG_S, step, "test", at_once=True)
+    await started.wait()
+    await loop.close()
+    assert written == ["offsets"]
+
+
+async def test_finish_returns_the_result_or_raises_the_error() -> None:
+    async def result() -> int:
+        return 7
+
+    async def fail() -> None:
+        raise StoreError("away")
+
+    assert await finish(result()) == 7
+    with pytest.raises(StoreError, match="away"):
+        await finish(fail())
 
 
 async def test_close_inside_a_step_makes_it_the_last() -> None:

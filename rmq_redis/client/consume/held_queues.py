@@ -75,7 +75,6 @@ class HeldQueues:
     def stop_pulling(self) -> None:
         """The first step of the end: nothing is pulled any more, and no queue is taken."""
         self._is_open = False
-        self._commits.cancel()
         for process_queue in self._queues.values():
             if process_queue.task:
                 process_queue.task.cancel()
@@ -88,9 +87,10 @@ class HeldQueues:
         """
         if self._releasing:
             await asyncio.wait(list(self._releasing.values()), timeout=_RELEASE_TIMEOUT_S)
-        self._renewals.cancel()  # not before: nobody else may have a queue whose handler still runs
+        await self._renewals.close()  # not before: no other member may have a queue whose handler still runs
         held = self.all
         self._queues.clear()
+        await self._commits.close()
         await self._commit_all(held)
         await self._offsets.close()
         for process_queue in held:

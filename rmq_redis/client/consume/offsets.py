@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 
+from ...background import finish
 from ...errors import RouteNotFoundError
 from ...model import RETRY_PREFIX, ConsumeFromWhere, MessageModel, MessageQueue
 from ..core.instance import MQClientInstance
@@ -67,12 +68,8 @@ class OffsetStore:
             offsets = dict(self._local)
             if offsets == self._saved:
                 return
-            saving = asyncio.ensure_future(asyncio.to_thread(self._file.save, offsets))
-            try:
-                await asyncio.shield(saving)
-            except asyncio.CancelledError:  # the thread goes on: nobody else may write until it is through
-                await asyncio.gather(saving, return_exceptions=True)
-                raise
+            try:  # the thread cannot be cancelled, and nothing else may write before it has ended
+                await finish(asyncio.to_thread(self._file.save, offsets))
             except OSError as error:
                 logger.warning("group %s: offsets not saved, a restart will repeat messages: %s", self._group, error)
             else:

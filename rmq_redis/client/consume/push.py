@@ -366,8 +366,8 @@ class AsyncPushConsumer(AsyncClient):
             except ConfigError as error:
                 logger.error("consumer %s: %s", self.group, error)
             self._running = False
-            self._rebalancer.loop.cancel()
             self._held.stop_pulling()
+            await self._rebalancer.loop.close()
             all_ended = await self.service.stop(self._settings.await_termination_s)
             await self._held.close(all_ended=all_ended)
         await self._instance.close()
