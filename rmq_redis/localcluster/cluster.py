@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import string
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -20,6 +19,7 @@ from ..config import VIP_PORT_DISTANCE, env_name
 from ..errors import ConfigError, RmqError
 from ..remoting.client import RemotingClient
 from ..store.embedded import EmbeddedServer
+from .addresses import own_address, port_is_free
 from .child import Child, ChildError, has_ended
 from .data_dir_lock import DataDirLock
 from .readiness import Readiness
@@ -393,26 +393,3 @@ def _broker_label(group: int, broker_id: int) -> str:
 def process_line(label: str, address: str, pid: int) -> str:
     """One process in the output of up and demo."""
     return f"{label:<17} {address:<28} pid {pid}"
-
-
-def port_is_free(host: str, port: int) -> bool:
-    """Whether one can listen there now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-        return True
-
-
-def own_address() -> str:
-    """The address of this machine that others reach it by; 127.0.0.1 when it has no other."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: it only looks the way up
-            address: str = probe.getsockname()[0]
-        except OSError:
-            return "127.0.0.1"
-        return address

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from rmq_redis.errors import ConfigError
+from rmq_redis.localcluster.addresses import own_address, port_is_free
 from rmq_redis.localcluster.child import Child, ChildError, has_ended
-from rmq_redis.localcluster.cluster import Cluster, ClusterSpec, Role, own_address, port_is_free
+from rmq_redis.localcluster.cluster import Cluster, ClusterSpec, Role
 from rmq_redis.runtime import Stopped, serve, stop_signals, unless_stopped
 from rmq_redis.store.embedded import free_port
 
