@@ -258,16 +258,16 @@ class Connection(asyncio.Protocol):
         self._next_opaque = opaque = (self._next_opaque + 1) & 0x7FFFFFFF
         return opaque
 
-    def send_request(self, frame: bytes, opaque: int, timeout_s: float) -> ResponseFuture:
+    def send_request(self, frame: bytes, opaque: int, deadline: float) -> ResponseFuture:
         """Queues an encoded request; the future gets the response, whatever its code.
 
-        Fails with ``RequestTimeoutError`` after ``timeout_s`` seconds, ``ConnectionClosedError`` when the socket goes.
+        It fails with ``RequestTimeoutError`` at ``deadline``, a time of the event loop's clock, and with
+        ``ConnectionClosedError`` if the socket closes.
         """
         future: ResponseFuture = self._loop.create_future()
         if self.closed:
             future.set_exception(ConnectionClosedError(f"the connection to {self.remote_address} is closed"))
             return future
-        deadline = self._loop.time() + timeout_s
         self._pending[opaque] = (future, deadline)
         if self._timer is None or deadline < self._timer_at - 0.001:
             if self._timer is not None:
@@ -280,7 +280,8 @@ class Connection(asyncio.Protocol):
     def invoke(self, command: RemotingCommand, timeout_s: float) -> ResponseFuture:
         """Encodes and sends a request; see ``send_request``. Sets the command's opaque."""
         command.opaque = opaque = self.next_opaque()
-        return self.send_request(encode_command(command, self._max_frame_bytes), opaque, timeout_s)
+        frame = encode_command(command, self._max_frame_bytes)
+        return self.send_request(frame, opaque, self._loop.time() + timeout_s)
 
     def _expire(self) -> None:
         """Fails what is overdue and sets the timer to the next deadline: one timer for all requests in flight."""

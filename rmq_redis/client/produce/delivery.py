@@ -100,11 +100,11 @@ def result_of(answer: RemotingCommand, target: QueueTarget, message_id: str, att
     )
 
 
-def send_once(connection: Connection, out: Outgoing, target: QueueTarget, timeout_s: float) -> ResponseFuture:
+def send_once(connection: Connection, out: Outgoing, target: QueueTarget) -> ResponseFuture:
     """Sends a message over a connection; the future gets the broker's answer, whatever its code."""
     opaque = connection.next_opaque()
     template = target.batch_head if out.is_batch else target.head
-    return connection.send_request(out.frame(template, opaque), opaque, timeout_s)
+    return connection.send_request(out.frame(template, opaque), opaque, out.deadline)
 
 
 class StopAtDeadline(tenacity.stop.stop_base):
@@ -221,14 +221,10 @@ class Delivery:
     # --- one attempt ---------------------------------------------------------------------------------------------
 
     async def _ask(self, out: Outgoing, target: QueueTarget, number: int) -> SendResult:
-        remaining_s = out.deadline - self._loop.time()
-        if remaining_s <= 0:
+        if out.deadline <= self._loop.time():
             raise RequestTimeoutError(f"sending to {target.address}: the time is used up")
-        connection = self._connections.get(target.address)
-        if connection is None:
-            connection = await self._connect(out, target)
-            remaining_s = max(out.deadline - self._loop.time(), 0.001)
-        answer = await send_once(connection, out, target, remaining_s)
+        connection = self._connections.get(target.address) or await self._connect(out, target)
+        answer = await send_once(connection, out, target)
         return result_of(answer, target, out.message_id, number)
 
     async def _ask_measured(self, out: Outgoing, target: QueueTarget, number: int) -> SendResult:

@@ -220,7 +220,8 @@ class Replier:
         target = QueueTarget(_REPLY_GROUP, queue, address, RequestCode.SEND_REPLY_MESSAGE_V2)
         try:
             connection = await self._instance.remoting.connect(address)
-            answered = await send_once(connection, out, target, config.send_timeout_s)
+            out.deadline = asyncio.get_running_loop().time() + config.send_timeout_s
+            answered = await send_once(connection, out, target)
             if answered.code not in SEND_STATUS_BY_CODE:
                 raise response_error(answered.code, answered.remark, address)
         except RmqError as error:
