@@ -13,7 +13,13 @@ from cli_support import environment
 FIGURES = (
     "send_acked_per_s",
     "send_batch_per_s",
+    "send_sync_per_s",
     "consume_per_s",
+    "consume_plain_per_s",
+    "both_per_s",
+    "send_acked_client_us",
+    "send_acked_broker_us",
+    "send_acked_redis_us",
     "send_p50_ms",
     "send_p99_ms",
     "e2e_p50_ms",
@@ -26,20 +32,24 @@ FIGURES = (
 )
 
 
-def run(*arguments: str) -> str:
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "rmq_redis", "bench", "--quick", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    environ = environment(COLUMNS="80")
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, env=environ)
 
 
 def test_one_json_object_with_every_figure() -> None:
-    result = json.loads(run("--json"))
+    result = json.loads(run("--json").stdout)
     assert {name: result[name] > 0 for name in FIGURES} == dict.fromkeys(FIGURES, True)
 
 
-def test_a_table_for_people() -> None:
-    table = run()
-    for text in ("acknowledged", "batches", "consumed", "end to end", "XADD", "XRANGE"):
-        assert text in table
+def test_table_and_a_line_for_each_phase_fit_into_80_columns() -> None:
+    done = run()
+    for text in ("default settings", "in flight", "batches", "consumer", "end to end", "XADD", "XRANGE"):
+        assert text in done.stdout
+    for phase in ("the store alone", "AsyncProducer.send", "Producer.send", "coroutine handler", "plain function"):
+        assert re.search(rf"^round 1 of 1: .*{phase}", done.stderr, re.MULTILINE)
+    assert max(map(len, [*done.stdout.splitlines(), *done.stderr.splitlines()])) <= 80
 
 
 def test_benchmark_of_filters_prints_a_figure_for_every_share_of_matches() -> None:

@@ -6,7 +6,6 @@ the answers counted by their line ends and never parsed.
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import subprocess
@@ -15,38 +14,76 @@ from urllib.parse import urlsplit
 
 PIPELINE = 100
 _KEY = b"rmq-bench:limit"
+_MOST_MESSAGES = 300_000
+"""Takes a second or two."""
+_MOST_BYTES = 256 * 1024 * 1024
+"""What a measurement may put into the memory of the store."""
+_MOST_PIPELINE_BYTES = 4 * 1024 * 1024
+"""Larger pipelines would measure the copying of buffers."""
+_MOST_ARGUMENT_BYTES = 65_536
+"""Half of what Linux allows for one argument (MAX_ARG_STRLEN)."""
 
 
 def measure(url: str, body_bytes: int, seconds: float) -> tuple[float, float, str]:
     """(messages added a second, messages read a second, what measured it). Leaves no key behind."""
-    parts = urlsplit(url)
-    host, port = parts.hostname or "127.0.0.1", parts.port or 6379
-    tool = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
-    with socket.create_connection((host, port)) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _call(connection, b"DEL", _KEY)
-        if tool is not None:
-            added = _by_tool(tool, host, port, 300_000, ["XADD", _KEY.decode(), "0-*", "m", "x" * body_bytes])
-        else:
-            added = _xadd(connection, body_bytes, seconds)
-        _call(connection, b"DEL", _KEY)
+    added = xadd(url, body_bytes, seconds)
+    tool = _tool()
+    with _connect(url) as connection:
         command = _pack(b"XADD", _KEY, b"0-*", b"m", b"x" * body_bytes)
         connection.sendall(command * PIPELINE)
         _read_lines(connection, 2 * PIPELINE)
-        if tool is not None:
-            arguments = ["XRANGE", _KEY.decode(), "-", "+", "COUNT", "100"]
-            read = PIPELINE * _by_tool(tool, host, port, 20_000, arguments)
-        else:
-            read = _xrange(connection, seconds)
-        _call(connection, b"DEL", _KEY)
+        try:
+            if tool:
+                read = PIPELINE * _by_tool(tool, url, 20_000, PIPELINE, f"XRANGE {_KEY.decode()} - + COUNT {PIPELINE}")
+            else:
+                read = _xrange(connection, seconds)
+        finally:
+            _call(connection, b"DEL", _KEY)
     return added, read, tool or "plain socket loop"
 
 
-def _by_tool(tool: str, host: str, port: int, count: int, command: list[str]) -> float:
-    arguments = [tool, "-h", host, "-p", str(port), "-c", "1", "-P", str(PIPELINE), "-n", str(count), "--csv"]
-    output = subprocess.run([*arguments, *command], capture_output=True, text=True, check=True).stdout
-    line = [line for line in output.splitlines() if line.startswith('"') and not line.startswith('"test"')][-1]
-    return float(json.loads(f"[{line}]")[1])
+def xadd(url: str, body_bytes: int, seconds: float) -> float:
+    """Messages of one size added a second, over one connection, in pipelines of 100 or of 4 MiB; leaves no key."""
+    tool = _tool()
+    pipeline = max(1, min(PIPELINE, _MOST_PIPELINE_BYTES // body_bytes))
+    with _connect(url) as connection:
+        _call(connection, b"DEL", _KEY)
+        try:
+            if tool:
+                count = max(4 * pipeline, min(_MOST_MESSAGES, _MOST_BYTES // body_bytes))
+                return _by_tool(tool, url, count, pipeline, f"XADD {_KEY.decode()} 0-* m", b"x" * body_bytes)
+            return _xadd(connection, body_bytes, pipeline, seconds)
+        finally:
+            _call(connection, b"DEL", _KEY)
+
+
+def _tool() -> str:
+    """Path of redis-benchmark or Valkey's; "" if neither is installed."""
+    return shutil.which("redis-benchmark") or shutil.which("valkey-benchmark") or ""
+
+
+def _connect(url: str) -> socket.socket:
+    connection = socket.create_connection(_address(url))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "127.0.0.1", parts.port or 6379
+
+
+def _by_tool(tool: str, url: str, count: int, pipeline: int, command: str, body: bytes = b"") -> float:
+    host, port = _address(url)
+    arguments = [tool, "-h", host, "-p", str(port), "-c", "1", "-P", str(pipeline), "-n", str(count), "--csv"]
+    words = command.split()
+    if len(body) > _MOST_ARGUMENT_BYTES:
+        arguments.append("-x")  # the last word comes on standard input
+    elif body:
+        words.append(body.decode())
+    done = subprocess.run([*arguments, *words], input=body, capture_output=True, check=True)
+    line = [line for line in done.stdout.splitlines() if line.startswith(b'"') and not line.startswith(b'"test"')][-1]
+    return float(line.split(b'","')[1].strip(b'"'))
 
 
 def _pack(*arguments: bytes) -> bytes:
@@ -65,19 +102,19 @@ def _call(connection: socket.socket, *arguments: bytes) -> None:
     _read_lines(connection, 1)
 
 
-def _xadd(connection: socket.socket, body_bytes: int, seconds: float) -> float:
+def _xadd(connection: socket.socket, body_bytes: int, pipeline: int, seconds: float) -> float:
     """Two pipelines are under way at any time, so the server never waits for us."""
-    burst = _pack(b"XADD", _KEY, b"0-*", b"m", b"x" * body_bytes) * PIPELINE
+    burst = _pack(b"XADD", _KEY, b"0-*", b"m", b"x" * body_bytes) * pipeline
     connection.sendall(burst)
     sent = surplus = 0
     started = time.perf_counter()
     until = started + seconds
     while time.perf_counter() < until:
         connection.sendall(burst)
-        surplus = _read_lines(connection, 2 * PIPELINE - surplus)  # an answer is $<length> and the ID
-        sent += PIPELINE
+        surplus = _read_lines(connection, 2 * pipeline - surplus)  # an answer is $<length> and the ID
+        sent += pipeline
     elapsed = time.perf_counter() - started
-    _read_lines(connection, 2 * PIPELINE - surplus)
+    _read_lines(connection, 2 * pipeline - surplus)
     return sent / elapsed
 
 

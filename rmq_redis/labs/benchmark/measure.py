@@ -1,21 +1,21 @@
-"""Runs the loads of ``worker`` against a cluster and puts their figures beside what its store can do."""
+"""Runs the loads of ``rmq-redis bench`` against a cluster and puts their figures beside what its store can do."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import platform
 import statistics
-import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ...child_guard import end_with_parent
 from ...client.admin.admin import AsyncAdmin
-from ...errors import RmqError
+from ...localcluster.cluster import Cluster
 from . import limits
+from .load_process import LoadProcess, run_loads
+from .worker import Figures, LoadSettings
 
 MARKS = {
     "send_acked_share": 0.15,
@@ -26,19 +26,17 @@ MARKS = {
     "e2e_p50_ms": 0.8,
 }
 """First marks: shares of the store's own rate, or absolute figures. Consuming has to reach one of its two."""
-
-
-class BenchmarkError(RmqError):
-    """A load did not run to its end."""
+COSTS = ("client_us", "broker_us", "redis_us")
+"""CPU time of each process, in µs per message."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings:
-    """What to measure.
+    """What to measure. All clients and servers have their default settings.
 
     Attributes:
-        rounds: how often limits, sends, batches and consuming are measured in turn; medians are reported.
-        seconds: length of each of these measurements.
+        rounds: number of rounds; medians are reported.
+        seconds: length of each measurement of a round.
         in_flight: sends that wait for their answer at any time.
         batches_in_flight: the same for batches.
     """
@@ -53,135 +51,67 @@ class BenchmarkSettings:
     latency_count: int = 3000
     e2e_rate: float = 500.0
     e2e_count: int = 2500
-    queue_nums: int = 4
-    pull_batch_size: int = 256
 
 
-class _Worker:
-    """One load in a process of its own."""
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The cluster that is measured: its addresses, and the processes whose CPU time counts, by name."""
 
-    def __init__(self, mode: str, settings: dict[str, Any]) -> None:
-        self._mode = mode
-        self._settings = settings
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def warm(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "rmq_redis.labs.benchmark.worker",
-            self._mode,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            preexec_fn=end_with_parent(),
-        )
-        await self._say(json.dumps(self._settings))
-        await self._line()
-
-    async def run(self) -> dict[str, Any]:
-        """Lets it begin; its figures."""
-        await self._say("go")
-        result: dict[str, Any] = json.loads(await self._line())
-        assert self._process is not None
-        await self._process.wait()
-        return result
-
-    async def _say(self, line: str) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        self._process.stdin.write(line.encode() + b"\n")
-        await self._process.stdin.drain()
-
-    async def _line(self) -> bytes:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        line = await self._process.stdout.readline()
-        if not line:
-            raise BenchmarkError(f"the {self._mode} load ended early, with exit code {await self._process.wait()}")
-        return line
-
-    async def kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+    namesrv_addr: str
+    store_url: str
+    pids: dict[str, int] = field(default_factory=dict)
 
 
-async def _run(mode: str, settings: dict[str, Any]) -> dict[str, Any]:
-    worker = _Worker(mode, settings)
-    try:
-        await worker.warm()
-        return await worker.run()
-    finally:
-        await worker.kill()
+def target_of(cluster: Cluster) -> Target:
+    """What is measured of a cluster: the CPU time of its first broker and its embedded store."""
+    pids = {"broker": cluster.brokers[0].pid}
+    if cluster.embedded is not None:
+        pids["redis"] = cluster.embedded.pid
+    return Target(namesrv_addr=cluster.namesrv_addr, store_url=cluster.store_url, pids=pids)
 
 
 async def measure(
-    namesrv_addr: str,
-    store_url: str,
-    settings: BenchmarkSettings,
-    report: Callable[[str], None] = lambda line: None,
+    cluster: Cluster, settings: BenchmarkSettings, report: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-    """Measures a cluster whose store is ``store_url``.
+    """Measures a cluster of one broker.
 
     Returns:
-        One flat dict: rates per second, times in ms, shares of the store's own rates.
+        One flat dict: rates per second, times in ms, CPU times in µs per message, shares of the store's own rates.
 
     Raises:
         RmqError: a load failed; nothing is reported then.
     """
-    async with AsyncAdmin(namesrv_addr) as admin:
-        return await _Measurement(admin, namesrv_addr, store_url, settings, report).run()
+    async with AsyncAdmin(cluster.namesrv_addr) as admin:
+        return await _Measurement(admin, target_of(cluster), settings, report).run()
 
 
 class _Measurement:
     def __init__(
-        self,
-        admin: AsyncAdmin,
-        namesrv_addr: str,
-        store_url: str,
-        settings: BenchmarkSettings,
-        report: Callable[[str], None],
+        self, admin: AsyncAdmin, target: Target, settings: BenchmarkSettings, report: Callable[[str], None]
     ) -> None:
         self._admin = admin
-        self._store_url = store_url
+        self._target = target
         self._settings = settings
         self._report = report
-        self._base = {
-            "namesrv_addr": namesrv_addr,
-            "body_bytes": settings.body_bytes,
-            "warm_up_s": min(1.0, settings.seconds / 2),
-            "seconds": settings.seconds,
-            "batch": settings.batch,
-            "rate": settings.e2e_rate,
-            "pull_batch_size": settings.pull_batch_size,
-        }
-        self._number = 0
-
-    async def _topic(self) -> str:
-        self._number += 1
-        name = f"bench-{os.getpid()}-{self._number}"
-        nums = self._settings.queue_nums
-        await self._admin.create_topic(name, read_queue_nums=nums, write_queue_nums=nums)
-        return name
+        self._topics = 0
+        self._values: dict[str, list[float]] = {}
+        self._label = ""
 
     async def run(self) -> dict[str, Any]:
         settings = self._settings
-        rounds: dict[str, list[float]] = {}
         tool = ""
         for number in range(1, settings.rounds + 1):
-            figures, tool = await self._round(f"round {number} of {settings.rounds}")
-            for name, value in figures.items():
-                rounds.setdefault(name, []).append(value)
-            self._report(
-                f"round {number} of {settings.rounds}: "
-                + ", ".join(f"{name.removesuffix('_per_s')} {value:,.0f}/s" for name, value in figures.items())
-            )
-        result: dict[str, Any] = {name: round(statistics.median(values), 1) for name, values in rounds.items()}
-        result |= await self._latencies()
-        result["send_acked_share"] = round(result["send_acked_per_s"] / result["limit_xadd_per_s"], 4)
-        result["send_batch_share"] = round(result["send_batch_per_s"] / result["limit_xadd_per_s"], 4)
-        result["consume_share"] = round(result["consume_per_s"] / result["limit_xrange_per_s"], 4)
-        result |= {
+            self._label = f"round {number} of {settings.rounds}"
+            tool = await self._limits()
+            await self._sends()
+            await self._consuming()
+            await self._both_at_once()
+        self._label = "latencies"
+        await self._latencies()
+        result: dict[str, Any] = {name: round(statistics.median(values), 3) for name, values in self._values.items()}
+        for name, limit in (("send_acked", "xadd"), ("send_batch", "xadd"), ("consume", "xrange")):
+            result[f"{name}_share"] = round(result[f"{name}_per_s"] / result[f"limit_{limit}_per_s"], 4)
+        return result | {
             "limit_tool": os.path.basename(tool),
             "body_bytes": settings.body_bytes,
             "in_flight": settings.in_flight,
@@ -190,60 +120,93 @@ class _Measurement:
             "cpus": os.cpu_count(),
             "python": platform.python_version(),
         }
-        return result
 
-    async def _round(self, label: str) -> tuple[dict[str, float], str]:
+    def _note(self, name: str, figures: Figures, text: str) -> None:
+        for figure, value in figures.items():
+            if figure.endswith(("_per_s", "_ms", "_us")) or figure == "per_s":
+                self._values.setdefault(f"{name}_{figure}", []).append(value)
+        self._report(f"{self._label}: {text:<38} {_figures_text(figures)}")
+
+    def _load(self, topic: str, **changes: Any) -> LoadSettings:
         settings = self._settings
-        self._report(f"{label}: the store alone")
+        given: dict[str, Any] = {
+            "namesrv_addr": self._target.namesrv_addr,
+            "topic": topic,
+            "group": f"{topic}-group-{time.monotonic_ns()}",
+            "body_bytes": settings.body_bytes,
+            "seconds": settings.seconds,
+            "warm_up_s": min(1.0, settings.seconds / 2),
+            "in_flight": settings.in_flight,
+            "batch": settings.batch,
+            "rate": settings.e2e_rate,
+            "pids": self._target.pids,
+        }
+        return LoadSettings(**given | changes)
+
+    async def _topic(self) -> str:
+        self._topics += 1
+        name = f"bench-{os.getpid()}-{self._topics}"
+        await self._admin.create_topic(name)
+        return name
+
+    async def _limits(self) -> str:
+        settings = self._settings
         xadd, xrange, tool = await asyncio.to_thread(
-            limits.measure, self._store_url, settings.body_bytes, min(settings.seconds, 2.0)
+            limits.measure, self._target.store_url, settings.body_bytes, min(settings.seconds, 2.0)
         )
-        self._report(f"{label}: sends")
-        topic = await self._topic()
-        sent = await _run("send", self._base | {"topic": topic, "in_flight": settings.in_flight})
-        if sent["failed"]:
-            raise BenchmarkError(f"{sent['failed']} sends failed; nothing about speed can be said")
-        await self._admin.delete_topic(topic)
-        self._report(f"{label}: batches")
-        topic = await self._topic()
-        batched = await _run("send-batch", self._base | {"topic": topic, "in_flight": settings.batches_in_flight})
-        count = int(min(batched["count"], settings.consume_count))
-        self._report(f"{label}: consuming {count:,} messages")
-        consumed = await _run("consume", self._base | {"topic": topic, "group": f"{topic}-group", "count": count})
-        await self._admin.delete_topic(topic)
-        figures = {
-            "limit_xadd_per_s": xadd,
-            "limit_xrange_per_s": xrange,
-            "send_acked_per_s": sent["count"] / sent["seconds"],
-            "send_batch_per_s": batched["count"] / batched["seconds"],
-            "consume_per_s": consumed["count"] / consumed["seconds"],
-        }
-        return figures, tool
+        self._note("limit_xadd", {"per_s": xadd}, "the store alone, XADD")
+        self._note("limit_xrange", {"per_s": xrange}, "the store alone, XRANGE")
+        return tool
 
-    async def _latencies(self) -> dict[str, float]:
+    async def _sends(self) -> None:
+        for name, load, text in (
+            ("send_acked", "send", "AsyncProducer.send, acknowledged"),
+            ("send_sync", "send-sync", "Producer.send, one thread"),
+        ):
+            topic = await self._topic()
+            (figures,) = await run_loads(LoadProcess(load, self._load(topic)))
+            self._note(name, {key: value for key, value in figures.items() if key in ("per_s", *COSTS)}, text)
+            await self._admin.delete_topic(topic)
+
+    async def _consuming(self) -> None:
         settings = self._settings
-        self._report("latency of single sends")
         topic = await self._topic()
-        send = await _run("latency", self._base | {"topic": topic, "count": settings.latency_count})
+        (batched,) = await run_loads(LoadProcess("send-batch", self._load(topic, in_flight=settings.batches_in_flight)))
+        self._note("send_batch", batched, "AsyncProducer.send_batch")
+        count = int(min(batched["count"], settings.consume_count))
+        for name, handler, text in (
+            ("consume", "coroutine", "push consumer, coroutine handler"),
+            ("consume_plain", "plain", "push consumer, plain function"),
+        ):
+            (figures,) = await run_loads(LoadProcess("consume", self._load(topic, count=count, option=handler)))
+            self._note(name, figures, text)
         await self._admin.delete_topic(topic)
-        self._report("latency from end to end")
+
+    async def _both_at_once(self) -> None:
         topic = await self._topic()
-        load = self._base | {"topic": topic, "group": f"{topic}-group", "count": settings.e2e_count}
-        consumer, producer = _Worker("e2e-consumer", load), _Worker("e2e-producer", load)
-        try:
-            await consumer.warm()
-            await producer.warm()
-            way = (await asyncio.gather(consumer.run(), producer.run()))[0]
-        finally:
-            await consumer.kill()
-            await producer.kill()
+        load = self._load(topic)
+        consumed, sent = await run_loads(LoadProcess("stamped-consumer", load), LoadProcess("stamped-producer", load))
+        both = {"per_s": min(sent["per_s"], consumed["per_s"]), "p99_ms": consumed["p99_ms"]}
+        self._note("both", both, "sends and consumer at the same time")
         await self._admin.delete_topic(topic)
-        return {
-            "send_p50_ms": round(send["p50_ms"], 3),
-            "send_p99_ms": round(send["p99_ms"], 3),
-            "e2e_p50_ms": round(way["p50_ms"], 3),
-            "e2e_p99_ms": round(way["p99_ms"], 3),
-        }
+
+    async def _latencies(self) -> None:
+        settings = self._settings
+        topic = await self._topic()
+        (send,) = await run_loads(LoadProcess("latency", self._load(topic, count=settings.latency_count)))
+        self._note("send", send, "one send after the other")
+        await self._admin.delete_topic(topic)
+        topic = await self._topic()
+        load = self._load(topic, count=settings.e2e_count)
+        way, _ = await run_loads(LoadProcess("stamped-consumer", load), LoadProcess("stamped-producer", load))
+        self._note("e2e", {name: way[name] for name in ("p50_ms", "p99_ms")}, f"end to end at {settings.e2e_rate:g}/s")
+        await self._admin.delete_topic(topic)
+
+
+def _figures_text(figures: Figures) -> str:
+    if "per_s" in figures:
+        return f"{figures['per_s']:11,.0f} /s"
+    return f"{figures['p50_ms']:.2f} / {figures['p99_ms']:.2f} ms"
 
 
 def reached(result: dict[str, Any]) -> dict[str, bool]:

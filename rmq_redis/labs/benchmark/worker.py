@@ -1,25 +1,58 @@
-"""The processes that ``rmq-redis bench`` measures with: each runs one load and prints one JSON object.
+"""A process that runs one load: ``main`` reads its settings as JSON on standard input and prints one JSON object.
 
-``python -m rmq_redis.labs.benchmark.worker MODE`` with its settings as JSON on standard input. A worker that has warmed
-up prints ``ready``, and begins when it reads a line.
+A load that has warmed up calls ``begin``: that prints ``ready``, and returns when a line comes on standard input. So
+several processes begin at the same time, and neither imports nor the first connections are measured.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
-import struct
+import os
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from ...client.consume.push import AsyncPushConsumer
-from ...client.produce.producer import AsyncProducer
-from ...errors import RmqError
-from ...model import ConsumeFromWhere, Message, MessageExt
+Figures = dict[str, float]
+"""What a load reports: ``per_s``; ``p50_ms`` and ``p99_ms``; ``client_us``, ``broker_us`` and ``redis_us``: the
+CPU time of each process per message."""
 
-_STAMP = struct.Struct(">q")
+DEADLINE_S = 120.0
+"""Ends a load whose messages do not arrive; the slowest one takes a tenth of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadSettings:
+    """What a load is told.
+
+    Attributes:
+        seconds: length of a load without an end of its own, after ``warm_up_s``.
+        in_flight: calls that wait for their answer at any time.
+        count: messages of a load that ends by itself.
+        rate: messages per second of a paced load.
+        pids: processes whose CPU time is measured as well: ``{"broker": 123, "redis": 124}``.
+        option: what else the load has to know.
+    """
+
+    namesrv_addr: str
+    store_url: str = ""
+    topic: str = ""
+    group: str = ""
+    body_bytes: int = 256
+    seconds: float = 3.0
+    warm_up_s: float = 1.0
+    in_flight: int = 100
+    batch: int = 100
+    count: int = 0
+    rate: float = 500.0
+    pids: dict[str, int] = field(default_factory=dict)
+    option: str = ""
+
+
+Load = Callable[[LoadSettings], Awaitable[Figures]]
 
 
 def percentile(sorted_values: Sequence[float], share: float) -> float:
@@ -29,183 +62,89 @@ def percentile(sorted_values: Sequence[float], share: float) -> float:
     return sorted_values[min(len(sorted_values) - 1, int(share * len(sorted_values)))]
 
 
-async def _begin() -> None:
-    """Says that this worker is warm and waits for the word to begin."""
+def latencies(times_ms: list[float]) -> Figures:
+    """The percentiles of times in ms."""
+    times_ms.sort()
+    return {"p50_ms": percentile(times_ms, 0.5), "p99_ms": percentile(times_ms, 0.99)}
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process and its threads so far, in steps of 10 ms; 0.0 where /proc does not report it."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    # Fields 14 and 15, user and system time; the name, field 2, is in parentheses and may hold spaces.
+    user, system = text.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+class Meter:
+    """Time and CPU time from ``start`` to ``stop``."""
+
+    def __init__(self, pids: Mapping[str, int]) -> None:
+        self._pids = pids
+        self._cpu_s: dict[str, float] = {}
+        self._started_s = 0.0
+
+    def _read(self) -> dict[str, float]:
+        return {"client": time.process_time()} | {name: cpu_seconds(pid) for name, pid in self._pids.items()}
+
+    def start(self) -> None:
+        self._cpu_s = self._read()
+        self._started_s = time.perf_counter()
+
+    def stop(self, count: int) -> Figures:
+        """The rate of ``count`` messages since the start, and what each cost."""
+        seconds = time.perf_counter() - self._started_s
+        spent = {name: value - self._cpu_s[name] for name, value in self._read().items()}
+        costs = {f"{name}_us": value / max(count, 1) * 1e6 for name, value in spent.items()}
+        return {"count": count, "seconds": seconds, "per_s": count / seconds} | costs
+
+
+def begin() -> None:
+    """Reports that this load is warm, and waits for its turn. Call it in a thread if an event loop has to go on."""
+    gc.collect()
     print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
+    sys.stdin.readline()
 
 
-async def _send(settings: dict[str, Any]) -> dict[str, Any]:
-    """Individually acknowledged sends, ``in_flight`` of them at any time, for ``seconds``."""
-    body = b"x" * settings["body_bytes"]
+async def begin_load() -> None:
+    """``begin`` for a load in an event loop."""
+    await asyncio.to_thread(begin)
+
+
+async def closed_loop(settings: LoadSettings, call: Callable[[], Awaitable[object]], messages: int = 1) -> Figures:
+    """Runs a call of ``messages`` messages again and again, ``in_flight`` at any time, for ``seconds``."""
     loop = asyncio.get_running_loop()
-    async with AsyncProducer("bench-producer", settings["namesrv_addr"]) as producer:
-        sent = failed = 0
-        message = Message(settings["topic"], body)
+    done = 0
 
-        async def keep_sending(until_s: float) -> None:
-            nonlocal sent, failed
-            while loop.time() < until_s:
-                try:
-                    await producer.send(message)
-                    sent += 1
-                except RmqError:
-                    failed += 1
+    async def keep_calling(until_s: float) -> None:
+        nonlocal done
+        while loop.time() < until_s:
+            await call()
+            done += messages
 
-        async def load(seconds: float) -> float:
-            started = loop.time()
-            await asyncio.gather(*(keep_sending(started + seconds) for _ in range(settings["in_flight"])))
-            return loop.time() - started
+    async def load(seconds: float) -> None:
+        until_s = loop.time() + seconds
+        await asyncio.gather(*(keep_calling(until_s) for _ in range(settings.in_flight)))
 
-        await load(settings["warm_up_s"])
-        await _begin()
-        sent = failed = 0
-        cpu = time.process_time()
-        elapsed = await load(settings["seconds"])
-        cpu = time.process_time() - cpu
-        return {"count": sent, "failed": failed, "seconds": elapsed, "cpu_us": cpu / max(sent, 1) * 1e6}
+    await load(settings.warm_up_s)
+    await begin_load()
+    done = 0
+    meter = Meter(settings.pids)
+    meter.start()
+    await load(settings.seconds)
+    return meter.stop(done)
 
 
-async def _send_batch(settings: dict[str, Any]) -> dict[str, Any]:
-    """Batches of ``batch`` messages, ``in_flight`` batches at any time, for ``seconds``."""
-    body = b"x" * settings["body_bytes"]
-    loop = asyncio.get_running_loop()
-    async with AsyncProducer("bench-producer", settings["namesrv_addr"]) as producer:
-        batch = [Message(settings["topic"], body) for _ in range(settings["batch"])]
-        sent = 0
-
-        async def keep_sending(until_s: float) -> None:
-            nonlocal sent
-            while loop.time() < until_s:
-                await producer.send_batch(batch)
-                sent += len(batch)
-
-        async def load(seconds: float) -> float:
-            started = loop.time()
-            await asyncio.gather(*(keep_sending(started + seconds) for _ in range(settings["in_flight"])))
-            return loop.time() - started
-
-        await load(settings["warm_up_s"])
-        await _begin()
-        sent = 0
-        cpu = time.process_time()
-        elapsed = await load(settings["seconds"])
-        cpu = time.process_time() - cpu
-        return {"count": sent, "failed": 0, "seconds": elapsed, "cpu_us": cpu / max(sent, 1) * 1e6}
-
-
-async def _latency(settings: dict[str, Any]) -> dict[str, Any]:
-    """One send after the other; the time of each in ms."""
-    body = b"x" * settings["body_bytes"]
-    async with AsyncProducer("bench-producer", settings["namesrv_addr"]) as producer:
-        message = Message(settings["topic"], body)
-        for _ in range(200):
-            await producer.send(message)
-        await _begin()
-        times: list[float] = []
-        for _ in range(settings["count"]):
-            started = time.perf_counter()
-            await producer.send(message)
-            times.append((time.perf_counter() - started) * 1000)
-        times.sort()
-        return {"p50_ms": percentile(times, 0.5), "p99_ms": percentile(times, 0.99), "count": len(times)}
-
-
-async def _consume(settings: dict[str, Any]) -> dict[str, Any]:
-    """Takes ``count`` messages that are there already, and commits."""
-    received = 0
-    first_s = last_s = 0.0
-    done = asyncio.Event()
-    wanted: int = settings["count"]
-
-    async def handler(message: MessageExt) -> None:
-        nonlocal received, first_s, last_s
-        if not received:
-            first_s = time.perf_counter()
-        received += 1
-        if received >= wanted:
-            last_s = time.perf_counter()
-            done.set()
-
-    consumer = AsyncPushConsumer(
-        settings["group"],
-        settings["namesrv_addr"],
-        consume_from_where=ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET,
-        pull_batch_size=settings["pull_batch_size"],
-    )
-    consumer.subscribe(settings["topic"], "*", handler)
-    await _begin()
-    cpu = time.process_time()
-    async with consumer:
-        async with asyncio.timeout(120):
-            await done.wait()
-    cpu = time.process_time() - cpu
-    return {"count": received, "seconds": last_s - first_s, "cpu_us": cpu / max(received, 1) * 1e6}
-
-
-async def _e2e_consumer(settings: dict[str, Any]) -> dict[str, Any]:
-    """Takes ``count`` messages whose bodies begin with the time they were sent; the way of each in ms."""
-    times: list[float] = []
-    done = asyncio.Event()
-    wanted: int = settings["count"]
-
-    async def handler(message: MessageExt) -> None:
-        (sent_ns,) = _STAMP.unpack_from(message.body)
-        if sent_ns:  # 0: a warm-up message
-            times.append((time.time_ns() - sent_ns) / 1e6)
-            if len(times) >= wanted:
-                done.set()
-
-    consumer = AsyncPushConsumer(
-        settings["group"],
-        settings["namesrv_addr"],
-        consume_from_where=ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET,
-    )
-    consumer.subscribe(settings["topic"], "*", handler)
-    async with consumer:
-        await _begin()
-        async with asyncio.timeout(wanted / settings["rate"] + 60):
-            await done.wait()
-    times.sort()
-    return {"p50_ms": percentile(times, 0.5), "p99_ms": percentile(times, 0.99), "count": len(times)}
-
-
-async def _e2e_producer(settings: dict[str, Any]) -> dict[str, Any]:
-    """Sends ``count`` messages at ``rate`` a second, evenly, each with its time."""
-    filler = b"x" * (settings["body_bytes"] - _STAMP.size)
-    loop = asyncio.get_running_loop()
-    async with AsyncProducer("bench-producer", settings["namesrv_addr"]) as producer:
-        topic = settings["topic"]
-        for queue in await producer.publish_queues(topic):
-            for _ in range(25):
-                await producer.send(Message(topic, _STAMP.pack(0) + filler), queue=queue)
-        await _begin()
-        started = loop.time()
-        for index in range(settings["count"]):
-            pause = started + index / settings["rate"] - loop.time()
-            if pause > 0:
-                await asyncio.sleep(pause)
-            await producer.send(Message(topic, _STAMP.pack(time.time_ns()) + filler))
-        return {"count": settings["count"], "seconds": loop.time() - started}
-
-
-_MODES = {
-    "send": _send,
-    "send-batch": _send_batch,
-    "latency": _latency,
-    "consume": _consume,
-    "e2e-consumer": _e2e_consumer,
-    "e2e-producer": _e2e_producer,
-}
-
-
-def main() -> None:
-    """Runs the mode named by the first argument."""
+def main(loads: Mapping[str, Load]) -> None:
+    """Runs the load that the first argument names."""
     from ...runtime import run
 
-    settings = json.loads(sys.stdin.readline())
-    print(json.dumps(run(_MODES[sys.argv[1]](settings))), flush=True)
+    settings = LoadSettings(**json.loads(sys.stdin.readline()))
 
+    async def load() -> Figures:
+        return await loads[sys.argv[1]](settings)
 
-if __name__ == "__main__":
-    main()
+    print(json.dumps(run(load())), flush=True)
