@@ -1,7 +1,7 @@
 # Shortcuts; .ci/run is what counts.
 PYTHON ?= python3
 
-.PHONY: check test models interop bench docs
+.PHONY: check test models interop bench marks compare curves docs
 
 check:
 	ruff check . && ruff format --check . && mypy
@@ -20,6 +20,10 @@ interop:
 
 bench:
 	$(PYTHON) -m rmq_redis bench
+
+# Figures of docs/performance.md, on a machine that does nothing else: every mark, other systems, growth.
+marks compare curves:
+	$(PYTHON) benchmarks/$@.py --write
 
 # The documentation as a site in site/, with the API reference; a warning is an error. Needs: pip install -e '.[docs]'
 docs:

@@ -290,8 +290,8 @@ async def pop_async(settings: LoadSettings) -> Figures:
 
         async def keep_receiving() -> None:
             while messages := await consumer.receive(POP_MESSAGES, await_duration_s=1.0):
-                for message in messages:
-                    arrivals.plain(message)
+                for _ in messages:
+                    arrivals.arrived()
                 await consumer.ack(messages)
 
         await begin_load()

@@ -10,7 +10,7 @@ import itertools
 import struct
 import time
 
-from ...client.blocking.facades import Producer
+from ...client.blocking.producer import Producer
 from ...client.consume.push import AsyncPushConsumer
 from ...client.produce.producer import AsyncProducer
 from ...model import Message, MessageExt
@@ -18,7 +18,7 @@ from . import worker
 from .worker import DEADLINE_S, Figures, Load, LoadSettings, Meter, begin, begin_load, closed_loop, latencies
 
 FROM_FIRST = "CONSUME_FROM_FIRST_OFFSET"
-_STAMP = struct.Struct(">q")
+STAMP = struct.Struct(">q")
 """Time of a send in ns since 1970, at the beginning of a body; 0 in a message of the warm-up."""
 
 
@@ -87,10 +87,13 @@ class Arrivals:
         self._loop = asyncio.get_running_loop()
         self._complete: asyncio.Future[Figures] = self._loop.create_future()
 
-    async def coroutine(self, message: MessageExt) -> None:
-        self.plain(message)
+    async def coroutine(self, _message: MessageExt) -> None:
+        self.arrived()
 
     def plain(self, _message: MessageExt) -> None:
+        self.arrived()
+
+    def arrived(self, _body: bytes = b"") -> None:
         number = next(self._number)
         if number == 1:
             self._meter.start()
@@ -121,7 +124,7 @@ async def stamped_consumer(settings: LoadSettings) -> Figures:
     wanted = settings.count or float("inf")
 
     async def handler(message: MessageExt) -> None:
-        (sent_ns,) = _STAMP.unpack_from(message.body)
+        (sent_ns,) = STAMP.unpack_from(message.body)
         if sent_ns:
             times_ms.append((time.time_ns() - sent_ns) / 1e6)
             if len(times_ms) >= wanted:
@@ -143,16 +146,16 @@ async def stamped_consumer(settings: LoadSettings) -> Figures:
 
 async def stamped_producer(settings: LoadSettings) -> Figures:
     """Sends while a ``stamped_consumer`` consumes: ``count`` messages at ``rate``, or ``in_flight`` for ``seconds``."""
-    filler = b"x" * (settings.body_bytes - _STAMP.size)
+    filler = b"x" * (settings.body_bytes - STAMP.size)
     loop = asyncio.get_running_loop()
     async with AsyncProducer("bench", settings.namesrv_addr) as producer:
-        warm_up = Message(settings.topic, _STAMP.pack(0) + filler)
+        warm_up = Message(settings.topic, STAMP.pack(0) + filler)
         for queue in await producer.publish_queues(settings.topic):
             for _ in range(25):  # the consumer's first pulls of each queue are over
                 await producer.send(warm_up, queue=queue)
 
         async def send_stamped() -> None:
-            await producer.send(Message(settings.topic, _STAMP.pack(time.time_ns()) + filler))
+            await producer.send(Message(settings.topic, STAMP.pack(time.time_ns()) + filler))
 
         if not settings.count:
             return await closed_loop(settings, send_stamped)
