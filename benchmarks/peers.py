@@ -22,6 +22,7 @@ from typing import Any
 
 from rmq_redis import AsyncProducer, AsyncPushConsumer, Message, MessageExt
 from rmq_redis.child_guard import end_with_parent
+from rmq_redis.errors import RmqError
 from rmq_redis.labs.benchmark import worker
 from rmq_redis.labs.benchmark.loads import FROM_FIRST, STAMP, Arrivals
 from rmq_redis.labs.benchmark.worker import (
@@ -123,6 +124,17 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+async def registered(namesrv_addr: str) -> None:
+    """Waits until a broker of this NameServer takes a message."""
+    async with AsyncProducer("compare", namesrv_addr) as producer, asyncio.timeout(START_S):
+        while True:
+            try:
+                await producer.send(Message("ready", b"x"))
+                return
+            except RmqError:
+                await asyncio.sleep(0.2)
+
+
 class Ours(Peer):
     """AsyncProducer and AsyncPushConsumer with default settings."""
 
@@ -208,7 +220,7 @@ class Apache(Ours):
             process(names, name_port, directory / "namesrv.log", **home),
             process(broker, port, directory / "broker.log", **home),
         ):
-            await asyncio.sleep(3.0)  # it registers with the NameServer
+            await registered(f"127.0.0.1:{name_port}")
             yield f"127.0.0.1:{name_port}"
 
 
@@ -250,6 +262,7 @@ class RawRedis(Peer):
     async def close(self) -> None:
         if self.task:
             self.task.cancel()
+            await asyncio.wait([self.task])
         await self.redis.aclose()
 
 
@@ -408,7 +421,11 @@ class Celery(_TaskQueue):
         self.app = celery.Celery(broker=self.address, set_as_current=False)
         self.app.conf.update(task_ignore_result=True, task_default_queue=self.topic, worker_hijack_root_logger=False)
         self.handler: Handler = bytes.__len__
-        self.task = self.app.task(name="compare")(lambda text: self.handler(bytes.fromhex(text)))
+
+        def compare(text: str) -> None:
+            self.handler(bytes.fromhex(text))
+
+        self.task = self.app.task(name="compare")(compare)
         self.worker: Any = None
 
     def call(self, text: str) -> None:
@@ -491,6 +508,7 @@ class Taskiq(Peer):
     async def close(self) -> None:
         self.finish.set()
         if self.receiving:
+            await asyncio.wait([self.receiving], timeout=3.0)  # it acknowledges what its tasks have finished
             self.receiving.cancel()
         await self.broker.shutdown()
 
@@ -578,6 +596,7 @@ async def paced_consumer(settings: LoadSettings) -> Figures:
                 loop.call_soon_threadsafe(complete.set)
 
     async with opened(settings) as peer:
+        await peer.send(STAMP.pack(0) + b"x" * settings.body_bytes)  # topic or stream exist
         await peer.consume(handler)
         await begin_load()
         async with asyncio.timeout(settings.count / settings.rate + DEADLINE_S):
