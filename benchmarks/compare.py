@@ -3,7 +3,7 @@
 Measures the systems of ``peers.py`` that are installed for this Python and on this machine, one server at a time, in
 interleaved rounds with ours and with XADD alone. Systems that are missing are skipped, with the reason.
 
-    python -m pip install nats-py 'faststream[redis]' aio-pika celery taskiq taskiq-redis 'dramatiq[redis]'
+    python -m pip install nats-py 'faststream[redis]' aio-pika celery packaging taskiq taskiq-redis 'dramatiq[redis]'
     python benchmarks/compare.py --write        # the table and the plot of docs/performance.md
 """
 
@@ -29,7 +29,7 @@ from peers import PEERS, Peer
 
 from rmq_redis.labs.benchmark import limits
 from rmq_redis.labs.benchmark.load_process import LoadProcess, run_loads
-from rmq_redis.labs.benchmark.worker import Figures, LoadSettings
+from rmq_redis.labs.benchmark.worker import DEADLINE_S, Figures, LoadSettings
 from rmq_redis.runtime import run
 from rmq_redis.store.embedded import EmbeddedServer
 
@@ -64,7 +64,8 @@ async def measure_peer(name: str, seconds: float, count: int, paced: int, report
                     option=name,
                     **changes,
                 )
-                return (await run_loads(*(LoadProcess(load, settings, peers.COMMAND) for load in names)))[0]
+                async with asyncio.timeout(DEADLINE_S):
+                    return (await run_loads(*(LoadProcess(load, settings, peers.COMMAND) for load in names)))[0]
 
             try:
                 produced = await loads("produce")
@@ -77,7 +78,7 @@ async def measure_peer(name: str, seconds: float, count: int, paced: int, report
                     way = await loads("paced-consumer", "paced-producer", count=paced)
                     figures |= {"e2e p50 ms": way["p50_ms"], "e2e p99 ms": way["p99_ms"]}
             except Exception as error:  # the others are measured all the same
-                report(f"{name}: failed: {error}")
+                report(f"{name}: failed: {error!r}")
     return figures
 
 
@@ -101,7 +102,7 @@ async def measure(names: list[str], rounds: int, scale: tuple[float, int, int]) 
                 try:
                     figures = await measure_peer(name, *scale, report)
                 except Exception as error:  # its server did not start
-                    report(f"{name}: failed: {error}")
+                    report(f"{name}: failed: {error!r}")
                     figures = {}
             report(f"round {number} of {rounds}: {name}: " + ", ".join(f"{k} {v:,.4g}" for k, v in figures.items()))
             for column, value in figures.items():

@@ -38,6 +38,7 @@ from rmq_redis.store.embedded import EmbeddedServer, free_port
 
 COMMAND = (sys.executable, __file__)
 START_S = 60.0
+WARM_SENDS = 20_000
 Handler = Callable[[bytes], None]
 
 
@@ -124,15 +125,22 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-async def registered(namesrv_addr: str) -> None:
-    """Waits until a broker of this NameServer takes a message."""
+async def warm(namesrv_addr: str) -> None:
+    """Waits until a broker of this NameServer takes messages, and sends so many that the JVM has compiled its code."""
     async with AsyncProducer("compare", namesrv_addr) as producer, asyncio.timeout(START_S):
         while True:
             try:
-                await producer.send(Message("ready", b"x"))
-                return
+                await producer.send(Message("warm", b"x"))
+                break
             except RmqError:
                 await asyncio.sleep(0.2)
+        left = iter(range(WARM_SENDS))
+
+        async def keep_sending() -> None:
+            for _ in left:
+                await producer.send(Message("warm", b"x" * 256))
+
+        await asyncio.gather(*(keep_sending() for _ in range(100)))
 
 
 class Ours(Peer):
@@ -220,7 +228,7 @@ class Apache(Ours):
             process(names, name_port, directory / "namesrv.log", **home),
             process(broker, port, directory / "broker.log", **home),
         ):
-            await registered(f"127.0.0.1:{name_port}")
+            await warm(f"127.0.0.1:{name_port}")
             yield f"127.0.0.1:{name_port}"
 
 
@@ -239,6 +247,7 @@ class RawRedis(Peer):
 
         self.redis = redis.asyncio.Redis.from_url(self.address)
         self.task: asyncio.Task[None] | None = None
+        self.closing = False
 
     async def send(self, body: bytes) -> None:
         pipeline = self.redis.pipeline(transaction=False)
@@ -250,7 +259,7 @@ class RawRedis(Peer):
         await self.redis.xgroup_create(self.topic, "group", "0", mkstream=True)
 
         async def keep_reading() -> None:
-            while True:
+            while not self.closing:
                 answer = await self.redis.xreadgroup("group", "me", {self.topic: ">"}, count=100, block=1000)
                 for _, entries in answer:
                     for _, fields in entries:
@@ -260,8 +269,8 @@ class RawRedis(Peer):
         self.task = asyncio.create_task(keep_reading())
 
     async def close(self) -> None:
+        self.closing = True  # redis-py may swallow a cancellation; a read ends after a second
         if self.task:
-            self.task.cancel()
             await asyncio.wait([self.task])
         await self.redis.aclose()
 
@@ -312,7 +321,7 @@ class Nats(Peer):
 
 
 class FastStream(Peer):
-    """FastStream on a Redis stream, with a consumer group."""
+    """FastStream on a Redis stream, with a consumer group: a handler call and an XACK per message."""
 
     packages = ("faststream", "redis")
 
@@ -413,7 +422,7 @@ class _TaskQueue(Peer):
 class Celery(_TaskQueue):
     """Celery on Redis, results ignored, one worker with the solo pool."""
 
-    packages = ("celery", "redis")
+    packages = ("celery", "redis", "packaging")
 
     async def open(self) -> None:
         import celery
