@@ -70,6 +70,8 @@ async def measure_peer(name: str, seconds: float, count: int, paced: int, report
             try:
                 produced = await loads("produce")
                 figures["produce/s"] = produced["per_s"]
+                if not peer.consumes:
+                    return figures | {"sequential p50 ms": (await loads("sequential"))["p50_ms"]}
                 # At a tenth of its rate, the slowest is not waited for longer than the others.
                 backlog = min(count, max(100, int(produced["per_s"] * seconds)))
                 figures["consume/s"] = (await loads("consume", count=backlog))["per_s"]
