@@ -18,7 +18,7 @@ from rmq_redis.protocol.command import request
 from rmq_redis.protocol.frame import decode_command, encode_command, encode_frame
 from rmq_redis.protocol.headers.send import SendMessageRequestHeaderV2
 from rmq_redis.protocol.ids import UniqKeyGenerator
-from rmq_redis.protocol.record import decode_records, encode_record
+from rmq_redis.protocol.record import RecordHead, decode_records, encode_record
 from rmq_redis.store.group.queue import Queue, deliver
 
 HOST = pack_host("127.0.0.1:10911")
@@ -45,19 +45,11 @@ def main() -> None:
     frame = encode_command(request(RequestCode.SEND_MESSAGE_V2, header, BODY))
     properties = b"UNIQ_KEY\x010A000007303918B4AAC2018F3A1B0000\x02WAIT\x01true\x02"
 
+    head = RecordHead(1, 0, 0, NOW_MS, HOST, NOW_MS, HOST)
+
     def record() -> bytes:
-        return encode_record(
-            topic=b"bench",
-            body=BODY,
-            properties=properties,
-            queue_id=1,
-            flag=0,
-            sys_flag=0,
-            born_timestamp_ms=NOW_MS,
-            born_host=HOST,
-            store_timestamp_ms=NOW_MS,
-            store_host=HOST,
-        )
+        each = RecordHead(1, 0, 0, NOW_MS, HOST, NOW_MS, HOST, 0, queue_offset=0)  # as the broker: one for each message
+        return encode_record(each, b"bench", BODY, properties)
 
     batch, _ = encode_batch([message] * BATCH, None, keys, NOW_MS, 1 << 22)
     records = [record()] * BATCH
@@ -75,13 +67,8 @@ def main() -> None:
         "broker: batch of 100 to records",
         lambda: batch_to_records(
             batch,
-            topic=b"bench",
-            queue_id=1,
-            sys_flag=0,
-            born_timestamp_ms=NOW_MS,
-            born_host=HOST,
-            store_timestamp_ms=NOW_MS,
-            store_host=HOST,
+            head,
+            b"bench",
             change=lambda item: (0, item),
             change_all=False,
             suffix=b"",

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from enum import IntEnum, StrEnum
-from typing import Self
+from typing import Self, TypedDict, Unpack
 
 import msgspec
 
@@ -258,6 +258,24 @@ class Message(msgspec.Struct, kw_only=False):
         return self.properties.get(PROPERTY_UNIQ_KEY, "")
 
 
+class MessageChanges(TypedDict, total=False):
+    """The fields of a ``MessageExt`` that ``rewritten`` can change."""
+
+    topic: str
+    body: bytes
+    properties: dict[str, str]
+    queue_id: int
+    queue_offset: int
+    commit_log_offset: int
+    sys_flag: int
+    store_timestamp_ms: int
+    store_host: str
+    reconsume_times: int
+    prepared_transaction_offset: int
+    broker_name: str
+    body_error: str | None
+
+
 class MessageExt(msgspec.Struct, frozen=True):
     """A message as a consumer gets it: what was sent, and what the broker knows about it.
 
@@ -312,6 +330,10 @@ class MessageExt(msgspec.Struct, frozen=True):
     def queue(self) -> MessageQueue:
         """Where it is."""
         return MessageQueue(self.topic, self.broker_name, self.queue_id)
+
+    def rewritten(self, **changes: Unpack[MessageChanges]) -> Self:
+        """A copy with some fields changed, as for storing the message again or returning it under another topic."""
+        return msgspec.structs.replace(self, **changes)
 
     def text(self) -> str:
         """The body as UTF-8 text."""

@@ -33,7 +33,7 @@ from rmq_redis.protocol.headers.send import (
     SendMessageResponseHeader,
 )
 from rmq_redis.protocol.properties import remove_property
-from rmq_redis.protocol.record import encode_record
+from rmq_redis.protocol.record import RecordHead, encode_record
 from rmq_redis.remoting.connection import Connection
 from rmq_redis.remoting.server import RemotingServer
 
@@ -128,19 +128,21 @@ class FakeBroker:
         self, topic: str, queue_id: int, body: bytes, offset: int, *, properties: str = "", flag: int = 0, **rest: int
     ) -> bytes:
         return encode_record(
-            topic=topic.encode(),
-            body=body,
-            properties=properties.encode(),
-            queue_id=queue_id,
-            flag=flag,
-            sys_flag=rest.get("sys_flag", 0),
-            born_timestamp_ms=1,
-            born_host=HOST,
-            store_timestamp_ms=2,
-            store_host=pack_host(self.address),
-            reconsume_times=rest.get("reconsume_times", 0),
-            queue_offset=offset,
-            physical_offset=queue_id << 40 | offset,
+            RecordHead(
+                queue_id=queue_id,
+                flag=flag,
+                sys_flag=rest.get("sys_flag", 0),
+                born_timestamp_ms=1,
+                born_host=HOST,
+                store_timestamp_ms=2,
+                store_host=pack_host(self.address),
+                reconsume_times=rest.get("reconsume_times", 0),
+                queue_offset=offset,
+                physical_offset=queue_id << 40 | offset,
+            ),
+            topic.encode(),
+            body,
+            properties.encode(),
         )
 
     async def ask(self, client_id: str, group: str, command: RemotingCommand) -> RemotingCommand:

@@ -7,12 +7,13 @@ properties. Source: RocketMQ 5.3 ``MessageDecoder.encodeMessage``.
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 from ..model import MAX_PROPERTIES_BYTES
-from .record import middle_of_head, properties_too_long, topic_head
+from .record import RecordHead, middle_of_head, properties_too_long, topic_head
 
 _HEAD = struct.Struct(">iiiii")
 _FRONT = struct.Struct(">iiiiiqq")
@@ -67,22 +68,18 @@ def _mismatch(position: int, size: int, body_length: int) -> RemoteProtocolError
 
 def batch_to_records(
     data: bytes,
-    *,
+    head: RecordHead,
     topic: bytes,
-    queue_id: int,
-    sys_flag: int,
-    born_timestamp_ms: int,
-    born_host: bytes,
-    store_timestamp_ms: int,
-    store_host: bytes,
+    *,
     change: Callable[[bytes], tuple[int, bytes]],
     change_all: bool,
     suffix: bytes,
-    max_nums: int = 1 << 31,
+    max_nums: int = sys.maxsize,
 ) -> list[bytes]:
     """The items of a batch body as message records, in one pass: a batch has hundreds of them.
 
     Args:
+        head: what the records share; each has the flag and the queueOffset of its own item.
         change: property bytes -> (value in place of queueOffset, properties to store). Called for items without
             UNIQ_KEY, without a separator at the end or with other than ASCII, and with ``change_all`` for all.
         suffix: property bytes put behind every item's own.
@@ -93,9 +90,10 @@ def batch_to_records(
     """
     records: list[bytes] = []
     magic, topic_part = topic_head(topic)
-    middle = middle_of_head(sys_flag, born_timestamp_ms, born_host, store_timestamp_ms, store_host)
+    middle = middle_of_head(head)
     fixed_size = _FRONT.size + len(middle) + 4 + len(topic_part) + 2
     pack, unpack, crc32 = _FRONT.pack, _HEAD.unpack_from, zlib.crc32
+    queue_id = head.queue_id
     position, end, suffix_size = 0, len(data), len(suffix)
     try:
         while position < end:

@@ -29,20 +29,17 @@ def encode_properties(properties: Mapping[str, str]) -> str:
     return text
 
 
-def encode_properties_within(properties: Mapping[str, str], max_bytes: int, droppable: Iterable[str]) -> str:
-    """As ``encode_properties``, in at most ``max_bytes`` of UTF-8 if leaving out ``droppable`` ones does it.
+def properties_within(properties: Mapping[str, str], max_bytes: int, droppable: Iterable[str]) -> dict[str, str]:
+    """Properties that take at most ``max_bytes`` of UTF-8, if leaving out ``droppable`` ones does it.
 
     Args:
         droppable: names in the order in which they are left out, only as many as it takes.
     """
-    text = encode_properties(properties)
     left = dict(properties)
     for name in droppable:
-        if len(text.encode()) <= max_bytes:
-            break
-        if left.pop(name, None) is not None:
-            text = encode_properties(left)
-    return text
+        if name in left and len(encode_properties(left).encode()) > max_bytes:
+            del left[name]
+    return left
 
 
 def decode_properties(text: str) -> dict[str, str]:

@@ -19,10 +19,10 @@ import msgspec
 
 from ..codes import MessageSysFlag
 from ..errors import LocalProtocolError, RemoteProtocolError
-from ..hosts import unpack_host
+from ..hosts import pack_host, unpack_host
 from ..model import MAX_PROPERTIES_BYTES, MAX_RETRY_TOPIC_LENGTH, MAX_TOPIC_LENGTH, MessageExt
 from .compression import Decompressor, decompress_body
-from .properties import decode_properties
+from .properties import decode_properties, encode_properties
 
 MAGIC_V1 = -626843481
 MAGIC_V2 = -626843477
@@ -55,26 +55,30 @@ _LAYOUTS = {
 _BYTES = [bytes((value,)) for value in range(256)]
 
 
-def encode_record(
-    *,
-    topic: bytes,
-    body: bytes,
-    properties: bytes,
-    queue_id: int,
-    flag: int,
-    sys_flag: int,
-    born_timestamp_ms: int,
-    born_host: bytes,
-    store_timestamp_ms: int,
-    store_host: bytes,
-    reconsume_times: int = 0,
-    prepared_transaction_offset: int = 0,
-    queue_offset: int = 0,
-    physical_offset: int = 0,
-) -> bytes:
-    """One message record. ``born_host`` and ``store_host`` are packed hosts; the IPv6 bits of ``sys_flag`` follow them.
+class RecordHead(msgspec.Struct, gc=False):
+    """The fields of a record that stand before its body.
 
-    A topic above 127 bytes, the retry topic of POP for long names, makes it a record of version V2.
+    Attributes:
+        sys_flag: without effect in its IPv6 bits, which follow the hosts.
+        born_host: as ``pack_host`` returns it, and so is ``store_host``.
+        queue_offset: before the append, the hash code of the tag.
+    """
+
+    queue_id: int
+    flag: int
+    sys_flag: int
+    born_timestamp_ms: int
+    born_host: bytes
+    store_timestamp_ms: int
+    store_host: bytes
+    reconsume_times: int = 0
+    prepared_transaction_offset: int = 0
+    queue_offset: int = 0
+    physical_offset: int = 0
+
+
+def encode_record(head: RecordHead, topic: bytes, body: bytes, properties: bytes) -> bytes:
+    """One message record; of version V2 if the topic is above 127 bytes, as POP's retry topic is for long names.
 
     Raises:
         LocalProtocolError: topic above 255 bytes, properties above 32767 bytes, or a number out of range.
@@ -85,37 +89,53 @@ def encode_record(
         magic, topic_part = topic_head(topic)
     if len(properties) > MAX_PROPERTIES_BYTES:
         raise properties_too_long(len(properties))
-    pack, head_size, host_bits = _LAYOUTS[2 * len(born_host) + len(store_host)]
+    pack, head_size, host_bits = _LAYOUTS[2 * len(head.born_host) + len(head.store_host)]
     try:
-        head = pack(
+        packed = pack(
             head_size + len(body) + len(topic_part) + 2 + len(properties),
             magic,
             zlib.crc32(body) & 0x7FFFFFFF,
-            queue_id,
-            flag,
-            queue_offset,
-            physical_offset,
-            sys_flag & _NO_HOSTS | host_bits,
-            born_timestamp_ms,
-            born_host,
-            store_timestamp_ms,
-            store_host,
-            reconsume_times,
-            prepared_transaction_offset,
+            head.queue_id,
+            head.flag,
+            head.queue_offset,
+            head.physical_offset,
+            head.sys_flag & _NO_HOSTS | host_bits,
+            head.born_timestamp_ms,
+            head.born_host,
+            head.store_timestamp_ms,
+            head.store_host,
+            head.reconsume_times,
+            head.prepared_transaction_offset,
             len(body),
         )
     except struct.error as error:
         raise LocalProtocolError(f"message cannot be encoded: {error}") from None
-    return b"".join((head, body, topic_part, len(properties).to_bytes(2, "big"), properties))
+    return b"".join((packed, body, topic_part, len(properties).to_bytes(2, "big"), properties))
 
 
-def middle_of_head(
-    sys_flag: int, born_timestamp_ms: int, born_host: bytes, store_timestamp_ms: int, store_host: bytes
-) -> bytes:
+def encode_message(message: MessageExt) -> bytes:
+    """The record of a message. Raises as ``encode_record``."""
+    head = RecordHead(
+        message.queue_id,
+        message.flag,
+        message.sys_flag,
+        message.born_timestamp_ms,
+        pack_host(message.born_host),
+        message.store_timestamp_ms,
+        pack_host(message.store_host),
+        message.reconsume_times,
+        message.prepared_transaction_offset,
+        message.queue_offset,
+        message.commit_log_offset,
+    )
+    return encode_record(head, message.topic.encode(), message.body, encode_properties(message.properties).encode())
+
+
+def middle_of_head(head: RecordHead) -> bytes:
     """The bytes of a record from sysFlag to preparedTransactionOffset, which the messages of a batch share."""
-    pack, _, host_bits = _LAYOUTS[2 * len(born_host) + len(store_host)]
-    when_where = (born_timestamp_ms, born_host, store_timestamp_ms, store_host)
-    return pack(0, 0, 0, 0, 0, 0, 0, sys_flag & _NO_HOSTS | host_bits, *when_where, 0, 0, 0)[36:-4]
+    pack, _, host_bits = _LAYOUTS[2 * len(head.born_host) + len(head.store_host)]
+    when_where = (head.born_timestamp_ms, head.born_host, head.store_timestamp_ms, head.store_host)
+    return pack(0, 0, 0, 0, 0, 0, 0, head.sys_flag & _NO_HOSTS | host_bits, *when_where, 0, 0, 0)[36:-4]
 
 
 def topic_head(topic: bytes) -> tuple[int, bytes]:
@@ -233,6 +253,6 @@ def _decode_record(data: bytes, start: int, hosts: dict[bytes, str], broker_name
 
 def _decompressed(message: MessageExt, decompressor: Decompressor | None) -> MessageExt:
     if decompressor is None:
-        return msgspec.structs.replace(message, body=decompress_body(message.body, message.sys_flag))
+        return message.rewritten(body=decompress_body(message.body, message.sys_flag))
     body, error = decompressor.read(message.body, message.sys_flag)
-    return msgspec.structs.replace(message, body=body, body_error=error)
+    return message.rewritten(body=body, body_error=error)

@@ -15,7 +15,7 @@ from helpers import BrokerClient, Connect, StartBroker, eventually, send_request
 from rmq_redis.codes import RequestCode, ResponseCode
 from rmq_redis.errors import StoreError, SystemBusyError
 from rmq_redis.protocol.command import RemotingCommand
-from rmq_redis.protocol.record import encode_record
+from rmq_redis.protocol.record import RecordHead, encode_record
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.group.queue import Queue
 
@@ -146,16 +146,18 @@ async def test_oneway_sends_beside_refused_sends_of_the_same_turn_are_kept(
     bodies = [b"oneway-1", b"twoway-1", b"oneway-2", b"twoway-2"]  # in one turn of the event loop
     for body in bodies:
         record = encode_record(
-            topic=b"T",
-            body=body,
-            properties=b"",
-            queue_id=0,
-            flag=0,
-            sys_flag=0,
-            born_timestamp_ms=1,
-            born_host=bytes(8),
-            store_timestamp_ms=1,
-            store_host=bytes(8),
+            RecordHead(
+                queue_id=0,
+                flag=0,
+                sys_flag=0,
+                born_timestamp_ms=1,
+                born_host=bytes(8),
+                store_timestamp_ms=1,
+                store_host=bytes(8),
+            ),
+            b"T",
+            body,
+            b"",
         )
         broker.parts.state.queue_store.append(
             queue, [record], len(record), done, body, patient=body.startswith(b"oneway")

@@ -41,7 +41,7 @@ class SendBackProcessor:
         self._auto_creation = state.auto_creation
         self._queue_store = state.queue_store
         self._give_backs = give_backs
-        self._store_host = state.store_host
+        self._address = state.address
         self._statistics = statistics
 
     def processors(self) -> dict[int, Processor]:
@@ -81,7 +81,7 @@ class SendBackProcessor:
         await self._auto_creation.ensure_group(group.group_name)
         topic = RETRY_PREFIX + group.group_name
         try:
-            record = again(message, topic, random.randrange(group.retry_queue_nums), self._store_host)
+            record = again(message, topic, random.randrange(group.retry_queue_nums), self._address)
         except ResponseError as error:  # without its topic's name a retry would reach no handler
             logger.error("group %s: message %s cannot be retried: %s", group.group_name, message.msg_id, error)
             return await self._to_dead_letters(group.group_name, message)
@@ -93,9 +93,9 @@ class SendBackProcessor:
         """Stores a message in ``%DLQ%group``. Raises NoPermissionError, StoreError."""
         topic = await self._auto_creation.ensure_dead_letter_topic(group)
         try:
-            record = again(message, topic.config.topic_name, 0, self._store_host, dead=True)
+            record = again(message, topic.config.topic_name, 0, self._address, dead=True)
         except ResponseError:
-            record = again(message, topic.config.topic_name, 0, self._store_host, bare=True)
+            record = again(message, topic.config.topic_name, 0, self._address, bare=True)
         future: asyncio.Future[Held] = asyncio.get_running_loop().create_future()
         self._give_backs.dead(failed_of(group, message), record, topic.queues[0], _resolve, future)
         return await future

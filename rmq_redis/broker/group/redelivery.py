@@ -9,7 +9,7 @@ import logging
 import time
 
 from ...errors import LocalProtocolError, ResponseError, StoreError
-from ...hosts import offset_msg_id, pack_host
+from ...hosts import offset_msg_id
 from ...model import (
     DLQ_PREFIX,
     LATER_PROPERTIES,
@@ -30,8 +30,8 @@ from ...model import (
     MessageExt,
 )
 from ...protocol.group_config import SubscriptionGroupConfig
-from ...protocol.properties import encode_properties_within, find_property, remove_property, tags_code
-from ...protocol.record import decode_records, encode_record
+from ...protocol.properties import find_property, properties_within, remove_property, tags_code
+from ...protocol.record import decode_records, encode_message
 from ...store.group.give_backs import Failed, GiveBackStore
 from ...store.group.queue import Queue
 from ...store.group.schedule import Held, Scheduled
@@ -64,7 +64,7 @@ def max_reconsume_times(group: SubscriptionGroupConfig, client_version: int, wan
 
 
 def again(
-    message: MessageExt, topic: str, queue_id: int, store_host: bytes, *, dead: bool = False, bare: bool = False
+    message: MessageExt, topic: str, queue_id: int, store_host: str, *, dead: bool = False, bare: bool = False
 ) -> bytes:
     """The record of a message that failed once more; its properties say where it came from.
 
@@ -84,19 +84,18 @@ def again(
         properties.setdefault(PROPERTY_ORIGIN_MESSAGE_ID, offset_msg_id(message.store_host, message.commit_log_offset))
     properties.pop(PROPERTY_DELAY, None)
     try:
-        return encode_record(
-            topic=topic.encode(),
-            body=message.body,
-            properties=encode_properties_within(properties, MAX_PROPERTIES_BYTES, _DROPPABLE).encode(),
-            queue_id=queue_id,
-            flag=message.flag,
-            sys_flag=message.sys_flag,
-            born_timestamp_ms=message.born_timestamp_ms,
-            born_host=pack_host(message.born_host),
-            store_timestamp_ms=int(time.time() * 1000),
-            store_host=store_host,
-            reconsume_times=message.reconsume_times + 1,
-            queue_offset=tags_code(message.tags),
+        return encode_message(
+            message.rewritten(
+                topic=topic,
+                properties=properties_within(properties, MAX_PROPERTIES_BYTES, _DROPPABLE),
+                queue_id=queue_id,
+                queue_offset=tags_code(message.tags),
+                commit_log_offset=0,
+                store_timestamp_ms=int(time.time() * 1000),
+                store_host=store_host,
+                reconsume_times=message.reconsume_times + 1,
+                prepared_transaction_offset=0,
+            )
         )
     except LocalProtocolError as error:
         raise ResponseError(f"the message cannot be delivered again: {error}") from None

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 from ...codes import ResponseCode
 from ...errors import LocalProtocolError
-from ...hosts import pack_host
 from ...model import PROPERTY_POP_CK, RETRY_PREFIX
 from ...protocol.command import RemotingCommand, response
 from ...protocol.headers.pop import PopMessageResponseHeader
 from ...protocol.pop import NORMAL, ORDER_REVIVE_QID, RETRY, OrderCounts, PopHandle, offset_info, order_count_info
-from ...protocol.properties import encode_properties
-from ...protocol.record import OFFSETS, QUEUE_OFFSET_POSITION, decode_records, encode_record
+from ...protocol.record import decode_records, encode_message
 from ...store.group.queue import deliver
 from .take import PopRequest, Taken
 
@@ -59,26 +57,10 @@ def _renamed(request: PopRequest, item: Taken, offset: int, record: bytes, pop_m
     plain = bytes(deliver(item.queue, [record], [offset]))
     message = decode_records(plain, decompress=False)[0]
     try:
-        renamed = bytearray(
-            encode_record(
-                topic=request.topics[0].encode(),
-                body=message.body,
-                properties=encode_properties(message.properties | {PROPERTY_POP_CK: handle.text()}).encode(),
-                queue_id=queue_id,
-                flag=message.flag,
-                sys_flag=message.sys_flag,
-                born_timestamp_ms=message.born_timestamp_ms,
-                born_host=pack_host(message.born_host),
-                store_timestamp_ms=message.store_timestamp_ms,
-                store_host=pack_host(message.store_host),
-                reconsume_times=message.reconsume_times,
-                prepared_transaction_offset=message.prepared_transaction_offset,
-            )
-        )
+        properties = message.properties | {PROPERTY_POP_CK: handle.text()}
+        return encode_message(message.rewritten(topic=request.topics[0], properties=properties, queue_id=queue_id))
     except LocalProtocolError:  # no room for the handle: as it is; the answer's header says the same
         return plain
-    OFFSETS.pack_into(renamed, QUEUE_OFFSET_POSITION, offset, item.queue.physical_offset(offset))
-    return bytes(renamed)
 
 
 def popped_in_order(command: RemotingCommand, request: PopRequest, taken: list[Taken], rest: int) -> RemotingCommand:

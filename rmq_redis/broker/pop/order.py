@@ -14,8 +14,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import msgspec
-
 from ...errors import MessageIllegalError, ResponseError
 from ...model import DLQ_PREFIX
 from ...protocol.record import decode_records
@@ -45,7 +43,7 @@ class PopOrder:
         self._queue_store = state.queue_store
         self._store = state.batches
         self._hold = hold
-        self._store_host = state.store_host
+        self._address = state.address
         self._hidden_until = hidden_until
         self._loop = asyncio.get_running_loop()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
@@ -232,11 +230,11 @@ class PopOrder:
         times = next(message.times for message in batch.messages if message.queue_offset == offset)
         message = decode_records(bytes(deliver(queue, [record], [offset])), decompress=False)[0]
         topic = f"{DLQ_PREFIX}{group}"
-        tried = msgspec.structs.replace(message, reconsume_times=times - 1)
+        tried = message.rewritten(reconsume_times=times - 1)
         try:
-            return again(tried, topic, 0, self._store_host, dead=True)
+            return again(tried, topic, 0, self._address, dead=True)
         except ResponseError:
-            return again(tried, topic, 0, self._store_host, bare=True)
+            return again(tried, topic, 0, self._address, bare=True)
 
     async def _take_again(
         self, request: PopRequest, kept: Sequence[tuple[Queue, Batch]], set_before: Mapping[Queue, int | None]

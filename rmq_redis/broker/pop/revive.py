@@ -34,7 +34,7 @@ class PopReviveService:
         self._topics = state.topics
         self._auto_creation = state.auto_creation
         self._queue_store = state.queue_store
-        self._store_host = state.store_host
+        self._address = state.address
         self._due = DueLoop(self._revive_due, "popped messages: redelivering unacknowledged messages")
 
     def start(self) -> None:
@@ -89,9 +89,9 @@ class PopReviveService:
         target = await self._target(hidden, dead)
         topic, queue_id = target.topic, target.queue_id
         try:
-            record = again(message, topic, queue_id, self._store_host, dead=dead)
+            record = again(message, topic, queue_id, self._address, dead=dead)
         except ResponseError:
-            record = again(message, topic, queue_id, self._store_host, bare=True)
+            record = again(message, topic, queue_id, self._address, bare=True)
         return Revival(hidden, source, target, record)
 
     async def _target(self, hidden: Hidden, dead: bool) -> Queue:

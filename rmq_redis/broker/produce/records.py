@@ -23,7 +23,7 @@ from ...protocol.batch import batch_to_records
 from ...protocol.headers.send import SendMessageRequestHeader, SendMessageRequestHeaderV2
 from ...protocol.ids import UniqKeyGenerator
 from ...protocol.properties import find_property, remove_property, tags_code
-from ...protocol.record import encode_record
+from ...protocol.record import RecordHead, encode_record
 from ...remoting.connection import Connection
 from ..group.redelivery import RETRY_ROOM_BYTES
 from ..group.schedule import take_due_ms, with_real_queue
@@ -33,7 +33,6 @@ from ..group.topics import Topic
 REGION = "DefaultRegion"
 TRANSACTION = int(MessageSysFlag.TRANSACTION_ROLLBACK)
 """Both transaction bits. A plain int, like all flags of this path: an operator of an IntFlag costs a microsecond."""
-_HOST_FLAGS = int(MessageSysFlag.BORN_HOST_V6 | MessageSysFlag.STORE_HOST_V6)
 _MAX_CACHED_TAGS = 10_000
 """Bounds the cache's memory: a client can make up tags."""
 _LONGEST_RETRY_TOPIC = 160
@@ -79,21 +78,18 @@ class RecordEncoder:
         properties = (text + self._broker_properties).encode()
         if len(properties) > MAX_PROPERTIES_BYTES - _LONGEST_RETRY_TOPIC:
             properties = self._at_the_limit(header.topic, text)
-        record = encode_record(
-            topic=topic.name_bytes,
-            body=body,
-            properties=properties,
-            queue_id=queue_id,
-            flag=header.flag,
-            sys_flag=header.sys_flag,
-            born_timestamp_ms=header.born_timestamp,
-            born_host=connection.remote_host,
-            store_timestamp_ms=now_ms,
-            store_host=self._store_host,
-            reconsume_times=header.reconsume_times or 0,
+        head = RecordHead(
+            queue_id,
+            header.flag,
+            header.sys_flag,
+            header.born_timestamp,
+            connection.remote_host,
+            now_ms,
+            self._store_host,
+            header.reconsume_times or 0,
             queue_offset=code,
         )
-        return record, due_ms
+        return encode_record(head, topic.name_bytes, body, properties), due_ms
 
     def batch(
         self, connection: Connection, header: SendHeader, body: bytes, topic: Topic, queue_id: int, now_ms: int
@@ -115,15 +111,19 @@ class RecordEncoder:
                 text += f"UNIQ_KEY\x01{self._unique_keys.next(now_ms)}\x02"
             return self._tags_code(find_property(text, PROPERTY_TAGS)), remove_property(text, PROPERTY_POP_CK).encode()
 
+        head = RecordHead(
+            queue_id,
+            0,
+            header.sys_flag,
+            header.born_timestamp,
+            connection.remote_host,
+            now_ms,
+            self._store_host,
+        )
         return batch_to_records(
             body,
-            topic=topic.name_bytes,
-            queue_id=queue_id,
-            sys_flag=header.sys_flag & ~_HOST_FLAGS,
-            born_timestamp_ms=header.born_timestamp,
-            born_host=connection.remote_host,
-            store_timestamp_ms=now_ms,
-            store_host=self._store_host,
+            head,
+            topic.name_bytes,
             change=change,
             change_all=any(name in body for name in _SPECIAL),  # one search of the whole, not several of each message
             suffix=self._broker_property_bytes,

@@ -32,7 +32,7 @@ from ...protocol.headers.send import (
     SendMessageResponseHeader,
 )
 from ...protocol.properties import find_property, tags_code
-from ...protocol.record import encode_record
+from ...protocol.record import RecordHead, encode_record
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...store.group.queue import Queue
@@ -153,20 +153,18 @@ class ReplyProcessor:
             raise MessageIllegalError(
                 f"a reply of {len(body)} bytes with {len(properties)} bytes of properties cannot be stored"
             )
-        record = encode_record(
-            topic=header.topic.encode(),
-            body=body,
-            properties=properties,
-            queue_id=header.queue_id,
-            flag=header.flag,
-            sys_flag=header.sys_flag,
-            born_timestamp_ms=header.born_timestamp,
-            born_host=connection.remote_host,
-            store_timestamp_ms=now_ms,
-            store_host=pack_host(self._broker_addr),
-            reconsume_times=header.reconsume_times or 0,
+        head = RecordHead(
+            header.queue_id,
+            header.flag,
+            header.sys_flag,
+            header.born_timestamp,
+            connection.remote_host,
+            now_ms,
+            pack_host(self._broker_addr),
+            header.reconsume_times or 0,
             queue_offset=tags_code(find_property(header.properties or "", PROPERTY_TAGS)),
         )
+        record = encode_record(head, header.topic.encode(), body, properties)
         stored: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         def done(_queue: Queue, queue_offset: int, error: StoreError | None, _arg: None) -> None:

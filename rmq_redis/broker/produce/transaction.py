@@ -20,7 +20,7 @@ from ...errors import (
     StoreError,
     StoreUnconfirmedError,
 )
-from ...hosts import offset_msg_id, pack_host
+from ...hosts import offset_msg_id
 from ...model import (
     PROPERTY_PRODUCER_GROUP,
     PROPERTY_REAL_QUEUE_ID,
@@ -38,8 +38,8 @@ from ...protocol.headers.transaction import (
     ResumeCheckHalfMessageRequestHeader,
 )
 from ...protocol.ids import parse_offset_msg_id
-from ...protocol.properties import encode_properties, tags_code
-from ...protocol.record import OFFSETS, QUEUE_OFFSET_POSITION, decode_records, encode_record
+from ...protocol.properties import tags_code
+from ...protocol.record import OFFSETS, QUEUE_OFFSET_POSITION, decode_records, encode_message
 from ...remoting.connection import Connection
 from ...remoting.dispatch import Processor
 from ...store.group.half_messages import HalfStore, Prepared, half_key, half_physical_offset
@@ -144,20 +144,18 @@ class TransactionService:
         self, message: MessageExt, topic: str, queue_id: int, properties: dict[str, str], transaction_bits: int = 0
     ) -> bytes:
         try:
-            return encode_record(
-                topic=topic.encode(),
-                body=message.body,
-                properties=encode_properties(properties).encode(),
-                queue_id=queue_id,
-                flag=message.flag,
-                sys_flag=message.sys_flag & ~_TRANSACTION_BITS | transaction_bits,
-                born_timestamp_ms=message.born_timestamp_ms,
-                born_host=pack_host(message.born_host),
-                store_timestamp_ms=int(time.time() * 1000),
-                store_host=pack_host(self._broker_addr),
-                reconsume_times=message.reconsume_times,
-                prepared_transaction_offset=message.commit_log_offset if transaction_bits else 0,
-                queue_offset=tags_code(message.tags),
+            return encode_message(
+                message.rewritten(
+                    topic=topic,
+                    properties=properties,
+                    queue_id=queue_id,
+                    queue_offset=tags_code(message.tags),
+                    commit_log_offset=0,
+                    sys_flag=message.sys_flag & ~_TRANSACTION_BITS | transaction_bits,
+                    store_timestamp_ms=int(time.time() * 1000),
+                    store_host=self._broker_addr,
+                    prepared_transaction_offset=message.commit_log_offset if transaction_bits else 0,
+                )
             )
         except LocalProtocolError as error:
             raise ResponseError(f"the half message cannot be stored: {error}") from None

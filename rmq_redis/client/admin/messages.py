@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
-
 from ...codes import PullSysFlag, RequestCode
 from ...errors import QueryNotFoundError, RemoteProtocolError, ResponseError, RmqError
 from ...model import (
@@ -101,7 +99,7 @@ class MessageQueries(AdminCalls):
 
     async def _view(self, address: str, physical_offset: int) -> MessageExt:
         message = await self._instance.broker.view_message(address, physical_offset)
-        return msgspec.structs.replace(message, broker_name=await self._broker_name_at(address))
+        return message.rewritten(broker_name=await self._broker_name_at(address))
 
     async def _broker_name_at(self, address: str) -> str:
         """The broker group that has an address; "" if no NameServer says so. A record does not have it."""

@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import msgspec
-
 from ...background import Every
 from ...errors import MessageDecodeError
 from ...model import DEFAULT_MAX_RECONSUME_TIMES, DELAY_LEVELS_S, ConsumeResult, MessageExt
@@ -184,10 +182,10 @@ class ConcurrentService(ConsumeService):
             return
         loop = asyncio.get_running_loop()
         if message.reconsume_times < self._limit:
-            again = msgspec.structs.replace(message, reconsume_times=message.reconsume_times + 1)
+            again = message.rewritten(reconsume_times=message.reconsume_times + 1)
             loop.call_later(LOCAL_RETRY_S, self._again, process_queue, again)
         else:
-            copy = msgspec.structs.replace(message)  # another object: it counts as tried here
+            copy = message.rewritten()  # another object: it counts as tried here
             loop.call_later(LOCAL_RETRY_S, self._hand_back_later, process_queue, copy)
 
     def _hand_back_later(self, process_queue: ProcessQueue, message: MessageExt) -> None:

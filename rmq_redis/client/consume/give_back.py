@@ -29,7 +29,7 @@ from ...model import (
 )
 from ...protocol.command import request
 from ...protocol.headers.send import SendMessageRequestHeaderV2
-from ...protocol.properties import encode_properties_within
+from ...protocol.properties import encode_properties, properties_within
 from ..core.instance import MQClientInstance
 from ..core.route import publish_queues
 from ..produce.compression import compress_large
@@ -161,7 +161,7 @@ def _retry_properties(message: MessageExt) -> str:
     properties[PROPERTY_RETRY_TOPIC] = message.topic
     properties[PROPERTY_RETRY_OFFSET] = str(message.commit_log_offset)
     properties[PROPERTY_DELAY] = str(FIRST_RETRY_LEVEL + message.reconsume_times)
-    return encode_properties_within(properties, MAX_PROPERTIES_BYTES, _DROPPABLE)
+    return encode_properties(properties_within(properties, MAX_PROPERTIES_BYTES, _DROPPABLE))
 
 
 async def _as_stored(message: MessageExt) -> tuple[bytes, int]:

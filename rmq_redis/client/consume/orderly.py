@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
-
 from ...errors import MessageDecodeError
 from ...model import MessageExt
 from .give_back import Retries
@@ -140,5 +138,5 @@ class OrderlyService(ConsumeService):
                 return False
             await asyncio.sleep(self._suspend_s)  # its tries are used up: it only waits for a broker
         if process_queue.waiting:
-            process_queue.waiting[0] = msgspec.structs.replace(message, reconsume_times=message.reconsume_times + 1)
+            process_queue.waiting[0] = message.rewritten(reconsume_times=message.reconsume_times + 1)
         return False

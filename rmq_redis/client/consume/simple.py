@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Literal, Unpack
 
-import msgspec
-
 from ...codes import RequestCode, ResponseCode
 from ...config import ClientConfig, choice
 from ...errors import ClientError, RemoteProtocolError, RemotingError, RmqError, RouteNotFoundError, response_error
@@ -500,7 +498,7 @@ def received(
             if counts:
                 of_queue = counts.get((mark, message.queue_id, None), 0)
                 times = counts.get((mark, message.queue_id, message.queue_offset), of_queue) or times
-        messages.append(msgspec.structs.replace(message, topic=topic, broker_name=broker_name, reconsume_times=times))
+        messages.append(message.rewritten(topic=topic, broker_name=broker_name, reconsume_times=times))
     return messages
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-import msgspec
-
 from ...errors import ClientError
 from ...model import PROPERTY_RETRY_TOPIC, PROPERTY_TAGS, MessageExt, topic_name_error
 from ...protocol.bodies.heartbeat import SubscriptionData
@@ -70,5 +68,5 @@ def restore_topics(messages: list[MessageExt]) -> list[MessageExt]:
     restored = []
     for message in messages:
         topic = message.properties.get(PROPERTY_RETRY_TOPIC)
-        restored.append(msgspec.structs.replace(message, topic=topic) if topic else message)
+        restored.append(message.rewritten(topic=topic) if topic else message)
     return restored

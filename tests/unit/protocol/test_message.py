@@ -26,7 +26,14 @@ from rmq_redis.protocol.properties import (
     remove_property,
     tags_code,
 )
-from rmq_redis.protocol.record import decode_records, encode_record, record_properties_start, store_timestamp_position
+from rmq_redis.protocol.record import (
+    RecordHead,
+    decode_records,
+    encode_message,
+    encode_record,
+    record_properties_start,
+    store_timestamp_position,
+)
 
 UNIQ_KEY = "0A000007303918B4AAC2018F3A1B0000"
 RECORD_FIELDS: dict[str, Any] = {
@@ -48,9 +55,25 @@ OFFSET_MSG_ID = "0A00000500002A9F000000000001E240"
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
+def record_of(topic: bytes, body: bytes, properties: bytes, **head: Any) -> bytes:
+    return encode_record(RecordHead(**head), topic, body, properties)
+
+
 def test_golden_record_is_encoded_to_the_byte() -> None:
     assert len(RECORD) == 175
-    assert encode_record(**RECORD_FIELDS) == RECORD
+    assert record_of(**RECORD_FIELDS) == RECORD
+
+
+def test_decoded_record_is_encoded_again_to_the_byte() -> None:
+    (message,) = decode_records(RECORD)
+    assert encode_message(message) == RECORD
+
+
+def test_rewritten_message_keeps_what_is_not_changed() -> None:
+    (message,) = decode_records(RECORD)
+    (read,) = decode_records(encode_message(message.rewritten(queue_id=5, properties={"A": "b"})))
+    assert (read.queue_id, read.properties) == (5, {"A": "b"})
+    assert (read.topic, read.body, read.msg_id) == (message.topic, message.body, OFFSET_MSG_ID)
 
 
 def test_golden_record_is_decoded() -> None:
@@ -91,7 +114,7 @@ def test_golden_record_of_a_topic_above_127_bytes_is_of_version_2() -> None:
     topic_length = RECORD.index(b"\x09TopicTest")
     golden = (175 + 1 + 119).to_bytes(4, "big") + b"\xda\xa3\x20\xab" + RECORD[8:topic_length]
     golden += b"\x00\x80" + topic + RECORD[topic_length + 10 :]
-    assert encode_record(**(RECORD_FIELDS | {"topic": topic})) == golden
+    assert record_of(**(RECORD_FIELDS | {"topic": topic})) == golden
 
 
 @pytest.mark.parametrize("length", [1, 119, 120, 126, 127, 128, 129, 254, 255])
@@ -99,7 +122,7 @@ def test_golden_record_of_a_topic_above_127_bytes_is_of_version_2() -> None:
 @pytest.mark.parametrize("store_host", ["10.0.0.5:10911", "[::2]:10911"])
 def test_topics_of_every_length_survive_and_properties_are_found(length: int, born_host: str, store_host: str) -> None:
     hosts = {"born_host": pack_host(born_host), "store_host": pack_host(store_host)}
-    record = encode_record(**(RECORD_FIELDS | hosts | {"topic": b"t" * length}))
+    record = record_of(**(RECORD_FIELDS | hosts | {"topic": b"t" * length}))
     assert record[4:8].hex() == ("daa320a7" if length <= 127 else "daa320ab")
     first, second = decode_records(record * 2)
     assert first == second
@@ -119,15 +142,16 @@ def test_topics_of_every_length_survive_and_properties_are_found(length: int, bo
 def test_batches_to_long_topics_become_the_records_of_their_items(topic: bytes, born_host: str) -> None:
     properties = RECORD_FIELDS["properties"]
     fields = {name: RECORD_FIELDS[name] for name in ("queue_id", "sys_flag", "born_timestamp_ms", "store_timestamp_ms")}
-    fields |= {"topic": topic, "born_host": pack_host(born_host), "store_host": RECORD_FIELDS["store_host"]}
+    fields |= {"flag": 0, "born_host": pack_host(born_host), "store_host": RECORD_FIELDS["store_host"]}
     made = batch_to_records(
         encode_batch_item(b"a", properties) + encode_batch_item(b"b", properties),
-        **fields,
+        RecordHead(**fields),
+        topic,
         change=lambda properties: (0, properties),
         change_all=False,
         suffix=b"",
     )
-    assert made == [encode_record(body=body, properties=properties, flag=0, **fields) for body in (b"a", b"b")]
+    assert made == [record_of(body=body, topic=topic, properties=properties, **fields) for body in (b"a", b"b")]
 
 
 TEXT = st.text(max_size=30)
@@ -152,20 +176,22 @@ def records(draw: st.DrawFn) -> tuple[bytes, MessageExt]:
     offset, physical, born, stored, prepared = (draw(INT64) for _ in range(5))
     sys_flag = draw(INT32) & ~1
     record = encode_record(
-        topic=topic.encode(),
-        body=body,
-        properties=encode_properties(properties).encode(),
-        queue_id=queue_id,
-        flag=flag,
-        sys_flag=sys_flag,
-        born_timestamp_ms=born,
-        born_host=pack_host(born_host),
-        store_timestamp_ms=stored,
-        store_host=pack_host(store_host),
-        reconsume_times=reconsume_times,
-        prepared_transaction_offset=prepared,
-        queue_offset=offset,
-        physical_offset=physical,
+        RecordHead(
+            queue_id=queue_id,
+            flag=flag,
+            sys_flag=sys_flag,
+            born_timestamp_ms=born,
+            born_host=pack_host(born_host),
+            store_timestamp_ms=stored,
+            store_host=pack_host(store_host),
+            reconsume_times=reconsume_times,
+            prepared_transaction_offset=prepared,
+            queue_offset=offset,
+            physical_offset=physical,
+        ),
+        topic.encode(),
+        body,
+        encode_properties(properties).encode(),
     )
     expected_flag = sys_flag & ~0x30
     expected_flag |= (0x10 if born_host[0] == "[" else 0) | (0x20 if store_host[0] == "[" else 0)
@@ -224,12 +250,12 @@ def test_record_size_is_91_or_92_plus_contents_and_12_per_ipv6_host(item: tuple[
 )
 def test_a_record_that_cannot_be_encoded_is_a_local_error(change: dict[str, Any]) -> None:
     with pytest.raises(LocalProtocolError):
-        encode_record(**(RECORD_FIELDS | change))
+        record_of(**(RECORD_FIELDS | change))
 
 
 @pytest.mark.parametrize("change", [{"topic": b"t" * 255}, {"properties": b"p" * 32767}], ids=["topic", "properties"])
 def test_a_record_at_its_limits_survives(change: dict[str, bytes]) -> None:
-    (message,) = decode_records(encode_record(**(RECORD_FIELDS | change)))
+    (message,) = decode_records(record_of(**(RECORD_FIELDS | change)))
     assert message.topic == (RECORD_FIELDS | change)["topic"].decode()
 
 
@@ -271,7 +297,7 @@ def test_a_length_that_does_not_fit_is_an_error_and_allocates_nothing(position: 
 
 def test_a_negative_body_length_does_not_lead_back_to_where_it_stands() -> None:
     """Made so that a record of 0 bytes would fit its own fields: a reader that believes it never ends."""
-    first = encode_record(**(RECORD_FIELDS | {"properties": b"A\x01b\x02\0\0\0"}))
+    first = record_of(**(RECORD_FIELDS | {"properties": b"A\x01b\x02\0\0\0"}))
     trap = bytes.fromhex("00000000 daa320a7") + RECORD[8:84] + (-91).to_bytes(4, "big", signed=True)
     with pytest.raises(RemoteProtocolError):
         decode_records(first + trap)
@@ -280,7 +306,7 @@ def test_a_negative_body_length_does_not_lead_back_to_where_it_stands() -> None:
 def test_invalid_utf8_in_topic_or_properties_is_an_error() -> None:
     for change in ({"topic": b"\xff"}, {"properties": b"A\x01\xff\x02"}):
         with pytest.raises(RemoteProtocolError):
-            decode_records(encode_record(**(RECORD_FIELDS | change)))
+            decode_records(record_of(**(RECORD_FIELDS | change)))
 
 
 # --- compressed bodies -----------------------------------------------------------------------------------------------
@@ -289,7 +315,7 @@ def test_invalid_utf8_in_topic_or_properties_is_an_error() -> None:
 @given(st.binary(max_size=200), st.sampled_from([1, 0x301]), st.integers(0, 9))
 def test_zlib_bodies_are_unpacked_when_asked(body: bytes, sys_flag: int, level: int) -> None:
     packed = zlib.compress(body, level)
-    record = encode_record(**(RECORD_FIELDS | {"body": packed, "sys_flag": sys_flag}))
+    record = record_of(**(RECORD_FIELDS | {"body": packed, "sys_flag": sys_flag}))
     assert decode_records(record)[0].body == body
     assert decode_records(record, decompress=False)[0].body == packed
 
@@ -359,8 +385,7 @@ def test_batch_item_with_too_long_properties_is_a_local_error() -> None:
         encode_batch_item(b"x", b"p" * 32768)
 
 
-RECORD_OPTIONS: dict[str, Any] = {
-    "topic": b"TopicTest",
+HEAD_FIELDS: dict[str, Any] = {
     "queue_id": 3,
     "sys_flag": 0,
     "born_timestamp_ms": 1700000000000,
@@ -387,15 +412,21 @@ def test_a_batch_becomes_the_records_that_its_items_would_be(
     data = b"".join(encode_batch_item(body, properties, flag) for flag, body, properties in items)
     suffix = b"CLUSTER\x01c\x02"
     made = batch_to_records(
-        data, **RECORD_OPTIONS, born_host=born_host, change=change, change_all=change_all, suffix=suffix
+        data,
+        RecordHead(flag=0, born_host=born_host, **HEAD_FIELDS),
+        b"TopicTest",
+        change=change,
+        change_all=change_all,
+        suffix=suffix,
     )
     expected = []
     for flag, body, properties in items:
         is_good = properties == GOOD_PROPERTIES and not change_all
         code, stored = (0, properties) if is_good else change(properties)
         expected.append(
-            encode_record(
-                **RECORD_OPTIONS,
+            record_of(
+                **HEAD_FIELDS,
+                topic=b"TopicTest",
                 body=body,
                 flag=flag,
                 born_host=born_host,
@@ -417,9 +448,8 @@ def test_a_batch_is_refused_exactly_where_one_of_its_items_is(data: bytes) -> No
         items = []
     is_good = bool(items) and all(body for _, body, _ in items)
     try:
-        made = batch_to_records(
-            data, **RECORD_OPTIONS, born_host=bytes(8), change=lambda p: (0, p), change_all=False, suffix=b""
-        )
+        head = RecordHead(flag=0, born_host=bytes(8), **HEAD_FIELDS)
+        made = batch_to_records(data, head, b"TopicTest", change=lambda p: (0, p), change_all=False, suffix=b"")
     except RemoteProtocolError:
         assert not is_good
     else:

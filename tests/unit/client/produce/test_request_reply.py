@@ -29,7 +29,7 @@ from rmq_redis.protocol.headers.send import (
     SendMessageResponseHeader,
 )
 from rmq_redis.protocol.properties import decode_properties, encode_properties
-from rmq_redis.protocol.record import decode_records, encode_record
+from rmq_redis.protocol.record import RecordHead, decode_records, encode_record
 
 FIRST = "CONSUME_FROM_FIRST_OFFSET"
 ASKED = {"CORRELATION_ID": "c-1", "REPLY_TO_CLIENT": "p1", "TTL": "3000", "CLUSTER": "c", "UNIQ_KEY": "Q1"}
@@ -39,16 +39,18 @@ def asked_message(**changes: str | None) -> MessageExt:
     """A request as a consumer gets it; a property that is changed to None is missing."""
     properties = {name: value for name, value in (ASKED | changes).items() if value is not None}
     record = encode_record(
-        topic=b"T",
-        body=b"question",
-        properties=encode_properties(properties).encode(),
-        queue_id=0,
-        flag=0,
-        sys_flag=0,
-        born_timestamp_ms=1,
-        born_host=HOST,
-        store_timestamp_ms=2,
-        store_host=HOST,
+        RecordHead(
+            queue_id=0,
+            flag=0,
+            sys_flag=0,
+            born_timestamp_ms=1,
+            born_host=HOST,
+            store_timestamp_ms=2,
+            store_host=HOST,
+        ),
+        b"T",
+        b"question",
+        encode_properties(properties).encode(),
     )
     return decode_records(record, broker_name="broker-a")[0]
 

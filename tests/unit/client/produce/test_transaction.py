@@ -20,7 +20,7 @@ from rmq_redis.protocol.headers.clients import ConsumerGroupRequestHeader
 from rmq_redis.protocol.headers.transaction import CheckTransactionStateRequestHeader, EndTransactionRequestHeader
 from rmq_redis.protocol.ids import parse_offset_msg_id
 from rmq_redis.protocol.properties import decode_properties
-from rmq_redis.protocol.record import encode_record
+from rmq_redis.protocol.record import RecordHead, encode_record
 
 COMMIT, ROLLBACK = LocalTransactionState.COMMIT_MESSAGE, LocalTransactionState.ROLLBACK_MESSAGE
 UNKNOW = LocalTransactionState.UNKNOW
@@ -202,18 +202,20 @@ async def test_a_decision_that_does_not_reach_the_broker_is_no_error() -> None:
 
 def check(group: str = "PG", body: bytes = b"half", **changes: Any) -> RemotingCommand:
     record = encode_record(
-        topic=b"T",
-        body=body,
-        properties=f"TRAN_MSG\x01true\x02PGROUP\x01{group}\x02UNIQ_KEY\x01A1\x02".encode(),
-        queue_id=1,
-        flag=0,
-        sys_flag=0,
-        born_timestamp_ms=1,
-        born_host=HOST,
-        store_timestamp_ms=2,
-        store_host=HOST,
-        queue_offset=7,
-        physical_offset=77,
+        RecordHead(
+            queue_id=1,
+            flag=0,
+            sys_flag=0,
+            born_timestamp_ms=1,
+            born_host=HOST,
+            store_timestamp_ms=2,
+            store_host=HOST,
+            queue_offset=7,
+            physical_offset=77,
+        ),
+        b"T",
+        body,
+        f"TRAN_MSG\x01true\x02PGROUP\x01{group}\x02UNIQ_KEY\x01A1\x02".encode(),
     )
     header = CheckTransactionStateRequestHeader(
         tran_state_table_offset=7,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rmq_redis.errors import StoreError, StoreFencedError
 from rmq_redis.model import MessageQueue
-from rmq_redis.protocol.record import decode_records, encode_record
+from rmq_redis.protocol.record import RecordHead, decode_records, encode_record
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.group.queue import (
     MAX_QUEUE_NUMBER,
@@ -36,17 +36,19 @@ NUMBERS = count(1)
 def record(text: str, *, stored_ms: int = 1700000000000, tags_code: int = 0) -> bytes:
     """A stored record: the place of the offsets carries the tag's hash code."""
     return encode_record(
-        topic=b"T",
-        body=text.encode(),
-        properties=b"",
-        queue_id=0,
-        flag=0,
-        sys_flag=0,
-        born_timestamp_ms=1,
-        born_host=bytes(8),
-        store_timestamp_ms=stored_ms,
-        store_host=bytes(8),
-        queue_offset=tags_code,
+        RecordHead(
+            queue_id=0,
+            flag=0,
+            sys_flag=0,
+            born_timestamp_ms=1,
+            born_host=bytes(8),
+            store_timestamp_ms=stored_ms,
+            store_host=bytes(8),
+            queue_offset=tags_code,
+        ),
+        b"T",
+        text.encode(),
+        b"",
     )
 
 

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from rmq_redis.errors import StoreFencedError
 from rmq_redis.model import MessageQueue
-from rmq_redis.protocol.record import encode_record
+from rmq_redis.protocol.record import RecordHead, encode_record
 from rmq_redis.store.group.queue import Queue
 from rmq_redis.store.group.queues import QueueStore
 from rmq_redis.store.group.retention import RetentionStore
@@ -18,17 +18,19 @@ from rmq_redis.store.keys import GroupKeys
 def record(stored_ms: int, *, ipv6: bool = False, size: int = 10) -> bytes:
     host = bytes(20 if ipv6 else 8)
     return encode_record(
-        topic=b"T",
-        body=b"x" * size,
-        properties=b"",
-        queue_id=0,
-        flag=0,
-        sys_flag=0x10 if ipv6 else 0,
-        born_timestamp_ms=1,
-        born_host=host,
-        store_timestamp_ms=stored_ms,
-        store_host=bytes(8),
-        queue_offset=0,
+        RecordHead(
+            queue_id=0,
+            flag=0,
+            sys_flag=0x10 if ipv6 else 0,
+            born_timestamp_ms=1,
+            born_host=host,
+            store_timestamp_ms=stored_ms,
+            store_host=bytes(8),
+            queue_offset=0,
+        ),
+        b"T",
+        b"x" * size,
+        b"",
     )
 
 

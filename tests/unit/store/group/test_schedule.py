@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rmq_redis.errors import StoreError, StoreFencedError
 from rmq_redis.hosts import pack_host
 from rmq_redis.model import MessageQueue
-from rmq_redis.protocol.record import decode_records, encode_record
+from rmq_redis.protocol.record import RecordHead, decode_records, encode_record
 from rmq_redis.store.embedded import EmbeddedServer
 from rmq_redis.store.group import schedule as schedule_store
 from rmq_redis.store.group.queue import Queue, deliver
@@ -25,16 +25,18 @@ from rmq_redis.store.keys import GroupKeys
 
 def record(body: str, born_host: str = "10.0.0.7:50123") -> bytes:
     return encode_record(
-        topic=b"T",
-        body=body.encode(),
-        properties=b"",
-        queue_id=0,
-        flag=0,
-        sys_flag=0,
-        born_timestamp_ms=1,
-        born_host=pack_host(born_host),
-        store_timestamp_ms=2,
-        store_host=pack_host("10.0.0.5:10911"),
+        RecordHead(
+            queue_id=0,
+            flag=0,
+            sys_flag=0,
+            born_timestamp_ms=1,
+            born_host=pack_host(born_host),
+            store_timestamp_ms=2,
+            store_host=pack_host("10.0.0.5:10911"),
+        ),
+        b"T",
+        body.encode(),
+        b"",
     )
 
 
