@@ -78,8 +78,12 @@ def test_config_gives_what_is_listed_and_shares_other_topics_evenly() -> None:
         share_ids("CONFIG", 4, CIDS, allocate_queues="T:0")
 
 
+MEMBERS = st.integers(0, 9).flatmap(lambda size: st.sets(st.integers(0, 10**6), min_size=1, max_size=8 if size else 50))
+"""The numbers of a group's members: a plugin manager each takes time, so one group in ten may be large."""
+
+
 @pytest.mark.parametrize("name", ["CONSISTENT_HASH", "STICKY", "STICKY_EVEN", "MACHINE_ROOM_NEARBY-AVG_BY_CIRCLE"])
-@given(mq_count=st.integers(1, 60), numbers=st.sets(st.integers(0, 10**6), min_size=1, max_size=50))
+@given(mq_count=st.integers(1, 60), numbers=MEMBERS)
 @settings(deadline=None, max_examples=60)
 def test_every_queue_has_exactly_one_consumer_the_same_seen_from_each(
     name: str, mq_count: int, numbers: set[int]
