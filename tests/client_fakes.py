@@ -32,7 +32,7 @@ from rmq_redis.protocol.headers.send import (
     SendMessageRequestHeaderV2,
     SendMessageResponseHeader,
 )
-from rmq_redis.protocol.properties import remove_property
+from rmq_redis.protocol.properties import decode_properties, remove_property
 from rmq_redis.protocol.record import RecordHead, encode_record
 from rmq_redis.remoting.connection import Connection
 from rmq_redis.remoting.server import RemotingServer
@@ -113,9 +113,9 @@ class FakeBroker:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def of(self, code: int) -> list[RemotingCommand]:
-        """The requests of a code that arrived."""
-        return [command for command in self.requests if command.code == code]
+    def of(self, *codes: int) -> list[RemotingCommand]:
+        """The requests of these codes that arrived."""
+        return [command for command in self.requests if command.code in codes]
 
     def put(self, topic: str, queue_id: int, *bodies: bytes, **fields: Any) -> None:
         """Stores messages."""
@@ -442,6 +442,19 @@ def backs(broker: FakeBroker) -> list[ConsumerSendMsgBackRequestHeader]:
 def sends(broker: FakeBroker) -> list[SendMessageRequestHeaderV2]:
     """Headers of the sends that arrived."""
     return [command.header(SendMessageRequestHeaderV2) for command in broker.of(RequestCode.SEND_MESSAGE_V2)]
+
+
+def sent_messages(broker: FakeBroker) -> list[tuple[dict[str, str], bytes]]:
+    """(properties, body) of the messages that arrived, alone or together, in their order."""
+    messages: list[tuple[dict[str, str], bytes]] = []
+    for command in broker.of(RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE):
+        header = command.header(SendMessageRequestHeaderV2)
+        if header.batch:
+            items = decode_batch(command.body)
+            messages += [(decode_properties(properties.decode()), body) for _, body, properties in items]
+        else:
+            messages.append((decode_properties(header.properties or ""), command.body))
+    return messages
 
 
 def creations(broker: FakeBroker) -> list[CreateTopicRequestHeader]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 from .values import check_settings, setting
 
-_MAY_BE_ZERO = ("retry_times_when_send_failed", "broker_warm_up_s", "compress_over_bytes")
+_MAY_BE_ZERO = ("retry_times_when_send_failed", "broker_warm_up_s", "compress_over_bytes", "linger_ms")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,10 @@ class ClientConfig:
     max_message_bytes: int = setting(
         4 * 1024 * 1024, "maximum size of a message body; larger messages are rejected before sending"
     )
+    coalesce_sends: bool = setting(
+        True, "send what a turn of the event loop has for one queue in one request; each send has its own result"
+    )
+    linger_ms: float = setting(0.0, "milliseconds that a send waits for others to the same queue")
     load_balancer: str = setting("ROUND_ROBIN", "name of the strategy by which a producer chooses queues")
     strict_order: bool = setting(
         False, "keep a sharding key on its queue; while that queue is unavailable, its sends wait"

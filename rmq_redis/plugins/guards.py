@@ -46,6 +46,7 @@ class GuardedSelector:
         self._fallback = RoundRobin()
         self._complain = _Complaint(name, plugin_name, "ROUND_ROBIN")
         self.by_key = bool(getattr(selector, "by_key", False))
+        self.per_turn = bool(getattr(selector, "per_turn", False))
         for method in ("sending", "report"):
             if callable(getattr(selector, method, None)):
                 setattr(self, method, self._guarded(method, getattr(selector, method)))

@@ -107,7 +107,9 @@ class BrokerInterceptor(Protocol):
     """Sees messages in a broker; any object with some of these methods. All run in the event loop: be quick."""
 
     def before_append(self, request: ServerRequest) -> None:
-        """Called with each send before anything is stored.
+        """Called with each request to store messages, before anything is stored: one message, or a batch.
+
+        Clients put several sends into one batch.
 
         Raises:
             ResponseError: refuses the message; the producer gets the code. Anything else is logged.
@@ -152,6 +154,9 @@ def register_queue_selectors(  # type: ignore[empty-body]
     and holds only queues that can be written now; it is the same list object until the route changes. The result must
     be one of them. ``key`` is the sharding key or None; only a selector with an attribute ``by_key = True`` is asked
     for messages with a key, for others HASH is.
+
+    With an attribute ``per_turn = True`` a choice holds for the messages of its topic that follow in the same turn of
+    the event loop, up to one request: messages for one queue travel together, so this is faster.
 
     A selector may have two more methods, which are looked for once: ``sending(queue)`` before each attempt and
     ``report(queue, latency_s, error)`` after it (error None: stored). If the selector raises, or returns something

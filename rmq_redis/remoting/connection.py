@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from ..errors import ConnectionClosedError, RemoteProtocolError, RequestTimeoutError
 from ..hosts import pack_host
@@ -28,6 +28,19 @@ WRITE_AT_ONCE_BYTES = 4096
 
 RequestHandler = Callable[["Connection", RemotingCommand], None]
 ResponseFuture = asyncio.Future[RemotingCommand]
+
+
+class Receiver(Protocol):
+    """Gets the response to a request: a future, or an object like one."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, result: RemotingCommand, /) -> None:
+        """The response came."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """No response came, or none will."""
 
 
 class Connection(asyncio.Protocol):
@@ -70,7 +83,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
-        self._pending: dict[int, tuple[ResponseFuture, float]] = {}
+        self._pending: dict[int, tuple[Receiver, float]] = {}
         self._next_opaque = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -231,16 +244,17 @@ class Connection(asyncio.Protocol):
     def write(self, frame: bytes) -> None:
         """Queues a whole frame; all frames of this turn of the loop leave together. Dropped when the socket is gone."""
         if not self._out:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._out.append(frame)
         if len(self._out) >= FLUSH_FRAMES:
-            self._flush()
+            self.flush()
 
     def write_command(self, command: RemotingCommand) -> None:
         """Encodes and queues a command. Raises LocalProtocolError when it cannot be encoded."""
         self.write(encode_command(command, self._max_frame_bytes))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Hands what is queued to the socket."""
         out, self._out = self._out, []
         transport = self._transport
         if transport is None or transport.is_closing() or not out:
@@ -258,30 +272,30 @@ class Connection(asyncio.Protocol):
         self._next_opaque = opaque = (self._next_opaque + 1) & 0x7FFFFFFF
         return opaque
 
-    def send_request(self, frame: bytes, opaque: int, deadline: float) -> ResponseFuture:
-        """Queues an encoded request; the future gets the response, whatever its code.
+    def send_request(self, frame: bytes, opaque: int, deadline: float, receiver: Receiver) -> None:
+        """Queues an encoded request; the receiver gets the response, whatever its code.
 
-        It fails with ``RequestTimeoutError`` at ``deadline``, a time of the event loop's clock, and with
+        It gets a ``RequestTimeoutError`` at ``deadline``, a time of the event loop's clock, and a
         ``ConnectionClosedError`` if the socket closes.
         """
-        future: ResponseFuture = self._loop.create_future()
         if self.closed:
-            future.set_exception(ConnectionClosedError(f"the connection to {self.remote_address} is closed"))
-            return future
-        self._pending[opaque] = (future, deadline)
+            receiver.set_exception(ConnectionClosedError(f"the connection to {self.remote_address} is closed"))
+            return
+        self._pending[opaque] = (receiver, deadline)
         if self._timer is None or deadline < self._timer_at - 0.001:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_at = deadline
             self._timer = self._loop.call_at(deadline, self._expire)
         self.write(frame)
-        return future
 
     def invoke(self, command: RemotingCommand, timeout_s: float) -> ResponseFuture:
         """Encodes and sends a request; see ``send_request``. Sets the command's opaque."""
         command.opaque = opaque = self.next_opaque()
         frame = encode_command(command, self._max_frame_bytes)
-        return self.send_request(frame, opaque, self._loop.time() + timeout_s)
+        future: ResponseFuture = self._loop.create_future()
+        self.send_request(frame, opaque, self._loop.time() + timeout_s, future)
+        return future
 
     def _expire(self) -> None:
         """Fails what is overdue and sets the timer to the next deadline: one timer for all requests in flight."""
@@ -314,7 +328,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Sends what is queued, then closes."""
-        self._flush()
+        self.flush()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
 

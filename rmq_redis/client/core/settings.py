@@ -31,6 +31,8 @@ class ClientSettings(TypedDict, total=False):
     send_timeout_s: float
     retry_times_when_send_failed: int
     max_message_bytes: int
+    coalesce_sends: bool
+    linger_ms: float
     load_balancer: str
     strict_order: bool
     allocate_strategy: str

@@ -37,12 +37,14 @@ class QueueChoice:
 
     Attributes:
         select: the load balancer. It may want to hear of each attempt by its methods ``sending`` and ``report``.
+        per_turn: whether a choice holds for what follows in a turn of the event loop and fits into the same request.
         by_key: whether it spreads messages by their keys, so that a strict topic's message stays with its queue.
     """
 
     def __init__(self, plugins: pluggy.PluginManager, context: ClientContext) -> None:
         self.select = queue_selector(context.config.load_balancer, plugins, context)
         self.by_key = bool(getattr(self.select, "by_key", False))
+        self.per_turn = bool(getattr(self.select, "per_turn", False))
         self._select_by_key = self.select if self.by_key else queue_selector("HASH", plugins, context)
 
     def target(self, topic: PublishTopic, message: Message, where: Destination) -> QueueTarget:

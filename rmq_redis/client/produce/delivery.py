@@ -16,20 +16,18 @@ from ...errors import (
     ClientError,
     RemotingConnectError,
     RemotingError,
-    RequestTimeoutError,
     ResponseError,
     RmqError,
     RouteNotFoundError,
-    response_error,
 )
-from ...model import SEND_STATUS_BY_CODE, Message, MessageQueue, SendResult
-from ...protocol.command import RemotingCommand
-from ...protocol.headers.send import SendMessageResponseHeader
-from ...remoting.connection import Connection, ResponseFuture
+from ...model import Message, SendResult
+from ...remoting.connection import Connection
 from ..core.arguments import seconds_of
 from ..core.instance import MQClientInstance
+from .bursts import Bursts
 from .checks import check_topic
 from .choice import ANYWHERE, Destination, QueueChoice
+from .failures import AWAY_CODES, is_away, is_retriable
 from .outgoing import Encode, Outgoing
 from .topic import MOST_PAUSE_S, RETRY_PAUSE_S, PublishTopic, PublishTopics, QueueAwayError, QueueTarget
 
@@ -44,67 +42,9 @@ LEAST_ATTEMPT_S = 0.005
 _ONEWAYS_PER_TURN = 64
 """Oneway sends until others get a turn of the event loop; their frames leave in two system calls."""
 
-RETRIABLE_CODES = frozenset(
-    {
-        ResponseCode.SYSTEM_ERROR,
-        ResponseCode.SYSTEM_BUSY,
-        ResponseCode.SERVICE_NOT_AVAILABLE,
-        ResponseCode.NO_PERMISSION,
-        ResponseCode.TOPIC_NOT_EXIST,
-        ResponseCode.NO_BUYER_ID,
-        ResponseCode.NOT_IN_CURRENT_UNIT,
-        ResponseCode.GO_AWAY,
-    }
-)
-"""Answers after which a send is tried again on another broker. Source: DefaultMQProducer.retryResponseCodes."""
-AWAY_CODES = (ResponseCode.SERVICE_NOT_AVAILABLE, ResponseCode.GO_AWAY)
-"""Answers of a broker that restarts, or is not the master now."""
-
 R = TypeVar("R")
-Attempt = Callable[[Outgoing, QueueTarget, int], Awaitable[R]]
-"""Sends to a target; the number counts attempts from 1."""
-
-
-def is_retriable(error: BaseException) -> bool:
-    """Whether another broker, or the same one later, might take the message."""
-    if isinstance(error, ResponseError):
-        return error.code in RETRIABLE_CODES
-    return isinstance(error, RemotingError | RouteNotFoundError)
-
-
-def is_away(error: BaseException) -> bool:
-    """Whether a broker is unreachable, or is not the master now: another one will be in a moment."""
-    if isinstance(error, ResponseError):
-        return error.code in AWAY_CODES
-    return isinstance(error, RemotingConnectError | RouteNotFoundError)
-
-
-def result_of(answer: RemotingCommand, target: QueueTarget, message_id: str, attempts: int) -> SendResult:
-    """The result of an answer. Raises the ResponseError of a code that does not mean stored."""
-    status = SEND_STATUS_BY_CODE.get(answer.code)
-    if status is None:
-        raise response_error(answer.code, answer.remark, target.address)
-    fields = answer.header(SendMessageResponseHeader)
-    queue = target.queue
-    if fields.queue_id != queue.queue_id:  # the broker chose another one
-        queue = MessageQueue(queue.topic, queue.broker_name, fields.queue_id)
-    return SendResult(
-        status,
-        message_id,
-        fields.msg_id,
-        queue,
-        fields.queue_offset,
-        fields.transaction_id or "",
-        attempts,
-        fields.recall_handle or "",
-    )
-
-
-def send_once(connection: Connection, out: Outgoing, target: QueueTarget) -> ResponseFuture:
-    """Sends a message over a connection; the future gets the broker's answer, whatever its code."""
-    opaque = connection.next_opaque()
-    template = target.batch_head if out.is_batch else target.head
-    return connection.send_request(out.frame(template, opaque), opaque, out.deadline)
+Attempt = Callable[[Outgoing, QueueTarget], Awaitable[R]]
+"""Sends to a target."""
 
 
 class StopAtDeadline(tenacity.stop.stop_base):
@@ -146,6 +86,7 @@ class Delivery:
         self._compress_over_bytes = config.compress_over_bytes or config.max_message_bytes + 1
         self._connections: dict[str, Connection] = {}
         self._loop: asyncio.AbstractEventLoop
+        self._bursts: Bursts
         self._oneways = 0
         self.is_running = False
 
@@ -153,6 +94,9 @@ class Delivery:
         """Uses the instance, which has started."""
         self._loop = asyncio.get_running_loop()
         self._connections = self._instance.remoting.connections
+        self._bursts = Bursts(
+            self._connections, self._instance.config.linger_ms / 1000, keeps_queue=self._choice.per_turn
+        )
         self.is_running = True
 
     def close(self) -> None:
@@ -181,17 +125,19 @@ class Delivery:
         timeout_s = self._timeout_s if timeout_s is None else seconds_of("timeout_s", timeout_s)
         topic = self._topics.get(message.topic) or await self.topic(message.topic, timeout_s)
         deadline = self._loop.time() + timeout_s
-        try:
-            target = self._choice.target(topic, message, where)
-        except QueueAwayError as error:
-            target = await self._publish.wait_for(error.queue, timeout_s)
+        target = self._bursts.kept.get(message.topic) if where is ANYWHERE else None
+        if target is None:
+            try:
+                target = self._choice.target(topic, message, where)
+            except QueueAwayError as error:
+                target = await self._publish.wait_for(error.queue, timeout_s)
         out = encode(messages, where.key)
         out.deadline = deadline
         out.is_fixed = where is not ANYWHERE or (topic.is_strict and self._choice.by_key)
         if len(out.body) >= self._compress_over_bytes and not out.is_batch:
             await out.compress()
         try:
-            return await attempt(out, target, 1)
+            return await attempt(out, target)
         except RmqError as error:
             if not is_retriable(error):
                 raise
@@ -220,21 +166,27 @@ class Delivery:
 
     # --- one attempt ---------------------------------------------------------------------------------------------
 
-    async def _ask(self, out: Outgoing, target: QueueTarget, number: int) -> SendResult:
-        if out.deadline <= self._loop.time():
-            raise RequestTimeoutError(f"sending to {target.address}: the time is used up")
-        connection = self._connections.get(target.address) or await self._connect(out, target)
-        answer = await send_once(connection, out, target)
-        return result_of(answer, target, out.message_id, number)
+    def _ask(self, out: Outgoing, target: QueueTarget) -> Awaitable[SendResult]:
+        if target.address not in self._connections:
+            return self._connect_and_ask(out, target)
+        result: asyncio.Future[SendResult] = self._loop.create_future()
+        self._bursts.add(out, target, result)
+        return result
 
-    async def _ask_measured(self, out: Outgoing, target: QueueTarget, number: int) -> SendResult:
+    async def _connect_and_ask(self, out: Outgoing, target: QueueTarget) -> SendResult:
+        await self._connect(out, target)
+        result: asyncio.Future[SendResult] = self._loop.create_future()
+        self._bursts.add(out, target, result)
+        return await result
+
+    async def _ask_measured(self, out: Outgoing, target: QueueTarget) -> SendResult:
         """``_ask``, of which the load balancer hears."""
         began = self._loop.time()
         failure: BaseException | None = None
         if self._sending is not None:
             self._sending(target.queue)
         try:
-            return await self._ask(out, target, number)
+            return await self._ask(out, target)
         except BaseException as error:
             failure = error
             raise
@@ -242,7 +194,7 @@ class Delivery:
             if self._report is not None:
                 self._report(target.queue, self._loop.time() - began, failure)
 
-    async def hand_over(self, out: Outgoing, target: QueueTarget, _number: int) -> None:
+    async def hand_over(self, out: Outgoing, target: QueueTarget) -> None:
         """Writes a message that the broker does not answer."""
         connection = self._connections.get(target.address) or await self._connect(out, target)
         connection.write(out.frame(target.oneway_head, connection.next_opaque()))
@@ -273,16 +225,16 @@ class Delivery:
             retries = max(retries, 1)  # it only fails to connect, so nothing was sent
         if retries <= 0 or self._loop.time() >= out.deadline:
             raise error
-        attempts = 1
+        out.joins = False  # the others may be to blame
         counted = 0  # of these, those at brokers that were there
         first = error
 
         async def further() -> R:
-            nonlocal target, attempts, counted, error
-            target, error = await self._next_target(out, target, error, attempts)
-            attempts += 1
+            nonlocal target, counted, error
+            target, error = await self._next_target(out, target, error, out.attempts)
+            out.attempts += 1
             try:
-                return await attempt(out, target, attempts)
+                return await attempt(out, target)
             except RmqError as failure:
                 error = failure
                 counted += not is_away(failure)
@@ -299,9 +251,9 @@ class Delivery:
         try:
             return await policy(further)
         except RmqError as last:
-            if attempts > 1:
+            if out.attempts > 1:
                 last.add_note(
-                    f"attempt {attempts} of sending to topic {out.topic!r}; the first one failed with: {first}"
+                    f"attempt {out.attempts} of sending to topic {out.topic!r}; the first one failed with: {first}"
                 )
             raise
 

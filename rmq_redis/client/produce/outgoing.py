@@ -15,6 +15,7 @@ from ...model import (
     PROPERTY_KEYS,
     PROPERTY_SHARDING_KEY,
     PROPERTY_TAGS,
+    PROPERTY_TRANSACTION_PREPARED,
     PROPERTY_UNIQ_KEY,
     PROPERTY_WAIT,
     RETRY_PREFIX,
@@ -28,9 +29,13 @@ from ..core.instance import MQClientInstance
 from .checks import check_body, check_flag
 from .compression import compress_large
 
-_BATCH_PROPERTIES = b'"WAIT\\u0001true\\u0002"'
+_BATCH_PROPERTIES = "WAIT\x01true\x02"
 """No UNIQ_KEY: brokers up to 5.3 append a batch's properties to those of each message, and it would win."""
 _LATER_PROPERTIES = frozenset(LATER_PROPERTIES)
+_ALONE = frozenset({*LATER_PROPERTIES, PROPERTY_TRANSACTION_PREPARED, PROPERTY_WAIT})
+"""A message with one of these needs a request of its own."""
+_MOST_JOINING_BYTES = 8192
+"""Bytes of a body, above which a request of its own costs little beside it."""
 _MAX_CHARACTERS_OF_PROPERTIES = MAX_PROPERTIES_BYTES // 4  # fewer cannot be too many bytes
 
 _encode_json = msgspec.json.Encoder().encode
@@ -40,8 +45,10 @@ class Outgoing(msgspec.Struct, gc=False):
     """A message, or a batch, as every attempt sends it.
 
     Attributes:
-        properties: JSON text of the property string.
+        properties: the property string.
         message_id: the client's id; those of a batch are joined by commas.
+        joins: whether it may go in one request with others, see ``bursts``.
+        attempts: how often it was sent.
         is_fixed: whether it must go to the queue chosen for the first attempt.
         deadline: time of the event loop's clock at which no further attempt begins.
     """
@@ -49,23 +56,26 @@ class Outgoing(msgspec.Struct, gc=False):
     topic: str
     flag: int
     born_ms: int
-    properties: bytes
+    properties: str
     body: bytes
     message_id: str
     sys_flag: int = 0
     is_batch: bool = False
+    joins: bool = False
+    attempts: int = 1
     is_fixed: bool = False
     deadline: float = 0.0
 
     def frame(self, template: bytes, opaque: int) -> bytes:
         """The request's frame; ``template`` is one of the heads of a ``QueueTarget``."""
-        head = template % (self.sys_flag, self.born_ms, self.flag, self.properties, opaque)
+        head = template % (self.sys_flag, self.born_ms, self.flag, _encode_json(self.properties), opaque)
         return encode_frame(head, self.body)
 
     async def compress(self) -> None:
         """Compresses the body if that makes it smaller."""
         self.body, compressed = await compress_large(self.body)
         self.sys_flag |= compressed
+        self.joins = self.joins and not compressed
 
 
 Encode = Callable[[Sequence[Message], str | None], Outgoing]
@@ -78,6 +88,7 @@ class MessageEncoder:
     def __init__(self, instance: MQClientInstance) -> None:
         self._instance = instance
         self._max_bytes = instance.config.max_message_bytes
+        self._most_joining_bytes = _MOST_JOINING_BYTES if instance.config.coalesce_sends else -1
 
     def message(self, messages: Sequence[Message], key: str | None) -> Outgoing:
         """The only one of ``messages``.
@@ -93,7 +104,10 @@ class MessageEncoder:
             check_flag(message.flag)
         born_ms = int(time.time() * 1000)
         text, message_id = property_text(message, key, self._instance.unique_keys.next(born_ms))
-        return Outgoing(message.topic, message.flag, born_ms, _encode_json(text), body, message_id)
+        joins = len(body) <= self._most_joining_bytes and (
+            not message.properties or _ALONE.isdisjoint(message.properties)
+        )
+        return Outgoing(message.topic, message.flag, born_ms, text, body, message_id, joins=joins)
 
     def batch(self, messages: Sequence[Message], key: str | None) -> Outgoing:
         """All of ``messages`` in one request.
@@ -104,6 +118,13 @@ class MessageEncoder:
         born_ms = int(time.time() * 1000)
         body, ids = encode_batch(messages, key, self._instance.unique_keys, born_ms, self._max_bytes)
         return Outgoing(messages[0].topic, 0, born_ms, _BATCH_PROPERTIES, body, ",".join(ids), is_batch=True)
+
+
+def joined(outs: Sequence[Outgoing]) -> Outgoing:
+    """Messages of one topic that join, as one batch."""
+    body = b"".join([encode_batch_item(out.body, out.properties.encode(), out.flag) for out in outs])
+    first = outs[0]
+    return Outgoing(first.topic, 0, first.born_ms, _BATCH_PROPERTIES, body, "", is_batch=True)
 
 
 def property_text(message: Message, key: str | None, unique_key: str) -> tuple[str, str]:

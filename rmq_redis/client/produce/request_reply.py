@@ -41,11 +41,10 @@ from ...protocol.command import RemotingCommand, response
 from ...protocol.compression import decompress_body
 from ...protocol.headers.send import ReplyMessageRequestHeader
 from ...protocol.properties import decode_properties
-from ...remoting.connection import Connection
+from ...remoting.connection import Connection, ResponseFuture
 from ..consume.handler import Handler, MessageHandler
 from ..core.instance import MQClientInstance
-from .delivery import send_once
-from .outgoing import MessageEncoder
+from .outgoing import MessageEncoder, Outgoing
 from .topic import QueueTarget
 
 logger = logging.getLogger(__name__)
@@ -220,9 +219,16 @@ class Replier:
         target = QueueTarget(_REPLY_GROUP, queue, address, RequestCode.SEND_REPLY_MESSAGE_V2)
         try:
             connection = await self._instance.remoting.connect(address)
-            out.deadline = asyncio.get_running_loop().time() + config.send_timeout_s
-            answered = await send_once(connection, out, target)
+            answered = await self._send(connection, out, target, config.send_timeout_s)
             if answered.code not in SEND_STATUS_BY_CODE:
                 raise response_error(answered.code, answered.remark, address)
         except RmqError as error:
             logger.warning("group %s: the reply to %s was not delivered: %s", self._group, message.msg_id, error)
+
+    @staticmethod
+    def _send(connection: Connection, out: Outgoing, target: QueueTarget, timeout_s: float) -> ResponseFuture:
+        loop = asyncio.get_running_loop()
+        answered: ResponseFuture = loop.create_future()
+        opaque = connection.next_opaque()
+        connection.send_request(out.frame(target.head, opaque), opaque, loop.time() + timeout_s, answered)
+        return answered

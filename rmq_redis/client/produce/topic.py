@@ -12,7 +12,7 @@ import msgspec
 
 from ...codes import CURRENT_VERSION, Perm, RequestCode
 from ...errors import RemotingError, RequestTimeoutError, RmqError, RouteNotFoundError
-from ...model import DEFAULT_QUEUE_NUMS, DEFAULT_TOPIC, MessageQueue, reply_topic
+from ...model import DEFAULT_QUEUE_NUMS, DEFAULT_TOPIC, RETRY_PREFIX, MessageQueue, reply_topic
 from ..core.route import RouteTable, publish_queues
 
 RETRY_PAUSE_S = 0.05
@@ -37,15 +37,20 @@ class QueueTarget:
     """Where messages for one queue go, and the constant parts of their frames.
 
     ``head % (sys_flag, born_timestamp_ms, flag, properties_json, opaque)`` is the header of a request.
+
+    Attributes:
+        alone_until: time of the event loop's clock until which every message goes in a request of its own.
     """
 
-    __slots__ = ("address", "batch_head", "head", "oneway_head", "queue")
+    __slots__ = ("address", "alone_until", "batch_head", "head", "oneway_head", "queue")
 
     def __init__(
         self, group: str, queue: MessageQueue, address: str, code: RequestCode = RequestCode.SEND_MESSAGE_V2
     ) -> None:
         self.queue = queue
         self.address = address
+        takes_batches = code == RequestCode.SEND_MESSAGE_V2 and not queue.topic.startswith(RETRY_PREFIX)
+        self.alone_until = 0.0 if takes_batches else float("inf")
         self.head = _head_template(group, queue, code, batch=False, oneway=False)
         self.oneway_head = _head_template(group, queue, code, batch=False, oneway=True)
         self.batch_head = _head_template(group, queue, RequestCode.SEND_BATCH_MESSAGE, batch=True, oneway=False)

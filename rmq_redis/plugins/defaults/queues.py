@@ -34,6 +34,8 @@ _RING_POINTS = 64
 class RoundRobin:
     """One queue after the other, per topic, from a random start ("ROUND_ROBIN")."""
 
+    per_turn = True
+
     def __init__(self) -> None:
         self._next: dict[str, int] = {}
 
@@ -61,6 +63,7 @@ class HashOfKey(RoundRobin):
     """
 
     by_key = True
+    per_turn = False
 
     def __call__(self, queues: Sequence[MessageQueue], message: Message, key: str | None) -> MessageQueue:
         text = _key_text(message, key)
@@ -73,6 +76,7 @@ class ConsistentHashOfKey(RoundRobin):
     """The same key, the same queue; when queues come or go, few keys move ("CONSISTENT_HASH"). The key as for HASH."""
 
     by_key = True
+    per_turn = False
 
     def __init__(self) -> None:
         super().__init__()

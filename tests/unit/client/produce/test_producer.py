@@ -7,10 +7,9 @@ import zlib
 from collections import Counter
 from typing import Any
 
-import msgspec
 import pytest
 import tenacity
-from client_fakes import FakeBroker, cluster, sends, until, without_ids
+from client_fakes import FakeBroker, cluster, sends, sent_messages, until, without_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -101,7 +100,7 @@ def test_the_header_template_holds_any_text(
         (target.batch_head, RequestCode.SEND_BATCH_MESSAGE, False),
     ):
         commands: list[Any] = []
-        out = Outgoing(topic, flag, 1700000000000, msgspec.json.encode(properties), b"body", "", sys_flag=1)
+        out = Outgoing(topic, flag, 1700000000000, properties, b"body", "", sys_flag=1)
         CommandDecoder().feed(out.frame(head, 77), commands)
         (command,) = commands
         assert (command.code, command.opaque, command.is_oneway, command.body) == (code, 77, oneway, b"body")
@@ -476,6 +475,6 @@ async def test_sends_of_one_caller_keep_their_order() -> None:
                 await producer.send(Message("T", f"{key}{number}"), key=key)
 
         await asyncio.gather(*(send(key) for key in "abcdefgh"))
-        bodies = [command.body.decode() for command in fake.broker.of(RequestCode.SEND_MESSAGE_V2)]
+        bodies = [body.decode() for _, body in sent_messages(fake.broker)]
         for key in "abcdefgh":
             assert [body for body in bodies if body[0] == key] == [f"{key}{number}" for number in range(20)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from client_fakes import HOST, FakeBroker, cluster, sends, until
+from client_fakes import HOST, FakeBroker, cluster, sends, sent_messages, until
 
 from rmq_redis.client.consume.push import AsyncPushConsumer
 from rmq_redis.client.produce.producer import AsyncProducer
@@ -135,8 +135,8 @@ async def test_a_request_on_the_wire_and_its_reply() -> None:
 async def test_requests_at_the_same_time_have_their_own_ids() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         waiting = [asyncio.ensure_future(producer.request(Message("T", b"x"), timeout_s=5.0)) for _ in range(10)]
-        headers = await until(lambda: (found := sends(fake.broker))[9:] and found)
-        ids = [decode_properties(header.properties or "")["CORRELATION_ID"] for header in headers]
+        messages = await until(lambda: (found := sent_messages(fake.broker))[9:] and found)
+        ids = [properties["CORRELATION_ID"] for properties, _ in messages]
         assert len(set(ids)) == 10
         for number, correlation_id in enumerate(ids):
             await push(fake.broker, {"CORRELATION_ID": correlation_id}, b"%d" % number)

@@ -1,0 +1,258 @@
+"""Sends of one turn of the event loop to one queue leave in one request, and each sender gets an answer of its own.
+
+A small message's own request (header, frame, system call, answer) costs more than the rest of its send. So what a turn
+has for a queue goes as one batch. Brokers store its messages as they store single ones, with consecutive offsets.
+Nothing waits for more to come, unless ``linger_ms`` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from typing import Protocol
+
+from ...errors import ConnectionClosedError, RequestTimeoutError, ResponseError, RmqError, response_error
+from ...model import SEND_STATUS_BY_CODE, MessageQueue, SendResult, SendStatus
+from ...protocol.command import RemotingCommand
+from ...protocol.headers.send import SendMessageResponseHeader
+from ...remoting.connection import Connection
+from .failures import is_retriable
+from .outgoing import Outgoing, joined
+from .topic import QueueTarget
+
+logger = logging.getLogger(__name__)
+
+MAX_NUMS = 32
+"""Messages of a burst. The broker begins with them while the rest of a large turn is encoded."""
+MAX_BYTES = 64 * 1024
+"""Bytes of a burst's bodies: far below the maximum of any broker."""
+MAX_UNANSWERED = 4
+"""Requests without an answer at a broker, above which a burst waits for the next answer: the broker is busy so long."""
+HOLD_S = 0.001
+"""The longest such wait in seconds, for answers that wait themselves (for a replica, a disk)."""
+ALONE_S = 30.0
+"""How long messages for a queue go alone after its broker has refused a burst."""
+_SAME_DEADLINE_S = 0.01
+"""The messages of a burst have one timeout. A difference of this many seconds is not noticed."""
+
+
+class Sender(Protocol):
+    """Gets the result of a send: a future, or an object like one."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, result: SendResult, /) -> None:
+        """The message is stored."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """The message is not stored, or nobody knows."""
+
+
+class Burst:
+    """What goes to a queue in one request. The connection hands it the answer, as it would a future."""
+
+    __slots__ = ("deadline", "joins", "outs", "owner", "senders", "size", "target")
+
+    def __init__(self, owner: Bursts, target: QueueTarget, out: Outgoing, sender: Sender) -> None:
+        self.owner = owner
+        self.target = target
+        self.deadline = out.deadline
+        self.joins = out.joins
+        self.outs = [out]
+        self.senders = [sender]
+        self.size = len(out.body)
+
+    def add(self, out: Outgoing, sender: Sender) -> None:
+        """Adds a message that joins."""
+        self.outs.append(out)
+        self.senders.append(sender)
+        self.size += len(out.body)
+
+    def frame(self, opaque: int) -> bytes:
+        """The request."""
+        out = self.outs[0] if len(self.outs) == 1 else joined(self.outs)
+        return out.frame(self.target.batch_head if out.is_batch else self.target.head, opaque)
+
+    def drop_cancelled(self) -> None:
+        """Forgets the messages whose senders were cancelled before anything was written."""
+        waiting = [(out, sender) for out, sender in zip(self.outs, self.senders, strict=True) if not sender.done()]
+        self.outs = [out for out, _ in waiting]
+        self.senders = [sender for _, sender in waiting]
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+        return all(sender.done() for sender in self.senders)
+
+    def set_result(self, answer: RemotingCommand) -> None:
+        """Takes the broker's answer, whatever its code."""
+        status = SEND_STATUS_BY_CODE.get(answer.code)
+        if status is None:
+            self.set_exception(response_error(answer.code, answer.remark, self.target.address))
+            return
+        try:
+            self._stored(status, answer.header(SendMessageResponseHeader))
+        except RmqError as error:
+            self._fail(error)
+        self.owner.answered(self.target)  # last: what the senders send next joins what waits
+
+    def set_exception(self, error: BaseException) -> None:
+        """Tells every sender; of a burst that the broker refuses for good, each message is sent alone."""
+        self._fail(error)
+        self.owner.answered(self.target)
+
+    def _fail(self, error: BaseException) -> None:
+        if len(self.senders) == 1:
+            if not self.senders[0].done():
+                self.senders[0].set_exception(error)
+        elif isinstance(error, ResponseError) and not is_retriable(error):
+            self.owner.send_alone(self, error)
+        else:
+            for sender in self.senders:
+                if not sender.done():
+                    sender.set_exception(copy.copy(error))  # each gets a traceback and notes of its own
+
+    def _stored(self, status: SendStatus, fields: SendMessageResponseHeader) -> None:
+        queue = self.target.queue
+        if fields.queue_id != queue.queue_id:  # the broker chose another one
+            queue = MessageQueue(queue.topic, queue.broker_name, fields.queue_id)
+        if len(self.senders) > 1:
+            self._stored_together(status, queue, fields)
+        elif not self.senders[0].done():
+            out = self.outs[0]
+            self.senders[0].set_result(
+                SendResult(
+                    status,
+                    out.message_id,
+                    fields.msg_id,
+                    queue,
+                    fields.queue_offset,
+                    fields.transaction_id or "",
+                    out.attempts,
+                    fields.recall_handle or "",
+                )
+            )
+
+    def _stored_together(self, status: SendStatus, queue: MessageQueue, fields: SendMessageResponseHeader) -> None:
+        ids = fields.msg_id.split(",")
+        if len(ids) != len(self.outs):  # a broker with another idea of a batch's id
+            ids = [fields.msg_id] * len(self.outs)
+        offset = fields.queue_offset
+        for out, sender, offset_msg_id in zip(self.outs, self.senders, ids, strict=True):
+            if not sender.done():
+                sender.set_result(SendResult(status, out.message_id, offset_msg_id, queue, offset))
+            offset += 1
+
+
+class Bursts:
+    """Collects what a turn of the event loop sends.
+
+    Attributes:
+        kept: by topic, the target of further messages of the turn that may go anywhere: they join its burst.
+    """
+
+    def __init__(self, connections: Mapping[str, Connection], linger_s: float, *, keeps_queue: bool) -> None:
+        """
+        Args:
+            connections: the open ones, by address.
+            linger_s: how long a burst waits for more, in seconds; 0: until the end of the turn.
+            keeps_queue: whether to fill ``kept``.
+        """
+        self._keeps_queue = keeps_queue
+        self.kept: dict[str, QueueTarget] = {}
+        self._connections = connections
+        self._linger_s = linger_s
+        self._deadline_span_s = linger_s + _SAME_DEADLINE_S
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[QueueTarget, Burst] = {}
+        self._unanswered: Counter[str] = Counter()
+        self._has_flush = False
+        self._has_timer = False
+
+    def add(self, out: Outgoing, target: QueueTarget, sender: Sender) -> None:
+        """Sends a message at the end of the turn, or with the next answer of a broker that is busy with others."""
+        if target.alone_until and target.alone_until > self._loop.time():
+            out.joins = False
+        burst = self._waiting.get(target)
+        if burst is not None:
+            if out.joins and burst.joins and abs(out.deadline - burst.deadline) < self._deadline_span_s:
+                burst.add(out, sender)
+                if len(burst.outs) >= MAX_NUMS or burst.size >= MAX_BYTES:
+                    self._leave(target)
+                return
+            self._leave(target)  # first, so that the order stays
+        self._waiting[target] = Burst(self, target, out, sender)
+        if self._keeps_queue and out.joins and not out.is_fixed:
+            self.kept[out.topic] = target
+        if self._linger_s:
+            self._flush_later(self._linger_s)
+        else:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not self._has_flush:
+            self._has_flush = True
+            self._loop.call_soon(self._flush)
+
+    def _flush_later(self, pause_s: float) -> None:
+        if not self._has_timer:
+            self._has_timer = True
+            self._loop.call_later(pause_s, self._flush_all)
+
+    def _flush(self) -> None:
+        """Sends what waits for brokers that are not busy with others."""
+        self._has_flush = False
+        for target, burst in list(self._waiting.items()):
+            if self._unanswered[target.address] < MAX_UNANSWERED or not burst.joins:
+                self._leave(target)
+                self._to_socket(target)
+            else:
+                self._flush_later(HOLD_S)
+
+    def _flush_all(self) -> None:
+        self._has_timer = False
+        for target in list(self._waiting):
+            self._leave(target)
+            self._to_socket(target)
+
+    def _to_socket(self, target: QueueTarget) -> None:
+        connection = self._connections.get(target.address)
+        if connection is not None:
+            connection.flush()
+
+    def _leave(self, target: QueueTarget) -> None:
+        burst = self._waiting.pop(target)
+        self.kept.pop(target.queue.topic, None)
+        if any(sender.done() for sender in burst.senders):
+            burst.drop_cancelled()
+        if burst.outs:
+            self._send(burst)
+
+    def _send(self, burst: Burst) -> None:
+        address = burst.target.address
+        connection = self._connections.get(address)
+        self._unanswered[address] += 1
+        if connection is None:
+            burst.set_exception(ConnectionClosedError(f"the connection to {address} is closed"))
+        elif burst.deadline <= self._loop.time():
+            burst.set_exception(RequestTimeoutError(f"sending to {address}: the time is used up"))
+        else:
+            opaque = connection.next_opaque()
+            connection.send_request(burst.frame(opaque), opaque, burst.deadline, burst)
+
+    def answered(self, target: QueueTarget) -> None:
+        """A burst has its answer, or will have none. What waits leaves behind what its senders send next."""
+        self._unanswered[target.address] -= 1
+        if self._waiting and not self._linger_s:
+            self._flush_soon()
+
+    def send_alone(self, burst: Burst, error: ResponseError) -> None:
+        """Sends each message of a refused burst by itself: the broker takes no batches, or one message is to blame."""
+        logger.debug("%s refused %d messages in one request: %s", burst.target.address, len(burst.outs), error)
+        burst.target.alone_until = self._loop.time() + ALONE_S
+        for out, sender in zip(burst.outs, burst.senders, strict=True):
+            if not sender.done():
+                self._send(Burst(self, burst.target, out, sender))

@@ -1,0 +1,36 @@
+"""Which failures of a send are worth another attempt."""
+
+from __future__ import annotations
+
+from ...codes import ResponseCode
+from ...errors import RemotingConnectError, RemotingError, ResponseError, RouteNotFoundError
+
+RETRIABLE_CODES = frozenset(
+    {
+        ResponseCode.SYSTEM_ERROR,
+        ResponseCode.SYSTEM_BUSY,
+        ResponseCode.SERVICE_NOT_AVAILABLE,
+        ResponseCode.NO_PERMISSION,
+        ResponseCode.TOPIC_NOT_EXIST,
+        ResponseCode.NO_BUYER_ID,
+        ResponseCode.NOT_IN_CURRENT_UNIT,
+        ResponseCode.GO_AWAY,
+    }
+)
+"""Answers after which a send is tried again on another broker. Source: DefaultMQProducer.retryResponseCodes."""
+AWAY_CODES = (ResponseCode.SERVICE_NOT_AVAILABLE, ResponseCode.GO_AWAY)
+"""Answers of a broker that restarts, or is not the master now."""
+
+
+def is_retriable(error: BaseException) -> bool:
+    """Whether another broker, or the same one later, might take the message."""
+    if isinstance(error, ResponseError):
+        return error.code in RETRIABLE_CODES
+    return isinstance(error, RemotingError | RouteNotFoundError)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether a broker is unreachable, or is not the master now: another one will be in a moment."""
+    if isinstance(error, ResponseError):
+        return error.code in AWAY_CODES
+    return isinstance(error, RemotingConnectError | RouteNotFoundError)
