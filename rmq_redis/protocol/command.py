@@ -10,8 +10,8 @@ import msgspec
 from ..codes import CURRENT_VERSION, LanguageCode
 from .headers.base import Header, decode_header, encode_header, fields_of_json
 
-RESPONSE_FLAG = 1
-ONEWAY_FLAG = 2
+RESPONSE_FLAG = 1  # bit 0, ``RemotingCommand.RPC_TYPE``
+ONEWAY_FLAG = 2  # bit 1, ``RemotingCommand.RPC_ONEWAY``
 
 H = TypeVar("H", bound=Header)
 

@@ -15,7 +15,7 @@ import msgspec
 from ..codes import LanguageCode
 from ..errors import LocalProtocolError, RemoteProtocolError
 from .command import RemotingCommand, SerializeType
-from .headers.base import Int32, loads_lenient
+from .headers.base import Int32, loads_lenient, without_nulls
 
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 """Largest frame, the length word included."""
@@ -118,7 +118,7 @@ class CommandDecoder:
                 return
             command = decode_command(data, position, end)
             commands.append(command)
-            if end - position >= LARGE_FRAME_BYTES and self._on_large is not None:
+            if end - position >= LARGE_FRAME_BYTES and self._on_large:
                 self._on_large(command, end - position)
             position = end
         if position < size:
@@ -182,11 +182,11 @@ def _decode_json_lenient(text: bytes) -> _JsonHeader:
     data = loads_lenient(text)
     if not isinstance(data, dict):
         raise RemoteProtocolError(f"header must be a JSON object, got {type(data).__name__}")
-    data = {key: value for key, value in data.items() if value is not None}
+    data = without_nulls(data)
     ext_fields: Any = data.pop("extFields", None)
     try:
         header = msgspec.convert(data, _JsonHeader, strict=False)
-        if header.remark is not None:  # it is only shown: half of a surrogate pair is no reason to close
+        if header.remark:  # it is only shown: half of a surrogate pair is no reason to close
             header.remark = header.remark.encode(errors="replace").decode()
         if ext_fields is not None:
             header.extFields = msgspec.Raw(_encode_json(ext_fields))

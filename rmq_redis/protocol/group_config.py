@@ -8,6 +8,9 @@ import msgspec
 
 from ..model import DEFAULT_MAX_RECONSUME_TIMES
 
+_MAX_RETRY_DELAY_MS = 30 * 24 * 3_600_000
+"""30 days: a longer wait points to a wrong unit."""
+
 
 class ExponentialRetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Times in ms: ``initial``, then ``multiplier`` times the one before, up to ``max``."""
@@ -58,9 +61,6 @@ class GroupRetryPolicy(msgspec.Struct, frozen=True, rename="camel", kw_only=True
             times += customized.next
         wrong = next((time for time in times if not 0 <= time <= _MAX_RETRY_DELAY_MS), None)
         return None if wrong is None else f"groupRetryPolicy has {wrong}, expected 0 to {_MAX_RETRY_DELAY_MS} ms"
-
-
-_MAX_RETRY_DELAY_MS = 30 * 24 * 3_600_000
 
 
 class SubscriptionGroupConfig(msgspec.Struct, frozen=True, rename="camel", kw_only=True):

@@ -21,8 +21,9 @@ NORMAL, RETRY, RETRY_V2 = "0", "1", "2"
 """Marks of the topic that a message was taken from."""
 ORDER_REVIVE_QID = 999
 """reviveQid of what was given out in order. Source: ``KeyBuilder.POP_ORDER_REVIVE_QUEUE``."""
-MAX_BATCH_ACKS = 4096
+MAX_BATCH_ACKS = 4096  # bounds the work of one request; clients send one entry for each POP
 _MAX_BITS_BYTES = 1024
+"""Of one bit set, so 8192 offsets: a POP returns at most 32 messages, but a filter leaves gaps between them."""
 
 
 def pop_retry_topic(group: str, topic: str, mark: str = RETRY) -> str:

@@ -189,7 +189,7 @@ def decode_records(
             position += message.store_size
             if message.sys_flag & _COMPRESSED and decompress:
                 message = _decompressed(message, decompressor)
-                if decompressor is not None and decompressor.left_bytes < 0 and messages:
+                if decompressor and decompressor.left_bytes < 0 and messages:
                     decompressor.is_cut = True
                     break
             messages.append(message)
@@ -222,11 +222,8 @@ def _decode_record(data: bytes, start: int, hosts: dict[bytes, str], broker_name
     if magic == MAGIC_V1:
         topic_start = body_end + 1
         topic_end = topic_start + data[body_end]
-    elif magic == MAGIC_V2:
-        topic_start = body_end + 2
-        topic_end = topic_start + int.from_bytes(data[body_end:topic_start], "big")
     else:
-        raise RemoteProtocolError(f"record at byte {start} has magic {magic}")
+        topic_start, topic_end = _long_topic(data, start, magic, body_end)
     properties_start = topic_end + 2
     properties_end = properties_start + int.from_bytes(data[topic_end:properties_start], "big")
     if body_length < 0 or properties_end != end or end > len(data):
@@ -249,6 +246,14 @@ def _decode_record(data: bytes, start: int, hosts: dict[bytes, str], broker_name
         size,
         broker_name,
     )
+
+
+def _long_topic(data: bytes, start: int, magic: int, position: int) -> tuple[int, int]:
+    """(start, end) of the topic of a V2 record. Raises RemoteProtocolError: another version."""
+    if magic != MAGIC_V2:
+        raise RemoteProtocolError(f"record at byte {start} has magic {magic}")
+    topic_start = position + 2
+    return topic_start, topic_start + int.from_bytes(data[position:topic_start], "big")
 
 
 def _decompressed(message: MessageExt, decompressor: Decompressor | None) -> MessageExt:

@@ -16,8 +16,10 @@ import msgspec
 
 from ...errors import RemoteProtocolError
 from ...model import MessageQueue
+from ..headers.base import without_nulls
 
 _MAX_DEPTH = 32
+"""Far above any body of RocketMQ, and far below Python's limit of recursion."""
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -194,7 +196,7 @@ def decode_struct(data: bytes, kind: type[Any]) -> Any:
     """A JSON body as ``kind``; nulls count as absent. Raises RemoteProtocolError as ``loads`` and ``convert``."""
     value = loads(data)
     if isinstance(value, dict):
-        value = {key: item for key, item in value.items() if item is not None}
+        value = without_nulls(value)
     return convert(value, kind)
 
 

@@ -6,12 +6,12 @@ Source: RocketMQ 5.3 ``AdminBrokerProcessor.prepareRuntimeInfo``, ``getRuntimeIn
 
 from __future__ import annotations
 
+from ...model import MAX_DELAY_LEVEL
 from .base import Body
 from .topics import KvTable
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
-_DELAY_LEVELS = 18
 _NO_LIMIT = (1 << 31) - 1  # Integer.MAX_VALUE
 _ZERO = (
     "sendThreadPoolQueueSize pullThreadPoolQueueSize litePullThreadPoolQueueSize queryThreadPoolQueueSize "
@@ -28,7 +28,7 @@ _CAPACITIES = (
 _NEUTRAL = {
     **dict.fromkeys(_ZERO.split(), "0"),
     **dict.fromkeys(_CAPACITIES.split(), str(_NO_LIMIT)),
-    **{f"scheduleMessageOffset_{level}": "0,0" for level in range(1, _DELAY_LEVELS + 1)},
+    **{f"scheduleMessageOffset_{level}": "0,0" for level in range(1, MAX_DELAY_LEVEL + 1)},
     **dict.fromkeys(("timerEnqueueTps", "timerDequeueTps", "consumeQueueDiskRatio"), "0.0"),
 }
 """Figures without a counterpart here (a commit log, page cache, thread pools)."""

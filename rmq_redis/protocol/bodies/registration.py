@@ -10,9 +10,11 @@ import msgspec
 
 from ...errors import RemoteProtocolError
 from ...model import DataVersion, TopicConfig
+from ..headers.base import without_nulls
 from .base import Body, convert, decode_struct, dumps, object_body
 
 _MAX_REGISTER_BODY_BYTES = 64 * 1024 * 1024
+"""Four times the largest frame: bounds what a small compressed body can make a NameServer allocate."""
 
 
 class TopicConfigTable(Body, frozen=True):
@@ -67,7 +69,7 @@ def topic_config(item: Any, name: str | None = None) -> TopicConfig:
     """A TopicConfig object as brokers and tools write it. Raises RemoteProtocolError when it cannot be one."""
     if not isinstance(item, dict):
         raise RemoteProtocolError(f"topic config of {name!r} is not an object")
-    item = {key: value for key, value in item.items() if value is not None}
+    item = without_nulls(item)
     item.setdefault("topicName", name)
     config: TopicConfig = convert(item, TopicConfig)
     return config

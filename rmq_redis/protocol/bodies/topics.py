@@ -7,6 +7,7 @@ from typing import Any, Self
 from ...errors import InvalidParameterError
 from ...model import DataVersion, TopicConfig
 from ..group_config import SubscriptionGroupConfig
+from ..headers.base import without_nulls
 from .base import Body, convert, object_body
 from .registration import topic_config
 
@@ -51,7 +52,7 @@ class GroupConfigList(Body, frozen=True):
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Raises InvalidParameterError: there is no list; RemoteProtocolError: an item is no group config."""
-        items = [_without_nulls(item) for item in _list_in(data, "groupConfigList")]
+        items = [without_nulls(item) if isinstance(item, dict) else item for item in _list_in(data, "groupConfigList")]
         return cls([convert(item, SubscriptionGroupConfig) for item in items])
 
 
@@ -86,7 +87,3 @@ def _list_in(data: bytes, name: str) -> list[Any]:
     if not isinstance(items, list):
         raise InvalidParameterError(f"{name} is missing")
     return items
-
-
-def _without_nulls(item: Any) -> Any:
-    return {key: value for key, value in item.items() if value is not None} if isinstance(item, dict) else item
