@@ -15,6 +15,7 @@ from .messages import (
     MessageChanges,
     MessageExt,
     MessageQueue,
+    joined_keys,
 )
 from .names import (
     DEFAULT_TOPIC,
@@ -178,6 +179,7 @@ __all__ = [
     "TransactionSendResult",
     "group_name_error",
     "is_system_topic",
+    "joined_keys",
     "reply_topic",
     "split_keys",
     "subscribe_queues",

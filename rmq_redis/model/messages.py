@@ -33,7 +33,8 @@ DEFAULT_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Source: ``MessageStoreConfig.maxMessageSize``."""
 
 
-def _joined(keys: Iterable[str]) -> str:
+def joined_keys(keys: Iterable[str]) -> str:
+    """Business keys as the property ``KEYS`` has them. Raises MessageIllegalLocallyError: not a list of str."""
     try:
         return KEY_SEPARATOR.join(keys)
     except TypeError:
@@ -84,7 +85,7 @@ class Message(msgspec.Struct, kw_only=False):
             except UnicodeEncodeError as error:
                 raise MessageIllegalLocallyError(f"the body cannot be written as UTF-8: {error}") from None
         if not isinstance(self.keys, str):
-            self.keys = _joined(self.keys)
+            self.keys = joined_keys(self.keys)
         if not isinstance(self.topic, str):
             raise MessageIllegalLocallyError(f"the topic must be str, not {self.topic!r:.80}")
         if not isinstance(self.properties, dict):

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, overload
 import msgspec
 
 from ...errors import ConfigError, MessageDecodeError, MessageIllegalLocallyError
-from ...model import PROPERTY_CONTENT_TYPE, Message, MessageExt, MessageQueue, SendResult
+from ...model import PROPERTY_CONTENT_TYPE, Message, MessageExt, MessageQueue, SendResult, joined_keys
 from ...plugins.hookspecs import QueueSelector
 
 logger = logging.getLogger(__name__)
@@ -280,6 +280,6 @@ class ValueSender(ABC):
             MessageIllegalLocallyError: the value cannot be serialized.
             RmqError: as ``send``.
         """
-        keys = keys if isinstance(keys, str) else list(keys)
+        keys = keys if isinstance(keys, str) else joined_keys(keys)
         message = value_message(topic, value, serializer=self._serializer, tags=tags, keys=keys, properties=properties)
         return await self.send(message, queue=queue, key=key, selector=selector, timeout_s=timeout_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...errors import MessageIllegalLocallyError, RemoteProtocolError
-from ...model import SYSTEM_TOPICS_NOT_WRITABLE, Message, topic_name_error
+from ...model import SYSTEM_TOPICS_NOT_WRITABLE, Message, MessageExt, topic_name_error
 from ...protocol.recall_handle import RecallHandle, decode_recall_handle
 
 
@@ -22,6 +22,12 @@ def check_flag(flag: object) -> None:
     """Raises MessageIllegalLocallyError for a flag that is no signed 32-bit number."""
     if not isinstance(flag, int) or not -0x80000000 <= flag <= 0x7FFFFFFF:
         raise MessageIllegalLocallyError(f"flag={flag!r:.80} is not an int of 32 bits (-2147483648 to 2147483647)")
+
+
+def check_message(message: object) -> None:
+    """Raises MessageIllegalLocallyError for what is no message."""
+    if not isinstance(message, Message | MessageExt):  # what was consumed may be sent on
+        raise MessageIllegalLocallyError(f"a message must be a Message, not {message!r:.80}; use Message(topic, body)")
 
 
 def check_messages(messages: object) -> None:

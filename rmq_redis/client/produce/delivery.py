@@ -25,7 +25,7 @@ from ...remoting.connection import Connection
 from ..core.arguments import seconds_of
 from ..core.instance import MQClientInstance
 from .bursts import Bursts
-from .checks import check_topic
+from .checks import check_message, check_topic
 from .choice import ANYWHERE, Destination, QueueChoice
 from .failures import AWAY_CODES, is_away, is_retriable
 from .outgoing import Encode, Outgoing
@@ -123,9 +123,14 @@ class Delivery:
         """
         message = messages[0]
         timeout_s = self._timeout_s if timeout_s is None else seconds_of("timeout_s", timeout_s)
-        topic = self._topics.get(message.topic) or await self.topic(message.topic, timeout_s)
+        try:
+            name = message.topic
+        except AttributeError:
+            check_message(message)
+            raise
+        topic = self._topics.get(name) or await self.topic(name, timeout_s)
         deadline = self._loop.time() + timeout_s
-        target = self._bursts.kept.get(message.topic) if where is ANYWHERE else None
+        target = self._bursts.kept.get(name) if where is ANYWHERE else None
         if target is None:
             try:
                 target = self._choice.target(topic, message, where)

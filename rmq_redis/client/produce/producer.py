@@ -21,7 +21,7 @@ from ..core.intercept import intercepted_send, named_and_given
 from ..core.lifecycle import AsyncClient
 from ..core.settings import ClientSettings
 from ..core.values import Serializer, ValueSender, serializer_of
-from .checks import check_handle, check_messages
+from .checks import check_handle, check_message, check_messages
 from .choice import QueueChoice, destination
 from .delivery import Delivery
 from .outgoing import MessageEncoder
@@ -222,6 +222,7 @@ class AsyncProducer(AsyncClient, ValueSender):
             ReplyTimeoutError: the request is stored, but no reply arrived in time; it may have been handled.
             RmqError: as ``send``.
         """
+        check_message(message)
         timeout_s = seconds_of("timeout_s", timeout_s)
         topic = await self._delivery.topic(message.topic, timeout_s)
         targets = [topic.targets.get(to) for to in (topic.active if queue is None else [queue])]

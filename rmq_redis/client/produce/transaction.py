@@ -43,6 +43,7 @@ from ..core.intercept import intercepted_send
 from ..core.settings import ClientSettings
 from ..core.threads import DaemonThreadExecutor
 from ..core.values import Serializer
+from .checks import check_message
 from .choice import ANYWHERE
 from .outgoing import Outgoing
 from .producer import AsyncProducer
@@ -163,6 +164,7 @@ class AsyncTransactionProducer(AsyncProducer):
             RmqError: as ``send``; the local transaction was not executed. If the broker stored the half message
                 nevertheless, it checks the transaction later.
         """
+        check_message(message)
         return await self._transact((message,), arg, timeout_s)
 
     async def _send_and_decide(

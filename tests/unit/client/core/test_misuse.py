@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -262,6 +263,23 @@ async def test_what_is_no_queue_and_no_selector_is_refused() -> None:
                 for send in (producer.send, producer.send_oneway):
                     with pytest.raises(ClientError, match=r"must be a MessageQueue|is not a function"):
                         await send(Message("T", "x"), **arguments)
+        assert not sends(fake.broker)
+
+
+@pytest.mark.parametrize("wrong", ["text", b"x", None])
+async def test_what_is_no_message_is_refused_with_its_value(wrong: Any) -> None:
+    async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
+        for send in (producer.send, producer.send_oneway, producer.request):
+            with pytest.raises(MessageIllegalLocallyError, match=re.escape(f"must be a Message, not {wrong!r}")):
+                await send(wrong)
+        assert not sends(fake.broker)
+
+
+@pytest.mark.parametrize("keys", [3, b"x", [1], None])
+async def test_keys_of_a_value_that_are_no_texts_are_refused(keys: Any) -> None:
+    async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
+        with pytest.raises(MessageIllegalLocallyError, match="keys must be str or a list of str, not "):
+            await producer.send_value("T", 1, keys=keys)
         assert not sends(fake.broker)
 
 
