@@ -25,7 +25,7 @@ class Source:
                 self.rates.sample()
 
 
-def test_averages_follow_what_happens() -> None:
+def test_averages_follow_the_rate_of_their_window() -> None:
     source = Source()
     assert source.rates.averages() == (0.0, 0.0, 0.0)
     source.run(5, 100)
@@ -38,7 +38,7 @@ def test_averages_follow_what_happens() -> None:
     assert source.rates.averages() == (0.0, 0.0, 0.0)
 
 
-def test_between_two_samples_a_window_reaches_back_to_the_last_one_outside_of_it() -> None:
+def test_window_starts_at_the_last_sample_before_it() -> None:
     source = Source()
     source.run(10, 0)
     source.run(15, 100)
@@ -46,7 +46,7 @@ def test_between_two_samples_a_window_reaches_back_to_the_last_one_outside_of_it
     assert ten == pytest.approx(100.0)
 
 
-def test_totals_of_the_mornings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_morning_totals_change_with_the_date(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source()
     source.run(10, 5)
     assert (source.rates.yesterday_morning, source.rates.today_morning) == (0, 0)

@@ -60,7 +60,7 @@ def without_nulls(value: Any) -> Any:
 
 
 @given(VALUES)
-def test_what_is_written_with_bare_int_and_queue_keys_is_read_back(value: Any) -> None:
+def test_bare_int_and_queue_keys_round_trip(value: Any) -> None:
     assert loads(dumps(value)) == without_nulls(value)
 
 
@@ -79,7 +79,7 @@ def test_message_queue_keys_are_objects_in_fastjsons_order() -> None:
     assert loads(text) == {"offsetTable": {Q0: {"maxOffset": 5}}}
 
 
-def test_an_object_key_that_is_no_queue_becomes_its_pairs() -> None:
+def test_object_key_other_than_a_queue_becomes_its_pairs() -> None:
     assert loads(b'{{"b":1,"a":"x"}:2}') == {(("a", "x"), ("b", "1")): 2}
 
 
@@ -143,7 +143,7 @@ def test_blanks_and_raw_control_characters_are_accepted(text: bytes, value: obje
     ],
     ids=lambda text: repr(text[:12]) + str(len(text)),
 )
-def test_what_is_no_json_is_a_protocol_error(text: bytes) -> None:
+def test_malformed_json_is_a_protocol_error(text: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         loads(text)
 
@@ -235,7 +235,7 @@ def test_routes_survive(route: TopicRouteData, standard: bool) -> None:
         b'{"queueDatas":[{"brokerName":"b","readQueueNums":[],"writeQueueNums":1,"perm":6}]}',
     ],
 )
-def test_what_is_no_route_is_a_protocol_error(text: bytes) -> None:
+def test_malformed_route_is_a_protocol_error(text: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         decode_route(text)
 
@@ -265,7 +265,7 @@ def test_golden_register_body_and_its_crc() -> None:
     assert decode_register_body(REGISTER_PLAIN, sender_version=479) == TABLE
 
 
-def test_our_register_body_has_the_same_content() -> None:
+def test_own_register_body_has_the_same_content() -> None:
     assert json.loads(encode_register_body(TABLE)) == json.loads(REGISTER_PLAIN)
 
 
@@ -286,7 +286,7 @@ def test_bare_wrapper_counts_before_version_37_only() -> None:
         decode_register_body(wrapper, sender_version=37)
 
 
-def test_register_body_of_4x_lacks_attributes_and_state_version_and_may_have_nulls() -> None:
+def test_register_body_of_4x_is_read_without_newer_fields() -> None:
     config = {"topicName": "T", "readQueueNums": 1, "writeQueueNums": "2", "perm": 6, "attributes": None}
     body = {"topicConfigSerializeWrapper": {"dataVersion": {"counter": 3}, "topicConfigTable": {"T": config}}}
     table = decode_register_body(json.dumps(body).encode(), sender_version=300)
@@ -377,7 +377,7 @@ def test_golden_heartbeat_of_java() -> None:
     assert decode_heartbeat(HEARTBEAT_JAVA) == HEARTBEAT
 
 
-def test_heartbeat_of_client_cpp_has_ordinals_text_versions_missing_lists_and_a_newline() -> None:
+def test_heartbeat_of_client_cpp_is_read_with_its_deviations() -> None:
     text = (
         b'{"clientID":"id","consumerDataSet":[{"consumeFromWhere":4,"consumeType":1,"groupName":"G","messageModel":1,'
         b'"subscriptionDataSet":[{"subString":"*","subVersion":"1700000000000","topic":"T"}]}]}\n'
@@ -445,7 +445,7 @@ def test_heartbeat_of_4x_lacks_fingerprint_and_without_sub() -> None:
         b'{"clientID":"x","consumerDataSet":[{"groupName":"G","subscriptionDataSet":[{"topic":"T","codeSet":[[]]}]}]}',
     ],
 )
-def test_what_is_no_heartbeat_is_a_protocol_error(text: bytes) -> None:
+def test_malformed_heartbeat_is_a_protocol_error(text: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         decode_heartbeat(text)
 
@@ -511,7 +511,7 @@ def test_group_config_has_the_defaults_of_rocketmq() -> None:
 
 
 @pytest.mark.parametrize("text", [b"{}", b"[]", b'{"groupName":5,"retryMaxTimes":"x"}', b'{"groupName":[]}'])
-def test_what_is_no_group_config_is_a_protocol_error(text: bytes) -> None:
+def test_malformed_group_config_is_a_protocol_error(text: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         decode_struct(text, SubscriptionGroupConfig)
 

@@ -111,7 +111,7 @@ def test_golden_frame_is_decoded(command: RemotingCommand, frame: bytes, size: i
 
 
 @pytest.mark.parametrize(("command", "frame", "size"), GOLDEN)
-def test_takes_a_command_fed_one_byte_at_a_time(command: RemotingCommand, frame: bytes, size: int) -> None:
+def test_take_command_accepts_one_byte_at_a_time(command: RemotingCommand, frame: bytes, size: int) -> None:
     buffer = bytearray()
     for byte in frame:
         assert take_command(buffer) is None
@@ -121,7 +121,7 @@ def test_takes_a_command_fed_one_byte_at_a_time(command: RemotingCommand, frame:
 
 
 @pytest.mark.parametrize(("command", "frame", "size"), GOLDEN)
-def test_decoder_takes_a_command_fed_one_byte_at_a_time(command: RemotingCommand, frame: bytes, size: int) -> None:
+def test_decoder_accepts_one_byte_at_a_time(command: RemotingCommand, frame: bytes, size: int) -> None:
     decoder = CommandDecoder()
     commands: list[RemotingCommand] = []
     for index, byte in enumerate(frame):
@@ -134,7 +134,7 @@ def test_decoder_takes_a_command_fed_one_byte_at_a_time(command: RemotingCommand
 
 
 @given(st.lists(st.sampled_from([p.values for p in GOLDEN]), max_size=6), st.data())
-def test_decoder_gives_the_same_commands_for_every_split_of_the_stream(
+def test_decoder_returns_the_same_commands_for_every_split(
     goldens: list[tuple[RemotingCommand, bytes, int]], data: st.DataObject
 ) -> None:
     stream = b"".join(frame for _, frame, _ in goldens)
@@ -228,7 +228,7 @@ def test_oneway_request_has_flag_2() -> None:
 
 
 @pytest.mark.parametrize("length", [-(2**31), -1, 0, 3, MAX_FRAME_BYTES - 3, 2**31 - 1])
-def test_refuses_a_length_that_no_frame_has(length: int) -> None:
+def test_impossible_frame_length_is_refused(length: int) -> None:
     prefix = length.to_bytes(4, "big", signed=True)
     with pytest.raises(RemoteProtocolError):
         take_command(bytearray(prefix))
@@ -237,7 +237,7 @@ def test_refuses_a_length_that_no_frame_has(length: int) -> None:
 
 
 @pytest.mark.parametrize("length", [4, MAX_FRAME_BYTES - 4])
-def test_waits_for_the_rest_of_a_frame_of_legal_length(length: int) -> None:
+def test_incomplete_frame_of_legal_length_is_awaited(length: int) -> None:
     prefix = length.to_bytes(4, "big")
     assert take_command(bytearray(prefix)) is None
     decoder = CommandDecoder()
@@ -245,7 +245,7 @@ def test_waits_for_the_rest_of_a_frame_of_legal_length(length: int) -> None:
     assert decoder.pending_bytes == 4
 
 
-def test_memory_held_is_what_came_and_not_what_the_length_claims() -> None:
+def test_decoder_holds_received_not_claimed_bytes() -> None:
     decoder = CommandDecoder()
     claim = (MAX_FRAME_BYTES - 4).to_bytes(4, "big")
     tracemalloc.start()
@@ -257,7 +257,7 @@ def test_memory_held_is_what_came_and_not_what_the_length_claims() -> None:
     assert decoder.pending_bytes == 104
 
 
-def test_the_largest_frame_passes_and_one_byte_more_does_not() -> None:
+def test_largest_frame_is_accepted_and_one_byte_more_refused() -> None:
     header = b'{"code":1}'
     body = bytes(MAX_FRAME_BYTES - 8 - len(header))
     frame = encode_frame(header, body)
@@ -324,7 +324,7 @@ def test_commands_before_a_broken_frame_are_delivered() -> None:
         pytest.param(RemotingCommand(code=1, fields={"k": "x" * MAX_FRAME_BYTES}), id="header-too-large"),
     ],
 )
-def test_what_the_wire_cannot_carry_is_a_local_protocol_error(command: RemotingCommand) -> None:
+def test_unencodable_command_is_a_local_protocol_error(command: RemotingCommand) -> None:
     with pytest.raises(LocalProtocolError):
         encode_command(command)
 

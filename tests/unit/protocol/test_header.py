@@ -288,17 +288,17 @@ def test_a_missing_required_field_is_an_error_that_names_it(missing: str) -> Non
 
 
 @pytest.mark.parametrize("raw", [b"[]", b'"x"', b"5", b'{"a":{}}', b'{"a":[1]}', b"{", b'{"a":"\xff"}', b""])
-def test_ext_fields_that_are_no_flat_object_are_an_error(raw: bytes) -> None:
+def test_ext_fields_must_be_a_flat_object(raw: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         fields_of_json(raw)
 
 
-def test_a_nested_value_is_ignored_where_the_header_does_not_have_the_field() -> None:
+def test_nested_value_of_an_unknown_field_is_ignored() -> None:
     header = decode_header(TopicRequestHeader, b'{"topic":"T","x":{"y":[1]}}')
     assert header.topic == "T"
 
 
-def test_no_fields_at_all_is_an_error_that_names_the_first_required_one() -> None:
+def test_empty_header_error_names_the_first_required_field() -> None:
     with pytest.raises(RemoteProtocolError, match="topic"):
         decode_header(TopicRequestHeader, None)
 

@@ -283,7 +283,7 @@ def test_a_truncated_record_is_an_error(size: int) -> None:
         (103, "0045"),
     ],
 )
-def test_a_length_that_does_not_fit_is_an_error_and_allocates_nothing(position: int, value: str) -> None:
+def test_oversized_length_is_an_error_and_allocates_nothing(position: int, value: str) -> None:
     data = bytes.fromhex(value)
     record = RECORD[:position] + data + RECORD[position + len(data) :]
     tracemalloc.start()
@@ -295,7 +295,7 @@ def test_a_length_that_does_not_fit_is_an_error_and_allocates_nothing(position: 
         tracemalloc.stop()
 
 
-def test_a_negative_body_length_does_not_lead_back_to_where_it_stands() -> None:
+def test_negative_body_length_does_not_loop_the_decoder() -> None:
     """Made so that a record of 0 bytes would fit its own fields: a reader that believes it never ends."""
     first = record_of(**(RECORD_FIELDS | {"properties": b"A\x01b\x02\0\0\0"}))
     trap = bytes.fromhex("00000000 daa320a7") + RECORD[8:84] + (-91).to_bytes(4, "big", signed=True)
@@ -374,7 +374,7 @@ def test_a_truncated_batch_is_an_error(size: int) -> None:
     ("position", "value"),
     [(0, "7fffffff"), (0, "00000000"), (0, "ffffffd9"), (16, "7fffffff"), (16, "ffffffff"), (25, "ffff"), (25, "000b")],
 )
-def test_a_batch_length_that_does_not_fit_is_an_error(position: int, value: str) -> None:
+def test_oversized_batch_length_is_an_error(position: int, value: str) -> None:
     data = bytes.fromhex(value)
     with pytest.raises(RemoteProtocolError):
         decode_batch(BATCH_ITEM[:position] + data + BATCH_ITEM[position + len(data) :])
@@ -403,7 +403,7 @@ ITEM_PROPERTIES = st.sampled_from(
     st.booleans(),
     st.sampled_from([bytes.fromhex("0a0000070000c3cb"), bytes(15) + b"\1\0\0\xc3\xcb"]),
 )
-def test_a_batch_becomes_the_records_that_its_items_would_be(
+def test_batch_is_encoded_as_the_records_of_its_items(
     items: list[tuple[int, bytes, bytes]], change_all: bool, born_host: bytes
 ) -> None:
     def change(properties: bytes) -> tuple[int, bytes]:
@@ -441,7 +441,7 @@ def test_a_batch_becomes_the_records_that_its_items_would_be(
     st.binary(max_size=60)
     | st.builds(lambda at, more: BATCH_ITEM[:at] + more + BATCH_ITEM[at:], st.integers(0, 39), st.binary())
 )
-def test_a_batch_is_refused_exactly_where_one_of_its_items_is(data: bytes) -> None:
+def test_batch_is_refused_if_one_of_its_items_is(data: bytes) -> None:
     try:
         items = decode_batch(data)
     except RemoteProtocolError:
@@ -484,9 +484,7 @@ def test_properties_survive_with_and_without_the_last_separator(properties: dict
         ("\x01x\x02", {"": "x"}),
     ],
 )
-def test_what_is_no_pair_is_dropped_and_a_pair_splits_at_its_first_separator(
-    text: str, expected: dict[str, str]
-) -> None:
+def test_malformed_properties_are_dropped_and_values_keep_separators(text: str, expected: dict[str, str]) -> None:
     assert decode_properties(text) == expected
 
 
@@ -502,7 +500,7 @@ def test_separators_in_properties_and_empty_names_are_local_errors(properties: d
         encode_properties(properties)
 
 
-def test_a_pair_smuggled_by_another_is_a_local_error() -> None:
+def test_property_injection_by_a_value_is_a_local_error() -> None:
     with pytest.raises(LocalProtocolError):
         encode_properties({"a": "b\x02DELAY\x013"})
 
@@ -568,13 +566,13 @@ def test_offset_msg_id_survives(host: str, offset: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "x" * 32, OFFSET_MSG_ID[:-1], OFFSET_MSG_ID + "00", " " + OFFSET_MSG_ID, "标签" * 16]
 )
-def test_other_texts_are_no_offset_msg_id(text: str) -> None:
+def test_malformed_offset_msg_id_is_refused(text: str) -> None:
     with pytest.raises(RemoteProtocolError):
         parse_offset_msg_id(text)
 
 
 @pytest.mark.parametrize("host", ["", "10.0.0.1", "localhost:1", "10.0.0.1:x", "10.0.0.1:99999999999", "[::1]", ":1"])
-def test_what_is_no_ip_and_port_is_a_local_error(host: str) -> None:
+def test_malformed_ip_and_port_are_a_local_error(host: str) -> None:
     with pytest.raises(LocalProtocolError):
         pack_host(host)
 

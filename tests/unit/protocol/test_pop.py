@@ -26,13 +26,13 @@ TEXT = "100 1700000000000 60000 3 1 broker-a 0 109"
 HANDLE = PopHandle(100, 1700000000000, 60000, 3, "1", "broker-a", 0, 109)
 
 
-def test_a_handle_is_eight_parts() -> None:
+def test_handle_has_eight_parts() -> None:
     assert parse_handle(TEXT) == HANDLE
     assert HANDLE.text() == TEXT
     assert HANDLE.visible_ms == 1700000060000
 
 
-def test_the_offsets_of_an_answer() -> None:
+def test_response_offsets_are_decoded() -> None:
     text = "0 3 100,102,109;1 0 7"
     found = {("0", 3): [100, 102, 109], ("1", 0): [7]}
     assert parse_offset_info(text) == found
@@ -40,7 +40,7 @@ def test_the_offsets_of_an_answer() -> None:
     assert parse_offset_info(None) == parse_offset_info("") == {}
 
 
-def test_the_counts_of_an_answer_in_order() -> None:
+def test_in_order_response_counts_are_decoded() -> None:
     text = "0 qo3%100 2;0 qo3%101 1;0 3 0;1 0 4"
     counts = {("0", 3, 100): 2, ("0", 3, 101): 1, ("0", 3, None): 0, ("1", 0, None): 4}
     assert parse_order_count_info(text) == counts
@@ -51,7 +51,7 @@ def test_the_counts_of_an_answer_in_order() -> None:
 
 
 @pytest.mark.parametrize("text", ["0 1", "0 x 1", "0 qo1%x 1", "0 1 a", "0 qo%1 1"])
-def test_counts_that_are_none(text: str) -> None:
+def test_malformed_counts_are_an_error(text: str) -> None:
     with pytest.raises(RemoteProtocolError):
         parse_order_count_info(text)
 
@@ -68,7 +68,7 @@ def test_a_batch_as_java_writes_it() -> None:
 
 
 @given(st.sets(st.integers(0, 2000), min_size=1))
-def test_any_batch_comes_back(numbers: set[int]) -> None:
+def test_batch_acks_round_trip(numbers: set[int]) -> None:
     ack = BatchAck("G", "T", "1", 5, 1, 0, 1, 2, tuple(sorted(5 + number for number in numbers)))
     assert decode_batch_acks(encode_batch_acks("broker-a", [ack])) == [ack]
 
@@ -80,13 +80,13 @@ def test_topics_by_their_mark() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1 2 3", "a 1 1 1 0 b 0 0", TEXT + " 1"])
-def test_a_handle_that_is_none(text: str) -> None:
+def test_malformed_handle_is_an_error(text: str) -> None:
     with pytest.raises(RemoteProtocolError):
         parse_handle(text)
 
 
 @pytest.mark.parametrize("text", ["0 1", "0 x 1", "0 1 a", "0 1 1;0 1 2", "0 1 1 1"])
-def test_offsets_that_are_none(text: str) -> None:
+def test_malformed_offsets_are_an_error(text: str) -> None:
     with pytest.raises(RemoteProtocolError):
         parse_offset_info(text)
 
@@ -104,7 +104,7 @@ def test_offsets_that_are_none(text: str) -> None:
         b'{"acks":[{"b":"' + b"A" * 100_000 + b'","c":"G","it":1,"pt":1,"q":0,"rq":3,"so":1,"t":"T"}]}',
     ],
 )
-def test_batches_that_are_none(body: bytes) -> None:
+def test_malformed_batch_acks_are_an_error(body: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         decode_batch_acks(body)
 

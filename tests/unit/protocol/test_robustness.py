@@ -383,7 +383,7 @@ def test_nesting_around_the_interpreters_limits(name: str, depth: int) -> None:
         pytest.param(bytes.fromhex("00000019 01000015") + bytes(13) + b"\x7f\xff\xff\xff" + bytes(4), id="remark"),
     ],
 )
-def test_a_frame_allocates_what_came_and_not_what_it_claims(prefix: bytes) -> None:
+def test_frame_allocates_received_not_claimed_bytes(prefix: bytes) -> None:
     tracemalloc.start()
     try:
         through_take_command(prefix)
@@ -402,7 +402,7 @@ def test_a_frame_allocates_what_came_and_not_what_it_claims(prefix: bytes) -> No
         b"\0\0\0\2{}" + b"\x7f\xff\xff\xff" + bytes(1000),
     ],
 )
-def test_a_compressed_registration_allocates_what_came_and_not_what_it_claims(plain: bytes) -> None:
+def test_compressed_registration_allocates_received_not_claimed_bytes(plain: bytes) -> None:
     data = zlib.compress(plain)
     tracemalloc.start()
     try:

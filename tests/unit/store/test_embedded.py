@@ -12,9 +12,7 @@ from rmq_redis.errors import ConfigError, StoreError
 from rmq_redis.store.embedded import EmbeddedServer, find_server_binary
 
 
-def test_a_restart_on_the_same_directory_has_the_same_data_and_port(
-    tmp_path: Path, embedded_server: EmbeddedServer
-) -> None:
+def test_restart_in_same_directory_keeps_data_and_port(tmp_path: Path, embedded_server: EmbeddedServer) -> None:
     server = EmbeddedServer(tmp_path / "data", settings={"appendfsync": "always"})
     with server:
         port = server.port
@@ -38,9 +36,7 @@ def test_two_servers_have_two_ports(tmp_path: Path, embedded_server: EmbeddedSer
         assert a.port not in (0, embedded_server.port)
 
 
-def test_a_server_that_does_not_start_is_a_store_error_with_its_log(
-    tmp_path: Path, embedded_server: EmbeddedServer
-) -> None:
+def test_server_start_failure_is_a_store_error_with_its_log(tmp_path: Path, embedded_server: EmbeddedServer) -> None:
     (tmp_path / "server.log").write_text("of an earlier run\n")
     server = EmbeddedServer(tmp_path, port=embedded_server.port)
     with pytest.raises(StoreError, match=r"(?s)did not start on port \d+; the end of its log:\n.*listen") as caught:
@@ -49,7 +45,7 @@ def test_a_server_that_does_not_start_is_a_store_error_with_its_log(
     assert server.pid == 0
 
 
-def test_a_named_binary_that_is_none_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_server_binary_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMQ_REDIS_SERVER_BINARY", "/nonexistent/redis")
     with pytest.raises(ConfigError, match="RMQ_REDIS_SERVER_BINARY"):
         find_server_binary()

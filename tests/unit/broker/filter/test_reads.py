@@ -49,7 +49,7 @@ def pull_of(connection: Any, message_filter: Any, max_msg_nums: int = 32, queue:
 @pytest.mark.parametrize(
     ("one_in", "least", "most"), [(1, 32, 40), (10, 250, 400), (1000, MAX_SCAN_NUMS, MAX_SCAN_NUMS)]
 )
-def test_reads_adapt_to_the_part_that_passes(one_in: int, least: int, most: int) -> None:
+def test_scan_size_adapts_to_the_share_that_passes(one_in: int, least: int, most: int) -> None:
     message_filter = Filter()
     assert scan_nums(32, message_filter) == 128
     records = [b"y" if number % one_in == 0 else b"n" for number in range(20_000)]
@@ -64,7 +64,7 @@ def test_reads_adapt_to_the_part_that_passes(one_in: int, least: int, most: int)
     assert least <= scan_nums(32, message_filter) <= most
 
 
-def test_share_stays_a_part_whatever_was_seen() -> None:
+def test_share_stays_between_0_and_1() -> None:
     message_filter = Filter()
     for passed, looked_at in [(0, 800)] * 50 + [(32, 32)] * 50 + [(0, 1)] * 50:
         learn(message_filter, passed, looked_at)
@@ -90,7 +90,7 @@ def test_expensive_filter_ends_early_and_loses_nothing() -> None:
     assert pulls > 1
 
 
-async def test_one_connection_has_few_reads_on_their_way() -> None:
+async def test_concurrent_reads_of_a_connection_are_limited() -> None:
     started: list[HeldPull] = []
     reads = FilteredReads(started.append)
     greedy, modest, gone = (cast(Connection, FakeConnection()) for _ in range(3))
@@ -114,7 +114,7 @@ async def test_one_connection_has_few_reads_on_their_way() -> None:
     assert reads._waiting == {}
 
 
-def test_tag_expressions_have_a_bound_and_so_has_their_cache() -> None:
+def test_tag_expression_length_and_filter_cache_are_limited() -> None:
     assert message_filter("a || " * 3000) is not None
     with pytest.raises(SubscriptionParseFailedError, match="16385 characters"):
         message_filter("a" * (MAX_TAG_EXPRESSION_LENGTH + 1))
@@ -142,7 +142,7 @@ def test_refused_expression_that_is_cached_keeps_no_request_in_memory() -> None:
     assert [received() for received in requests] == [None, None, None]
 
 
-def test_new_records_cost_each_filter_of_held_pulls_once_and_have_a_budget() -> None:
+def test_held_pulls_share_filter_results_within_a_budget() -> None:
     queue = Queue(MessageQueue("T", "b", 0), 0, b"key")
     hold = PullHold(lambda _: None, max_held=1000)
     shared = Filter()
@@ -161,7 +161,7 @@ def test_new_records_cost_each_filter_of_held_pulls_once_and_have_a_budget() -> 
     assert hold.count == 150 - len(woken)
 
 
-def test_pop_with_expensive_filter_ends_early_in_all_queues_and_loses_nothing() -> None:
+def test_pop_with_expensive_filter_ends_early_and_loses_nothing() -> None:
     queues = [Queue(MessageQueue("T", "b", number), number, b"key") for number in range(20)]
     left = {queue: [b"y", b"n"] * 30 for queue in queues}
     message_filter = Filter(cost_s=0.001)

@@ -67,7 +67,7 @@ def passes(expression: str, **properties: Any) -> bool:
         ("NOT a", {"a": 1}),  # a is text, which is not true
     ],
 )
-def test_what_passes(expression: str, properties: dict[str, Any]) -> None:
+def test_matching_properties_pass(expression: str, properties: dict[str, Any]) -> None:
     assert passes(expression, **properties)
 
 
@@ -99,11 +99,11 @@ def test_what_passes(expression: str, properties: dict[str, Any]) -> None:
         ("-a = -5", {"a": 5}),  # text has no negative
     ],
 )
-def test_what_does_not(expression: str, properties: dict[str, Any]) -> None:
+def test_other_properties_do_not_pass(expression: str, properties: dict[str, Any]) -> None:
     assert not passes(expression, **properties)
 
 
-def test_the_last_of_two_properties_counts_and_an_empty_one_is_missing() -> None:
+def test_last_duplicate_property_wins_and_empty_value_is_null() -> None:
     assert compile_sql("a = 2").matches_properties("a\x011\x02a\x012\x02")
     assert compile_sql("a IS NULL").matches_properties("a\x01\x02")
 
@@ -145,13 +145,13 @@ def test_the_last_of_two_properties_counts_and_an_empty_one_is_missing() -> None
         ("a = 1\x00", "at character 6"),
     ],
 )
-def test_what_is_refused_and_where(expression: str, place: str) -> None:
+def test_invalid_expression_is_refused_with_its_position(expression: str, place: str) -> None:
     with pytest.raises(SubscriptionParseFailedError) as refused:
         compile_sql(expression)
     assert place in refused.value.remark
 
 
-def test_length_and_depth_have_limits() -> None:
+def test_expression_length_and_depth_are_limited() -> None:
     chain = " OR ".join(["a=1"] * ((MAX_EXPRESSION_CHARS + 4) // 7))
     assert passes(chain, a=1)
     with pytest.raises(SubscriptionParseFailedError, match=f"{len(chain) + 100} characters; at most"):
@@ -163,7 +163,7 @@ def test_length_and_depth_have_limits() -> None:
             compile_sql(too_deep)
 
 
-def test_a_filter_is_made_once_and_a_refusal_too() -> None:
+def test_compiled_filters_and_refusals_are_cached() -> None:
     assert message_filter("a = 1", "SQL92") is message_filter("a = 1", "SQL92")
     for _ in range(2):
         with pytest.raises(SubscriptionParseFailedError, match="ends too early"):
@@ -183,7 +183,7 @@ def test_a_filter_is_made_once_and_a_refusal_too() -> None:
 @example((">", ("property", "a"), ("negate", ("constant", 2**31))), {"a": "-2147483649"})
 @example(("<", ("property", "a"), ("property", "b")), {"a": "-0.0", "b": "0.0"})
 @example(("=", ("constant", "x"), ("property", "a")), {})
-def test_it_agrees_with_the_model(tree: Tree, properties: dict[str, str]) -> None:
+def test_filter_agrees_with_the_model(tree: Tree, properties: dict[str, str]) -> None:
     expression = written(tree)
     assume(len(expression) <= MAX_EXPRESSION_CHARS)
     expected = outcome(tree, properties)
@@ -205,7 +205,7 @@ FRAGMENTS = st.sampled_from(f"{WORDS} {SIGNS} {REST}".split(" "))
 @given(
     st.one_of(st.lists(FRAGMENTS, max_size=60).map(" ".join), st.lists(FRAGMENTS, max_size=60).map("".join), st.text())
 )
-def test_no_text_raises_anything_but_a_refusal(expression: str) -> None:
+def test_arbitrary_text_compiles_or_is_refused(expression: str) -> None:
     try:
         compiled = compile_sql(expression)
     except SubscriptionParseFailedError:
@@ -237,7 +237,7 @@ def test_no_text_raises_anything_but_a_refusal(expression: str) -> None:
         "a" * MAX_EXPRESSION_CHARS + "=1",
     ],
 )
-def test_the_worst_texts_are_refused_in_no_time(expression: str) -> None:
+def test_worst_case_expressions_are_refused_quickly(expression: str) -> None:
     started = time.process_time()
     with pytest.raises(SubscriptionParseFailedError):
         compile_sql(expression)
@@ -245,7 +245,7 @@ def test_the_worst_texts_are_refused_in_no_time(expression: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["1" * 32_000 + "x", "1" * 32_000, " " * 32_000, "1." + "1" * 32_000, "\ud800" * 100])
-def test_the_worst_values_are_compared_in_no_time(value: str) -> None:
+def test_worst_case_values_are_compared_quickly(value: str) -> None:
     properties = f"a\x01{value}\x02"
     started = time.process_time()
     for expression in ("a > 5", "a > 5.5", "a > 5000000000", "a > a", "a = TRUE", "a CONTAINS '2'"):
@@ -253,7 +253,7 @@ def test_the_worst_values_are_compared_in_no_time(value: str) -> None:
     assert time.process_time() - started < 10
 
 
-def test_the_library_is_loaded_with_the_first_sql_filter_only() -> None:
+def test_sql_library_is_imported_with_the_first_sql_filter() -> None:
     import subprocess
     import sys
 

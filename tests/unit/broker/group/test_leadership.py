@@ -128,7 +128,7 @@ class Loop:
         self.is_running = False
 
 
-async def test_promotion_that_fails_by_a_bug_goes_on_following_the_master() -> None:
+async def test_promotion_that_raises_keeps_following_the_master() -> None:
     async def read_from(*, replica: bool) -> None:
         raise KeyError("a bug")
 

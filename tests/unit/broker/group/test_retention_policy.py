@@ -39,7 +39,9 @@ DEFAULT = RetentionPolicy(72 * 3_600_000, 1000, 7)
         ({"reserve.bytes": "0", "reserve.count": "0"}, RetentionPolicy(DEFAULT.age_ms, 0, 0)),
     ],
 )
-def test_a_topics_attributes_over_the_brokers_settings(attributes: dict[str, str], policy: RetentionPolicy) -> None:
+def test_topic_attributes_override_broker_retention_settings(
+    attributes: dict[str, str], policy: RetentionPolicy
+) -> None:
     assert retention_policy(DEFAULT, attributes) == policy
 
 
@@ -56,7 +58,7 @@ def test_a_topics_attributes_over_the_brokers_settings(attributes: dict[str, str
         ("reserve.count", "many"),
     ],
 )
-def test_what_cannot_be_read_is_refused_by_name_and_value(name: str, value: str) -> None:
+def test_malformed_retention_attribute_is_refused_with_name_and_value(name: str, value: str) -> None:
     with pytest.raises(InvalidParameterError, match=f"{name}='{value}"):
         retention_policy(DEFAULT, {name: value})
 
@@ -71,7 +73,7 @@ def test_what_cannot_be_read_is_refused_by_name_and_value(name: str, value: str)
         ({"store_warning_level_ratio": 1.1}, "both between 0 and 1"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], text: str) -> None:
+def test_invalid_retention_settings_are_a_config_error(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         BrokerConfig(store="redis://h:1/0", **settings).check()
 
@@ -113,7 +115,7 @@ def service(times: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> tuple[Re
     times=st.lists(st.lists(st.integers(1, 50), max_size=30).map(sorted), min_size=1, max_size=4),
     excess=st.integers(-3, 130),
 )
-def test_so_many_go_and_never_a_younger_queue_first(times: list[list[int]], excess: int) -> None:
+def test_trim_removes_exactly_the_oldest_messages_of_all_queues(times: list[list[int]], excess: int) -> None:
     async def run() -> None:
         with pytest.MonkeyPatch.context() as patch:
             made, store, topic = service(times, patch)
@@ -126,7 +128,7 @@ def test_so_many_go_and_never_a_younger_queue_first(times: list[list[int]], exce
     asyncio.run(run())
 
 
-async def test_a_step_is_small_and_takes_no_more_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_trim_step_is_limited_and_removes_no_more_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     made, store, topic = service([list(range(1, 2001))], monkeypatch)
     (queue,) = topic.queues
     await made._trim_oldest([queue], {queue: 100.0}, 120_050)  # bytes: 1200.5 messages
@@ -135,7 +137,7 @@ async def test_a_step_is_small_and_takes_no_more_than_needed(monkeypatch: pytest
     assert store.steps[3:] == [500]
 
 
-async def test_queues_that_fill_at_the_same_time_are_trimmed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_queues_of_equal_age_are_trimmed_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     made, _, topic = service([list(range(1, 401))] * 4, monkeypatch)
     await made._trim_oldest(topic.queues, dict.fromkeys(topic.queues, 1.0), 800)
     offsets = [queue.min_offset for queue in topic.queues]
@@ -143,7 +145,7 @@ async def test_queues_that_fill_at_the_same_time_are_trimmed_alike(monkeypatch: 
     assert max(offsets) - min(offsets) <= 200  # the first step of one of them
 
 
-def test_groups_own_topics_have_no_limit_but_age(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_and_dlq_topics_are_limited_by_age_only(monkeypatch: pytest.MonkeyPatch) -> None:
     config = BrokerConfig(topic_max_bytes=5, topic_max_msg_nums=6, file_reserved_time_h=0.5)
     made = RetentionService(config, cast(Any, None), cast(Any, SimpleNamespace()))
 

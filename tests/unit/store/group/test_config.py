@@ -45,7 +45,7 @@ def topic(name: str, read: int, write: int) -> TopicConfig:
     return TopicConfig(topic_name=name, read_queue_nums=read, write_queue_nums=write, attributes={"a": "标签"})
 
 
-async def test_every_queue_of_every_topic_gets_a_number_of_its_own(queue_store: QueueStore) -> None:
+async def test_every_queue_gets_a_unique_number(queue_store: QueueStore) -> None:
     configs = ConfigStore(queue_store)
     a = await configs.put_topic(topic("A", 2, 4), ())
     b = await configs.put_topic(topic("B", 3, 1), ())
@@ -53,7 +53,7 @@ async def test_every_queue_of_every_topic_gets_a_number_of_its_own(queue_store: 
     assert b.queue_numbers == (4, 5, 6)
 
 
-async def test_more_queues_keep_the_numbers_there_are_and_fewer_keep_all(queue_store: QueueStore) -> None:
+async def test_changed_queue_count_keeps_existing_numbers(queue_store: QueueStore) -> None:
     configs = ConfigStore(queue_store)
     first = await configs.put_topic(topic("A", 2, 2), ())
     await configs.put_topic(topic("B", 1, 1), ())
@@ -103,7 +103,7 @@ async def test_removing_a_topic_removes_its_queues_and_the_offsets_in_it(
     redis.close()
 
 
-async def test_what_is_removed_together_goes_with_what_pop_hid_of_it(
+async def test_removing_topics_and_groups_removes_their_popped_messages(
     queue_store: QueueStore, redis: redis_py.Redis
 ) -> None:
     configs, pops = ConfigStore(queue_store), PopStore(queue_store)
@@ -130,9 +130,7 @@ async def test_what_is_removed_together_goes_with_what_pop_hid_of_it(
     redis.close()
 
 
-async def test_removing_a_group_removes_the_offsets_that_are_named(
-    queue_store: QueueStore, redis: redis_py.Redis
-) -> None:
+async def test_removing_a_group_removes_the_named_offsets(queue_store: QueueStore, redis: redis_py.Redis) -> None:
     configs = ConfigStore(queue_store)
     offsets = OffsetStore(queue_store, 3600)
     await configs.put_group(SubscriptionGroupConfig(group_name="G"))

@@ -24,7 +24,7 @@ def test_windows_of_a_young_counter_hold_everything() -> None:
         assert window.elapsed_s == SLOT_S  # a rate over less would be a guess
 
 
-def test_each_window_forgets_what_is_older() -> None:
+def test_window_drops_older_additions() -> None:
     clock = Clock()
     counter = Counter(clock)
     counter.add(1, 10)

@@ -50,7 +50,7 @@ async def prepare(store: HalfStore, *records: bytes, check_ms: int = 1000) -> li
     return await asyncio.gather(*futures)
 
 
-async def test_those_of_one_turn_get_consecutive_numbers(queue_store: QueueStore) -> None:
+async def test_half_messages_of_one_turn_get_consecutive_numbers(queue_store: QueueStore) -> None:
     store = HalfStore(queue_store)
     records = [b"record %d" % index for index in range(20)]
     assert await prepare(store, b"first") == [0]
@@ -75,7 +75,7 @@ async def test_a_decision_is_made_once(queue_store: QueueStore) -> None:
     assert await store.due_for_check(1 << 50, 100) == []
 
 
-async def test_each_pause_between_checks_is_twice_the_last_up_to_a_limit(queue_store: QueueStore) -> None:
+async def test_pause_between_checks_doubles_up_to_a_limit(queue_store: QueueStore) -> None:
     store = HalfStore(queue_store)
     (number,) = await prepare(store, b"x", check_ms=0)
     now_ms = 1_700_000_000_000
@@ -94,7 +94,9 @@ async def test_each_pause_between_checks_is_twice_the_last_up_to_a_limit(queue_s
     assert await store.due_for_check(1 << 50, 10) == []
 
 
-async def test_an_old_master_prepares_nothing_more(queue_store: QueueStore, store_url: str, key_prefix: str) -> None:
+async def test_fenced_master_prepares_no_half_messages(
+    queue_store: QueueStore, store_url: str, key_prefix: str
+) -> None:
     store = HalfStore(queue_store)
     (number,) = await prepare(store, b"x")
     successor = make_store(store_url, key_prefix)
@@ -109,7 +111,7 @@ async def test_an_old_master_prepares_nothing_more(queue_store: QueueStore, stor
         await successor.close()
 
 
-async def test_without_the_store_the_answer_is_an_error(queue_store: QueueStore) -> None:
+async def test_unavailable_store_fails_half_messages(queue_store: QueueStore) -> None:
     store = HalfStore(queue_store)
     await queue_store.close()
     with pytest.raises(StoreError):

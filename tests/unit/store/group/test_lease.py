@@ -48,7 +48,7 @@ async def took(lease: LeaseStore) -> int:
     return epoch
 
 
-async def test_one_has_the_lease_and_the_others_do_not(lease: OpenLease) -> None:
+async def test_lease_has_one_holder(lease: OpenLease) -> None:
     assert await lease("h:1").take()
     assert await lease("h:2").take() is None
     assert (await lease("h:2").claim_slave_id())[:2] == (1, "h:1")
@@ -63,7 +63,7 @@ async def test_every_epoch_is_larger_than_the_one_before(lease: OpenLease, queue
     assert await lease("h:1").take() == ahead + 1
 
 
-async def test_an_epoch_is_given_out_once_even_if_the_store_lost_it(lease: OpenLease, queue_store: QueueStore) -> None:
+async def test_epoch_is_never_reused_even_if_the_store_lost_it(lease: OpenLease, queue_store: QueueStore) -> None:
     first = await took(lease("h:1"))
     await queue_store.current().execute("DEL", queue_store.keys.epoch, queue_store.keys.lease)
     await asyncio.sleep(0.002)
@@ -93,7 +93,7 @@ async def test_slaves_get_ids_of_their_own(lease: OpenLease) -> None:
     assert (await lease("h:40", 40).claim_slave_id())[:2] == (40, "")
 
 
-async def test_a_slave_goes_to_the_id_that_it_wants_once_it_is_free(lease: OpenLease) -> None:
+async def test_slave_moves_to_its_preferred_id_once_free(lease: OpenLease) -> None:
     holder, mine = lease("h:0", 1), lease("h:1", 1)
     await holder.claim_slave_id()
     assert (await mine.claim_slave_id())[:2] == (2, "")
@@ -109,7 +109,7 @@ async def test_the_id_of_a_slave_that_becomes_the_master_is_free(lease: OpenLeas
     assert (await old.claim_slave_id())[:2] == (1, "h:2")
 
 
-async def test_no_id_is_left(lease: OpenLease) -> None:
+async def test_slave_gets_id_0_when_all_ids_are_taken(lease: OpenLease) -> None:
     for port in range(1, MAX_SLAVE_ID + 1):
         assert (await lease(f"h:{port}").claim_slave_id())[0] == port
     assert (await lease("h:99").claim_slave_id())[0] == 0

@@ -144,9 +144,7 @@ async def test_a_fenced_master_writes_no_offsets(queue_store: QueueStore, store_
     await newer.close()
 
 
-async def test_what_could_not_be_written_is_written_when_the_store_is_back(
-    tmp_path: Path, embedded_server: EmbeddedServer
-) -> None:
+async def test_unwritten_offsets_are_written_after_reconnect(tmp_path: Path, embedded_server: EmbeddedServer) -> None:
     server = EmbeddedServer(tmp_path / "valkey", settings={"appendfsync": "always"})
     server.start()
     store = await open_queue_store(server.url, "t")
@@ -169,7 +167,7 @@ async def test_what_could_not_be_written_is_written_when_the_store_is_back(
     server.kill()
 
 
-async def test_a_commit_during_a_write_that_fails_wins(
+async def test_commit_during_a_failing_write_wins(
     queue_store: QueueStore, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offsets = OffsetStore(queue_store, NEVER_S)
@@ -190,7 +188,7 @@ async def test_a_commit_during_a_write_that_fails_wins(
     redis.close()
 
 
-async def test_closing_waits_for_a_write_on_its_way(queue_store: QueueStore, redis: redis_py.Redis) -> None:
+async def test_close_waits_for_a_pending_write(queue_store: QueueStore, redis: redis_py.Redis) -> None:
     offsets = OffsetStore(queue_store, 0.0)
     offsets.commit("G", "T", 0, 1)
     await eventually(lambda: offsets._flushing is not None)
@@ -201,9 +199,7 @@ async def test_closing_waits_for_a_write_on_its_way(queue_store: QueueStore, red
     redis.close()
 
 
-async def test_a_reset_is_written_at_once_and_holds_until_it_is_ended(
-    queue_store: QueueStore, redis: redis_py.Redis
-) -> None:
+async def test_reset_is_written_at_once_and_holds_until_ended(queue_store: QueueStore, redis: redis_py.Redis) -> None:
     offsets = OffsetStore(queue_store, NEVER_S)
     offsets.commit("G", "T", 0, 8)
     await offsets.reset("G", "T", {0: 3, 1: 4})
@@ -226,9 +222,7 @@ async def test_a_reset_is_written_at_once_and_holds_until_it_is_ended(
     redis.close()
 
 
-async def test_a_commit_that_is_written_while_the_offset_is_reset_does_not_undo_it(
-    queue_store: QueueStore, redis: redis_py.Redis
-) -> None:
+async def test_commit_written_during_a_reset_does_not_undo_it(queue_store: QueueStore, redis: redis_py.Redis) -> None:
     offsets = OffsetStore(queue_store, NEVER_S)
     offsets.commit("G", "T", 0, 8)
     reset = asyncio.ensure_future(offsets.reset("G", "T", {0: 3}))
@@ -252,7 +246,7 @@ async def test_a_reset_that_the_store_refuses_changes_nothing(
     await newer.close()
 
 
-async def test_ends_of_resets_that_were_not_written_are_written_again(
+async def test_unwritten_ends_of_resets_are_retried(
     queue_store: QueueStore, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offsets = OffsetStore(queue_store, NEVER_S)
@@ -272,7 +266,7 @@ async def test_ends_of_resets_that_were_not_written_are_written_again(
     redis.close()
 
 
-async def test_one_look_for_missing_offsets_is_bounded_and_the_next_goes_on(
+async def test_scan_for_missing_offsets_is_bounded_and_resumes(
     queue_store: QueueStore, redis: redis_py.Redis, key_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(offset_store, "_KEYS_A_LOOK", 3)

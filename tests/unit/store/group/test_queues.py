@@ -145,7 +145,7 @@ async def test_offsets_are_dense_and_in_order_across_interleaved_queues(open_sto
     assert s.store.pending_bytes == 0
 
 
-async def test_several_records_of_one_append_stay_together(open_store: OpenStore) -> None:
+async def test_records_of_one_append_are_contiguous(open_store: OpenStore) -> None:
     s = await open_store()
     (queue,) = await s.queues("0")
     offsets = await asyncio.gather(s.append(queue, "a", "b", "c"), s.append(queue, "d"), s.append(queue, "e", "f"))
@@ -172,7 +172,7 @@ async def test_appends_of_one_turn_of_the_loop_go_in_one_call(open_store: OpenSt
     assert queues[0].max_offset + queues[1].max_offset == 4 * COMMIT_RECORDS - 1
 
 
-async def test_a_mistake_of_one_caller_costs_the_others_of_its_commit_no_answer(open_store: OpenStore) -> None:
+async def test_failing_callback_does_not_affect_others_of_its_commit(open_store: OpenStore) -> None:
     s = await open_store()
     queues = await s.queues("0", "1")
     told = s.store._on_new_records
@@ -192,7 +192,7 @@ async def test_a_mistake_of_one_caller_costs_the_others_of_its_commit_no_answer(
     assert [queue.max_offset for queue in queues] == [2, 1]
 
 
-async def test_new_records_are_told_once_per_queue_with_their_first_offset(open_store: OpenStore) -> None:
+async def test_new_records_are_notified_once_per_queue(open_store: OpenStore) -> None:
     s = await open_store()
     a, b = await s.queues("0", "1")
     await s.append(a, "before")
@@ -242,7 +242,7 @@ async def test_functions_are_used_where_the_server_has_them(open_store: OpenStor
 # --- reopening and fencing -------------------------------------------------------------------------------------------
 
 
-async def test_a_new_store_goes_on_where_the_last_one_stopped(open_store: OpenStore) -> None:
+async def test_new_store_continues_after_the_last_offset(open_store: OpenStore) -> None:
     first = await open_store()
     (queue,) = await first.queues("0")
     await first.append(queue, "a", "b")
@@ -254,7 +254,7 @@ async def test_a_new_store_goes_on_where_the_last_one_stopped(open_store: OpenSt
     assert second.store.epoch == first.store.epoch + 1
 
 
-async def test_an_older_master_is_fenced_off_and_told_once(open_store: OpenStore) -> None:
+async def test_older_master_is_fenced_and_notified_once(open_store: OpenStore) -> None:
     old = await open_store()
     (old_queue,) = await old.queues("0")
     await old.append(old_queue, "a")
@@ -272,7 +272,7 @@ async def test_an_older_master_is_fenced_off_and_told_once(open_store: OpenStore
     assert not new.fenced
 
 
-async def test_a_reader_does_not_take_the_group_over(open_store: OpenStore) -> None:
+async def test_reader_does_not_take_over_the_group(open_store: OpenStore) -> None:
     writer = await open_store()
     (queue,) = await writer.queues("0")
     reader = await open_store(reads_only=True)
@@ -297,7 +297,7 @@ async def test_groups_do_not_see_each_other(store_url: str, key_prefix: str) -> 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-async def test_reading_starts_at_the_offset_stops_at_the_count_and_is_empty_at_the_end(open_store: OpenStore) -> None:
+async def test_read_starts_at_offset_and_stops_at_count_or_end(open_store: OpenStore) -> None:
     s = await open_store()
     (queue,) = await s.queues("0")
     await s.append(queue, *"abcdef")
@@ -307,7 +307,7 @@ async def test_reading_starts_at_the_offset_stops_at_the_count_and_is_empty_at_t
     assert await s.read(queue, 10**12, 10) == ([], [])
 
 
-async def test_entries_removed_by_hand_leave_holes_but_right_offsets(open_store: OpenStore) -> None:
+async def test_entries_removed_by_hand_do_not_shift_offsets(open_store: OpenStore) -> None:
     s = await open_store()
     (queue,) = await s.queues("0")
     await s.append(queue, *"abcdefgh")
@@ -338,7 +338,7 @@ async def test_a_queue_emptied_by_hand_keeps_its_offsets(open_store: OpenStore) 
     assert await s.append(queue, "d") == 3
 
 
-async def test_delivering_writes_both_offsets_into_the_copy_and_leaves_the_record(open_store: OpenStore) -> None:
+async def test_delivery_writes_offsets_into_a_copy_of_the_record(open_store: OpenStore) -> None:
     s = await open_store()
     (queue,) = await s.queues("0")
     await s.append(queue, *"abc")
@@ -352,7 +352,7 @@ async def test_delivering_writes_both_offsets_into_the_copy_and_leaves_the_recor
     assert records == before
 
 
-async def test_forgotten_queues_are_opened_anew(open_store: OpenStore) -> None:
+async def test_forgotten_queues_are_reopened(open_store: OpenStore) -> None:
     s = await open_store()
     (queue,) = await s.queues("0")
     await s.append(queue, "a")
@@ -364,7 +364,7 @@ async def test_forgotten_queues_are_opened_anew(open_store: OpenStore) -> None:
     assert again.max_offset == 1
 
 
-async def test_a_queue_that_got_another_number_is_opened_anew(open_store: OpenStore) -> None:
+async def test_queue_with_changed_number_is_reopened(open_store: OpenStore) -> None:
     """A slave sees a topic that was deleted and made again between two looks."""
     s = await open_store()
     (queue,) = await s.queues("0")
@@ -450,7 +450,7 @@ async def own_server(tmp_path: Path, embedded_server: EmbeddedServer) -> AsyncIt
     server.kill()
 
 
-async def test_after_a_killed_server_is_back_appends_go_on_without_a_gap(own_server: EmbeddedServer) -> None:
+async def test_appends_continue_without_a_gap_after_server_restart(own_server: EmbeddedServer) -> None:
     s = Recorder(own_server.url, "t")
     await s.store.start()
     queues = await s.queues("0", "1")
@@ -472,7 +472,7 @@ async def test_after_a_killed_server_is_back_appends_go_on_without_a_gap(own_ser
     await s.store.close()
 
 
-async def test_answers_lost_with_the_connection_fail_and_the_offsets_are_asked_again(
+async def test_lost_replies_fail_and_offsets_are_read_again(
     own_server: EmbeddedServer,
 ) -> None:
     s = Recorder(own_server.url, "t")
@@ -493,7 +493,7 @@ async def test_answers_lost_with_the_connection_fail_and_the_offsets_are_asked_a
     await s.store.close()
 
 
-async def test_a_master_fenced_while_it_was_away_stays_fenced(own_server: EmbeddedServer) -> None:
+async def test_master_fenced_while_disconnected_stays_fenced(own_server: EmbeddedServer) -> None:
     old, new = Recorder(own_server.url, "t"), Recorder(own_server.url, "t")
     await old.store.start()
     (queue,) = await old.queues("0")
@@ -511,7 +511,7 @@ async def test_a_master_fenced_while_it_was_away_stays_fenced(own_server: Embedd
     await new.store.close()
 
 
-async def test_offsets_of_messages_that_the_store_lost_are_not_given_out_again(own_server: EmbeddedServer) -> None:
+async def test_offsets_of_lost_messages_are_not_reused(own_server: EmbeddedServer) -> None:
     """As after a failover to a replica that lacked the last writes: consumers are past them."""
     s = Recorder(own_server.url, "t")
     await s.store.start()

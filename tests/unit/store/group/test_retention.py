@@ -46,7 +46,7 @@ async def opened(url: str, prefix: str, records: list[bytes]) -> tuple[QueueStor
     return store, store.queues["T", 0]
 
 
-async def test_trims_to_an_offset_exactly_and_says_what_is_first(store_url: str, key_prefix: str) -> None:
+async def test_trim_stops_at_the_offset_and_returns_the_first_left(store_url: str, key_prefix: str) -> None:
     store, queue = await opened(store_url, key_prefix, [record(100 + i, ipv6=i == 4) for i in range(10)])
     retention = RetentionStore(store)
     try:
@@ -67,7 +67,7 @@ async def test_trims_to_an_offset_exactly_and_says_what_is_first(store_url: str,
         await store.close()
 
 
-async def test_what_a_group_has_pending_is_forgotten_with_its_entries(store_url: str, key_prefix: str) -> None:
+async def test_trim_removes_pending_entries_of_groups(store_url: str, key_prefix: str) -> None:
     store, queue = await opened(store_url, key_prefix, [record(1) for _ in range(1200)])
     try:
         async with Redis.from_url(store_url) as server:
@@ -81,7 +81,7 @@ async def test_what_a_group_has_pending_is_forgotten_with_its_entries(store_url:
         await store.close()
 
 
-async def test_a_queue_that_is_not_known_any_more_is_left_alone(store_url: str, key_prefix: str) -> None:
+async def test_trim_ignores_an_unknown_queue(store_url: str, key_prefix: str) -> None:
     store, queue = await opened(store_url, key_prefix, [record(1), record(2)])
     try:
         store.forget_queues("T")
@@ -91,7 +91,7 @@ async def test_a_queue_that_is_not_known_any_more_is_left_alone(store_url: str, 
         await store.close()
 
 
-async def test_an_older_master_trims_nothing(store_url: str, key_prefix: str) -> None:
+async def test_fenced_master_trims_nothing(store_url: str, key_prefix: str) -> None:
     store, queue = await opened(store_url, key_prefix, [record(1), record(2)])
     newer, _ = await opened(store_url, key_prefix, [])
     try:

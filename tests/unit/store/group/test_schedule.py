@@ -131,7 +131,7 @@ async def test_large_messages_are_read_a_few_at_a_time(
         await schedule.move(moves_of(due, None), 11)
 
 
-async def test_the_store_time_stands_elsewhere_behind_an_ipv6_host(queue_store: QueueStore) -> None:
+async def test_store_time_is_written_behind_an_ipv6_host(queue_store: QueueStore) -> None:
     schedule = ScheduleStore(queue_store)
     queue = queue_store.queues["T", 0]
     await add(schedule, "v6", 10, born_host="[2001:db8::7]:50123")
@@ -170,7 +170,7 @@ async def test_a_recall_takes_every_copy_of_a_send_that_was_repeated(queue_store
     assert await left(queue_store) == (0, 0, 0)
 
 
-async def test_a_move_that_fails_leaves_the_message_where_it_was(queue_store: QueueStore) -> None:
+async def test_failed_move_leaves_the_message_in_the_schedule(queue_store: QueueStore) -> None:
     schedule = ScheduleStore(queue_store)
     queue = queue_store.queues["T", 0]
     await queue_store.current().execute("SET", queue.key, "no stream")
@@ -184,7 +184,7 @@ async def test_a_move_that_fails_leaves_the_message_where_it_was(queue_store: Qu
     assert await left(queue_store) == (0, 0, 0)
 
 
-async def test_an_older_master_moves_and_recalls_nothing(
+async def test_fenced_master_moves_and_recalls_nothing(
     queue_store: QueueStore, store_url: str, key_prefix: str
 ) -> None:
     schedule = ScheduleStore(queue_store)

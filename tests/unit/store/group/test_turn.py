@@ -73,7 +73,7 @@ async def test_failure_is_answered_without_and_late_confirmation_with_an_answer(
     assert r.answers == [("a", None, error), ("b", 7, late)]
 
 
-async def test_failing_callback_does_not_cost_the_others_their_answers() -> None:
+async def test_failing_callback_does_not_affect_other_answers() -> None:
     r = Recorded()
     for text in ("a", "bad", "c"):
         r.batch.add(text, 1)

@@ -63,7 +63,7 @@ class Asked:
         self.confirmation.after(confirmed)
 
 
-async def test_replicas_are_counted_first_and_then_waited_for() -> None:
+async def test_replicas_are_counted_before_waiting_for_them() -> None:
     asked = Asked(replicas=1)
     asked.after(1)
     asked.server.answers(REPLICA, "ROLE")
@@ -74,7 +74,7 @@ async def test_replicas_are_counted_first_and_then_waited_for() -> None:
     assert not asked.server.asked
 
 
-async def test_nobody_waits_for_replicas_that_are_not_there(caplog: pytest.LogCaptureFixture) -> None:
+async def test_missing_replicas_are_reported_without_waiting(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("WARNING")
     asked = Asked(replicas=1)
     for number in (1, 2):
@@ -96,7 +96,7 @@ async def test_nobody_waits_for_replicas_that_are_not_there(caplog: pytest.LogCa
         ({"flush": True}, ("WAITAOF", 1, 0), [0, 0], [1, 0], ResponseCode.FLUSH_DISK_TIMEOUT),
     ],
 )
-async def test_each_is_told_within_its_own_time(
+async def test_each_confirmation_times_out_by_its_own_deadline(
     modes: dict[str, Any], question: tuple[Arg, ...], none: Any, all_of_them: Any, code: ResponseCode
 ) -> None:
     """One that came while a question was on its way waits neither twice as long, nor less than its time."""
@@ -125,7 +125,7 @@ async def test_each_is_told_within_its_own_time(
     assert not asked.server.asked
 
 
-async def test_what_a_server_cannot_say_is_told_to_all_at_once() -> None:
+async def test_unsupported_wait_command_fails_all_confirmations() -> None:
     asked = Asked(flush=True)
     asked.after(1)
     asked.after(2)
@@ -134,7 +134,7 @@ async def test_what_a_server_cannot_say_is_told_to_all_at_once() -> None:
     assert asked.told == [(1, ResponseCode.FLUSH_DISK_TIMEOUT), (2, ResponseCode.FLUSH_DISK_TIMEOUT)]
 
 
-async def test_a_replica_that_is_late_says_more_than_a_disk_that_is() -> None:
+async def test_replica_timeout_takes_precedence_over_disk_timeout() -> None:
     asked = Asked(replicas=1, flush=True)
     asked.after(1)
     asked.server.answers([0, 0], "WAITAOF", 1, 0, TWO_SECONDS_MS)
@@ -150,7 +150,7 @@ async def test_a_replica_that_is_late_says_more_than_a_disk_that_is() -> None:
     assert asked.told[1:] == [(2, ResponseCode.FLUSH_SLAVE_TIMEOUT)]
 
 
-async def test_a_broken_connection_is_an_error_and_no_status() -> None:
+async def test_broken_connection_is_an_error_not_a_status() -> None:
     asked = Asked(replicas=1)
     asked.after(1)
     broken = StoreError("the connection to the store was lost")

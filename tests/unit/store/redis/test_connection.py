@@ -25,7 +25,7 @@ async def connection(store_url: str) -> AsyncIterator[StoreConnection]:
     connection.close()
 
 
-async def test_answers_come_in_the_order_of_the_calls(connection: StoreConnection, key_prefix: str) -> None:
+async def test_replies_are_returned_in_the_order_of_calls(connection: StoreConnection, key_prefix: str) -> None:
     answers: list[Any] = []
     for i in range(100):
         connection.call(answers.append, "SET", f"{key_prefix}{i}", i)
@@ -34,7 +34,7 @@ async def test_answers_come_in_the_order_of_the_calls(connection: StoreConnectio
     assert answers[1::2] == [b"%d" % i for i in range(100)]
 
 
-async def test_an_error_of_the_server_fails_its_call_alone(connection: StoreConnection, key_prefix: str) -> None:
+async def test_server_error_fails_only_its_own_call(connection: StoreConnection, key_prefix: str) -> None:
     await connection.execute("SET", key_prefix, "text")
     wrong = connection.execute("LPUSH", key_prefix, "x")
     right = connection.execute("GET", key_prefix)
@@ -43,9 +43,7 @@ async def test_an_error_of_the_server_fails_its_call_alone(connection: StoreConn
     assert await right == b"text"
 
 
-async def test_a_call_that_cannot_be_packed_does_not_shift_the_answers(
-    connection: StoreConnection, key_prefix: str
-) -> None:
+async def test_unencodable_call_does_not_shift_replies(connection: StoreConnection, key_prefix: str) -> None:
     answers: list[Any] = []
     for bad in ("\ud800", object()):
         with pytest.raises((UnicodeEncodeError, TypeError)):
@@ -64,7 +62,7 @@ async def test_calls_on_a_lost_connection_fail(connection: StoreConnection) -> N
         await connection.execute("PING")
 
 
-async def test_a_caller_that_gave_up_does_not_disturb_the_others(connection: StoreConnection) -> None:
+async def test_cancelled_call_does_not_affect_others(connection: StoreConnection) -> None:
     given_up = connection.execute("ECHO", "a")
     given_up.cancel()
     assert await connection.execute("ECHO", "b") == b"b"
@@ -79,9 +77,7 @@ async def test_database_of_the_url_is_selected(embedded_server: EmbeddedServer, 
     second.close()
 
 
-async def test_a_password_is_used_and_a_wrong_one_is_a_store_error(
-    tmp_path: Path, embedded_server: EmbeddedServer
-) -> None:
+async def test_wrong_password_is_a_store_error(tmp_path: Path, embedded_server: EmbeddedServer) -> None:
     port = free_port()
     arguments = [str(find_server_binary()), "--port", str(port), "--bind", "127.0.0.1", "--requirepass", "s3cret"]
     process = await asyncio.create_subprocess_exec(
@@ -103,13 +99,13 @@ async def test_a_password_is_used_and_a_wrong_one_is_a_store_error(
         await process.communicate()
 
 
-async def test_no_server_is_a_store_error_without_the_password() -> None:
+async def test_unreachable_server_error_hides_the_password() -> None:
     with pytest.raises(StoreError, match="cannot reach the store") as caught:
         await Store(f"redis://user:s3cret@127.0.0.1:{free_port()}/0", "test").start()
     assert "s3cret" not in str(caught.value)
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_given_up_and_closed(
+async def test_silent_server_times_out_and_is_disconnected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(opening, "_CONNECT_TIMEOUT_S", 0.05)
@@ -130,7 +126,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up_and_closed(
     server.close()
 
 
-async def test_a_server_that_does_not_speak_redis_is_a_store_error() -> None:
+async def test_server_without_redis_protocol_is_a_store_error() -> None:
     async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(10)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -143,7 +139,7 @@ async def test_a_server_that_does_not_speak_redis_is_a_store_error() -> None:
     server.close()
 
 
-async def test_a_mistake_of_ours_does_not_end_the_reconnecting(embedded_server: EmbeddedServer) -> None:
+async def test_bug_in_a_callback_does_not_stop_reconnecting(embedded_server: EmbeddedServer) -> None:
     opened: list[StoreConnection] = []
 
     def on_open(connection: StoreConnection) -> Any:

@@ -90,7 +90,7 @@ def test_globals_of_nested_functions_are_found() -> None:
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_file_says_its_subject_and_what_each_function_takes(subject: str) -> None:
+def test_every_lua_file_documents_its_subject_and_arguments(subject: str) -> None:
     text = source(subject)
     Bytecode(text)
     assert text.startswith("-- ")

@@ -63,7 +63,7 @@ def test_sentinels() -> None:
         "unix+cluster://h:1",
     ],
 )
-def test_what_is_no_store_url_is_a_config_error(url: str) -> None:
+def test_invalid_store_url_is_a_config_error(url: str) -> None:
     with pytest.raises(ConfigError):
         locator(url)
 
@@ -93,7 +93,7 @@ def test_an_error_does_not_show_the_password() -> None:
         assert "s3cret" not in str(caught.value)
 
 
-async def test_what_the_url_lacks_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_credentials_missing_in_the_url_come_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMQ_REDIS_STORE_USERNAME", "me")
     monkeypatch.setenv("RMQ_REDIS_STORE_PASSWORD", "secret")
     monkeypatch.setenv("RMQ_REDIS_STORE_CA_CERTS", "/ca")
@@ -106,7 +106,7 @@ async def test_what_the_url_lacks_comes_from_the_environment(monkeypatch: pytest
     assert from_environment({}, "RMQ_REDIS_REGISTRY") == {}
 
 
-async def test_nobody_to_ask_is_a_store_error() -> None:
+async def test_unreachable_sentinels_and_cluster_nodes_are_a_store_error() -> None:
     for url in (f"redis+sentinel://127.0.0.1:{free_port()}/main", f"redis+cluster://127.0.0.1:{free_port()}"):
         where = locator(url)
         assert where.finds
@@ -115,7 +115,7 @@ async def test_nobody_to_ask_is_a_store_error() -> None:
                 await find()
 
 
-async def test_a_registry_takes_the_same_urls_but_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_registry_accepts_store_urls_except_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMQ_REDIS_REGISTRY_PASSWORD", "secret")
     for url in ("redis://h:1/2", "redis+sentinel://h:1/main/2"):
         registry = RouteStore.from_url(url)
@@ -162,7 +162,7 @@ class Views:
         monkeypatch.setattr("rmq_redis.store.redis.locate.key_slot", lambda key: 0)
 
 
-async def test_a_cluster_node_that_does_not_know_of_a_failover_is_not_believed(
+async def test_cluster_node_with_outdated_view_is_outvoted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     views = Views(monkeypatch, a=("a", 1), b=("a", 1), c=("a", 1))
@@ -179,7 +179,7 @@ async def test_a_cluster_node_that_does_not_know_of_a_failover_is_not_believed(
     assert (await where.primary())["host"] == "b"
 
 
-async def test_cluster_nodes_that_the_url_does_not_name_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cluster_nodes_missing_in_the_url_are_discovered(monkeypatch: pytest.MonkeyPatch) -> None:
     views = Views(monkeypatch, a=("a", 1), b=("a", 1), c=("a", 1))
     where = locator("redis+cluster://a:1")
     assert (await where.primary())["host"] == "a"

@@ -73,7 +73,7 @@ def _help() -> str:
 
 @pytest.mark.parametrize("secret", ODD)
 @pytest.mark.parametrize("form", FORMS)
-def test_no_part_of_a_password_is_shown_whether_the_url_can_be_read_or_not(form: str, secret: str) -> None:
+def test_errors_hide_every_part_of_the_password(form: str, secret: str) -> None:
     for written in (secret, quote(secret, safe="")):
         url = form.format(written)
         texts = [redact(url), without_credentials(url)]
@@ -92,7 +92,7 @@ def test_no_part_of_a_password_is_shown_whether_the_url_can_be_read_or_not(form:
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=4, max_size=30), st.sampled_from(FORMS))
-def test_no_password_at_all_is_shown(secret: str, form: str) -> None:
+def test_displayed_url_contains_no_password(secret: str, form: str) -> None:
     assume(":" not in secret or not form.startswith("redis://{}@"))  # what precedes the colon is a user name there
     marked = f"Zq7{secret}Xv9"
     for piece in ("Zq7", "Xv9"):
@@ -101,7 +101,7 @@ def test_no_password_at_all_is_shown(secret: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("secret", ODD)
-def test_a_percent_encoded_password_is_understood(secret: str) -> None:
+def test_percent_encoded_password_is_decoded(secret: str) -> None:
     assert parse_store_url(f"redis://u:{quote(secret, safe='')}@h:1/0")["password"] == secret
 
 
@@ -129,7 +129,7 @@ def test_the_error_says_how_to_write_a_password() -> None:
         locator("redis://user:s3cret/part2@h/0")
 
 
-async def test_a_server_that_repeats_the_arguments_of_auth_is_cut_short() -> None:
+async def test_server_error_that_repeats_auth_arguments_is_cut() -> None:
     answer = "ERR unknown command 'AUTH', with args beginning with: 'user' 's3cret' "
     assert server_text(answer) == "ERR unknown command 'AUTH'"
     assert "s3cret" not in str(StoreConnection()._error(answer))

@@ -34,7 +34,7 @@ class Commits:
         await eventually(held)
 
 
-async def test_a_store_that_answers_gets_everything_at_once() -> None:
+async def test_responsive_store_gets_commits_at_once() -> None:
     commits = Commits()
     for _ in range(100):
         commits.offer()
@@ -43,7 +43,7 @@ async def test_a_store_that_answers_gets_everything_at_once() -> None:
     assert (commits.window.held, commits.window.head_wait_ms, commits.window.busy) == (0, 0, False)
 
 
-async def test_what_is_held_goes_out_in_order_with_the_first_answer() -> None:
+async def test_held_commits_are_sent_in_order_after_first_reply() -> None:
     commits = Commits()
     await commits.stall()
     sent = len(commits.sent)
@@ -56,7 +56,7 @@ async def test_what_is_held_goes_out_in_order_with_the_first_answer() -> None:
     assert commits.sent[-1] == commits.next
 
 
-async def test_what_waits_too_long_is_refused_and_was_never_sent() -> None:
+async def test_commit_held_too_long_is_refused_and_never_sent() -> None:
     commits = Commits(max_wait_s=0.05)
     await commits.stall()
     await eventually(lambda: commits.refused)
@@ -70,7 +70,7 @@ async def test_what_waits_too_long_is_refused_and_was_never_sent() -> None:
     assert len(commits.sent) + len(commits.refused) == commits.next
 
 
-async def test_a_store_that_says_nothing_is_busy_until_it_answers() -> None:
+async def test_silent_store_is_busy_until_it_replies() -> None:
     commits = Commits(max_wait_s=0.01, busy_s=0.1)
     await commits.stall()
     await eventually(lambda: commits.window.busy)
@@ -78,7 +78,7 @@ async def test_a_store_that_says_nothing_is_busy_until_it_answers() -> None:
     assert not commits.window.busy
 
 
-async def test_pauses_that_are_in_order_hold_nothing_back() -> None:
+async def test_allowed_pause_holds_no_commits() -> None:
     commits = Commits()
     commits.window.allow_pauses(60.0)
     commits.offer()
@@ -87,7 +87,7 @@ async def test_pauses_that_are_in_order_hold_nothing_back() -> None:
     assert commits.sent == [1, 2]
 
 
-async def test_commits_that_fail_as_they_are_released_do_not_pile_up_calls() -> None:
+async def test_failing_releases_do_not_recurse() -> None:
     """The connection broke: every release is answered at once."""
     sent: list[int] = []
 
