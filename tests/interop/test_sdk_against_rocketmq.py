@@ -147,6 +147,31 @@ async def test_batch_oneway_and_compression(producer: AsyncProducer, topic: str,
     assert {message.msg_id for message in messages if message.tags == "B"} == set(batch.msg_id.split(","))
 
 
+async def test_sends_at_the_same_time_have_their_own_ids_and_offsets(
+    producer: AsyncProducer, topic: str, namesrv: str
+) -> None:
+    await producer.send(Message(topic, b"first"))
+    messages = [Message(topic, f"body {n}", tags=f"tag{n % 3}", keys=[f"key{n}"], flag=n) for n in range(200)]
+    keyed = [producer.send(message, key=f"k{number % 5}") for number, message in enumerate(messages[100:])]
+    results = await asyncio.gather(*map(producer.send, messages[:100]), *keyed)
+    collector = Collector()
+    consumer = AsyncPushConsumer(unique("group"), namesrv, consume_from_where=FIRST)
+    consumer.subscribe(topic, "*", collector)
+    async with consumer:
+        received = {message.text(): message for message in await collector.wait(201)}
+    for number, (message, result) in enumerate(zip(messages, results, strict=True)):
+        found = received[f"body {number}"]
+        assert (found.tags, found.keys, found.flag) == (message.tags, f"key{number}", number)
+        assert (found.msg_id, found.offset_msg_id) == (result.msg_id, result.offset_msg_id)
+        assert (found.queue, found.queue_offset) == (result.queue, result.queue_offset)
+        assert (result.status, result.attempts) == (SendStatus.SEND_OK, 1)
+        if number >= 100:
+            assert found.properties["__SHARDINGKEY"] == f"k{number % 5}"
+    for key in range(5):
+        offsets = [result.queue_offset for result in results[100 + key :: 5]]
+        assert offsets == sorted(offsets)
+
+
 async def test_tags_filter(producer: AsyncProducer, topic: str, namesrv: str) -> None:
     for tag in ("A", "B", "C", ""):
         for number in range(5):

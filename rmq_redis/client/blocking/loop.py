@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextvars
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -31,6 +33,8 @@ class BackgroundLoop:
     def __init__(self) -> None:
         self.process_id = os.getpid()
         self._ending = False
+        self._posted: deque[tuple[contextvars.Context, Callable[..., object], tuple[object, ...]]] = deque()
+        self._is_woken = False
         self._loop = new_event_loop()
         self._thread = threading.Thread(target=self._run, name="rmq-redis-loop", daemon=True)
         self._thread.start()
@@ -72,9 +76,41 @@ class BackgroundLoop:
         """Whether the caller runs in the loop."""
         return threading.current_thread() is self._thread
 
+    def check_not_current(self) -> None:
+        """Raises ClientError in the loop itself (in a coroutine handler), which would wait for itself for ever."""
+        if self.is_current():
+            raise ClientError("a blocking call inside the event loop: use the Async class there")
+
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Runs a coroutine on the loop; does not wait for it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def post(self, function: Callable[..., object], *arguments: object) -> None:
+        """Has the loop call a function, in the caller's context; does not wait for it. The function must not raise.
+
+        The loop is woken once for all that is posted until it comes to it.
+        """
+        self._posted.append((contextvars.copy_context(), function, arguments))
+        if not self._is_woken:
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._call_posted)
+
+    def _call_posted(self) -> None:
+        self._is_woken = False  # first: what is posted from now on wakes the loop again
+        posted = self._posted
+        for _ in range(len(posted)):
+            context, function, arguments = posted.popleft()
+            context.run(function, *arguments)
+
+    def wait(self, future: concurrent.futures.Future[T]) -> T:
+        """The result of what runs on the loop; an interrupt (Ctrl-C) cancels it."""
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            if self._ending and threading.current_thread().daemon:
+                threading.Event().wait()  # the interpreter ends: this thread does so with it, and without a traceback
+            raise
 
     def call_soon(self, callback: Callable[[], Any]) -> None:
         """Has the loop call a function; does not wait for it."""
@@ -84,19 +120,12 @@ class BackgroundLoop:
         """Runs a coroutine on the loop and waits for its result; an interrupt (Ctrl-C) cancels it.
 
         Raises:
-            ClientError: called on the loop itself (in a coroutine handler), which would wait for itself for ever.
+            ClientError: as ``check_not_current``.
         """
         if self.is_current():
             coroutine.close()
-            raise ClientError("a blocking call inside the event loop: use the Async class there")
-        future = self.submit(coroutine)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            if self._ending and threading.current_thread().daemon:
-                threading.Event().wait()  # the interpreter ends: this thread does so with it, and without a traceback
-            raise
+        self.check_not_current()
+        return self.wait(self.submit(coroutine))
 
 
 _lock = threading.Lock()

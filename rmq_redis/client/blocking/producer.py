@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,9 +13,22 @@ from ...config import ClientConfig
 from ...model import Message, MessageExt, MessageQueue, SendResult
 from ...plugins.hookspecs import QueueSelector
 from ..core.settings import ProducerOptions
+from ..produce.choice import destination
 from ..produce.producer import AsyncProducer
 from .facade import Renewed
 from .loop import background_loop
+
+
+class _Result(concurrent.futures.Future[SendResult]):
+    """The result of a send, told by the loop. It may be cancelled by its own thread meanwhile."""
+
+    def set_result(self, result: SendResult) -> None:
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            super().set_result(result)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            super().set_exception(exception)
 
 
 class Producer(Renewed[AsyncProducer]):
@@ -45,7 +59,13 @@ class Producer(Renewed[AsyncProducer]):
         timeout_s: float | timedelta | None = None,
     ) -> SendResult:
         """As ``AsyncProducer.send``."""
-        return self._run(self._async.send(message, queue=queue, key=key, selector=selector, timeout_s=timeout_s))
+        twin = self._async
+        twin.check_process()
+        loop = background_loop()
+        loop.check_not_current()
+        result = _Result()
+        loop.post(twin.begin_send, message, destination(queue, key, selector), timeout_s, result)
+        return loop.wait(result)
 
     def send_async(
         self,
@@ -57,9 +77,10 @@ class Producer(Renewed[AsyncProducer]):
         timeout_s: float | timedelta | None = None,
     ) -> concurrent.futures.Future[SendResult]:
         """As ``send``, without waiting: the future gets the result or the error."""
-        return background_loop().submit(
-            self._async.send(message, queue=queue, key=key, selector=selector, timeout_s=timeout_s)
-        )
+        result = _Result()
+        where = destination(queue, key, selector)
+        background_loop().post(self._async.begin_send, message, where, timeout_s, result)
+        return result
 
     def send_oneway(
         self,

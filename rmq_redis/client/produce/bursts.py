@@ -35,8 +35,8 @@ HOLD_S = 0.001
 """The longest such wait in seconds, for answers that wait themselves (for a replica, a disk)."""
 ALONE_S = 30.0
 """How long messages for a queue go alone after its broker has refused a burst."""
-_SAME_DEADLINE_S = 0.01
-"""The messages of a burst have one timeout. A difference of this many seconds is not noticed."""
+_DEADLINE_SPAN = 0.05
+"""The messages of a burst have one deadline, the latest. It may be this share of the timeout later than their own."""
 
 
 class Sender(Protocol):
@@ -69,6 +69,7 @@ class Burst:
     def add(self, out: Outgoing, sender: Sender) -> None:
         """Adds a message that joins."""
         self.outs.append(out)
+        self.deadline = max(self.deadline, out.deadline)
         self.senders.append(sender)
         self.size += len(out.body)
 
@@ -165,7 +166,6 @@ class Bursts:
         self.kept: dict[str, QueueTarget] = {}
         self._connections = connections
         self._linger_s = linger_s
-        self._deadline_span_s = linger_s + _SAME_DEADLINE_S
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[QueueTarget, Burst] = {}
         self._unanswered: Counter[str] = Counter()
@@ -178,7 +178,8 @@ class Bursts:
             out.joins = False
         burst = self._waiting.get(target)
         if burst is not None:
-            if out.joins and burst.joins and abs(out.deadline - burst.deadline) < self._deadline_span_s:
+            span_s = out.timeout_s * _DEADLINE_SPAN + self._linger_s
+            if out.joins and burst.joins and abs(out.deadline - burst.deadline) <= span_s:
                 burst.add(out, sender)
                 if len(burst.outs) >= MAX_NUMS or burst.size >= MAX_BYTES:
                     self._leave(target)

@@ -24,10 +24,11 @@ from ...model import Message, SendResult
 from ...remoting.connection import Connection
 from ..core.arguments import seconds_of
 from ..core.instance import MQClientInstance
-from .bursts import Bursts
+from .begun import Begun
+from .bursts import Bursts, Sender
 from .checks import check_message, check_topic
 from .choice import ANYWHERE, Destination, QueueChoice
-from .failures import AWAY_CODES, is_away, is_retriable
+from .failures import AWAY_CODES, StopAtDeadline, StopWhen, is_away, is_retriable
 from .outgoing import Encode, Outgoing
 from .topic import MOST_PAUSE_S, RETRY_PAUSE_S, PublishTopic, PublishTopics, QueueAwayError, QueueTarget
 
@@ -45,26 +46,6 @@ _ONEWAYS_PER_TURN = 64
 R = TypeVar("R")
 Attempt = Callable[[Outgoing, QueueTarget], Awaitable[R]]
 """Sends to a target."""
-
-
-class StopAtDeadline(tenacity.stop.stop_base):
-    """No further attempt after a time of the event loop's clock."""
-
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
-
-    def __call__(self, _state: tenacity.RetryCallState) -> bool:
-        return asyncio.get_running_loop().time() >= self._deadline
-
-
-class StopWhen(tenacity.stop.stop_base):
-    """No further attempt once a condition holds."""
-
-    def __init__(self, condition: Callable[[], bool]) -> None:
-        self._condition = condition
-
-    def __call__(self, _state: tenacity.RetryCallState) -> bool:
-        return self._condition()
 
 
 class Delivery:
@@ -130,15 +111,12 @@ class Delivery:
             raise
         topic = self._topics.get(name) or await self.topic(name, timeout_s)
         deadline = self._loop.time() + timeout_s
-        target = self._bursts.kept.get(name) if where is ANYWHERE else None
-        if target is None:
-            try:
-                target = self._choice.target(topic, message, where)
-            except QueueAwayError as error:
-                target = await self._publish.wait_for(error.queue, timeout_s)
-        out = encode(messages, where.key)
-        out.deadline = deadline
-        out.is_fixed = where is not ANYWHERE or (topic.is_strict and self._choice.by_key)
+        try:
+            target = self._target(topic, message, where)
+        except QueueAwayError as error:
+            target = await self._publish.wait_for(error.queue, timeout_s)
+        out = self._encoded(messages, encode, where, topic, deadline)
+        out.timeout_s = timeout_s
         if len(out.body) >= self._compress_over_bytes and not out.is_batch:
             await out.compress()
         try:
@@ -147,7 +125,49 @@ class Delivery:
             if not is_retriable(error):
                 raise
             failure = error
-        return await self._repeat(out, target, attempt, failure)
+        return await self.repeat(out, target, attempt, failure)
+
+    def begin(
+        self, message: Message, encode: Encode, where: Destination, timeout_s: float | timedelta | None, sender: Sender
+    ) -> bool:
+        """Sends a message as ``deliver`` with ``ask``, but without a coroutine: for many callers of other threads.
+
+        Returns:
+            whether it did; False if something has to be waited for first, or attempts are measured.
+
+        Raises:
+            RmqError: as ``deliver``, for what is found before anything is sent.
+        """
+        timeout_s = self._timeout_s if timeout_s is None else seconds_of("timeout_s", timeout_s)
+        topic = self._topics.get(getattr(message, "topic", ""))
+        if topic is None or self._sending or self._report:
+            return False
+        deadline = self._loop.time() + timeout_s
+        try:
+            target = self._target(topic, message, where)
+        except QueueAwayError:
+            return False
+        if target.address not in self._connections:
+            return False
+        out = self._encoded((message,), encode, where, topic, deadline)
+        out.timeout_s = timeout_s
+        if len(out.body) >= self._compress_over_bytes:
+            return False
+        self._bursts.add(out, target, Begun(self, out, target, sender))
+        return True
+
+    def _target(self, topic: PublishTopic, message: Message, where: Destination) -> QueueTarget:
+        """Where a message goes: with others of this turn, if it may go anywhere. Raises as ``QueueChoice.target``."""
+        kept = self._bursts.kept.get(message.topic) if where is ANYWHERE else None
+        return kept or self._choice.target(topic, message, where)
+
+    def _encoded(
+        self, messages: Sequence[Message], encode: Encode, where: Destination, topic: PublishTopic, deadline: float
+    ) -> Outgoing:
+        out = encode(messages, where.key)
+        out.deadline = deadline
+        out.is_fixed = where is not ANYWHERE or (topic.is_strict and self._choice.by_key)
+        return out
 
     async def topic(self, name: str, timeout_s: float | timedelta | None = None) -> PublishTopic:
         """The queues of a topic.
@@ -163,6 +183,21 @@ class Delivery:
         check_topic(name)
         timeout_s = self._timeout_s if timeout_s is None else seconds_of("timeout_s", timeout_s)
         return await self._publish.find(name, timeout_s)
+
+    def spawn(self, sender: Sender, sending: Awaitable[SendResult]) -> None:
+        """Awaits a send in a task, and tells the sender."""
+        self._instance.spawn(self._tell(sender, sending))
+
+    async def _tell(self, sender: Sender, sending: Awaitable[SendResult]) -> None:
+        try:
+            result = await sending
+        except asyncio.CancelledError:
+            sender.set_exception(ClientError(f"producer {self._group!r} was closed"))
+            raise
+        except Exception as error:
+            sender.set_exception(error)
+        else:
+            sender.set_result(result)
 
     def _check_running(self) -> None:
         self._instance.check_process()
@@ -222,7 +257,7 @@ class Delivery:
 
     # --- further attempts ----------------------------------------------------------------------------------------
 
-    async def _repeat(self, out: Outgoing, target: QueueTarget, attempt: Attempt[R], error: RmqError) -> R:
+    async def repeat(self, out: Outgoing, target: QueueTarget, attempt: Attempt[R], error: RmqError) -> R:
         """Further attempts after ``error``, which the first one ended with; raises the last attempt's error."""
         self._note_failure(out.topic, target, error)
         retries = self._retries

@@ -1,6 +1,11 @@
-"""Which failures of a send are worth another attempt."""
+"""Which failures of a send are worth another attempt, and until when."""
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import tenacity
 
 from ...codes import ResponseCode
 from ...errors import RemotingConnectError, RemotingError, ResponseError, RouteNotFoundError
@@ -34,3 +39,23 @@ def is_away(error: BaseException) -> bool:
     if isinstance(error, ResponseError):
         return error.code in AWAY_CODES
     return isinstance(error, RemotingConnectError | RouteNotFoundError)
+
+
+class StopAtDeadline(tenacity.stop.stop_base):
+    """No further attempt after a time of the event loop's clock."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    def __call__(self, _state: tenacity.RetryCallState) -> bool:
+        return asyncio.get_running_loop().time() >= self._deadline
+
+
+class StopWhen(tenacity.stop.stop_base):
+    """No further attempt once a condition holds."""
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self._condition = condition
+
+    def __call__(self, _state: tenacity.RetryCallState) -> bool:
+        return self._condition()

@@ -50,6 +50,7 @@ class Outgoing(msgspec.Struct, gc=False):
         joins: whether it may go in one request with others, see ``bursts``.
         attempts: how often it was sent.
         is_fixed: whether it must go to the queue chosen for the first attempt.
+        timeout_s: seconds that all attempts have together.
         deadline: time of the event loop's clock at which no further attempt begins.
     """
 
@@ -64,6 +65,7 @@ class Outgoing(msgspec.Struct, gc=False):
     joins: bool = False
     attempts: int = 1
     is_fixed: bool = False
+    timeout_s: float = 0.0
     deadline: float = 0.0
 
     def frame(self, template: bytes, opaque: int) -> bytes:

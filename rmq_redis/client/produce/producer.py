@@ -21,8 +21,9 @@ from ..core.intercept import intercepted_send, named_and_given
 from ..core.lifecycle import AsyncClient
 from ..core.settings import ClientSettings
 from ..core.values import Serializer, ValueSender, serializer_of
+from .bursts import Sender
 from .checks import check_handle, check_message, check_messages
-from .choice import QueueChoice, destination
+from .choice import Destination, QueueChoice, destination
 from .delivery import Delivery
 from .outgoing import MessageEncoder
 from .request_reply import Requests
@@ -144,6 +145,23 @@ class AsyncProducer(AsyncClient, ValueSender):
         """
         where = destination(queue, key, selector)
         return await self._deliver((message,), self._encoder.message, self._delivery.ask, where, timeout_s)
+
+    def begin_send(
+        self, message: Message, where: Destination, timeout_s: float | timedelta | None, sender: Sender
+    ) -> None:
+        """Sends a message for a caller of another thread; ``sender`` gets the result, or what ``send`` would raise.
+
+        Without a coroutine and a task, unless something has to be waited for before the message is written.
+        """
+        encode = self._encoder.message
+        try:
+            if not self._interceptors and self._delivery.begin(message, encode, where, timeout_s, sender):
+                return
+        except Exception as error:
+            sender.set_exception(error)
+            return
+        sending = self._deliver((message,), encode, self._delivery.ask, where, timeout_s)
+        self._delivery.spawn(sender, sending)
 
     async def send_oneway(
         self,

@@ -9,12 +9,20 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from client_fakes import FakeCluster, threaded_cluster
+from client_fakes import FakeCluster, sent_messages, threaded_cluster
 
 import rmq_redis
 from rmq_redis import Admin, Message, MessageExt, Producer, PullConsumer, PushConsumer
 from rmq_redis.client.blocking.loop import background_loop
-from rmq_redis.errors import ClientError, ConfigError, MessageIllegalLocallyError, RouteNotFoundError
+from rmq_redis.codes import RequestCode, ResponseCode
+from rmq_redis.errors import (
+    ClientError,
+    ConfigError,
+    MessageIllegalError,
+    MessageIllegalLocallyError,
+    RouteNotFoundError,
+    SystemBusyError,
+)
 
 FIRST = "CONSUME_FROM_FIRST_OFFSET"
 
@@ -57,6 +65,53 @@ def test_errors_are_the_same(fake: FakeCluster) -> None:
             producer.send_async(Message("unknown", b"x")).result(10)
     with pytest.raises(ClientError, match="closed"):
         producer.send(Message("T", b"x"))
+
+
+def test_sends_that_wait_for_nothing_share_requests_and_keep_their_order(fake: FakeCluster) -> None:
+    with Producer("PG", config=fake.config()) as producer:
+        producer.send(Message("T", b"first"), key="k")
+        loop = background_loop()
+        go_on = threading.Event()
+        loop.call_soon(go_on.wait)  # the loop is busy while the sends come
+        futures = [producer.send_async(Message("T", f"{number}"), key="k") for number in range(20)]
+        go_on.set()
+        offsets = [future.result(10).queue_offset for future in futures]
+        assert offsets == list(range(1, 21))
+        assert len(fake.broker.of(RequestCode.SEND_BATCH_MESSAGE)) == 1
+
+
+def test_a_send_that_fails_is_retried_and_told_as_an_error_in_the_end(fake: FakeCluster) -> None:
+    with Producer("PG", config=fake.config()) as producer:
+        producer.send(Message("T", b"first"))
+        answers = fake.broker.answers[RequestCode.SEND_MESSAGE_V2]
+        answers += [ResponseCode.SYSTEM_BUSY]
+        assert producer.send(Message("T", b"x")).attempts == 2
+        answers += [ResponseCode.SYSTEM_BUSY] * 3
+        with pytest.raises(SystemBusyError):
+            producer.send(Message("T", b"x"))
+        answers += [ResponseCode.MESSAGE_ILLEGAL]
+        with pytest.raises(MessageIllegalError):
+            producer.send_async(Message("T", b"x")).result(10)
+        assert not answers
+
+
+def test_a_large_body_is_compressed_as_by_the_async_producer(fake: FakeCluster) -> None:
+    with Producer("PG", config=fake.config()) as producer:
+        for _ in range(2):  # the second one finds topic and connection there
+            producer.send(Message("T", b"x" * 10_000))
+        assert max(len(command.body) for command in fake.broker.of(RequestCode.SEND_MESSAGE_V2)) < 1000
+
+
+def test_a_cancelled_send_costs_nobody_else_its_result(fake: FakeCluster) -> None:
+    with Producer("PG", config=fake.config()) as producer:
+        producer.send(Message("T", b"first"))
+        go_on = threading.Event()
+        background_loop().call_soon(go_on.wait)
+        futures = [producer.send_async(Message("T", b"%d" % number), key="k") for number in range(3)]
+        assert futures[1].cancel()
+        go_on.set()
+        assert [futures[index].result(10).attempts for index in (0, 2)] == [1, 1]
+        assert b"1" not in [body for _, body in sent_messages(fake.broker)]
 
 
 def test_pull_consumer(fake: FakeCluster) -> None:

@@ -60,7 +60,7 @@ async def test_sends_of_a_turn_share_a_request_and_have_their_own_results() -> N
 
 
 async def test_large_turns_spread_evenly_over_the_queues() -> None:
-    async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
+    async with cluster() as fake, AsyncProducer("PG", config=fake.config(send_timeout_s=60)) as producer:
         await connected(producer)
         results = await asyncio.gather(*(producer.send(Message("T", b"x")) for _ in range(8 * MAX_NUMS)))
         nums = Counter(result.queue.queue_id for result in results)
