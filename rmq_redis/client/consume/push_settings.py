@@ -12,10 +12,7 @@ from ...errors import ConfigError
 from ...model import ConsumeFromWhere, MessageModel
 from ..core.instance import check_group
 from ..core.settings import PushConsumerOptions, check_types
-from .process_queue import PullThresholds
-
-MAX_PULL_BATCH_SIZE = 1024
-"""Source: DefaultMQPushConsumerImpl.checkConfig."""
+from .process_queue import MAX_PULL_BATCH_SIZE, PullThresholds
 
 
 @dataclass(frozen=True, kw_only=True)
