@@ -73,6 +73,7 @@ def batch_to_records(
     *,
     change: Callable[[bytes], tuple[int, bytes]],
     change_all: bool,
+    code_of: Callable[[bytes], int] | None = None,
     suffix: bytes,
     max_nums: int = sys.maxsize,
 ) -> list[bytes]:
@@ -82,6 +83,7 @@ def batch_to_records(
         head: what the records share; each has the flag and the queueOffset of its own item.
         change: property bytes -> (value in place of queueOffset, properties to store). Called for items without
             UNIQ_KEY, without a separator at the end or with other than ASCII, and with ``change_all`` for all.
+        code_of: property bytes -> value in place of queueOffset, for the others.
         suffix: property bytes put behind every item's own.
 
     Raises:
@@ -109,14 +111,16 @@ def batch_to_records(
             # Other than ASCII must be UTF-8, or no consumer could read the record.
             if change_all or not has_key or properties[-1] != 2 or not properties.isascii():
                 offset, properties = change(properties)
+            elif code_of:
+                offset = code_of(properties)
             properties_size = len(properties) + suffix_size
             if properties_size > MAX_PROPERTIES_BYTES:
                 raise properties_too_long(properties_size)
             crc = crc32(data[position + 20 : body_end]) & 0x7FFFFFFF
             front = pack(fixed_size + body_length + properties_size, magic, crc, queue_id, flag, offset, 0)
             body = data[position + 16 : body_end]  # with its length, as both formats have it
-            parts = (front, middle, body, topic_part, properties_size.to_bytes(2, "big"), properties, suffix)
-            records.append(b"".join(parts))
+            size_part = properties_size.to_bytes(2, "big")
+            records.append(b"".join((front, middle, body, topic_part, size_part, properties, suffix)))
             position = item_end
     except (struct.error, IndexError) as error:
         raise RemoteProtocolError(f"batch item at byte {position} is malformed: {error}") from None

@@ -188,6 +188,26 @@ async def test_a_batch_is_stored_as_single_messages_with_consecutive_offsets(
     assert (await client.pull("T", 0, subscription="TagA")).bodies == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("properties", "tags"),
+    [
+        (b"TAGS\x01A\x02UNIQ_KEY\x011\x02", "A"),
+        (b"UNIQ_KEY\x011\x02TAGS\x01A\x02WAIT\x01true\x02", "A"),
+        (b"UNIQ_KEY\x011\x02MYTAGS\x01B\x02TAGS\x01A\x02", "A"),
+        (b"UNIQ_KEY\x011\x02MYTAGS\x01A\x02", ""),
+        (b"UNIQ_KEY\x011\x02", ""),
+    ],
+    ids=["first", "last but one", "after a name that ends so", "only a name that ends so", "none"],
+)
+async def test_a_message_of_a_batch_is_found_by_its_tags(client: BrokerClient, properties: bytes, tags: str) -> None:
+    other = encode_batch_item(b"other", b"UNIQ_KEY\x012\x02TAGS\x01B\x02")
+    await client.ok(send_request("T", encode_batch_item(b"a", properties) + other, batch=True))
+    pulled = await client.pull("T", 0)
+    assert [message.tags for message in pulled.messages] == [tags, "B"]
+    assert (await client.pull("T", 0, subscription="B")).bodies == ["other"]
+    assert (await client.pull("T", 0, subscription="A || B")).bodies == (["a", "other"] if tags else ["other"])
+
+
 async def test_client_cpp_marks_a_batch_with_m_1(client: BrokerClient) -> None:
     command = send_request("T", encode_batch_item(b"a", b"UNIQ_KEY\x01A\x02") * 2)
     command.ext_fields["m"] = "1"

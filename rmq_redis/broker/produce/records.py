@@ -37,7 +37,7 @@ _MAX_CACHED_TAGS = 10_000
 """Bounds the cache's memory: a client can make up tags."""
 _LONGEST_RETRY_TOPIC = 160
 """Bytes that the RETRY_TOPIC of a redelivery takes at most."""
-_SPECIAL = (b"TAGS\x01", b"DELAY\x01", b"TIMER_DE", b"TRAN_MSG\x01", b"POP_CK\x01")
+_SPECIAL = (b"DELAY\x01", b"TIMER_DE", b"TRAN_MSG\x01", b"POP_CK\x01")
 
 SendHeader = SendMessageRequestHeader | SendMessageRequestHeaderV2
 
@@ -53,7 +53,7 @@ class RecordEncoder:
             f"CLUSTER\x01{state.config.cluster_name}\x02MSG_REGION\x01{REGION}\x02TRACE_ON\x01true\x02"
         )
         self._broker_property_bytes = self._broker_properties.encode()
-        self._tag_codes: dict[str, int] = {}
+        self._tag_codes: dict[str | bytes, int] = {}
 
     def single(
         self, connection: Connection, header: SendHeader, body: bytes, topic: Topic, queue_id: int, now_ms: int
@@ -126,6 +126,7 @@ class RecordEncoder:
             topic.name_bytes,
             change=change,
             change_all=any(name in body for name in _SPECIAL),  # one search of the whole, not several of each message
+            code_of=self._code_of if b"TAGS\x01" in body else None,
             suffix=self._broker_property_bytes,
             max_nums=self._max_batch_msg_nums,
         )
@@ -161,12 +162,20 @@ class RecordEncoder:
             )
         return (text + ours).encode()
 
-    def _tags_code(self, tags: str | None) -> int:
+    def _code_of(self, properties: bytes) -> int:
+        """The code of the tags among the properties of a batch's message, which are ASCII; 0 without tags."""
+        before, _, after = properties.partition(b"TAGS\x01")
+        if before and before[-1] != 2:  # the end of another name
+            return self._tags_code(find_property(properties.decode(), PROPERTY_TAGS))
+        return self._tags_code(after.partition(b"\x02")[0])
+
+    def _tags_code(self, tags: str | bytes | None) -> int:
         if not tags:
             return 0
         code = self._tag_codes.get(tags)
         if code is None:
             if len(self._tag_codes) >= _MAX_CACHED_TAGS:
                 self._tag_codes.clear()
-            code = self._tag_codes[tags] = tags_code(tags)
+            text = tags.decode() if isinstance(tags, bytes) else tags
+            code = self._tag_codes[tags] = tags_code(text)
         return code
