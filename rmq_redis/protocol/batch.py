@@ -94,8 +94,7 @@ def batch_to_records(
     magic, topic_part = topic_head(topic)
     middle = middle_of_head(head)
     fixed_size = _FRONT.size + len(middle) + 4 + len(topic_part) + 2
-    pack, unpack, crc32 = _FRONT.pack, _HEAD.unpack_from, zlib.crc32
-    queue_id = head.queue_id
+    pack, unpack, crc32, queue_id = _FRONT.pack, _HEAD.unpack_from, zlib.crc32, head.queue_id
     position, end, suffix_size = 0, len(data), len(suffix)
     try:
         while position < end:
