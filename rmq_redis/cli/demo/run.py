@@ -22,8 +22,11 @@ from .view import View
 from .worker import WorkerSettings
 
 QUEUES_PER_BROKER = 4
+"""A multiple of ``CONSUMERS``: each gets the same number."""
 BROKERS = 2
+"""The fewest that show a send moving to another broker."""
 CONSUMERS = 2
+"""The fewest that share queues."""
 _ASSIGN_TIMEOUT_S = 30.0
 _STALL_TIMEOUT_S = 40.0
 _STOP_TIMEOUT_S = 15.0

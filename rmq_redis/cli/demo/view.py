@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PLAIN_PERIOD_S = 1.0
+"""One line per second is readable in a log."""
 _LIVE_PERIOD_S = 0.1
+"""Looks continuous to the eye."""
 _RECENT_EVENTS = 1000
+"""Half a second at the default rate: the median follows what happens now."""
 
 
 class View:

@@ -34,11 +34,13 @@ from ...plugins.defaults.queues import HashOfKey
 from ...runtime import run, setup_logging, stop_signals
 
 TELL_PERIOD_S = 0.1
+"""As often as the live view draws."""
 SENDS_IN_FLIGHT = 100
 ROUTE_PERIOD_S = 1.0
 """Routes are looked up this often, so that a broker that died and came back is used again soon."""
 _GIVE_UP_S = 30.0
 _PAUSE_S = 0.1
+"""A broker that returns is used again without a visible delay."""
 
 LINE, SENT_NS = "DEMO_LINE", "DEMO_SENT_NS"
 

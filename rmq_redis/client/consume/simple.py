@@ -59,7 +59,9 @@ MAX_MESSAGE_NUMS = 32
 """What brokers give with one POP."""
 _ANSWER_TIMEOUT_S = 10.0
 _ASK_FOR_S = 15.0
+"""A question occupies a place at the broker for this long, even after ``receive`` returned."""
 _PAUSE_S = 1.0
+"""Pause after a failure or a full broker: at most one question per second and target."""
 _NOTHING = frozenset({ResponseCode.PULL_NOT_FOUND, ResponseCode.POLLING_TIMEOUT, ResponseCode.POLLING_FULL})
 
 Target = tuple[str, str]

@@ -18,6 +18,7 @@ _Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]
 
 
 _EXIT_WAIT_S = 0.5
+"""Enough for a call that prints; a program's end must not hang on a longer one."""
 _executors: weakref.WeakSet[DaemonThreadExecutor] = weakref.WeakSet()
 
 

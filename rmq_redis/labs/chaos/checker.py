@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from .history import Acked, Delivered, Event, Failed
 
 _SHOWN = 5
+"""Enough to find the fault in the histories, which have all of them."""
 _OK = "SEND_OK"
 
 

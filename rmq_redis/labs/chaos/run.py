@@ -26,11 +26,17 @@ from .world import RedisTarget, Target, World, eventually
 TOPIC = "chaos"
 QUEUES = 4
 _READY_TIMEOUT_S = 60.0
+"""A start takes a few seconds; a loaded CI machine is several times slower."""
 _RECOVERY_TIMEOUT_S = 90.0
+"""Far above a Sentinel failover plus a lease: only a group that stays broken reaches it."""
 _DRAIN_TIMEOUT_S = 90.0
+"""After this long without progress, the messages that are missing count as lost."""
 _PROBE_TIMEOUT_S = 2.0
+"""Above ``SYNC_TIMEOUT_S`` of the brokers, so that a send that is stored but unconfirmed gets its answer."""
 _PROBE_PAUSE_S = 0.05
+"""Bounds the error of the measured recovery time."""
 _LOOK_PERIOD_S = 0.2
+"""Each look reads the histories, which are files."""
 
 
 @dataclass(frozen=True, kw_only=True)

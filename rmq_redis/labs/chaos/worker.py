@@ -22,7 +22,9 @@ from .history import Acked, Delivered, Failed, HistoryWriter
 
 GROUP = "chaos-consumers"
 _SENDERS = 8
+"""Even, as every second one sends with a key."""
 _PAUSE_S = 0.02
+"""At most 400 messages/s per worker: faults are tested here, not throughput."""
 _TIMEOUT_S = 3.0
 
 

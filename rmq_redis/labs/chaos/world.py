@@ -19,12 +19,17 @@ from ...store.embedded import EmbeddedServer, SentinelServer
 from .proxy import Proxy
 
 SENTINELS = 3
+"""The fewest with a majority that outlives one of them."""
 DOWN_AFTER_MS = 1000
+"""Sentinel's own default of 30 s would dominate each round."""
 LEASE_S = 3.0
+"""Shorter than the default of 5 s: more takeovers in the same time."""
 SYNC_TIMEOUT_S = 1.0
+"""A broker requires less than ``LEASE_S``."""
 _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 15.0
 _LOOK_PERIOD_S = 0.05
+"""Short against the start of a process."""
 _EMPTY = '""'
 _REDIS_SETTINGS = {"repl-diskless-sync-delay": "0", "repl-timeout": "10", "repl-ping-replica-period": "1"}
 

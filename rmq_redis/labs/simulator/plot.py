@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_LINES = 12
+"""``_COLOURS``, and two of them dashed; a chart with more lines is not readable."""
 _COLOURS = (
     "#4269d0",
     "#efb118",

@@ -21,11 +21,15 @@ from .figures import BUCKETS, BrokerFigures, ProducerFigures
 from .problems import Problems
 from .virtual import VirtualClock, run_from
 
+# What a producer does after a failure. The values are those of client.produce, whose import would bring asyncio.
 AVOID_BROKER_S = 5.0
+"""Source: ``client.produce.delivery``."""
 AVOID_BUSY_BROKER_S = 1.0
+"""Source: ``client.produce.delivery``."""
 RETRY_PAUSE_S = 0.05
+"""Source: ``client.produce.topic``."""
 LEAST_ATTEMPT_S = 0.005
-"""What a producer does after a failure; the same numbers as in ``client.producer``, which would bring asyncio."""
+"""Source: ``client.produce.delivery``."""
 
 _EVENT, _ARRIVAL, _ANSWER, _AGAIN = range(4)
 _NO_CONNECTION = RemotingConnectError("the simulated group refuses connections")
