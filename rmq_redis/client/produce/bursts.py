@@ -193,6 +193,11 @@ class Bursts:
         else:
             self._flush_soon()
 
+    def leave(self, target: QueueTarget) -> None:
+        """Sends what waits for a queue now: the caller is about to write behind it."""
+        if target in self._waiting:
+            self._leave(target)
+
     def _flush_soon(self) -> None:
         if not self._has_flush:
             self._has_flush = True
@@ -242,7 +247,12 @@ class Bursts:
             burst.set_exception(RequestTimeoutError(f"sending to {address}: the time is used up"))
         else:
             opaque = connection.next_opaque()
-            connection.send_request(burst.frame(opaque), opaque, burst.deadline, burst)
+            try:
+                frame = burst.frame(opaque)
+            except RmqError as error:  # larger than a frame
+                burst.set_exception(error)
+            else:
+                connection.send_request(frame, opaque, burst.deadline, burst)
 
     def answered(self, target: QueueTarget) -> None:
         """A burst has its answer, or will have none. What waits leaves behind what its senders send next."""

@@ -237,6 +237,7 @@ class Delivery:
     async def hand_over(self, out: Outgoing, target: QueueTarget) -> None:
         """Writes a message that the broker does not answer."""
         connection = self._connections.get(target.address) or await self._connect(out, target)
+        self._bursts.leave(target)
         connection.write(out.frame(target.oneway_head, connection.next_opaque()))
         await connection.drain()
         self._oneways += 1

@@ -12,7 +12,7 @@ from client_fakes import FakeBroker, cluster, sent_messages, until
 from rmq_redis.client.produce.bursts import MAX_BYTES, MAX_NUMS, MAX_UNANSWERED
 from rmq_redis.client.produce.producer import AsyncProducer
 from rmq_redis.codes import RequestCode, ResponseCode
-from rmq_redis.errors import MessageIllegalError, RemotingError, RequestTimeoutError
+from rmq_redis.errors import LocalProtocolError, MessageIllegalError, RemotingError, RequestTimeoutError
 from rmq_redis.model import Message, MessageQueue, SendResult
 from rmq_redis.protocol.batch import decode_batch
 from rmq_redis.protocol.command import RemotingCommand, response
@@ -143,6 +143,26 @@ async def test_a_message_that_goes_alone_keeps_its_place_in_the_order_of_its_key
         await asyncio.gather(*(producer.send(message, key="k") for message in messages))
         assert sizes(fake.broker) == [3, 1, 3, 1, 2]
         assert bodies(fake.broker) == [b"%d" % number for number in range(10)]
+
+
+async def test_a_oneway_message_keeps_its_place_in_the_order_of_its_key() -> None:
+    async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
+        await connected(producer)
+        await asyncio.gather(
+            producer.send(Message("T", b"0"), key="k"),
+            producer.send_oneway(Message("T", b"1"), key="k"),
+            producer.send(Message("T", b"2"), key="k"),
+        )
+        await until(lambda: len(bodies(fake.broker)) == 3)
+        assert bodies(fake.broker) == [b"0", b"1", b"2"]
+
+
+async def test_a_message_larger_than_a_frame_is_refused() -> None:
+    settings: dict[str, Any] = {"max_message_bytes": 64 * 1024 * 1024, "compress_over_bytes": 0}
+    async with cluster() as fake, AsyncProducer("PG", config=fake.config(**settings)) as producer:
+        await connected(producer)
+        with pytest.raises(LocalProtocolError, match="bytes"):
+            await producer.send(Message("T", bytes(17 * 1024 * 1024)))
 
 
 async def test_a_send_that_is_cancelled_in_its_turn_is_not_sent() -> None:
