@@ -9,12 +9,9 @@ import struct
 from collections.abc import Iterable, Mapping
 
 from ..errors import LocalProtocolError
-from ..model import PROPERTY_UNIQ_KEY
 
 NAME_VALUE_SEPARATOR = "\x01"
 PROPERTY_SEPARATOR = "\x02"
-_SEPARATOR = PROPERTY_SEPARATOR.encode()
-_UNIQ_KEY = (PROPERTY_UNIQ_KEY + NAME_VALUE_SEPARATOR).encode()
 
 
 def encode_properties(properties: Mapping[str, str]) -> str:
@@ -53,36 +50,6 @@ def decode_properties(text: str) -> dict[str, str]:
         if separator and value:
             properties[key] = value
     return properties
-
-
-class PropertiesDecoder:
-    """Decodes the property strings of records that came together, which often differ in their UNIQ_KEY alone.
-
-    Such a string is not parsed: it gets a copy of the properties before it, with its own UNIQ_KEY.
-    """
-
-    __slots__ = ("_decoded", "_rest")
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._decoded: dict[str, str] = {}
-
-    def decode(self, data: bytes, start: int, end: int) -> dict[str, str]:
-        """The properties in ``data[start:end]``, as ``decode_properties`` has them."""
-        marker = data.find(_UNIQ_KEY, start, end)
-        value = marker + len(_UNIQ_KEY)
-        value_end = data.find(_SEPARATOR, value, end)
-        if marker < 0 or value_end <= value or (marker > start and data[marker - 1 : marker] != _SEPARATOR):
-            return decode_properties(data[start:end].decode())
-        rest = data[start:value] + data[value_end:end]
-        if rest == self._rest:
-            properties = self._decoded.copy()
-            properties[PROPERTY_UNIQ_KEY] = data[value:value_end].decode()
-            return properties
-        properties = decode_properties(data[start:end].decode())
-        if rest.count(_UNIQ_KEY) == 1:  # of two, the last would count
-            self._rest, self._decoded = rest, properties.copy()
-        return properties
 
 
 def find_property(text: str, key: str) -> str | None:

@@ -22,7 +22,7 @@ from ..errors import LocalProtocolError, RemoteProtocolError
 from ..hosts import pack_host, unpack_host
 from ..model import MAX_PROPERTIES_BYTES, MAX_RETRY_TOPIC_LENGTH, MAX_TOPIC_LENGTH, MessageExt
 from .compression import Decompressor, decompress_body
-from .properties import PropertiesDecoder, encode_properties
+from .properties import decode_properties, encode_properties
 
 MAGIC_V1 = -626843481
 MAGIC_V2 = -626843477
@@ -183,10 +183,9 @@ def decode_records(
     messages: list[MessageExt] = []
     position, end = 0, len(data)
     hosts: dict[bytes, str] = {}
-    properties = PropertiesDecoder()
     try:
         while position < end:
-            message = _decode_record(data, position, hosts, properties, broker_name)
+            message = _decode_record(data, position, hosts, broker_name)
             position += message.store_size
             if message.sys_flag & _COMPRESSED and decompress:
                 message = _decompressed(message, decompressor)
@@ -199,9 +198,7 @@ def decode_records(
     return messages
 
 
-def _decode_record(
-    data: bytes, start: int, hosts: dict[bytes, str], properties: PropertiesDecoder, broker_name: str
-) -> MessageExt:
+def _decode_record(data: bytes, start: int, hosts: dict[bytes, str], broker_name: str) -> MessageExt:
     head = _HEADS[data[start + _LAST_OF_SYS_FLAG] & _HOSTS_V6]
     (
         size,
@@ -234,7 +231,7 @@ def _decode_record(
     return MessageExt(
         data[topic_start:topic_end].decode(),
         data[body_start:body_end],
-        properties.decode(data, properties_start, end),
+        decode_properties(data[properties_start:end].decode()),
         flag,
         queue_id,
         queue_offset,

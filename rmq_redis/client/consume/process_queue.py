@@ -9,11 +9,6 @@ from collections.abc import Iterable, Sequence
 from ...errors import ConfigError
 from ...model import MASTER_ID, MessageExt, MessageQueue
 
-MAX_PULL_BATCH_SIZE = 1024
-"""Source: DefaultMQPushConsumerImpl.checkConfig."""
-_GROWTH = 8
-"""Pulls of 256 instead of 32 take a fifth or more off the CPU time of a broker per message."""
-
 
 class PullThresholds:
     """How much of a queue may be pulled and not finished. A topic's limit is shared evenly by the queues held of it.
@@ -65,7 +60,6 @@ class ProcessQueue:
 
     Attributes:
         next_offset: where the next pull begins.
-        backlog: messages behind it, as the last pull found them.
         committed_offset: what the broker has; None when it has nothing of this group.
         pending: pulled and not finished, by offset.
         waiting: in an orderly consumer, pulled and not finished, in the queue's order.
@@ -82,7 +76,6 @@ class ProcessQueue:
         "_max_span",
         "_order",
         "_room_waiter",
-        "backlog",
         "bytes",
         "committed_offset",
         "dropped",
@@ -118,7 +111,6 @@ class ProcessQueue:
         """
         self.queue = queue
         self.next_offset = next_offset
-        self.backlog = 0
         self.committed_offset = committed_offset
         self.pending: dict[int, MessageExt] = {}
         self.waiting: deque[MessageExt] = deque()
@@ -174,21 +166,6 @@ class ProcessQueue:
         if self._max_span is None or not self.pending:
             return True
         return self._order[-1] - self.commit_offset() <= self._max_span
-
-    def pull_size(self, batch_size: int) -> int:
-        """Messages to pull next: ``batch_size``, or up to 8 times that while a backlog lasts and there is room.
-
-        No more than a quarter of what may be pending: some are handled while the next are on their way.
-        """
-        pending = len(self.pending)
-        room = min(self.backlog, self._max_count - pending, self._max_count // 4)
-        if room <= batch_size:
-            return batch_size
-        if pending:
-            room = min(room, self.room_bytes * pending // max(self.bytes, 1))
-            if self._max_span is not None:
-                room = min(room, self._max_span - (self.next_offset - self.commit_offset()))
-        return max(batch_size, min(room, batch_size * _GROWTH, MAX_PULL_BATCH_SIZE))
 
     @property
     def room_bytes(self) -> int:

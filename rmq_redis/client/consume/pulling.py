@@ -112,7 +112,6 @@ class Puller:
                 offset_moved(process_queue, result.next_begin_offset)
                 return
             process_queue.next_offset = result.next_begin_offset
-            process_queue.backlog = result.max_offset - result.next_begin_offset
             if result.messages:
                 self._take(process_queue, subscription, result.messages)
             has_moved = result.next_begin_offset > offset
@@ -187,7 +186,7 @@ class Puller:
             queue.topic,
             queue.queue_id,
             process_queue.next_offset,
-            process_queue.pull_size(self._batch_size),
+            self._batch_size,
             sys_flag,
             commit_offset,
             SUSPEND_TIMEOUT_MS,

@@ -64,9 +64,7 @@ class AsyncPushConsumer(AsyncClient):
         consume_from_where: where the group begins in a queue without a committed offset.
         consume_timestamp_ms: for CONSUME_FROM_TIMESTAMP, ms since 1970; default: 30 minutes ago.
         concurrency: handlers that run at the same time.
-        pull_batch_size: messages per pull, at most 1024; the broker may allow fewer (Apache brokers: 32). While a
-            backlog lasts, pulls grow to 8 times that, but not beyond 1024, a quarter of ``pull_threshold_for_queue``,
-            or what the thresholds below leave.
+        pull_batch_size: messages per pull, at most 1024; the broker may allow fewer (Apache brokers: 32).
         message_model: CLUSTERING: each message to one member; BROADCASTING: to every member, which keeps its offsets in
             a file (``offset_store_path``) and continues there after a restart.
         orderly: messages of one queue are handled one at a time, in order; a failed message blocks its queue.

@@ -12,7 +12,10 @@ from ...errors import ConfigError
 from ...model import ConsumeFromWhere, MessageModel
 from ..core.instance import check_group
 from ..core.settings import PushConsumerOptions, check_types
-from .process_queue import MAX_PULL_BATCH_SIZE, PullThresholds
+from .process_queue import PullThresholds
+
+MAX_PULL_BATCH_SIZE = 1024
+"""Source: DefaultMQPushConsumerImpl.checkConfig."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,6 @@ from rmq_redis.protocol.batch import batch_to_records, decode_batch, encode_batc
 from rmq_redis.protocol.compression import decompress_body
 from rmq_redis.protocol.ids import UniqKeyGenerator, parse_offset_msg_id
 from rmq_redis.protocol.properties import (
-    PropertiesDecoder,
     decode_properties,
     encode_properties,
     find_property,
@@ -604,20 +603,3 @@ def test_uniq_keys_of_one_millisecond_differ() -> None:
     made = {keys.next(1_700_000_000_000) for _ in range(65536)}
     assert len(made) == 65536
     assert {len(key) for key in made} == {56}
-
-
-PIECES = st.sampled_from(
-    ["UNIQ_KEY", "UNIQ_KEY\x01", "\x01", "\x02", "a", "é", "UNIQ_KEY\x01a\x02", "UNIQ_KEY\x01b\x02"]
-)
-
-
-@given(st.lists(st.lists(PIECES, max_size=6).map("".join), max_size=5), st.sampled_from([b"", b"x", b"\x02"]))
-def test_properties_of_messages_that_came_together_are_those_of_each_alone(texts: list[str], before: bytes) -> None:
-    decoder = PropertiesDecoder()
-    for text in texts:
-        for key in ("A", "B"):
-            whole = f"{text}UNIQ_KEY\x01{key}\x02WAIT\x01true\x02"
-            data = whole.encode()
-            read = decoder.decode(before + data + b"UNIQ_KEY\x01C\x02", len(before), len(before) + len(data))
-            assert list(read.items()) == list(decode_properties(whole).items())
-            read["changed"] = "by a handler"

@@ -128,33 +128,3 @@ def test_the_span_does_not_count_when_orderly(orderly: bool) -> None:
     queue = ProcessQueue(QUEUE, 0, None, max_span=None if orderly else 2000)
     queue.put([message(0), message(5000)])
     assert queue.has_room() is orderly
-
-
-@pytest.mark.parametrize(
-    ("pending", "backlog", "limits", "size"),
-    [
-        (0, 0, {}, 32),
-        (0, 31, {}, 32),
-        (0, 100, {}, 100),
-        (0, 10_000, {}, 250),
-        (0, 10_000, {"max_count": 4000}, 256),
-        (900, 10_000, {}, 100),
-        (990, 10_000, {}, 32),
-        (100, 10_000, {"max_bytes": 15_000}, 50),
-        (100, 10_000, {"max_bytes": 10_000}, 32),
-        (100, 10_000, {"max_span": 180}, 80),
-        (100, 10_000, {"max_count": 30}, 32),
-    ],
-)
-def test_pulls_grow_with_the_backlog_within_the_limits(
-    pending: int, backlog: int, limits: dict[str, int], size: int
-) -> None:
-    queue, _ = filled(pending, **limits)
-    queue.backlog = backlog
-    assert queue.pull_size(32) == size
-
-
-def test_a_pull_size_is_never_below_what_was_set_or_above_what_a_pull_may_have() -> None:
-    queue = ProcessQueue(QUEUE, 0, None, max_count=100_000)
-    queue.backlog = 10_000
-    assert [queue.pull_size(size) for size in (1, 100, 500, 1024)] == [8, 800, 1024, 1024]
