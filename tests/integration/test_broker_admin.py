@@ -65,7 +65,7 @@ async def code_of(client: BrokerClient, code: int, header: Header | None = None,
 # --- topics ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_started_broker_is_registered_wherever_it_can_be(
+async def test_started_broker_is_registered_at_every_reachable_nameserver(
     start_broker: StartBroker, fake_namesrv: FakeNameServer
 ) -> None:
     nobody = f"127.0.0.1:{free_port()}"
@@ -74,7 +74,7 @@ async def test_a_started_broker_is_registered_wherever_it_can_be(
     assert registration.header(RegisterBrokerRequestHeader).broker_addr == started.address
 
 
-async def test_a_topic_is_made_and_registered_before_the_answer(
+async def test_topic_is_created_and_registered_before_the_response(
     client: BrokerClient, fake_namesrv: FakeNameServer
 ) -> None:
     await client.ok(
@@ -97,7 +97,7 @@ async def test_a_topic_is_made_and_registered_before_the_answer(
     assert table.data_version.counter == (await client.get(RequestCode.GET_ALL_TOPIC_CONFIG))["dataVersion"]["counter"]
 
 
-async def test_a_topic_is_changed_and_its_messages_stay(client: BrokerClient) -> None:
+async def test_changed_topic_keeps_its_messages(client: BrokerClient) -> None:
     await client.ok(put_topic("T", 1, 1, attributes="+reserve.count=9"))
     await client.send("T", "x")
     await client.ok(put_topic("T", 8, 8, attributes="-reserve.count,+message.type=DELAY"))
@@ -130,13 +130,13 @@ async def test_a_topic_is_changed_and_its_messages_stay(client: BrokerClient) ->
         ("T", {"attributes": "+=x"}),
     ],
 )
-async def test_a_topic_that_cannot_be_is_29(client: BrokerClient, topic: str, changes: dict[str, Any]) -> None:
+async def test_invalid_topic_is_refused_with_29(client: BrokerClient, topic: str, changes: dict[str, Any]) -> None:
     before = await client.get(RequestCode.GET_ALL_TOPIC_CONFIG)
     assert (await client.ask(put_topic(topic, **changes))).code == 29
     assert await client.get(RequestCode.GET_ALL_TOPIC_CONFIG) == before
 
 
-async def test_a_list_of_topics(client: BrokerClient) -> None:
+async def test_topics_are_created_from_a_list(client: BrokerClient) -> None:
     configs = [TopicConfig(topic_name=f"T{i}", read_queue_nums=i, write_queue_nums=i) for i in (1, 2)]
     code = RequestCode.UPDATE_AND_CREATE_TOPIC_LIST
     await client.ok(request(code, body=dumps({"topicConfigList": configs})))
@@ -148,7 +148,7 @@ async def test_a_list_of_topics(client: BrokerClient) -> None:
     assert await code_of(client, code, body=b'{"topicConfigList":[{"perm":6}]}') == 1
 
 
-async def test_a_deleted_topic_is_gone_with_messages_and_offsets_and_returns_behind_its_old_end(
+async def test_recreated_topic_is_empty_and_starts_behind_its_old_end(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str, fake_namesrv: FakeNameServer
 ) -> None:
     await client.ok(put_topic("T", 2, 2))
@@ -176,7 +176,7 @@ async def test_a_deleted_topic_is_gone_with_messages_and_offsets_and_returns_beh
     assert (await client.get(RequestCode.GET_ALL_CONSUMER_OFFSET))["offsetTable"] == {"Other@G": {0: 1}}
 
 
-async def test_a_topic_deleted_under_load_leaves_nothing_behind(
+async def test_topic_deleted_under_load_leaves_no_keys(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     """An append on its way must not bring the stream of a deleted queue back."""
@@ -196,7 +196,7 @@ async def test_a_topic_deleted_under_load_leaves_nothing_behind(
             assert not redis.keys(f"{key_prefix}:*:queue:T:*")
 
 
-async def test_an_append_of_the_same_turn_of_the_loop_goes_before_the_deletion(
+async def test_append_of_the_same_turn_precedes_the_deletion(
     broker: Broker, client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     await client.ok(put_topic("T", 1, 1))
@@ -215,7 +215,7 @@ async def test_an_append_of_the_same_turn_of_the_loop_goes_before_the_deletion(
         assert not redis.keys(f"{key_prefix}:*:queue:T:*")
 
 
-async def test_a_topic_whose_deletion_failed_is_still_there(
+async def test_topic_remains_when_its_deletion_fails(
     broker: Broker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(*args: object) -> None:
@@ -230,13 +230,13 @@ async def test_a_topic_whose_deletion_failed_is_still_there(
     assert (await client.get(RequestCode.GET_ALL_CONSUMER_OFFSET))["offsetTable"] == {"T@G": {0: 1}}
 
 
-async def test_a_deleted_topic_is_created_again_by_a_send(client: BrokerClient) -> None:
+async def test_send_recreates_a_deleted_topic(client: BrokerClient) -> None:
     await client.send("T", "a")
     await client.ok(delete_topic("T"))
     assert (await client.send("T", "b"))[0].queue_offset == 1
 
 
-async def test_queues_that_a_topic_lost_are_deleted_with_it(client: BrokerClient) -> None:
+async def test_queues_removed_from_a_topic_are_deleted_with_it(client: BrokerClient) -> None:
     await client.ok(put_topic("T", 4, 4))
     await client.send("T", "a", queue_id=3)
     await client.ok(put_topic("T", 1, 1))
@@ -245,7 +245,7 @@ async def test_queues_that_a_topic_lost_are_deleted_with_it(client: BrokerClient
     assert (await client.pull("T", 1, queue_id=3)).outcome == (19, 1)
 
 
-async def test_deleting_an_unknown_topic_is_no_error_and_a_system_topic_29(client: BrokerClient) -> None:
+async def test_deleting_unknown_topic_succeeds_and_system_topic_fails_with_29(client: BrokerClient) -> None:
     await client.ok(delete_topic("Nonesuch"))
     for topic in ("", " ", "TBW102", "SELF_TEST_TOPIC", "broker-a", "DefaultCluster", "rmq_sys_x"):
         assert (await client.ask(delete_topic(topic))).code == 29
@@ -262,7 +262,7 @@ async def test_topics_survive_a_restart(start_broker: StartBroker, connect: Conn
     assert after["dataVersion"]["counter"] >= before["dataVersion"]["counter"]
 
 
-async def test_every_change_counts_up_the_data_version(client: BrokerClient) -> None:
+async def test_every_change_increments_the_data_version(client: BrokerClient) -> None:
     seen: list[int] = []
     for command in (put_topic("T"), put_topic("T", 1, 1), put_group("G"), delete_topic("T")):
         await client.ok(command)
@@ -273,7 +273,7 @@ async def test_every_change_counts_up_the_data_version(client: BrokerClient) -> 
 # --- groups ----------------------------------------------------------------------------------------------------------
 
 
-async def test_groups_are_made_changed_listed_and_deleted(client: BrokerClient) -> None:
+async def test_groups_are_created_changed_listed_and_deleted(client: BrokerClient) -> None:
     get = RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG
     assert await code_of(client, get, GroupRequestHeader("G")) == 26
     await client.ok(put_group("G", retry_max_times=3))
@@ -291,7 +291,7 @@ async def test_groups_are_made_changed_listed_and_deleted(client: BrokerClient) 
 
 
 @pytest.mark.parametrize("clean", [False, True])
-async def test_deleting_a_group_removes_its_offsets_when_asked(client: BrokerClient, clean: bool) -> None:
+async def test_deleting_a_group_removes_its_offsets_if_requested(client: BrokerClient, clean: bool) -> None:
     await client.send("T", "a")
     await client.ok(commit("G", "T", 0, 1))
     await client.ok(commit("H", "T", 0, 1))
@@ -300,7 +300,7 @@ async def test_deleting_a_group_removes_its_offsets_when_asked(client: BrokerCli
     assert table == ({"T@H": {0: 1}} if clean else {"T@G": {0: 1}, "T@H": {0: 1}})
 
 
-async def test_a_list_of_groups(client: BrokerClient) -> None:
+async def test_groups_are_created_from_a_list(client: BrokerClient) -> None:
     code = RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST
     await client.ok(request(code, body=b'{"groupConfigList":[{"groupName":"A"},{"groupName":"B"}]}'))
     table = (await client.get(RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG))["subscriptionGroupTable"]
@@ -323,7 +323,7 @@ async def test_a_list_of_groups(client: BrokerClient) -> None:
         (b'{"groupName":"G","retryMaxTimes":"x"}', 1),
     ],
 )
-async def test_a_group_that_cannot_be_is_refused(client: BrokerClient, body: bytes, code: int) -> None:
+async def test_invalid_group_is_refused(client: BrokerClient, body: bytes, code: int) -> None:
     assert await code_of(client, RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=body) == code
     assert (await client.get(RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG))["subscriptionGroupTable"] == {}
 
@@ -331,7 +331,7 @@ async def test_a_group_that_cannot_be_is_refused(client: BrokerClient, body: byt
 # --- inspection ------------------------------------------------------------------------------------------------------
 
 
-async def test_topic_statistics_have_every_queue_as_an_object_key(client: BrokerClient) -> None:
+async def test_topic_statistics_use_every_queue_as_an_object_key(client: BrokerClient) -> None:
     await client.ok(put_topic("T", 2, 3))
     await client.send("T", "a", "b", queue_id=1)
     answer = await client.ok(request(RequestCode.GET_TOPIC_STATS_INFO, TopicRequestHeader("T")))
@@ -352,7 +352,7 @@ async def test_topic_statistics_have_every_queue_as_an_object_key(client: Broker
     assert await code_of(client, RequestCode.GET_TOPIC_STATS_INFO, TopicRequestHeader("Nonesuch")) == 17
 
 
-async def test_consume_statistics(client: BrokerClient) -> None:
+async def test_consume_statistics_report_offsets_and_lag(client: BrokerClient) -> None:
     await client.ok(put_topic("T", 2, 2))
     await client.ok(put_topic("U", 1, 1))
     await client.send("T", "a", "b", "c")
@@ -380,7 +380,7 @@ async def test_consume_statistics(client: BrokerClient) -> None:
     }
 
 
-async def test_pull_offset_is_what_the_last_pull_asked_for(broker: Broker, client: BrokerClient) -> None:
+async def test_pull_offset_is_that_of_the_last_pull(broker: Broker, client: BrokerClient) -> None:
     await client.ok(put_topic("T", 1, 1))
     await client.send("T", *"abcdefgh")
     await client.ok(commit("G", "T", 0, 2))
@@ -410,14 +410,14 @@ async def test_pull_offset_is_what_the_last_pull_asked_for(broker: Broker, clien
     assert await progress() == (0, 0)  # what was pulled before a reset is not in flight any more
 
 
-async def test_rates_of_groups_and_topics(client: BrokerClient) -> None:
+async def test_rates_of_groups_and_topics_are_reported(client: BrokerClient) -> None:
     await client.send("T", "a", "b")
     await client.pull("T", 0)
     assert (await client.get(RequestCode.GET_CONSUME_STATS, ConsumeStatsRequestHeader("G", "T")))["consumeTps"] > 0
     assert (await client.get(RequestCode.GET_TOPIC_STATS_INFO, TopicRequestHeader("T")))["topicPutTps"] > 0
 
 
-async def test_consumer_connections(client: BrokerClient) -> None:
+async def test_consumer_connections_are_listed(client: BrokerClient) -> None:
     header = ConsumerGroupRequestHeader("G")
     assert await code_of(client, RequestCode.GET_CONSUMER_CONNECTION_LIST, header) == 206
     beat = heartbeat_request("id", "G", {"T": "TagA"}, consumeFromWhere="CONSUME_FROM_TIMESTAMP")
@@ -432,11 +432,11 @@ async def test_consumer_connections(client: BrokerClient) -> None:
     assert data["subscriptionTable"]["T"]["subString"] == "TagA"
 
 
-async def test_producer_connections_of_nobody_are_an_error(client: BrokerClient) -> None:
+async def test_producer_connections_of_an_unknown_group_are_an_error(client: BrokerClient) -> None:
     assert await code_of(client, RequestCode.GET_PRODUCER_CONNECTION_LIST, ProducerGroupRequestHeader("P")) == 1
 
 
-async def test_who_consumes_a_topic_and_what_a_group_consumes(client: BrokerClient) -> None:
+async def test_groups_of_a_topic_and_topics_of_a_group_are_listed(client: BrokerClient) -> None:
     await client.send("T", "a")
     await client.ok(commit("Past", "T", 0, 1))
     await client.ok(heartbeat_request("id", "Present", {"T": "*", "U": "*"}))
@@ -453,7 +453,7 @@ async def test_system_topics_are_listed(client: BrokerClient) -> None:
     assert "T" not in topics
 
 
-async def test_runtime_information_is_text_and_has_what_mqadmin_reads(client: BrokerClient) -> None:
+async def test_runtime_information_is_text_with_every_key_of_mqadmin(client: BrokerClient) -> None:
     await client.send("T", "a", "b")
     await client.pull("T", 0)
     table = (await client.get(RequestCode.GET_BROKER_RUNTIME_INFO))["table"]
@@ -475,7 +475,7 @@ async def test_runtime_information_is_text_and_has_what_mqadmin_reads(client: Br
     assert table["brokerActive"] == "true"
 
 
-async def test_settings_are_shown_without_the_store_and_not_changed(
+async def test_settings_are_read_only_and_shown_without_the_store(
     client: BrokerClient, embedded_server: EmbeddedServer
 ) -> None:
     answer = await client.ok(request(RequestCode.GET_BROKER_CONFIG))
@@ -508,7 +508,7 @@ async def test_settings_are_shown_without_the_store_and_not_changed(
     ],
     ids=lambda code: code.name,
 )
-async def test_a_request_without_its_fields_is_code_1_that_names_one(client: BrokerClient, code: int) -> None:
+async def test_request_without_required_fields_fails_with_1_and_names_one(client: BrokerClient, code: int) -> None:
     answer = await client.ask(request(code))
     assert answer.code == 1
     assert "missing required field" in (answer.remark or "")

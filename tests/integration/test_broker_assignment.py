@@ -56,7 +56,7 @@ async def members(client: BrokerClient, connect: Connect, fake_namesrv: FakeName
     return ["c1", "c2"]
 
 
-async def test_the_members_share_all_queues_of_the_route(client: BrokerClient, members: list[str]) -> None:
+async def test_members_share_all_queues_of_the_route(client: BrokerClient, members: list[str]) -> None:
     first = [("broker-a", 0, "PULL"), ("broker-a", 1, "PULL"), ("broker-a", 2, "PULL")]
     second = [("broker-a", 3, "PULL"), ("broker-b", 0, "PULL"), ("broker-b", 1, "PULL")]
     assert [assigned(await client.ok(query(name))) for name in members] == [first, second]
@@ -65,7 +65,7 @@ async def test_the_members_share_all_queues_of_the_route(client: BrokerClient, m
     assert len(assigned(await client.ok(query("c1", messageModel="BROADCASTING")))) == 6
 
 
-async def test_a_group_that_pops_has_all_queues_of_every_broker(client: BrokerClient, members: list[str]) -> None:
+async def test_pop_group_gets_all_queues_of_every_broker(client: BrokerClient, members: list[str]) -> None:
     await client.ok(set_mode())
     everything = [("broker-a", -1, "POP"), ("broker-b", -1, "POP")]
     assert [assigned(await client.ok(query(name))) for name in members] == [everything, everything]
@@ -73,7 +73,7 @@ async def test_a_group_that_pops_has_all_queues_of_every_broker(client: BrokerCl
     assert len(assigned(await client.ok(query("c1")))) == 3
 
 
-async def test_a_slave_answers_the_same_and_sets_nothing(
+async def test_slave_returns_the_same_assignment_but_sets_no_mode(
     client: BrokerClient, members: list[str], start_broker: StartBroker, connect: Connect
 ) -> None:
     await client.ok(set_mode())
@@ -89,7 +89,7 @@ async def test_a_slave_answers_the_same_and_sets_nothing(
     assert (await slave.ask(set_mode())).code == ResponseCode.SERVICE_NOT_AVAILABLE
 
 
-async def test_what_cannot_be_is_refused(client: BrokerClient, members: list[str]) -> None:
+async def test_invalid_assignment_requests_are_refused(client: BrokerClient, members: list[str]) -> None:
     for command, code in (
         (query("c1", strategyName="NO"), ResponseCode.INVALID_PARAMETER),
         (query(""), ResponseCode.SYSTEM_ERROR),
@@ -104,7 +104,7 @@ async def test_what_cannot_be_is_refused(client: BrokerClient, members: list[str
 
 
 @pytest.mark.parametrize(("may_create", "code"), [(True, 0), (False, ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST)])
-async def test_a_mode_creates_its_group_where_groups_may_be(
+async def test_setting_a_mode_creates_the_group_if_allowed(
     start_broker: StartBroker, connect: Connect, may_create: bool, code: int
 ) -> None:
     client = connect(await start_broker(auto_create_subscription_group=may_create))
@@ -114,7 +114,7 @@ async def test_a_mode_creates_its_group_where_groups_may_be(
     assert answer.code == code
 
 
-def test_shares_of_a_group_that_pops() -> None:
+def test_queues_of_a_pop_group_are_shared_by_its_members() -> None:
     queues = [MessageQueue("T", "broker-a", i) for i in range(4)]
     cids = ["c1", "c2", "c3", "c4"]
     shares = {cid: share_for_pop(allocate_averagely, "G", cid, queues, cids, 1) for cid in cids}

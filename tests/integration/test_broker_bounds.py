@@ -31,7 +31,7 @@ def table_of(nums: int, version: DataVersion, queues: int = 4) -> TopicConfigTab
 
 
 @pytest.mark.parametrize("nums", [0, 1, 3000])
-def test_registration_that_fits_into_no_frame_is_split_and_adds_up(nums: int) -> None:
+def test_oversized_registration_is_split_and_complete(nums: int) -> None:
     routes = RouteTable()
 
     def register(version: DataVersion, queues: int) -> None:
@@ -57,7 +57,7 @@ def test_registration_that_fits_into_no_frame_is_split_and_adds_up(nums: int) ->
         assert last.data_version == DataVersion(counter=3, timestamp=9)
 
 
-async def test_automatic_creation_of_topics_stops_and_that_by_hand_does_not(
+async def test_automatic_topic_creation_is_limited_but_explicit_is_not(
     start_broker: StartBroker, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = await start_broker()
@@ -71,7 +71,7 @@ async def test_automatic_creation_of_topics_stops_and_that_by_hand_does_not(
     assert sum("max_auto_topics is reached" in record.getMessage() for record in caplog.records) == 1
 
 
-async def test_automatic_creation_of_groups_stops(start_broker: StartBroker, connect: Connect) -> None:
+async def test_automatic_group_creation_is_limited(start_broker: StartBroker, connect: Connect) -> None:
     client = connect(await start_broker(max_auto_groups=2))
     codes = [(await client.ask(heartbeat_request("c", f"G{number}", {"T": "*"}))).code for number in range(4)]
     assert codes == [0, 0, 26, 26]
@@ -98,7 +98,7 @@ async def test_automatic_creation_of_groups_stops(start_broker: StartBroker, con
     ],
     ids=lambda change: next(iter(change)),
 )
-async def test_heartbeat_beyond_any_client_is_refused_and_makes_nothing(
+async def test_oversized_heartbeat_is_refused_and_creates_nothing(
     change: dict[str, Any], start_broker: StartBroker, connect: Connect
 ) -> None:
     broker = await start_broker()
@@ -112,7 +112,7 @@ async def test_heartbeat_beyond_any_client_is_refused_and_makes_nothing(
     assert not broker.parts.clients.producer_groups
 
 
-async def test_disconnect_touches_its_own_groups_only(start_broker: StartBroker, connect: Connect) -> None:
+async def test_disconnect_affects_only_groups_of_the_connection(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker()
     stays: BrokerClient = connect(broker)
     for number in range(50):
@@ -146,9 +146,7 @@ async def test_disconnect_touches_its_own_groups_only(start_broker: StartBroker,
     assert "own" not in manager.producer_groups
 
 
-async def test_many_heartbeats_of_one_connection_have_the_bound_of_one(
-    start_broker: StartBroker, connect: Connect
-) -> None:
+async def test_heartbeats_of_one_connection_share_one_limit(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker()
     client = connect(broker)
 
@@ -162,7 +160,7 @@ async def test_many_heartbeats_of_one_connection_have_the_bound_of_one(
     assert len(broker.parts.clients.producer_groups) == 800
 
 
-async def test_runtime_info_counts_connections_and_what_they_hold(start_broker: StartBroker, connect: Connect) -> None:
+async def test_runtime_info_counts_connections_and_their_bytes(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(max_connections=2, max_inbound_bytes=64 * 1024 * 1024)
     client = connect(broker)
     assert await client.send("T", "a")
@@ -184,7 +182,7 @@ async def test_runtime_info_counts_connections_and_what_they_hold(start_broker: 
     await refused.close()
 
 
-async def test_pipelined_heartbeats_of_new_groups_have_the_bound_of_one(
+async def test_pipelined_heartbeats_of_new_groups_share_one_limit(
     start_broker: StartBroker, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_manage, "MAX_GROUPS", 10)
@@ -202,7 +200,7 @@ async def test_pipelined_heartbeats_of_new_groups_have_the_bound_of_one(
     assert len(broker.parts.clients.consumer_groups) == 9
 
 
-async def test_client_ids_of_one_connection_have_a_bound_and_leave_nothing(
+async def test_client_ids_of_one_connection_are_limited_and_released(
     start_broker: StartBroker, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_manage, "MAX_MEMBERS", 10)
@@ -222,7 +220,7 @@ async def test_client_ids_of_one_connection_have_a_bound_and_leave_nothing(
 
 
 @pytest.mark.parametrize("prefix", ["%RETRY%", "%DLQ%", "%"])
-async def test_automatic_creation_of_topics_with_percent_signs_stops(
+async def test_automatic_creation_of_topics_with_percent_signs_is_limited(
     prefix: str, start_broker: StartBroker, connect: Connect
 ) -> None:
     broker = await start_broker()

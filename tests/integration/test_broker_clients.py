@@ -66,7 +66,7 @@ async def not_notified(broker: Broker, *clients: BrokerClient) -> None:
 # --- heartbeats ------------------------------------------------------------------------------------------------------
 
 
-async def test_the_first_heartbeat_makes_group_and_retry_topic_known_everywhere(
+async def test_first_heartbeat_registers_group_and_retry_topic(
     client: BrokerClient, fake_namesrv: FakeNameServer
 ) -> None:
     answer = await client.ok(heartbeat_request("id", "G", {"T": "*", "%RETRY%G": "*"}))
@@ -79,7 +79,7 @@ async def test_the_first_heartbeat_makes_group_and_retry_topic_known_everywhere(
     )
 
 
-async def test_no_heartbeat_is_answered_before_the_retry_topic_is_registered(
+async def test_heartbeat_response_waits_for_retry_topic_registration(
     broker: Broker, client: BrokerClient, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registered = asyncio.Event()
@@ -115,9 +115,7 @@ async def test_members_that_do_not_pull_their_first_retry_are_notified(
     await not_notified(broker, client)
 
 
-async def test_nobody_is_notified_of_other_messages_or_of_groups_that_are_offline(
-    broker: Broker, client: BrokerClient
-) -> None:
+async def test_only_first_retries_of_online_groups_are_notified(broker: Broker, client: BrokerClient) -> None:
     await client.ok(heartbeat_request("one", "G", {"T": "*"}))
     await eventually(lambda: client.notified)
     client.notified.clear()
@@ -128,7 +126,7 @@ async def test_nobody_is_notified_of_other_messages_or_of_groups_that_are_offlin
     assert not broker.parts.retry_notice._timers
 
 
-async def test_the_retry_topic_has_as_many_queues_as_the_group_says(client: BrokerClient) -> None:
+async def test_retry_topic_has_the_queue_count_of_its_group(client: BrokerClient) -> None:
     config = SubscriptionGroupConfig(group_name="G", retry_queue_nums=3)
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=dumps(config)))
     await client.ok(heartbeat_request("id", "G", {"T": "*"}))
@@ -136,26 +134,26 @@ async def test_the_retry_topic_has_as_many_queues_as_the_group_says(client: Brok
     assert topic["readQueueNums"] == 3
 
 
-async def test_groups_may_have_to_exist(start_broker: StartBroker, connect: Connect) -> None:
+async def test_unknown_group_is_refused_without_automatic_creation(start_broker: StartBroker, connect: Connect) -> None:
     client = connect(await start_broker(auto_create_subscription_group=False))
     assert (await client.ask(heartbeat_request("id", "G", {"T": "*"}))).code == 26
     assert await members(client) == 1
 
 
 @pytest.mark.parametrize("group", ["", "a b", "a:b", "x" * 121, "标签"])
-async def test_an_illegal_group_name_is_29(client: BrokerClient, group: str) -> None:
+async def test_illegal_group_name_is_refused_with_29(client: BrokerClient, group: str) -> None:
     assert (await client.ask(heartbeat_request("id", group, {"T": "*"}))).code == 29
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[", b'{"clientID":"x","consumerDataSet":[{}]}', b"\xff"])
-async def test_a_malformed_heartbeat_is_an_error_and_not_the_end(client: BrokerClient, body: bytes) -> None:
+async def test_malformed_heartbeat_is_an_error_without_closing(client: BrokerClient, body: bytes) -> None:
     answer = await client.ask(request(RequestCode.HEART_BEAT, body=body))
     assert answer.code == 1
     assert answer.remark
     await client.ok(heartbeat_request("id", "G", {"T": "*"}))
 
 
-async def test_many_groups_on_one_connection_and_one_id_on_many(
+async def test_connection_has_many_groups_and_client_id_many_connections(
     broker: Broker, client: BrokerClient, connect: Connect
 ) -> None:
     other = connect(broker)
@@ -173,7 +171,7 @@ async def test_many_groups_on_one_connection_and_one_id_on_many(
     assert await members(client) == ["ip@1"]
 
 
-async def test_without_sub_keeps_the_subscriptions(client: BrokerClient) -> None:
+async def test_heartbeat_without_sub_keeps_the_subscriptions(client: BrokerClient) -> None:
     await client.send("T", "a")
     await client.ok(heartbeat_request("id", "G", {"T": "*"}))
     data = {"clientID": "id", "withoutSub": True, "consumerDataSet": [{"groupName": "G"}]}
@@ -186,14 +184,14 @@ async def test_without_sub_keeps_the_subscriptions(client: BrokerClient) -> None
 # --- 38 --------------------------------------------------------------------------------------------------------------
 
 
-async def test_no_members_is_an_error_and_not_an_empty_list(client: BrokerClient) -> None:
+async def test_group_without_members_is_an_error_not_an_empty_list(client: BrokerClient) -> None:
     assert await members(client) == 1
     await client.ok(heartbeat_request("id", "G", {"T": "*"}))
     await client.ok(unregister("id", consumer="G"))
     assert await members(client) == 1
 
 
-async def test_members_are_those_with_a_live_connection(broker: Broker, connect: Connect) -> None:
+async def test_members_are_clients_with_an_open_connection(broker: Broker, connect: Connect) -> None:
     clients = [connect(broker) for _ in range(3)]
     for i, client in enumerate(clients):
         await client.ok(heartbeat_request(f"id-{i}", "G", {"T": "*"}))
@@ -207,7 +205,7 @@ async def test_members_are_those_with_a_live_connection(broker: Broker, connect:
 # --- 40 --------------------------------------------------------------------------------------------------------------
 
 
-async def test_members_hear_of_who_joins_leaves_and_disappears(broker: Broker, connect: Connect) -> None:
+async def test_members_are_notified_of_joins_leaves_and_disconnects(broker: Broker, connect: Connect) -> None:
     a, b, c, stranger = (connect(broker) for _ in range(4))
     await stranger.ok(heartbeat_request("s", "Other", {"T": "*"}))
     stranger.notified.clear()
@@ -230,9 +228,7 @@ async def test_members_hear_of_who_joins_leaves_and_disappears(broker: Broker, c
     await not_notified(broker, b, stranger)
 
 
-async def test_another_topic_in_the_subscription_is_told_and_another_expression_is_not(
-    broker: Broker, connect: Connect
-) -> None:
+async def test_members_are_notified_of_new_topics_not_of_new_expressions(broker: Broker, connect: Connect) -> None:
     a, b = connect(broker), connect(broker)
     for client, name in ((a, "a"), (b, "b")):
         await client.ok(heartbeat_request(name, "G", {"T": "*"}))
@@ -251,7 +247,7 @@ async def test_broadcasting_groups_are_not_notified(broker: Broker, connect: Con
     await not_notified(broker, a, b)
 
 
-async def test_notifications_may_be_switched_off(broker: Broker, connect: Connect) -> None:
+async def test_member_notifications_can_be_disabled(broker: Broker, connect: Connect) -> None:
     a, b = connect(broker), connect(broker)
     config = SubscriptionGroupConfig(group_name="G", notify_consumer_ids_changed_enable=False)
     await a.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=dumps(config)))
@@ -263,7 +259,7 @@ async def test_notifications_may_be_switched_off(broker: Broker, connect: Connec
 # --- leaving ---------------------------------------------------------------------------------------------------------
 
 
-async def test_unregistering_is_idempotent_and_harms_no_other(broker: Broker, connect: Connect) -> None:
+async def test_unregister_is_idempotent_and_affects_no_other_client(broker: Broker, connect: Connect) -> None:
     a, b = connect(broker), connect(broker)
     await a.ok(heartbeat_request("a", "G", {"T": "*"}, producer_group="P"))
     await b.ok(heartbeat_request("b", "G", {"T": "*"}))
@@ -276,7 +272,7 @@ async def test_unregistering_is_idempotent_and_harms_no_other(broker: Broker, co
     await a.ok(unregister("x"))
 
 
-async def test_a_client_whose_heartbeats_stopped_is_forgotten(start_broker: StartBroker, connect: Connect) -> None:
+async def test_client_without_heartbeats_expires(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(client_expiry_s=0.4)
     silent, alive = connect(broker), connect(broker)
     await silent.ok(heartbeat_request("silent", "G", {"T": "*"}, producer_group="P"))
@@ -293,7 +289,7 @@ async def test_a_client_whose_heartbeats_stopped_is_forgotten(start_broker: Star
     assert "silent" in await members(silent)  # type: ignore[operator]
 
 
-async def test_producers_are_known_by_their_heartbeats(broker: Broker, connect: Connect) -> None:
+async def test_producers_are_registered_by_their_heartbeats(broker: Broker, connect: Connect) -> None:
     a, b = connect(broker), connect(broker)
     for client, name in ((a, "a"), (b, "b")):
         await client.ok(heartbeat_request(name, producer_group="P"))
@@ -311,9 +307,7 @@ async def test_producers_are_known_by_their_heartbeats(broker: Broker, connect: 
     assert (await a.ask(request(RequestCode.GET_PRODUCER_CONNECTION_LIST, header))).code == 1
 
 
-async def test_a_connection_that_breaks_during_its_first_heartbeat_leaves_nobody(
-    broker: Broker, client: BrokerClient
-) -> None:
+async def test_connection_lost_in_first_heartbeat_leaves_no_member(broker: Broker, client: BrokerClient) -> None:
     for i in range(10):
         peer = await RawPeer.connect(broker.port)
         await peer.send(heartbeat_request(f"id-{i}", f"G{i}", {"T": "*"}))
@@ -322,7 +316,7 @@ async def test_a_connection_that_breaks_during_its_first_heartbeat_leaves_nobody
     await eventually(lambda: list(broker.parts.clients.consumer_groups) == ["G"])
 
 
-async def test_the_client_config_check_compiles_the_expression(client: BrokerClient) -> None:
+async def test_client_config_check_compiles_the_expression(client: BrokerClient) -> None:
     def check(subscription: Any) -> RemotingCommand:
         return request(RequestCode.CHECK_CLIENT_CONFIG, body=json.dumps({"subscriptionData": subscription}).encode())
 
@@ -362,7 +356,7 @@ async def unlock(client: BrokerClient, client_id: str, *ids: int) -> None:
     await client.ok(request(RequestCode.UNLOCK_BATCH_MQ, body=body))
 
 
-async def test_a_queue_is_locked_by_one_client_of_the_group(client: BrokerClient) -> None:
+async def test_queue_is_locked_by_one_client_of_the_group(client: BrokerClient) -> None:
     assert await lock(client, "a", 0, 1) == [0, 1]
     assert await lock(client, "b", 0, 1, 2) == [2]
     assert await lock(client, "a", 0, 1, 2) == [0, 1]  # renewed
@@ -370,7 +364,7 @@ async def test_a_queue_is_locked_by_one_client_of_the_group(client: BrokerClient
     assert await lock(client, "b") == []
 
 
-async def test_only_its_holder_frees_a_lock(client: BrokerClient) -> None:
+async def test_only_the_holder_releases_a_lock(client: BrokerClient) -> None:
     await lock(client, "a", 0, 1)
     await unlock(client, "b", 0, 1)
     assert await lock(client, "b", 0, 1) == []
@@ -379,7 +373,7 @@ async def test_only_its_holder_frees_a_lock(client: BrokerClient) -> None:
     await unlock(client, "nobody", 5)
 
 
-async def test_a_lock_that_is_not_renewed_is_free_again(start_broker: StartBroker, connect: Connect) -> None:
+async def test_lock_expires_unless_renewed(start_broker: StartBroker, connect: Connect) -> None:
     client = connect(await start_broker(lock_expiry_s=0.3))
     assert await lock(client, "a", 0, 1) == [0, 1]
     taken: set[int] = set()
@@ -407,11 +401,11 @@ async def test_a_lock_that_is_not_renewed_is_free_again(start_broker: StartBroke
         b'{"clientId":"a","consumerGroup":"G","mqSet":[{"topic":"T"}]}',
     ],
 )
-async def test_a_malformed_lock_is_an_error(client: BrokerClient, code: int, body: bytes) -> None:
+async def test_malformed_lock_request_is_an_error(client: BrokerClient, code: int, body: bytes) -> None:
     assert (await client.ask(request(code, body=body))).code == 1
 
 
-async def test_contenders_never_hold_a_lock_together(broker: Broker, connect: Connect) -> None:
+async def test_contenders_never_hold_a_lock_at_the_same_time(broker: Broker, connect: Connect) -> None:
     clients = {name: connect(broker) for name in "abc"}
     holders: dict[int, str] = {}
 
@@ -426,7 +420,7 @@ async def test_contenders_never_hold_a_lock_together(broker: Broker, connect: Co
     await asyncio.gather(*(contend(name, client) for name, client in clients.items()))
 
 
-async def test_a_lock_outlives_the_broker_that_gave_it(start_broker: StartBroker, connect: Connect) -> None:
+async def test_lock_survives_a_broker_restart(start_broker: StartBroker, connect: Connect) -> None:
     """The first member that reaches its successor must not get the queues of those that are still on their way."""
     first = await start_broker(lease_s=1.0)
     old = connect(first)
@@ -445,7 +439,7 @@ async def test_a_lock_outlives_the_broker_that_gave_it(start_broker: StartBroker
     assert await lock(client, "b", 0, 1) == [1]
 
 
-async def test_a_lock_of_long_ago_is_free_after_a_restart(start_broker: StartBroker, connect: Connect) -> None:
+async def test_expired_lock_is_free_after_a_broker_restart(start_broker: StartBroker, connect: Connect) -> None:
     first = await start_broker(lock_expiry_s=0.2)
     assert await lock(connect(first), "a", 0) == [0]
     await first.close()
@@ -457,9 +451,7 @@ async def test_a_lock_of_long_ago_is_free_after_a_restart(start_broker: StartBro
     await eventually(takes_over)
 
 
-async def test_a_lock_that_the_store_does_not_take_is_not_granted(
-    broker: Broker, client: BrokerClient, connect: Connect
-) -> None:
+async def test_lock_is_not_granted_if_the_store_fails(broker: Broker, client: BrokerClient, connect: Connect) -> None:
     keys, store = broker.parts.state.queue_store.keys, broker.parts.state.queue_store
     assert await lock(client, "a", 0) == [0]
     await store.current().execute("SET", keys.locks, "no hash")
@@ -470,6 +462,6 @@ async def test_a_lock_that_the_store_does_not_take_is_not_granted(
 
 
 @pytest.mark.parametrize(("group", "topic"), [("G:x", "T"), ("G", "T:x")])
-async def test_a_lock_of_an_illegal_name_is_29(client: BrokerClient, group: str, topic: str) -> None:
+async def test_lock_with_illegal_name_is_refused_with_29(client: BrokerClient, group: str, topic: str) -> None:
     body = dumps({"clientId": "a", "consumerGroup": group, "mqSet": [MessageQueue(topic, "broker-a", 0)]})
     assert (await client.ask(request(RequestCode.LOCK_BATCH_MQ, body=body))).code == 29

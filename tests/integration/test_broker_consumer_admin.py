@@ -91,7 +91,7 @@ async def moved_to(client: BrokerClient, offset: int) -> int | None:
 # --- resets ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_reset_moves_the_next_pull_and_no_commit_comes_in_between(client: BrokerClient) -> None:
+async def test_reset_moves_the_next_pull_and_blocks_commits(client: BrokerClient) -> None:
     await with_messages(client)
     await commit(client, 8)
     assert await reset(client) == {MessageQueue("T", "broker-a", 0): 0}
@@ -106,7 +106,7 @@ async def test_a_reset_moves_the_next_pull_and_no_commit_comes_in_between(client
     assert (await client.pull("T", 3)).code == FOUND
 
 
-async def test_it_is_over_with_a_pull_from_there_and_not_with_one_from_elsewhere(client: BrokerClient) -> None:
+async def test_reset_ends_only_with_a_pull_at_the_new_offset(client: BrokerClient) -> None:
     await with_messages(client)
     await reset(client, TO_END)
     assert [await moved_to(client, 3), await moved_to(client, 4)] == [10, 10]  # the first answer may have got lost
@@ -114,7 +114,7 @@ async def test_it_is_over_with_a_pull_from_there_and_not_with_one_from_elsewhere
     assert await moved_to(client, 3) is None
 
 
-async def test_who_does_not_follow_is_left_alone_after_some_answers(client: BrokerClient) -> None:
+async def test_reset_ends_for_a_member_that_keeps_ignoring_it(client: BrokerClient) -> None:
     await with_messages(client)
     await reset(client, TO_END)
     answers = [await moved_to(client, 3) for _ in range(20)]
@@ -122,7 +122,7 @@ async def test_who_does_not_follow_is_left_alone_after_some_answers(client: Brok
     assert answers[-1] is None
 
 
-async def test_other_groups_and_topics_are_not_touched(client: BrokerClient) -> None:
+async def test_reset_does_not_affect_other_groups_and_topics(client: BrokerClient) -> None:
     await with_messages(client)
     await put_group(client, "H")
     await client.send("U", "x", "y")
@@ -131,7 +131,7 @@ async def test_other_groups_and_topics_are_not_touched(client: BrokerClient) -> 
     assert (await client.pull("U", 1)).code == FOUND
 
 
-async def test_a_pull_that_waits_hears_it_at_once(broker: Broker, client: BrokerClient) -> None:
+async def test_reset_ends_a_held_pull_at_once(broker: Broker, client: BrokerClient) -> None:
     await with_messages(client)
     await put_group(client, "H")
     pulls = [client.pull_later("T", 10), client.pull_later("T", 10, group="H")]
@@ -143,9 +143,7 @@ async def test_a_pull_that_waits_hears_it_at_once(broker: Broker, client: Broker
     assert (await pulls[1]).bodies == ["new"]
 
 
-async def test_a_pull_that_waits_at_the_right_place_goes_on_waiting_or_gets_an_answer(
-    broker: Broker, client: BrokerClient
-) -> None:
+async def test_held_pull_at_the_new_offset_keeps_waiting_or_is_answered(broker: Broker, client: BrokerClient) -> None:
     await with_messages(client)
     pull = client.pull_later("T", 10)
     await eventually(lambda: broker.parts.pulls.hold.count == 1)
@@ -155,7 +153,7 @@ async def test_a_pull_that_waits_at_the_right_place_goes_on_waiting_or_gets_an_a
     assert await moved_to(client, 3) is None
 
 
-async def test_it_survives_the_broker(
+async def test_reset_survives_a_broker_restart(
     start_broker: StartBroker, connect: Connect, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     async def start_successor() -> Broker:
@@ -184,7 +182,7 @@ async def test_it_survives_the_broker(
     assert await committed(third) == 4
 
 
-async def test_to_a_time_and_only_backwards(client: BrokerClient) -> None:
+async def test_reset_to_a_time_moves_only_backwards(client: BrokerClient) -> None:
     await with_messages(client, 4)
     stored = [m.store_timestamp_ms for m in decode_records((await client.ok(pull_request("T", 0))).body)]
     later = stored[-1] + 60_000
@@ -195,7 +193,7 @@ async def test_to_a_time_and_only_backwards(client: BrokerClient) -> None:
     assert await reset(client, stored[-1]) == {MessageQueue("T", "broker-a", 0): stored.index(stored[-1])}
 
 
-async def test_one_queue_to_an_offset(client: BrokerClient) -> None:
+async def test_one_queue_is_reset_to_an_offset(client: BrokerClient) -> None:
     await put_topic(client, "T", 2)
     await put_group(client, "G")
     await client.send("T", "a", "b", "c", queue_id=1)
@@ -206,7 +204,7 @@ async def test_one_queue_to_an_offset(client: BrokerClient) -> None:
         assert (await client.ask(reset_request(**wrong))).code == 29
 
 
-async def test_one_queue_goes_forwards_though_nothing_forces_it(client: BrokerClient) -> None:
+async def test_one_queue_is_reset_forward_without_force(client: BrokerClient) -> None:
     await with_messages(client)
     for offset in (3, 5, 2, 9):  # as resetOffsetByQueueId of mqadmin: a commit, then 222 with isForce false
         await commit(client, offset)
@@ -218,7 +216,7 @@ async def test_one_queue_goes_forwards_though_nothing_forces_it(client: BrokerCl
     assert await reset(client, TO_END, queue_id=0, is_force=False) == {MessageQueue("T", "broker-a", 0): 10}
 
 
-async def test_a_commit_during_a_reset_is_ignored_and_says_so(client: BrokerClient) -> None:
+async def test_commit_during_a_reset_is_ignored_and_reported(client: BrokerClient) -> None:
     await with_messages(client)
     await reset(client, queue_id=0, offset=3)
     header = UpdateConsumerOffsetRequestHeader("G", "T", 0, 7)
@@ -227,7 +225,7 @@ async def test_a_commit_during_a_reset_is_ignored_and_says_so(client: BrokerClie
     assert await committed(client) == 3
 
 
-async def test_of_two_resets_before_a_member_follows_the_last_holds(client: BrokerClient) -> None:
+async def test_last_of_two_pending_resets_wins(client: BrokerClient) -> None:
     await with_messages(client)
     await commit(client, 8)
     await reset(client, queue_id=0, offset=3)
@@ -240,7 +238,7 @@ async def test_of_two_resets_before_a_member_follows_the_last_holds(client: Brok
     assert await committed(client) == 6
 
 
-async def test_resets_and_commits_at_once_end_as_the_last_reset_says(
+async def test_last_reset_wins_over_concurrent_commits(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     await with_messages(client)
@@ -258,7 +256,7 @@ async def test_resets_and_commits_at_once_end_as_the_last_reset_says(
 
 
 @pytest.mark.parametrize("order", [False, True])
-async def test_a_reset_while_a_pop_reads_is_not_undone(
+async def test_reset_is_not_undone_by_a_concurrent_pop(
     broker: Broker, client: BrokerClient, monkeypatch: pytest.MonkeyPatch, order: bool
 ) -> None:
     await with_messages(client)
@@ -280,7 +278,7 @@ async def test_a_reset_while_a_pop_reads_is_not_undone(
     assert await moved_to(client, 0) is None  # taking from there ends the reset
 
 
-async def test_what_is_not_there_cannot_be_reset(start_broker: StartBroker, connect: Connect) -> None:
+async def test_reset_of_unknown_topic_or_group_is_an_error(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker()
     client = connect(broker)
     await with_messages(client)
@@ -288,7 +286,7 @@ async def test_what_is_not_there_cannot_be_reset(start_broker: StartBroker, conn
     assert (await client.ask(reset_request(group="none"))).code == 26
 
 
-async def test_a_deleted_group_has_no_reset_left(broker: Broker, client: BrokerClient) -> None:
+async def test_deleting_a_group_ends_its_reset(broker: Broker, client: BrokerClient) -> None:
     await with_messages(client)
     await reset(client, TO_END)
     header = DeleteSubscriptionGroupRequestHeader("G", True)
@@ -331,7 +329,7 @@ def running_info(client_id: str, group: str = "G") -> RemotingCommand:
     return command
 
 
-async def test_running_info_comes_from_the_member_itself(broker: Broker, client: BrokerClient) -> None:
+async def test_running_info_is_forwarded_from_the_member(broker: Broker, client: BrokerClient) -> None:
     await put_topic(client, "T")
     members = {name: await Member.join(broker, name) for name in ("one", "two")}
     asking = asyncio.create_task(client.ask(running_info("two")))
@@ -343,7 +341,7 @@ async def test_running_info_comes_from_the_member_itself(broker: Broker, client:
     assert ((await asking).code, (await asking).remark) == (1, "not today")
 
 
-async def test_a_member_that_is_not_there_or_leaves_is_an_error(broker: Broker, client: BrokerClient) -> None:
+async def test_running_info_of_an_absent_member_is_an_error(broker: Broker, client: BrokerClient) -> None:
     await put_topic(client, "T")
     member = await Member.join(broker, "one")
     for command in (running_info("two"), running_info("one", "H")):
@@ -356,7 +354,7 @@ async def test_a_member_that_is_not_there_or_leaves_is_an_error(broker: Broker, 
     assert (await asking).code == 1
 
 
-async def test_a_message_is_handed_to_one_member_now(broker: Broker, client: BrokerClient) -> None:
+async def test_direct_consumption_delivers_a_message_to_one_member(broker: Broker, client: BrokerClient) -> None:
     await with_messages(client, 3)
     member = await Member.join(broker, "one")
     [wanted] = [m for m in decode_records((await client.ok(pull_request("T", 0))).body) if m.body == b"1"]
@@ -372,7 +370,7 @@ async def test_a_message_is_handed_to_one_member_now(broker: Broker, client: Bro
         assert (await client.ask(request(RequestCode.CONSUME_MESSAGE_DIRECTLY, header))).code == 1
 
 
-async def test_status_of_all_members_or_of_one(broker: Broker, client: BrokerClient) -> None:
+async def test_status_is_returned_for_all_members_or_for_one(broker: Broker, client: BrokerClient) -> None:
     await put_topic(client, "T")
     members = {name: await Member.join(broker, name) for name in ("one", "two")}
     queue = MessageQueue("T", "broker-a", 0)
@@ -397,7 +395,7 @@ async def test_status_of_all_members_or_of_one(broker: Broker, client: BrokerCli
 # --- inspection ------------------------------------------------------------------------------------------------------
 
 
-async def test_the_subscription_of_a_group(client: BrokerClient) -> None:
+async def test_subscription_of_a_group_is_returned(client: BrokerClient) -> None:
     header = TopicGroupRequestHeader("T", "G")
     offline = await client.get(RequestCode.QUERY_SUBSCRIPTION_BY_CONSUMER, header)
     assert offline == {"group": "G", "topic": "T"}
@@ -406,7 +404,7 @@ async def test_the_subscription_of_a_group(client: BrokerClient) -> None:
     assert online["subscriptionData"]["subString"] == "TagA"
 
 
-async def test_the_producers_that_are_connected(client: BrokerClient) -> None:
+async def test_connected_producers_are_listed(client: BrokerClient) -> None:
     await client.ok(heartbeat_request("one", producer_group="P"))
     data = (await client.get(RequestCode.GET_ALL_PRODUCER_INFO))["data"]
     [producer] = data["P"]
@@ -415,7 +413,7 @@ async def test_the_producers_that_are_connected(client: BrokerClient) -> None:
     assert producer["lastUpdateTimestamp"] > 0
 
 
-async def test_the_entries_of_a_queue_and_what_a_filter_says(client: BrokerClient) -> None:
+async def test_queue_entries_are_listed_with_filter_results(client: BrokerClient) -> None:
     for body, tags in (("a", "TagA"), ("b", "TagB"), ("c", "")):
         await client.send("T", body, tags=tags)
 
@@ -439,7 +437,7 @@ async def test_the_entries_of_a_queue_and_what_a_filter_says(client: BrokerClien
     assert (await client.ask(request(RequestCode.QUERY_CONSUME_QUEUE, header))).code == 1
 
 
-async def test_the_time_span_and_the_progress_of_groups(client: BrokerClient) -> None:
+async def test_time_span_and_progress_of_groups_are_returned(client: BrokerClient) -> None:
     await with_messages(client, 3)
     await put_topic(client, "empty")
     await commit(client, 2)
@@ -472,5 +470,5 @@ async def test_the_time_span_and_the_progress_of_groups(client: BrokerClient) ->
 
 
 @pytest.mark.parametrize("code", [222, 223, 303, 307, 309, 321, 345])
-async def test_requests_without_their_fields_are_refused(client: BrokerClient, code: int) -> None:
+async def test_requests_without_required_fields_are_refused(client: BrokerClient, code: int) -> None:
     assert (await client.ask(request(code, body=b"nonsense"))).code == 1

@@ -57,7 +57,7 @@ async def takes_messages(client: BrokerClient) -> bool:
     return (await client.ask(send_request("T", b"probe", queue_id=1))).code == 0
 
 
-async def test_a_slave_takes_over_with_all_that_the_master_had(
+async def test_slave_takes_over_with_everything_the_master_stored(
     start_broker: StartBroker, connect: Connect, fake_namesrv: FakeNameServer
 ) -> None:
     first = await start_broker(lease_s=SHORT_S)
@@ -87,7 +87,7 @@ async def pulled(client: BrokerClient, bodies: list[str]) -> bool:
     return await client.pull_all("T") == bodies
 
 
-async def test_a_master_that_comes_back_is_a_slave_and_can_take_over_again(
+async def test_returning_master_is_a_slave_and_can_take_over_again(
     start_broker: StartBroker, connect: Connect, fake_namesrv: FakeNameServer
 ) -> None:
     first = await start_broker(lease_s=SHORT_S)
@@ -105,7 +105,7 @@ async def test_a_master_that_comes_back_is_a_slave_and_can_take_over_again(
     await eventually(lambda: registered_ids(fake_namesrv, back) == [1, 0])
 
 
-async def test_a_fenced_master_steps_down_and_drops_its_clients(
+async def test_fenced_master_steps_down_and_drops_its_clients(
     start_broker: StartBroker, connect: Connect, fake_namesrv: FakeNameServer
 ) -> None:
     first = await start_broker(lease_s=SHORT_S)
@@ -123,7 +123,7 @@ async def test_a_fenced_master_steps_down_and_drops_its_clients(
     assert await connect(first).pull_all("T") == ["a", "b"]
 
 
-async def test_without_failover_a_slave_stays_one_and_a_second_master_waits(
+async def test_without_failover_slave_stays_slave_and_second_master_waits(
     start_broker: StartBroker, connect: Connect
 ) -> None:
     first = await start_broker(lease_s=SHORT_S)
@@ -137,13 +137,13 @@ async def test_without_failover_a_slave_stays_one_and_a_second_master_waits(
     assert (waiting.broker_id, slave.broker_id) == (0, 1)
 
 
-async def test_a_slave_that_starts_first_leaves_the_group_to_the_master(start_broker: StartBroker) -> None:
+async def test_slave_that_starts_first_leaves_the_group_to_the_master(start_broker: StartBroker) -> None:
     slave = await start_broker(broker_id=1, lease_s=LONG_S)
     master = await start_broker(lease_s=LONG_S)
     assert (master.broker_id, slave.broker_id) == (0, 1)
 
 
-async def test_a_slave_answers_as_one_until_it_has_read_all_that_a_master_knows(
+async def test_slave_answers_as_slave_until_the_masters_state_is_loaded(
     start_broker: StartBroker, connect: Connect
 ) -> None:
     """Clients ask at any time, also while it takes over: what it has not read yet is not "none"."""
@@ -183,9 +183,7 @@ async def test_a_slave_answers_as_one_until_it_has_read_all_that_a_master_knows(
     assert (await new.ok(query)).header(OffsetResponseHeader).offset == 3
 
 
-async def test_a_mistake_of_ours_does_not_end_the_registration(
-    start_broker: StartBroker, fake_namesrv: FakeNameServer
-) -> None:
+async def test_bug_does_not_stop_the_registration(start_broker: StartBroker, fake_namesrv: FakeNameServer) -> None:
     """Without it the broker falls out of the routes."""
     broker = await start_broker(register_period_s=0.05)
     registration, failed = broker.parts.registration, [0]
@@ -205,7 +203,7 @@ async def test_a_mistake_of_ours_does_not_end_the_registration(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can throw away one connection's packets")
 @pytest.mark.parametrize("step", ["take", "renew", "load"])
-async def test_a_store_that_falls_silent_while_a_slave_takes_over_is_connected_to_anew(
+async def test_takeover_reconnects_when_store_stops_answering(
     start_broker: StartBroker, connect: Connect, step: str
 ) -> None:
     """The answer never comes, though what was asked for may have been done."""
@@ -249,9 +247,7 @@ async def test_a_store_that_falls_silent_while_a_slave_takes_over_is_connected_t
     assert await new.pull_all("T") == ["a"]
 
 
-async def test_topics_and_groups_that_a_failover_lost_are_written_again(
-    start_broker: StartBroker, connect: Connect
-) -> None:
+async def test_topics_and_groups_lost_in_a_failover_are_rewritten(start_broker: StartBroker, connect: Connect) -> None:
     """A new primary that lacks them takes the topic's messages all the same, and its queues' numbers stay theirs."""
     first = await start_broker(lease_s=SHORT_S)
     client = connect(first)
@@ -277,7 +273,7 @@ async def test_topics_and_groups_that_a_failover_lost_are_written_again(
     assert pulled.bodies == ["a"]
 
 
-async def test_a_configured_master_takes_no_slaves_id_when_it_starts(
+async def test_configured_master_does_not_take_a_slave_id_at_start(
     start_broker: StartBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claimed: list[str] = []
@@ -295,9 +291,7 @@ async def test_a_configured_master_takes_no_slaves_id_when_it_starts(
     assert set(claimed) == {second.address}
 
 
-async def test_a_master_that_lives_comes_before_others_when_redis_lost_its_lease(
-    start_broker: StartBroker, connect: Connect
-) -> None:
+async def test_running_master_takes_its_lost_lease_before_others(start_broker: StartBroker, connect: Connect) -> None:
     """The new primary lacks the lease and the last message, whose offset only the master knows to be used."""
     first = await start_broker(lease_s=LONG_S)
     second = await start_broker(broker_id=1, lease_s=LONG_S)
@@ -340,7 +334,7 @@ async def test_a_master_that_lives_comes_before_others_when_redis_lost_its_lease
     assert (first.broker_id, second.broker_id) == (0, 1)
 
 
-async def test_a_slave_whose_connection_broke_takes_over_from_a_master_that_does_not_come_back(
+async def test_slave_with_broken_connection_takes_over_from_a_dead_master(
     start_broker: StartBroker, connect: Connect
 ) -> None:
     first = await start_broker(lease_s=SHORT_S)
@@ -354,7 +348,7 @@ async def test_a_slave_whose_connection_broke_takes_over_from_a_master_that_does
     assert await new.pull_all("T") == ["a"]
 
 
-async def test_a_broker_ends_though_a_question_about_the_primary_takes_the_cancellation_with_it(
+async def test_broker_stops_even_if_a_store_error_replaces_cancellation(
     start_broker: StartBroker,
 ) -> None:
     """redis-py closes the connection of a command that is cancelled, and an error of that replaces the cancellation."""

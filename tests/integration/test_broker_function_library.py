@@ -26,7 +26,7 @@ async def remove(server: EmbeddedServer, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", REMOVALS)
-async def test_everything_goes_on_after_a_removal(
+async def test_broker_reloads_a_removed_function_library(
     command: str, client: BrokerClient, embedded_server: EmbeddedServer
 ) -> None:
     await client.send("T", "a")
@@ -57,7 +57,7 @@ async def test_sends_in_flight_keep_their_order(client: BrokerClient, embedded_s
     assert await client.pull_all("T") == ["first", *bodies]
 
 
-async def test_confirmed_sends_are_answered(
+async def test_confirmed_sends_succeed_after_library_removal(
     sync_master: Broker, connect: Connect, embedded_server: EmbeddedServer
 ) -> None:
     """The question whether replicas have it is answered before the repeated append, so it is asked once more."""
@@ -68,7 +68,7 @@ async def test_confirmed_sends_are_answered(
     assert await client.pull_all("T") == list("abcdef")
 
 
-async def test_user_who_may_not_load_it_goes_on_with_eval(embedded_server: EmbeddedServer, key_prefix: str) -> None:
+async def test_user_without_permission_to_load_uses_eval(embedded_server: EmbeddedServer, key_prefix: str) -> None:
     async with redis_async.Redis.from_url(embedded_server.url) as admin:
         user = f"user-{key_prefix}"
         await admin.execute_command("ACL", "SETUSER", user, "on", ">secret", "~*", "&*", "+@all")
@@ -87,7 +87,7 @@ async def test_user_who_may_not_load_it_goes_on_with_eval(embedded_server: Embed
             await admin.execute_command("ACL", "DELUSER", user)
 
 
-async def test_connection_that_breaks_while_loading_fails_what_waits(embedded_server: EmbeddedServer) -> None:
+async def test_connection_lost_while_loading_fails_waiting_calls(embedded_server: EmbeddedServer) -> None:
     connection = await open_connection(embedded_server.url)
     await remove(embedded_server, "FUNCTION FLUSH")
     answers: list[object] = []

@@ -29,7 +29,7 @@ async def beat(client: BrokerClient, client_id: str, subscriptions: dict[str, st
     await client.ok(heartbeat_request(client_id, "G", subscriptions, **fields))
 
 
-async def test_members_that_subscribe_differently_are_named(
+async def test_members_with_different_subscriptions_are_logged(
     broker: Broker, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two, three = connect(broker), connect(broker), connect(broker)
@@ -56,7 +56,7 @@ async def test_members_that_subscribe_differently_are_named(
         ({"T": "A", "U": "B"}, {"U": "B", "T": "A"}),
     ],
 )
-async def test_another_spelling_is_no_other_subscription(
+async def test_spelling_does_not_make_subscriptions_differ(
     broker: Broker, connect: Connect, first: dict[str, str], second: dict[str, str]
 ) -> None:
     one, two = connect(broker), connect(broker)
@@ -68,7 +68,7 @@ async def test_another_spelling_is_no_other_subscription(
 @pytest.mark.parametrize(
     ("topics", "more"), [({"U": "*"}, {}), ({"T": "A", "U": "*"}, {}), ({"T": "A"}, {"expression_type": "SQL92"})]
 )
-async def test_another_topic_or_kind_of_expression_is(
+async def test_topic_and_expression_type_make_subscriptions_differ(
     broker: Broker, connect: Connect, topics: dict[str, str], more: dict[str, str]
 ) -> None:
     one, two = connect(broker), connect(broker)
@@ -80,7 +80,7 @@ async def test_another_topic_or_kind_of_expression_is(
     assert await warnings(one) == []
 
 
-async def test_a_heartbeat_without_subscriptions_is_no_other(broker: Broker, connect: Connect) -> None:
+async def test_heartbeat_without_subscriptions_does_not_differ(broker: Broker, connect: Connect) -> None:
     one, two = connect(broker), connect(broker)
     for client, name in ((one, "one"), (two, "two")):
         await beat(client, name, {"T": "A"})
@@ -89,7 +89,7 @@ async def test_a_heartbeat_without_subscriptions_is_no_other(broker: Broker, con
     assert await warnings(one) == []
 
 
-async def test_two_clients_of_one_id_are_noticed_when_both_go_on(
+async def test_two_active_clients_with_one_id_are_logged(
     broker: Broker, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two = connect(broker), connect(broker)
@@ -106,7 +106,7 @@ async def test_two_clients_of_one_id_are_noticed_when_both_go_on(
     await eventually(lambda: "G" not in broker.parts.clients.consumer_groups)
 
 
-async def test_members_of_different_message_models_are_named(broker: Broker, connect: Connect) -> None:
+async def test_members_with_different_message_models_are_logged(broker: Broker, connect: Connect) -> None:
     one, two = connect(broker), connect(broker)
     await beat(one, "one", {"T": "*"})
     await beat(two, "two", {"T": "*"}, messageModel="BROADCASTING")
@@ -114,7 +114,7 @@ async def test_members_of_different_message_models_are_named(broker: Broker, con
     assert "'two' 'BROADCASTING', 'one' 'CLUSTERING'" in warning
 
 
-async def test_a_warning_is_one_line_whatever_a_heartbeat_says(
+async def test_warning_is_one_line_for_any_heartbeat_content(
     broker: Broker, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two = connect(broker), connect(broker)
@@ -125,7 +125,7 @@ async def test_a_warning_is_one_line_whatever_a_heartbeat_says(
     assert not any("\n" in line or "\x1b" in line for line in lines)
 
 
-async def test_two_producers_of_one_id_are_noticed_when_both_go_on(
+async def test_two_active_producers_with_one_id_are_logged(
     broker: Broker, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two = connect(broker), connect(broker)
@@ -149,7 +149,7 @@ async def test_warnings_are_logged_once_a_minute(
     assert len(logged(caplog)) == 1
 
 
-async def test_nothing_is_kept_of_who_has_left(start_broker: StartBroker, connect: Connect) -> None:
+async def test_no_state_is_kept_of_members_that_left(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(client_expiry_s=0.4)
     one, two, stays = connect(broker), connect(broker), connect(broker)
     for client in (one, two, one):

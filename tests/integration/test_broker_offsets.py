@@ -53,7 +53,7 @@ async def search(client: BrokerClient, timestamp: int, boundary: str | None = No
 # --- 14 and 15 -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_commit_is_answered_and_seen_at_once(client: BrokerClient) -> None:
+async def test_commit_is_confirmed_and_visible_at_once(client: BrokerClient) -> None:
     await client.send("T", "a")
     await client.ok(update(7))
     assert await query(client) == 7
@@ -63,7 +63,7 @@ async def test_a_commit_is_answered_and_seen_at_once(client: BrokerClient) -> No
     assert await query(client, group="H") == 0
 
 
-async def test_oneway_commits_work(client: BrokerClient) -> None:
+async def test_oneway_commit_is_stored(client: BrokerClient) -> None:
     await client.send("T", "a")
     await client.oneway(update(5))
     await eventually(lambda: _is(query(client), 5))
@@ -74,7 +74,7 @@ async def _is(value: Any, expected: object) -> bool:
 
 
 @pytest.mark.parametrize("oneway", [False, True])
-async def test_minus_one_is_no_position(client: BrokerClient, oneway: bool) -> None:
+async def test_commit_of_minus_one_is_ignored(client: BrokerClient, oneway: bool) -> None:
     """ali-ons commits -1 when it has no offset yet."""
     await client.send("T", "a")
     for offset in (-1, -(2**63)):
@@ -88,7 +88,7 @@ async def test_minus_one_is_no_position(client: BrokerClient, oneway: bool) -> N
     assert await query(client) == 4
 
 
-async def test_a_commit_is_in_redis_before_its_answer(
+async def test_commit_is_in_redis_before_its_response(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     await client.send("T", "a")
@@ -107,7 +107,7 @@ async def test_commits_survive_a_restart(start_broker: StartBroker, connect: Con
     assert await query(connect(await start_broker())) == 9
 
 
-async def test_a_new_group_of_a_young_queue_starts_at_0_and_else_hears_22(client: BrokerClient) -> None:
+async def test_new_group_starts_at_0_only_in_a_complete_queue(client: BrokerClient) -> None:
     await client.send("T", "a")
     assert await query(client) == 0
     assert await query(client, set_zero_if_not_found=True) == 0
@@ -116,7 +116,7 @@ async def test_a_new_group_of_a_young_queue_starts_at_0_and_else_hears_22(client
     assert await query(client, queue_id=99) == "code 22"
 
 
-async def test_a_new_group_of_a_trimmed_queue_hears_22(
+async def test_new_group_of_a_trimmed_queue_gets_22(
     start_broker: StartBroker, connect: Connect, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     first = await start_broker()
@@ -140,13 +140,13 @@ async def test_commits_to_an_unknown_topic_are_ignored(
 
 
 @pytest.mark.parametrize("queue_id", [-1, 4, 2**31 - 1])
-async def test_a_queue_that_the_topic_does_not_have_is_29(client: BrokerClient, queue_id: int) -> None:
+async def test_commit_to_a_queue_outside_the_topic_is_refused_with_29(client: BrokerClient, queue_id: int) -> None:
     await client.send("T", "a")
     assert (await client.ask(update(1, queue_id=queue_id))).code == 29
 
 
 @pytest.mark.parametrize("group", ["", "a b", "a:b", "标签", "x" * 300])
-async def test_an_illegal_group_name_is_29_and_stored_nowhere(client: BrokerClient, group: str) -> None:
+async def test_illegal_group_name_is_refused_with_29_and_not_stored(client: BrokerClient, group: str) -> None:
     """``a:b`` would be kept as the offsets of another group."""
     await client.send("T", "a")
     assert (await client.ask(update(1, group=group))).code == 29
@@ -156,7 +156,7 @@ async def test_an_illegal_group_name_is_29_and_stored_nowhere(client: BrokerClie
 # --- 30, 31, 32 ------------------------------------------------------------------------------------------------------
 
 
-async def test_bounds_of_a_queue(client: BrokerClient) -> None:
+async def test_min_and_max_offset_of_a_queue_are_returned(client: BrokerClient) -> None:
     await client.send("T", "a", "b")
     assert await bound(client, RequestCode.GET_MAX_OFFSET) == 2
     assert await bound(client, RequestCode.GET_MIN_OFFSET) == 0
@@ -165,12 +165,14 @@ async def test_bounds_of_a_queue(client: BrokerClient) -> None:
 
 @pytest.mark.parametrize("code", [RequestCode.GET_MAX_OFFSET, RequestCode.GET_MIN_OFFSET])
 @pytest.mark.parametrize(("topic", "queue_id"), [("Nonesuch", 0), ("T", 99), ("T", -1)])
-async def test_bounds_of_an_unknown_queue_are_0(client: BrokerClient, code: int, topic: str, queue_id: int) -> None:
+async def test_min_and_max_offset_of_an_unknown_queue_are_0(
+    client: BrokerClient, code: int, topic: str, queue_id: int
+) -> None:
     await client.send("T", "a")
     assert await bound(client, code, topic, queue_id) == 0
 
 
-async def test_the_earliest_store_time_is_that_of_the_first_message_and_minus_1_without(client: BrokerClient) -> None:
+async def test_earliest_store_time_is_the_first_messages_or_minus_1(client: BrokerClient) -> None:
     await client.send("T", "a", "b")
 
     async def earliest(topic: str, queue_id: int) -> int:
@@ -186,7 +188,9 @@ async def test_the_earliest_store_time_is_that_of_the_first_message_and_minus_1_
 # --- 29 --------------------------------------------------------------------------------------------------------------
 
 
-async def test_search_by_time(client: BrokerClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_search_by_time_returns_the_first_offset_at_that_time(
+    client: BrokerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = iter([2_000_000_000.001, 2_000_000_000.001, 2_000_000_000.003])
     monkeypatch.setattr("rmq_redis.broker.produce.send.time", SimpleNamespace(time=lambda: next(clock)))
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T", 1, 1, 6)))
@@ -201,7 +205,7 @@ async def test_search_by_time(client: BrokerClient, monkeypatch: pytest.MonkeyPa
     assert await search(client, 2**63 - 1) == 3
 
 
-async def test_search_in_an_unknown_or_empty_queue_is_0(client: BrokerClient) -> None:
+async def test_search_in_an_unknown_or_empty_queue_returns_0(client: BrokerClient) -> None:
     assert await search(client, 1, topic="Nonesuch") == 0
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T", 1, 1, 6)))
     assert await search(client, 1) == 0
@@ -215,7 +219,7 @@ def view(offset: int) -> RemotingCommand:
     return request(RequestCode.VIEW_MESSAGE_BY_ID, ViewMessageRequestHeader(offset))
 
 
-async def test_a_message_is_found_by_its_id(client: BrokerClient) -> None:
+async def test_message_is_found_by_its_id(client: BrokerClient) -> None:
     sent = await client.send("T", "a", "b", queue_id=3)
     offset = int(sent[1].msg_id[-16:], 16)
     (message,) = decode_records((await client.ok(view(offset))).body)
@@ -223,7 +227,7 @@ async def test_a_message_is_found_by_its_id(client: BrokerClient) -> None:
     assert message.text() == "b"
 
 
-async def test_no_message_at_a_physical_offset_is_an_error(
+async def test_physical_offset_without_a_message_is_an_error(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     sent = await client.send("T", "a", "b")
@@ -237,7 +241,7 @@ async def test_no_message_at_a_physical_offset_is_an_error(
     assert (await client.ask(view(first + 1))).code == 0
 
 
-async def test_many_commits_at_once_are_all_kept(client: BrokerClient) -> None:
+async def test_concurrent_commits_are_all_stored(client: BrokerClient) -> None:
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T", 8, 8, 6)))
     await asyncio.gather(
         *(client.ok(update(offset, f"G{g}", queue_id=q)) for offset in (1, 2, 3) for g in range(5) for q in range(8))

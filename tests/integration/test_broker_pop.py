@@ -134,7 +134,7 @@ def pending(server: EmbeddedServer, key_prefix: str) -> int:
         return int(hidden)
 
 
-async def test_each_message_goes_to_one_and_an_ack_ends_it(
+async def test_message_goes_to_one_member_until_acknowledged(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     for queue_id in range(4):
@@ -152,7 +152,7 @@ async def test_each_message_goes_to_one_and_an_ack_ends_it(
     assert (await client.ask(ack_request(first.handles[0]))).code == 0  # whoever lost the answer asks again
 
 
-async def test_the_offset_of_the_group_moves_on_as_messages_are_handed_out(client: BrokerClient) -> None:
+async def test_group_offset_advances_as_messages_are_delivered(client: BrokerClient) -> None:
     await client.send("T", "a", "b", "c")
     await pop(client, nums=2)
     header = QueryConsumerOffsetRequestHeader("G", "T", 0)
@@ -160,7 +160,7 @@ async def test_the_offset_of_the_group_moves_on_as_messages_are_handed_out(clien
     assert answer.header(OffsetResponseHeader).offset == 2
 
 
-async def test_what_is_not_acknowledged_comes_again_through_the_retry_topic(client: BrokerClient) -> None:
+async def test_unacknowledged_message_is_redelivered_by_the_retry_topic(client: BrokerClient) -> None:
     sent = await client.send("T", "m", tags="TagA")
     first = await pop(client, invisible_ms=50)
     ((again, handle),) = await pop_until(client, 1)
@@ -173,7 +173,7 @@ async def test_what_is_not_acknowledged_comes_again_through_the_retry_topic(clie
     assert (await pop(client)).code == ResponseCode.POLLING_TIMEOUT
 
 
-async def test_an_ack_that_comes_too_late_does_not_end_the_second_try(
+async def test_late_ack_does_not_end_the_redelivery(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     await client.send("T", "m")
@@ -183,7 +183,7 @@ async def test_an_ack_that_comes_too_late_does_not_end_the_second_try(
     assert pending(embedded_server, key_prefix) == 1
 
 
-async def test_dead_letter_is_logged_once_the_store_has_it(
+async def test_dead_letter_is_logged_after_it_is_stored(
     client: BrokerClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = json.dumps({"groupName": "G", "retryMaxTimes": 0}).encode()
@@ -208,7 +208,7 @@ async def test_dead_letter_is_logged_once_the_store_has_it(
     assert await client.pull_all("%DLQ%G") == ["m"]
 
 
-async def test_after_the_last_try_it_goes_to_the_dead_letters(client: BrokerClient) -> None:
+async def test_message_becomes_a_dead_letter_after_the_last_attempt(client: BrokerClient) -> None:
     await client.ok(
         request(
             RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP,
@@ -228,7 +228,7 @@ async def test_after_the_last_try_it_goes_to_the_dead_letters(client: BrokerClie
     assert (await pop(client)).code == ResponseCode.POLLING_TIMEOUT
 
 
-async def test_invisible_time_is_prolonged_and_the_old_handle_ends(
+async def test_extending_invisible_time_invalidates_the_old_handle(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     await client.send("T", "m")
@@ -245,7 +245,7 @@ async def test_invisible_time_is_prolonged_and_the_old_handle_ends(
     assert pending(embedded_server, key_prefix) == 0
 
 
-async def test_invisible_time_zero_gives_it_back_at_once(client: BrokerClient) -> None:
+async def test_invisible_time_zero_redelivers_at_once(client: BrokerClient) -> None:
     await client.send("T", "m")
     popped = await pop(client)
     await client.ok(change_request(popped.handles[0], 0))
@@ -253,7 +253,9 @@ async def test_invisible_time_zero_gives_it_back_at_once(client: BrokerClient) -
     assert again.reconsume_times == 1
 
 
-async def test_a_batch_of_acks(client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str) -> None:
+async def test_batch_of_acks_ends_every_message(
+    client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
     await client.send("T", *"abcd")
     popped = await pop(client)
     times = popped.header.pop_time, popped.header.invisible_time
@@ -264,7 +266,7 @@ async def test_a_batch_of_acks(client: BrokerClient, embedded_server: EmbeddedSe
     assert (answer.code, "batch of acknowledgements" in (answer.remark or "")) == (1, True)
 
 
-async def test_a_pop_waits_for_a_message_and_one_message_wakes_one(client: BrokerClient, connect: Connect) -> None:
+async def test_one_message_wakes_one_waiting_pop(client: BrokerClient, connect: Connect) -> None:
     await client.send("T", "first")
     await pop(client)
     waiting = [asyncio.create_task(pop(client, poll_ms=20_000)) for _ in range(3)]
@@ -280,13 +282,13 @@ async def test_a_pop_waits_for_a_message_and_one_message_wakes_one(client: Broke
     assert sorted(p.bodies for p in await asyncio.gather(*waiting)) == [["m0"], ["m1"], ["m2"]]
 
 
-async def test_two_groups_each_get_everything(client: BrokerClient) -> None:
+async def test_two_groups_each_receive_everything(client: BrokerClient) -> None:
     await client.send("T", "a", "b")
     assert (await pop(client, group="G")).bodies == ["a", "b"]
     assert (await pop(client, group="H")).bodies == ["a", "b"]
 
 
-async def test_filters_pass_over_what_is_not_wanted(
+async def test_filters_skip_messages_that_do_not_match(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     for number in range(10):
@@ -303,7 +305,7 @@ async def test_filters_pass_over_what_is_not_wanted(
     assert (await waiting).bodies == ["y"]
 
 
-async def test_a_peek_at_many_large_messages_fits_into_a_frame(client: BrokerClient) -> None:
+async def test_peek_at_many_large_messages_fits_into_a_frame(client: BrokerClient) -> None:
     """A message is at most 4 MiB, a frame 16 MiB."""
     large = b"x" * 4_000_000
     for queue_id in range(4):
@@ -315,7 +317,7 @@ async def test_a_peek_at_many_large_messages_fits_into_a_frame(client: BrokerCli
     assert answer.header(PopMessageResponseHeader).rest_num == 8 - len(peeked)
 
 
-async def test_peek_and_notification_take_nothing(client: BrokerClient) -> None:
+async def test_peek_and_notification_do_not_hide_messages(client: BrokerClient) -> None:
     notification = request(RequestCode.NOTIFICATION, NotificationRequestHeader("G", "T", -1, 20_000))
     await client.send("T", "m")
     peek = request(RequestCode.PEEK_MESSAGE, PeekMessageRequestHeader("G", "T", 0, 10))
@@ -331,13 +333,13 @@ async def test_peek_and_notification_take_nothing(client: BrokerClient) -> None:
     assert not (await client.ok(short)).header(NotificationResponseHeader).has_msg
 
 
-async def test_a_group_may_begin_at_the_end(client: BrokerClient, start_broker: StartBroker) -> None:
+async def test_new_group_may_start_at_the_end(client: BrokerClient, start_broker: StartBroker) -> None:
     """Of a queue that is young all is read, as by pull consumers: nothing sent in between is missed."""
     await client.send("T", "a")
     assert (await pop(client, init_mode=1)).bodies == ["a"]
 
 
-async def test_hidden_messages_outlive_the_broker(start_broker: StartBroker, connect: Connect) -> None:
+async def test_hidden_messages_survive_a_broker_restart(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker()
     client = connect(broker)
     await client.send("T", "a", "b", "c")
@@ -353,7 +355,7 @@ async def test_hidden_messages_outlive_the_broker(start_broker: StartBroker, con
     await client.ok(ack_request(handle))
 
 
-async def test_offsets_that_are_set_move_a_pop_too(client: BrokerClient) -> None:
+async def test_setting_an_offset_moves_the_next_pop(client: BrokerClient) -> None:
     from rmq_redis.protocol.headers.offsets import UpdateConsumerOffsetRequestHeader
 
     await client.send("T", "a", "b", "c")
@@ -365,7 +367,7 @@ async def test_offsets_that_are_set_move_a_pop_too(client: BrokerClient) -> None
         await client.ok(ack_request(handle))
 
 
-async def test_removed_messages_harm_nothing(
+async def test_removed_messages_are_skipped(
     client: BrokerClient, broker: Broker, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     await client.send("T", *"abcd")
@@ -376,7 +378,7 @@ async def test_removed_messages_harm_nothing(
     await eventually(lambda: pending(embedded_server, key_prefix) == 1)  # a and b are dropped when their time is over
 
 
-async def test_what_was_hidden_of_a_deleted_topic_is_not_taken_for_a_message_of_one_made_anew(
+async def test_recreated_topic_ignores_hidden_messages_of_the_deleted_one(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     await client.send("T", "old")
@@ -398,7 +400,7 @@ async def retry(client: BrokerClient, group: str, topic: str) -> None:
     assert (again.text(), handle.mark) == ("m", "1")
 
 
-async def test_a_deleted_topic_takes_along_what_pop_retries_of_it(
+async def test_deleting_a_topic_deletes_its_pop_retry_topics(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     groups = ["G0", "G1"]
@@ -425,7 +427,7 @@ async def test_a_deleted_topic_takes_along_what_pop_retries_of_it(
         assert message.text() == "new"
 
 
-async def test_a_topic_deleted_while_pop_brings_a_message_back_gets_no_retry_topic(
+async def test_topic_deleted_during_a_redelivery_gets_no_retry_topic(
     broker: Broker,
     client: BrokerClient,
     embedded_server: EmbeddedServer,
@@ -458,7 +460,7 @@ async def topic_code(client: BrokerClient, topic: str) -> int:
     return (await client.ask(request(RequestCode.GET_TOPIC_CONFIG, TopicRequestHeader(topic)))).code
 
 
-async def test_a_retry_topic_that_may_be_anothers_is_left(client: BrokerClient) -> None:
+async def test_ambiguous_retry_topic_is_not_deleted(client: BrokerClient) -> None:
     """%RETRY%a_b_c: of group a and topic b_c, of a_b and c, or the retry topic of a group a_b_c."""
     await client.send("b_c", "m")
     await client.send("c", "m")
@@ -485,12 +487,12 @@ async def test_a_retry_topic_that_may_be_anothers_is_left(client: BrokerClient) 
         ({"born_time": 1}, ResponseCode.POLLING_TIMEOUT),
     ],
 )
-async def test_what_cannot_be_is_refused(client: BrokerClient, changes: dict[str, Any], code: int) -> None:
+async def test_invalid_pop_requests_are_refused(client: BrokerClient, changes: dict[str, Any], code: int) -> None:
     await client.send("T", "m")
     assert (await pop(client, **changes)).code == code
 
 
-async def test_handles_that_cannot_be_are_refused(client: BrokerClient) -> None:
+async def test_invalid_handles_are_refused(client: BrokerClient) -> None:
     await client.send("T", "m")
     handle = (await pop(client)).handles[0]
     for changes, code in (
@@ -503,7 +505,7 @@ async def test_handles_that_cannot_be_are_refused(client: BrokerClient) -> None:
             assert (await client.ask(command)).code == code
 
 
-async def test_only_the_master_pops(start_broker: StartBroker, connect: Connect) -> None:
+async def test_pop_is_refused_by_a_slave(start_broker: StartBroker, connect: Connect) -> None:
     master = await start_broker()
     await connect(master).send("T", "m")
     slave = connect(await start_broker(broker_id=1))
@@ -511,7 +513,7 @@ async def test_only_the_master_pops(start_broker: StartBroker, connect: Connect)
     assert (await pop(slave)).code == ResponseCode.SERVICE_NOT_AVAILABLE
 
 
-async def test_a_client_that_goes_while_it_waits_takes_nothing(client: BrokerClient, connect: Connect) -> None:
+async def test_pop_of_a_closed_connection_hides_no_message(client: BrokerClient, connect: Connect) -> None:
     await client.send("T", "first")
     await pop(client)
     gone = connect_of(client, connect)

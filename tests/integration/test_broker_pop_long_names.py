@@ -36,7 +36,7 @@ def at(group: str, topic: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
-async def test_pop_redelivers_acks_and_hides_whatever_the_names_lengths(
+async def test_pop_redelivers_acknowledges_and_hides_with_long_names(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str, lengths: tuple[int, int]
 ) -> None:
     group, topic = names(lengths).values()
@@ -59,7 +59,7 @@ async def test_pop_redelivers_acks_and_hides_whatever_the_names_lengths(
 
 
 @pytest.mark.parametrize("lengths", [(60, 60), (120, 127)])
-async def test_a_long_retry_topic_is_pulled_filtered_and_found_by_key_and_id(
+async def test_long_retry_topic_can_be_pulled_filtered_and_queried(
     client: BrokerClient, lengths: tuple[int, int]
 ) -> None:
     group, topic = names(lengths).values()
@@ -91,7 +91,7 @@ async def test_a_long_retry_topic_is_pulled_filtered_and_found_by_key_and_id(
     assert [(each.topic, each.text()) for each in decode_records(answer.body)] == [(retry_topic, "m")]
 
 
-async def test_a_long_retry_topic_leads_to_the_dead_letters(client: BrokerClient) -> None:
+async def test_messages_of_a_long_retry_topic_become_dead_letters(client: BrokerClient) -> None:
     group, topic = names((120, 127)).values()
     config = json.dumps({"groupName": group, "retryMaxTimes": 1}).encode()
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=config))
@@ -108,7 +108,7 @@ async def test_a_long_retry_topic_leads_to_the_dead_letters(client: BrokerClient
     assert message.properties["DLQ_ORIGIN_TOPIC"] == topic
 
 
-async def test_long_retry_topics_outlive_the_broker_and_go_with_their_topic(
+async def test_long_retry_topics_survive_restart_and_end_with_their_topic(
     start_broker: StartBroker, connect: Connect
 ) -> None:
     group, topic = names((120, 127)).values()
@@ -129,7 +129,7 @@ async def test_long_retry_topics_outlive_the_broker_and_go_with_their_topic(
     assert gone.code == ResponseCode.TOPIC_NOT_EXIST
 
 
-async def test_only_retry_and_dead_letter_topics_may_be_long(client: BrokerClient) -> None:
+async def test_long_names_are_allowed_only_for_retry_and_dlq_topics(client: BrokerClient) -> None:
     for topic in ("t" * 128, "%RETRY%" + "t" * 249, "%DLQ%" + "t" * 251):
         for command in (
             send_request(topic, b"m"),
@@ -145,7 +145,7 @@ async def test_only_retry_and_dead_letter_topics_may_be_long(client: BrokerClien
 
 
 @pytest.mark.parametrize("lengths", [(60, 60), (120, 127)])
-async def test_messages_at_the_properties_limit_are_retried_with_long_names(
+async def test_message_at_the_properties_limit_is_retried_with_long_names(
     client: BrokerClient, lengths: tuple[int, int]
 ) -> None:
     text = "UNIQ_KEY\x01U\x02big\x01"
@@ -165,7 +165,7 @@ async def test_messages_at_the_properties_limit_are_retried_with_long_names(
 
 @pytest.mark.parametrize("fifo", [False, True])
 @pytest.mark.parametrize("lengths", [(60, 60), (120, 127)])
-async def test_the_sdk_receives_retries_changes_and_acks_with_long_names(
+async def test_sdk_receives_retries_and_acknowledges_with_long_names(
     embedded_server: EmbeddedServer, key_prefix: str, lengths: tuple[int, int], fifo: bool
 ) -> None:
     group, topic = names(lengths).values()

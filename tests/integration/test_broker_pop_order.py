@@ -158,7 +158,7 @@ async def until_held(client: BrokerClient, nums: int = 1) -> None:
     await eventually(held)
 
 
-async def test_the_next_batch_comes_when_all_of_the_last_is_acknowledged(client: BrokerClient, store: Store) -> None:
+async def test_next_batch_waits_until_the_last_is_acknowledged(client: BrokerClient, store: Store) -> None:
     await client.send("T", *"abcdef")
     answer = await client.ask(pop_request(nums=3))
     header = answer.header(PopMessageResponseHeader)
@@ -179,7 +179,7 @@ async def test_the_next_batch_comes_when_all_of_the_last_is_acknowledged(client:
     assert [message.text() for message in await pop(client)] == ["d", "e", "f"]
 
 
-async def test_a_queue_that_is_held_up_holds_no_other_up(client: BrokerClient) -> None:
+async def test_blocked_queue_does_not_block_others(client: BrokerClient) -> None:
     for queue_id in range(3):
         await client.send("T", f"a{queue_id}", f"b{queue_id}", queue_id=queue_id)
     first = await pop(client, queue_id=1)
@@ -194,9 +194,7 @@ async def test_a_queue_that_is_held_up_holds_no_other_up(client: BrokerClient) -
     assert [message.text() for message in await pop(client)] == ["c1"]
 
 
-async def test_what_is_not_acknowledged_in_time_comes_again_in_order_and_alone(
-    client: BrokerClient, store: Store
-) -> None:
+async def test_only_unacknowledged_messages_are_redelivered_in_order(client: BrokerClient, store: Store) -> None:
     await client.send("T", *"abcde")
     a, b, _, d = await pop(client, nums=4, invisible_ms=150)
     await ack(client, b, d)
@@ -211,7 +209,7 @@ async def test_what_is_not_acknowledged_in_time_comes_again_in_order_and_alone(
     assert "%RETRY%G_T" not in (await client.get(RequestCode.GET_ALL_TOPIC_CONFIG))["topicConfigTable"]
 
 
-async def test_a_second_try_of_a_part_keeps_the_rest_for_later(client: BrokerClient) -> None:
+async def test_partial_redelivery_keeps_the_rest_for_later(client: BrokerClient) -> None:
     await client.send("T", *"abcd")
     _, b, _ = await pop(client, nums=3, invisible_ms=1)
     (again,) = await pop_some(client, nums=1)
@@ -227,7 +225,7 @@ async def test_a_second_try_of_a_part_keeps_the_rest_for_later(client: BrokerCli
     assert tried(await pop(client)) == [("d", 0)]
 
 
-async def test_a_full_answer_leaves_the_other_queues_as_they_are(client: BrokerClient, store: Store) -> None:
+async def test_full_response_does_not_touch_other_queues(client: BrokerClient, store: Store) -> None:
     for queue_id in range(2):
         await client.send("T", f"a{queue_id}", queue_id=queue_id)
     first = await pop(client, invisible_ms=1)
@@ -240,7 +238,7 @@ async def test_a_full_answer_leaves_the_other_queues_as_they_are(client: BrokerC
     assert store.ordered() == {}
 
 
-async def test_an_ack_after_the_time_counts_until_somebody_else_has_the_message(client: BrokerClient) -> None:
+async def test_late_ack_counts_until_the_message_is_redelivered(client: BrokerClient) -> None:
     await client.send("T", "a", "b")
     (a,) = await pop(client, nums=1, invisible_ms=1)
     await eventually(lambda: time.time() * 1000 > handle_of(a).visible_ms)
@@ -248,7 +246,7 @@ async def test_an_ack_after_the_time_counts_until_somebody_else_has_the_message(
     assert tried(await pop(client)) == [("b", 0)]
 
 
-async def test_a_changed_time_holds_the_queue_for_so_long(client: BrokerClient, store: Store) -> None:
+async def test_changed_invisible_time_blocks_the_queue_until_it_expires(client: BrokerClient, store: Store) -> None:
     await client.send("T", *"abc")
     a, b = await pop(client, nums=2, invisible_ms=200)
     times = await change(client, b, LONG_MS)
@@ -269,7 +267,7 @@ async def test_a_changed_time_holds_the_queue_for_so_long(client: BrokerClient, 
     assert (await client.ask(change_request(handle_of(b_again), LONG_MS))).code == ResponseCode.NO_MESSAGE
 
 
-async def test_one_given_back_waits_for_the_others_of_its_batch(client: BrokerClient) -> None:
+async def test_message_made_visible_waits_for_the_rest_of_its_batch(client: BrokerClient) -> None:
     await client.send("T", *"abc")
     a, b = await pop(client, nums=2)
     await change(client, a, 0)
@@ -278,7 +276,7 @@ async def test_one_given_back_waits_for_the_others_of_its_batch(client: BrokerCl
     assert tried(await pop(client)) == [("a", 1)]
 
 
-async def test_two_consumers_wait_and_an_ack_wakes_one(client: BrokerClient, connect: Connect) -> None:
+async def test_ack_wakes_one_of_two_waiting_consumers(client: BrokerClient, connect: Connect) -> None:
     await client.send("T", *"ab")
     (a,) = await pop(client, nums=1)
     waiting = {asyncio.create_task(pop(client, nums=1, poll_ms=20_000)) for _ in range(2)}
@@ -293,7 +291,7 @@ async def test_two_consumers_wait_and_an_ack_wakes_one(client: BrokerClient, con
     assert tried(await waiting.pop()) == [("c", 0)]
 
 
-async def test_the_end_of_the_time_wakes_one_that_waits(client: BrokerClient) -> None:
+async def test_expired_invisible_time_wakes_a_waiting_consumer(client: BrokerClient) -> None:
     await client.send("T", "a")
     waits = asyncio.create_task(pop(client, poll_ms=20_000, queue_id=1))  # nothing for it: it is not woken
     await pop(client, invisible_ms=300)
@@ -308,7 +306,7 @@ async def test_the_end_of_the_time_wakes_one_that_waits(client: BrokerClient) ->
     assert tried(await waits) == [("c", 0)]
 
 
-async def test_a_request_whose_answer_was_lost_gets_the_same_again(client: BrokerClient, store: Store) -> None:
+async def test_request_with_a_lost_response_gets_the_same_messages(client: BrokerClient, store: Store) -> None:
     await client.send("T", *"abc")
     a, b = await pop(client, nums=2, attempt_id="one; 1")
     assert await pop(client, attempt_id="other") == await pop(client) == []
@@ -320,7 +318,7 @@ async def test_a_request_whose_answer_was_lost_gets_the_same_again(client: Broke
     assert tried(await pop(client, attempt_id="one; 1")) == [("c", 0)]
 
 
-async def test_a_repeated_request_that_wants_less_leaves_the_rest_for_the_next(client: BrokerClient) -> None:
+async def test_smaller_repeated_request_leaves_the_rest_for_the_next(client: BrokerClient) -> None:
     await client.send("T", *"abc")
     await pop(client, attempt_id="one")
     (a,) = await pop(client, nums=1, attempt_id="one")
@@ -330,7 +328,7 @@ async def test_a_repeated_request_that_wants_less_leaves_the_rest_for_the_next(c
     assert tried(await pop(client)) == [("b", 1), ("c", 1)]
 
 
-async def test_dead_letter_of_a_pop_in_order_is_logged_once_the_store_has_it(
+async def test_dead_letter_is_logged_after_it_is_stored(
     client: BrokerClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = json.dumps({"groupName": "G", "retryMaxTimes": 0}).encode()
@@ -353,9 +351,7 @@ async def test_dead_letter_of_a_pop_in_order_is_logged_once_the_store_has_it(
     assert (logged_before, len(logged())) == ([0], 1)
 
 
-async def test_after_the_last_try_it_goes_to_the_dead_letters_and_the_queue_goes_on(
-    client: BrokerClient, store: Store
-) -> None:
+async def test_queue_continues_after_a_message_becomes_a_dead_letter(client: BrokerClient, store: Store) -> None:
     config = json.dumps({"groupName": "G", "retryMaxTimes": 1}).encode()
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=config))
     await client.send("T", *"abc")
@@ -369,7 +365,7 @@ async def test_after_the_last_try_it_goes_to_the_dead_letters_and_the_queue_goes
     assert (await committed(client), store.pending()) == (1, 1)
 
 
-async def test_several_go_to_the_dead_letters_at_once(client: BrokerClient, store: Store) -> None:
+async def test_several_messages_become_dead_letters_at_once(client: BrokerClient, store: Store) -> None:
     config = json.dumps({"groupName": "G", "retryMaxTimes": 0}).encode()
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=config))
     for queue_id in range(2):
@@ -388,7 +384,7 @@ async def all_dead(client: BrokerClient) -> list[str]:
     return found if len(found) == 6 else []
 
 
-async def test_where_dead_letters_may_not_go_a_message_is_tried_on(client: BrokerClient) -> None:
+async def test_message_is_retried_on_if_dead_letters_are_not_allowed(client: BrokerClient) -> None:
     config = json.dumps({"groupName": "G", "retryMaxTimes": 0}).encode()
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=config))
     header = CreateTopicRequestHeader("%DLQ%G", 1, 1, 4)
@@ -400,7 +396,9 @@ async def test_where_dead_letters_may_not_go_a_message_is_tried_on(client: Broke
     await ack(client, a)
 
 
-async def test_what_is_out_outlives_the_broker(start_broker: StartBroker, connect: Connect, store: Store) -> None:
+async def test_outstanding_batch_survives_a_broker_restart(
+    start_broker: StartBroker, connect: Connect, store: Store
+) -> None:
     broker = await start_broker()
     client = connect(broker)
     await client.send("T", *"abcde")
@@ -419,7 +417,7 @@ async def test_what_is_out_outlives_the_broker(start_broker: StartBroker, connec
     assert tried(await pop(client)) == [("e", 0)]
 
 
-async def test_another_master_goes_on_where_the_last_was(start_broker: StartBroker, connect: Connect) -> None:
+async def test_new_master_continues_with_the_outstanding_batch(start_broker: StartBroker, connect: Connect) -> None:
     first = await start_broker(lease_s=1.0)
     second = await start_broker(broker_id=1, lease_s=1.0)
     client, new = connect(first), connect(second)
@@ -436,7 +434,7 @@ async def serves(client: BrokerClient) -> bool:
     return (await client.ask(pop_request())).code == ResponseCode.POLLING_TIMEOUT
 
 
-async def test_an_offset_that_is_set_ends_the_batch(client: BrokerClient, store: Store) -> None:
+async def test_setting_an_offset_ends_the_batch(client: BrokerClient, store: Store) -> None:
     await client.send("T", *"abcd")
     batch = await pop(client, nums=3)
     await client.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "T", 0, 1)))
@@ -454,7 +452,7 @@ async def test_an_offset_that_is_set_ends_the_batch(client: BrokerClient, store:
     assert (await committed(client), store.pending(), store.ordered()) == (4, 0, {})
 
 
-async def test_the_same_offset_set_again_ends_nothing(client: BrokerClient, store: Store) -> None:
+async def test_setting_the_same_offset_again_keeps_the_batch(client: BrokerClient, store: Store) -> None:
     await client.send("T", *"abc")
     a, b = await pop(client, nums=2)
     for offset in (2, 0):
@@ -467,7 +465,7 @@ async def test_the_same_offset_set_again_ends_nothing(client: BrokerClient, stor
     await eventually(lambda: store.offset() == 2)
 
 
-async def test_unordered_pops_leave_a_batch_alone_until_it_is_over(client: BrokerClient, store: Store) -> None:
+async def test_unordered_pop_waits_until_the_batch_ends(client: BrokerClient, store: Store) -> None:
     await client.send("T", *"abc")
     a, _ = await pop(client, nums=2, invisible_ms=1500)
     notify = request(RequestCode.NOTIFICATION, NotificationRequestHeader("G", "T", -1, 1))
@@ -486,7 +484,7 @@ async def test_unordered_pops_leave_a_batch_alone_until_it_is_over(client: Broke
     assert (store.hidden(), store.pending(), store.pending("%RETRY%G_T")) == (0, 0, 0)
 
 
-async def test_pops_in_order_go_on_behind_what_unordered_ones_have(client: BrokerClient, store: Store) -> None:
+async def test_ordered_pop_continues_behind_unordered_messages(client: BrokerClient, store: Store) -> None:
     await client.send("T", *"abc")
     (a,) = await pop(client, nums=1, order=False)
     b, c = await pop(client)
@@ -499,7 +497,7 @@ async def test_pops_in_order_go_on_behind_what_unordered_ones_have(client: Broke
     assert tried([a]) == [("a", 1)]
 
 
-async def test_filters_and_offsets(client: BrokerClient, store: Store) -> None:
+async def test_filters_advance_the_offset(client: BrokerClient, store: Store) -> None:
     for number in range(8):
         await client.send("T", f"m{number}", tags="even" if number % 2 == 0 else "odd")
     popped = await pop(client, exp="odd", exp_type="TAG", nums=2, invisible_ms=1)
@@ -516,7 +514,7 @@ async def test_filters_and_offsets(client: BrokerClient, store: Store) -> None:
     assert (store.pending(), store.ordered()) == (0, {})
 
 
-async def test_what_a_changed_filter_does_not_want_any_more_is_done(client: BrokerClient, store: Store) -> None:
+async def test_messages_excluded_by_a_changed_filter_are_done(client: BrokerClient, store: Store) -> None:
     await client.send("T", "a", tags="A")
     await client.send("T", "b", tags="B")
     await pop(client, invisible_ms=1)
@@ -525,7 +523,7 @@ async def test_what_a_changed_filter_does_not_want_any_more_is_done(client: Brok
     assert (await committed(client), store.pending()) == (1, 1)
 
 
-async def test_removed_messages_harm_nothing(client: BrokerClient, store: Store) -> None:
+async def test_removed_messages_are_skipped(client: BrokerClient, store: Store) -> None:
     await client.send("T", *"abcd")
     await pop(client, nums=3, invisible_ms=1)
     store.redis.xtrim(f"{store.base}queue:T:0", minid="0-3", approximate=False)
@@ -536,7 +534,7 @@ async def test_removed_messages_harm_nothing(client: BrokerClient, store: Store)
     await eventually(lambda: store.pending() == 1)
 
 
-async def test_a_topic_made_anew_knows_nothing_of_what_was_out(client: BrokerClient, store: Store) -> None:
+async def test_recreated_topic_has_no_outstanding_batch(client: BrokerClient, store: Store) -> None:
     await client.send("T", "old", "older")
     old = await pop(client)
     await client.ok(request(RequestCode.DELETE_TOPIC_IN_BROKER, TopicRequestHeader("T")))
@@ -550,7 +548,7 @@ async def test_a_topic_made_anew_knows_nothing_of_what_was_out(client: BrokerCli
     assert (await committed(client), await pop(client)) == (3, [])
 
 
-async def test_a_deleted_group_knows_nothing_of_what_was_out(client: BrokerClient, store: Store) -> None:
+async def test_deleted_group_has_no_outstanding_batch(client: BrokerClient, store: Store) -> None:
     await client.send("T", "a", "b")
     await pop(client)
     header = DeleteSubscriptionGroupRequestHeader("G", True)
@@ -562,7 +560,7 @@ async def test_a_deleted_group_knows_nothing_of_what_was_out(client: BrokerClien
     assert await committed(client) == 2
 
 
-async def test_a_batch_of_acks(client: BrokerClient, store: Store) -> None:
+async def test_batch_of_acks_ends_the_batch(client: BrokerClient, store: Store) -> None:
     await client.send("T", *"abcd")
     batch = await pop(client, nums=3)
     handle = handle_of(batch[0])
@@ -580,7 +578,7 @@ async def test_a_batch_of_acks(client: BrokerClient, store: Store) -> None:
     assert await committed(client) == 3
 
 
-async def test_handles_that_cannot_be_are_refused(client: BrokerClient) -> None:
+async def test_invalid_handles_are_refused(client: BrokerClient) -> None:
     await client.send("T", "a", "b")
     (a,) = await pop(client, nums=1)
     handle = handle_of(a)
@@ -594,7 +592,7 @@ async def test_handles_that_cannot_be_are_refused(client: BrokerClient) -> None:
     assert await pop(client) == []
 
 
-async def test_a_notification_in_order_says_what_may_be_had(client: BrokerClient) -> None:
+async def test_ordered_notification_reports_receivable_messages(client: BrokerClient) -> None:
     async def has_msg(poll_ms: int = 1, **fields: Any) -> bool:
         header = NotificationRequestHeader("G", "T", -1, poll_ms, order=True, **fields)
         answer = await client.ask(request(RequestCode.NOTIFICATION, header), 30.0)
@@ -636,7 +634,7 @@ class Cut:
         monkeypatch.setattr(StoreConnection, "call_function", call_function)
 
 
-async def test_a_pop_whose_outcome_is_not_known_breaks_no_order(
+async def test_pop_with_unknown_outcome_keeps_the_order(
     client: BrokerClient, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await client.send("T", *"abc")
@@ -659,9 +657,7 @@ async def test_a_pop_whose_outcome_is_not_known_breaks_no_order(
     assert store.pending() == 1
 
 
-async def test_what_somebody_else_did_to_the_batch_is_found_out(
-    client: BrokerClient, broker: Broker, store: Store
-) -> None:
+async def test_batch_changed_by_another_master_is_detected(client: BrokerClient, broker: Broker, store: Store) -> None:
     """As after a failover that this broker has not heard of the end of: what it thinks is out is not what there is."""
     await client.send("T", *"abc")
     await pop(client, invisible_ms=1)
@@ -673,7 +669,7 @@ async def test_what_somebody_else_did_to_the_batch_is_found_out(
     assert await committed(client) == 1
 
 
-async def test_a_server_that_is_behind_makes_nothing_disappear(
+async def test_lagging_replica_loses_no_messages(
     client: BrokerClient,
     broker: Broker,
     store: Store,
@@ -727,6 +723,8 @@ async def test_a_server_that_is_behind_makes_nothing_disappear(
         ({"born_time": 1}, ResponseCode.POLLING_TIMEOUT),
     ],
 )
-async def test_what_cannot_be_is_refused(client: BrokerClient, changes: dict[str, Any], code: int) -> None:
+async def test_invalid_ordered_pop_requests_are_refused(
+    client: BrokerClient, changes: dict[str, Any], code: int
+) -> None:
     await client.send("T", "m")
     assert (await client.ask(pop_request(**changes))).code == code

@@ -27,7 +27,7 @@ def client(connect: Connect, broker: Broker) -> BrokerClient:
     return connect(broker)
 
 
-async def test_redelivery_has_acknowledged_and_new_messages_too(client: BrokerClient, store: Store) -> None:
+async def test_redelivery_includes_acknowledged_and_new_messages(client: BrokerClient, store: Store) -> None:
     await client.send("T", *"abcde")
     a, b, _, d = await pop(client, nums=4, invisible_ms=150)
     await ack(client, a, d)
@@ -40,7 +40,7 @@ async def test_redelivery_has_acknowledged_and_new_messages_too(client: BrokerCl
     assert (await committed(client), store.pending(), store.ordered()) == (5, 0, {})
 
 
-async def test_acknowledging_all_redelivers_nothing(client: BrokerClient, store: Store) -> None:
+async def test_fully_acknowledged_batch_is_not_redelivered(client: BrokerClient, store: Store) -> None:
     await client.send("T", *"ab")
     await ack(client, *await pop(client, invisible_ms=150))
     assert await pop(client, poll_ms=500) == []
@@ -61,7 +61,7 @@ async def test_smaller_redelivery_leaves_the_rest_for_the_next_receive(client: B
     assert (await committed(client), store.pending()) == (4, 0)
 
 
-async def test_filter_and_removed_messages_end_with_the_batch(client: BrokerClient, store: Store) -> None:
+async def test_filtered_and_removed_messages_end_with_the_batch(client: BrokerClient, store: Store) -> None:
     await client.send("T", *"ab", tags="A")
     await client.send("T", "c", tags="B")
     assert len(await pop(client, invisible_ms=1)) == 3
@@ -75,7 +75,7 @@ async def test_filter_and_removed_messages_end_with_the_batch(client: BrokerClie
     assert (await committed(client), store.pending()) == (3, 0)
 
 
-async def test_dead_letter_of_the_first_lets_the_queue_go_on(client: BrokerClient, store: Store) -> None:
+async def test_queue_continues_after_the_first_becomes_a_dead_letter(client: BrokerClient, store: Store) -> None:
     config = SubscriptionGroupConfig(group_name="G", retry_max_times=1)
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=dumps(config)))
     await client.send("T", *"abc")

@@ -90,7 +90,7 @@ async def test_messages_are_delivered_from_the_offset_on(client: BrokerClient) -
     ],
 )
 @pytest.mark.parametrize("serialize_type", list(SerializeType))
-async def test_code_and_next_offset(
+async def test_pull_returns_the_code_and_next_offset_of_its_position(
     client: BrokerClient, serialize_type: SerializeType, sent: int, offset: int, code: int, next_offset: int
 ) -> None:
     await put_topic(client, "T")
@@ -117,7 +117,7 @@ async def trimmed(
     return connect(await start_broker())
 
 
-async def test_a_trimmed_queue_tells_where_it_begins(
+async def test_pull_below_a_trimmed_queue_returns_its_min_offset(
     start_broker: StartBroker, connect: Connect, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     client = await trimmed(start_broker, connect, embedded_server, key_prefix, 3)
@@ -129,7 +129,7 @@ async def test_a_trimmed_queue_tells_where_it_begins(
     assert (await client.pull("T", 5)).outcome == (NO_NEW, 5)
 
 
-async def test_a_queue_trimmed_to_nothing_goes_on_at_its_end(
+async def test_pull_from_an_emptied_queue_continues_at_its_end(
     start_broker: StartBroker, connect: Connect, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     client = await trimmed(start_broker, connect, embedded_server, key_prefix, 0)
@@ -139,7 +139,7 @@ async def test_a_queue_trimmed_to_nothing_goes_on_at_its_end(
     assert (await client.send("T", "f"))[0].queue_offset == 5
 
 
-async def test_messages_removed_by_hand_are_stepped_over(
+async def test_messages_removed_by_hand_are_skipped(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     await client.send("T", *"abcdef")
@@ -156,14 +156,16 @@ async def test_messages_removed_by_hand_are_stepped_over(
 
 
 @pytest.mark.parametrize(("asked", "delivered"), [(1, 1), (3, 3), (100, 10), (0, 1), (-5, 1)])
-async def test_at_most_max_msg_nums_and_at_least_one(client: BrokerClient, asked: int, delivered: int) -> None:
+async def test_pull_returns_at_most_max_msg_nums_and_at_least_one(
+    client: BrokerClient, asked: int, delivered: int
+) -> None:
     await client.send("T", *"abcdefghij")
     pulled = await client.pull("T", 0, max_msg_nums=asked)
     assert len(pulled.messages) == delivered
     assert pulled.header.next_begin_offset == delivered
 
 
-async def test_the_broker_has_limits_of_its_own(start_broker: StartBroker, connect: Connect) -> None:
+async def test_broker_limits_the_size_of_a_pull(start_broker: StartBroker, connect: Connect) -> None:
     client = connect(await start_broker(max_pull_msg_nums=3, max_pull_bytes=2000))
     await client.send("T", *"abcdefghij")
     assert (await client.pull("T", 0)).bodies == ["a", "b", "c"]
@@ -174,7 +176,7 @@ async def test_the_broker_has_limits_of_its_own(start_broker: StartBroker, conne
 
 
 @pytest.mark.parametrize("subscription", ["*", "TagA"])
-async def test_bytes_are_limited_and_one_message_comes_in_any_case(client: BrokerClient, subscription: str) -> None:
+async def test_pull_bytes_are_limited_but_one_message_is_always_sent(client: BrokerClient, subscription: str) -> None:
     sizes = [10, 5000, 20, 300_000, 30, 40, 2000]
     for size in sizes:
         await client.send("T", "x" * size, tags="TagA")
@@ -190,7 +192,7 @@ async def test_bytes_are_limited_and_one_message_comes_in_any_case(client: Broke
         assert seen == sizes
 
 
-async def test_without_limits_reached_one_pull_brings_all(client: BrokerClient) -> None:
+async def test_one_pull_returns_all_messages_below_the_limits(client: BrokerClient) -> None:
     await client.ok(send_request("T", encode_batch_item(b"x" * 100, b"") * 500, batch=True))
     assert len((await client.pull("T", 0, max_msg_nums=500)).messages) == 500
 
@@ -216,7 +218,7 @@ TAGGED = {"a": "TagA", "b": "TagB", "c": "TagA", "d": "", "e": "标签", "f": "T
     ],
 )
 @pytest.mark.parametrize("from_heartbeat", [False, True])
-async def test_tags_filter_and_the_next_offset_is_after_what_was_looked_at(
+async def test_next_offset_is_behind_the_messages_filtered_by_tags(
     client: BrokerClient, expression: str | None, expected: str, next_offset: int, from_heartbeat: bool
 ) -> None:
     for body, tags in TAGGED.items():
@@ -230,13 +232,13 @@ async def test_tags_filter_and_the_next_offset_is_after_what_was_looked_at(
     assert pulled.outcome == (FOUND if expected else NO_MATCH, next_offset)
 
 
-async def test_tags_with_the_same_hash_pass_and_are_the_clients_to_tell_apart(client: BrokerClient) -> None:
+async def test_tags_with_equal_hashes_pass_the_broker(client: BrokerClient) -> None:
     await client.send("T", "x", tags="Aa")
     await client.send("T", "y", tags="BB")
     assert (await client.pull("T", 0, subscription="Aa")).bodies == ["x", "y"]
 
 
-async def test_a_filter_that_matches_nothing_advances_in_steps(client: BrokerClient) -> None:
+async def test_filter_without_a_match_advances_in_steps(client: BrokerClient) -> None:
     items = encode_batch_item(b"x", b"TAGS\x01TagA\x02") * 999 + encode_batch_item(b"y", b"TAGS\x01TagB\x02")
     await client.ok(send_request("T", items, batch=True))
     offset, steps = 0, []
@@ -249,7 +251,7 @@ async def test_a_filter_that_matches_nothing_advances_in_steps(client: BrokerCli
     assert max(steps) <= 800
 
 
-async def test_filtering_stops_at_the_count_and_goes_on_after_the_last_delivered(client: BrokerClient) -> None:
+async def test_filtered_pull_continues_after_the_last_delivered_message(client: BrokerClient) -> None:
     for body in "aXbXcXd":
         await client.send("T", body, tags="TagA" if body != "X" else "TagB")
     pulled = await client.pull("T", 0, subscription="TagA", max_msg_nums=2)
@@ -272,7 +274,7 @@ async def test_filtering_stops_at_the_count_and_goes_on_after_the_last_delivered
     ],
 )
 @pytest.mark.parametrize("from_heartbeat", [False, True])
-async def test_sql92_filters_by_properties(
+async def test_sql92_condition_filters_by_properties(
     client: BrokerClient, expression: str, expected: str, from_heartbeat: bool
 ) -> None:
     for body, properties in {
@@ -291,7 +293,7 @@ async def test_sql92_filters_by_properties(
     assert pulled.outcome == (FOUND if expected else NO_MATCH, 4)
 
 
-async def test_a_waiting_pull_with_a_condition_wakes_for_what_passes(broker: Broker, client: BrokerClient) -> None:
+async def test_held_pull_with_a_condition_wakes_for_a_match(broker: Broker, client: BrokerClient) -> None:
     await put_topic(client, "T")
     pull = client.pull_later("T", 0, subscription="price > 9", expression_type="SQL92")
     await held(broker, pull)
@@ -307,7 +309,7 @@ async def test_retry_topics_are_not_filtered(client: BrokerClient) -> None:
     assert (await client.pull("%RETRY%G", 0, subscription="TagA")).bodies == ["a"]
 
 
-async def test_no_subscription_anywhere_is_24(client: BrokerClient) -> None:
+async def test_pull_without_any_subscription_fails_with_24(client: BrokerClient) -> None:
     await client.send("T", "a")
     assert (await client.pull("T", 0, subscription=None)).code == 24
     await client.ok(heartbeat_request("id", "G", {"Other": "*"}))
@@ -323,7 +325,7 @@ async def test_pull_newer_than_heartbeat_is_delivered_unfiltered(client: BrokerC
     assert (await client.pull("T", 0, subscription=None, sub_version=6)).code == NO_MATCH
 
 
-async def test_changed_expression_ends_held_pulls_where_they_began(
+async def test_changed_expression_ends_held_pulls_at_their_offset(
     broker: Broker, client: BrokerClient, connect: Connect
 ) -> None:
     await client.send("T", "a0", tags="TagA")
@@ -347,7 +349,7 @@ async def test_changed_expression_ends_held_pulls_where_they_began(
     assert (await own).bodies == (await foreign).bodies == ["a1"]
 
 
-async def test_topic_subscribed_once_more_ends_pulls_held_with_the_expression_before(
+async def test_resubscribed_topic_ends_pulls_held_with_the_old_expression(
     broker: Broker, client: BrokerClient, connect: Connect
 ) -> None:
     await client.send("T", "a0", tags="TagA")
@@ -362,7 +364,7 @@ async def test_topic_subscribed_once_more_ends_pulls_held_with_the_expression_be
     assert (await old).outcome == (NO_MATCH, 1)
 
 
-async def test_sql_pull_newer_than_heartbeat_is_25(client: BrokerClient) -> None:
+async def test_sql_pull_newer_than_heartbeat_fails_with_25(client: BrokerClient) -> None:
     """Clients do not check SQL92 conditions again, so only the heartbeat's condition will do."""
     await client.send("T", "a", tags="TagA")
     await client.ok(heartbeat_request("id", "G", {"T": "TagA"}, sub_version=5))
@@ -370,7 +372,7 @@ async def test_sql_pull_newer_than_heartbeat_is_25(client: BrokerClient) -> None
     assert pulled.code == 25
 
 
-async def test_an_older_heartbeat_does_not_replace_a_newer_subscription(client: BrokerClient) -> None:
+async def test_older_heartbeat_does_not_replace_a_newer_subscription(client: BrokerClient) -> None:
     await client.send("T", "a", tags="TagA")
     await client.ok(heartbeat_request("id", "G", {"T": "TagA"}, sub_version=5))
     await client.ok(heartbeat_request("id", "G", {"T": "TagB"}, sub_version=4))
@@ -381,12 +383,12 @@ async def test_an_older_heartbeat_does_not_replace_a_newer_subscription(client: 
 
 
 @pytest.mark.parametrize("expression", ["||", " || "])
-async def test_an_expression_without_a_tag_is_23(client: BrokerClient, expression: str) -> None:
+async def test_expression_without_a_tag_fails_with_23(client: BrokerClient, expression: str) -> None:
     await put_topic(client, "T")
     assert (await client.pull("T", 0, subscription=expression)).code == 23
 
 
-async def test_a_condition_that_cannot_be_parsed_is_23_and_says_where(client: BrokerClient) -> None:
+async def test_malformed_condition_fails_with_23_and_its_position(client: BrokerClient) -> None:
     await put_topic(client, "T")
     pulled = await client.pull("T", 0, subscription="a >", expression_type="SQL92")
     assert pulled.code == 23
@@ -395,30 +397,30 @@ async def test_a_condition_that_cannot_be_parsed_is_23_and_says_where(client: Br
     assert (await client.pull("T", 0, subscription=None)).code == 23
 
 
-async def test_an_unknown_expression_type_is_refused_with_1_and_says_so(client: BrokerClient) -> None:
+async def test_unknown_expression_type_fails_with_1_and_is_named(client: BrokerClient) -> None:
     await put_topic(client, "T")
     pulled = await client.pull("T", 0, subscription="a > 1", expression_type="CLASS")
     assert pulled.code == 1
     assert "'CLASS'" in (pulled.remark or "")
 
 
-async def test_an_unknown_topic_is_17(client: BrokerClient) -> None:
+async def test_pull_of_an_unknown_topic_fails_with_17(client: BrokerClient) -> None:
     assert (await client.pull("Nonesuch", 0)).code == 17
 
 
 @pytest.mark.parametrize(("queue_id", "code"), [(0, NO_NEW), (1, NO_NEW), (2, 29), (3, 29), (4, 29), (-1, 29)])
-async def test_a_queue_id_that_cannot_be_read_is_29(client: BrokerClient, queue_id: int, code: int) -> None:
+async def test_unreadable_queue_id_fails_with_29(client: BrokerClient, queue_id: int, code: int) -> None:
     await put_topic(client, "T", read=2, write=4)
     assert (await client.pull("T", 0, queue_id=queue_id)).code == code
 
 
 @pytest.mark.parametrize(("perm", "code"), [(6, NO_NEW), (4, NO_NEW), (2, 16), (0, 16)])
-async def test_a_topic_that_cannot_be_read_is_16(client: BrokerClient, perm: int, code: int) -> None:
+async def test_unreadable_topic_fails_with_16(client: BrokerClient, perm: int, code: int) -> None:
     await put_topic(client, "T", perm=perm)
     assert (await client.pull("T", 0)).code == code
 
 
-async def test_a_group_that_may_not_consume_is_16(client: BrokerClient) -> None:
+async def test_group_with_consuming_disabled_fails_with_16(client: BrokerClient) -> None:
     await put_topic(client, "T")
     await put_group(client, "G", consume_enable=False)
     assert (await client.pull("T", 0)).code == 16
@@ -426,7 +428,7 @@ async def test_a_group_that_may_not_consume_is_16(client: BrokerClient) -> None:
     assert (await client.pull("T", 0)).code == NO_NEW
 
 
-async def test_broadcasting_where_the_group_forbids_it_is_16(client: BrokerClient) -> None:
+async def test_broadcasting_disabled_for_the_group_fails_with_16(client: BrokerClient) -> None:
     await put_topic(client, "T")
     await put_group(client, "G", consume_broadcast_enable=False)
     await client.ok(heartbeat_request("id", "G", {"T": "*"}, messageModel="BROADCASTING"))
@@ -435,7 +437,9 @@ async def test_broadcasting_where_the_group_forbids_it_is_16(client: BrokerClien
     assert (await client.pull("T", 0, subscription=None)).code == NO_NEW
 
 
-async def test_an_unknown_group_is_26_where_groups_are_not_created(start_broker: StartBroker, connect: Connect) -> None:
+async def test_unknown_group_fails_with_26_without_automatic_creation(
+    start_broker: StartBroker, connect: Connect
+) -> None:
     client = connect(await start_broker(auto_create_subscription_group=False))
     await put_topic(client, "T")
     assert (await client.pull("T", 0)).code == 26
@@ -444,7 +448,7 @@ async def test_an_unknown_group_is_26_where_groups_are_not_created(start_broker:
 
 
 @pytest.mark.parametrize("group", ["", "a b", "a:b", "x" * 121])
-async def test_an_illegal_group_name_is_29(client: BrokerClient, group: str) -> None:
+async def test_illegal_group_name_fails_with_29(client: BrokerClient, group: str) -> None:
     await put_topic(client, "T")
     assert (await client.pull("T", 0, group=group)).code == 29
 
@@ -453,7 +457,7 @@ async def test_an_illegal_group_name_is_29(client: BrokerClient, group: str) -> 
 
 
 @pytest.mark.parametrize("serialize_type", list(SerializeType))
-async def test_a_held_pull_gets_the_message_that_comes(
+async def test_held_pull_gets_the_next_message(
     broker: Broker, client: BrokerClient, connect: Connect, serialize_type: SerializeType
 ) -> None:
     await client.send("T", "old")
@@ -471,7 +475,7 @@ async def test_a_held_pull_gets_the_message_that_comes(
     assert waiting(broker) == 0
 
 
-async def test_every_held_pull_of_the_queue_is_woken_and_no_other(broker: Broker, client: BrokerClient) -> None:
+async def test_message_wakes_every_held_pull_of_its_queue_only(broker: Broker, client: BrokerClient) -> None:
     await put_topic(client, "T", 2, 2)
     here = [client.pull_later("T", 0, group=f"G{i}") for i in range(3)]
     other = client.pull_later("T", 0, queue_id=1)
@@ -484,7 +488,7 @@ async def test_every_held_pull_of_the_queue_is_woken_and_no_other(broker: Broker
     assert (await other).bodies == ["y"]
 
 
-async def test_a_held_pull_is_woken_by_a_batch_and_keeps_its_limits(broker: Broker, client: BrokerClient) -> None:
+async def test_held_pull_woken_by_a_batch_keeps_its_limits(broker: Broker, client: BrokerClient) -> None:
     await put_topic(client, "T")
     two = client.pull_later("T", 0, max_msg_nums=2)
     few_bytes = client.pull_later("T", 0, group="H", max_msg_bytes=1)
@@ -494,7 +498,7 @@ async def test_a_held_pull_is_woken_by_a_batch_and_keeps_its_limits(broker: Brok
     assert (await few_bytes).outcome == (FOUND, 1)
 
 
-async def test_a_message_that_does_not_pass_the_filter_does_not_wake(broker: Broker, client: BrokerClient) -> None:
+async def test_filtered_message_does_not_wake_a_held_pull(broker: Broker, client: BrokerClient) -> None:
     await put_topic(client, "T")
     pull = client.pull_later("T", 0, subscription="TagA")
     await held(broker, pull)
@@ -506,7 +510,7 @@ async def test_a_message_that_does_not_pass_the_filter_does_not_wake(broker: Bro
     assert (pulled.bodies, pulled.outcome) == (["yes"], (FOUND, 4))
 
 
-async def test_a_held_pull_ends_without_a_message_when_its_time_is_over(broker: Broker, client: BrokerClient) -> None:
+async def test_held_pull_ends_without_a_message_when_it_times_out(broker: Broker, client: BrokerClient) -> None:
     await put_topic(client, "T")
     pulled = await client.pull("T", 0, suspend_ms=50)
     assert pulled.outcome == (NO_NEW, 0)
@@ -518,7 +522,7 @@ async def test_a_held_pull_ends_without_a_message_when_its_time_is_over(broker: 
     assert (await pull).outcome == (NO_MATCH, 1)
 
 
-async def test_only_a_pull_with_the_suspend_flag_and_a_time_waits(broker: Broker, client: BrokerClient) -> None:
+async def test_pull_is_held_only_with_suspend_flag_and_timeout(broker: Broker, client: BrokerClient) -> None:
     await put_topic(client, "T")
     assert (await client.pull("T", 0)).code == NO_NEW
     assert (await client.pull("T", 0, sys_flag=4 | 2, suspend_timeout_millis=0)).code == NO_NEW
@@ -526,7 +530,7 @@ async def test_only_a_pull_with_the_suspend_flag_and_a_time_waits(broker: Broker
     assert waiting(broker) == 0
 
 
-async def test_results_other_than_no_new_message_never_wait(broker: Broker, client: BrokerClient) -> None:
+async def test_pull_is_held_only_if_there_is_no_new_message(broker: Broker, client: BrokerClient) -> None:
     await client.send("T", "a", tags="TagB")
     assert (await client.pull("T", 5, suspend_ms=30_000)).outcome == (MOVED, 0)
     assert (await client.pull("T", 0, suspend_ms=30_000, subscription="TagA")).outcome == (NO_MATCH, 1)
@@ -545,7 +549,7 @@ async def test_pulls_of_a_closed_connection_are_dropped(broker: Broker, client: 
     assert (await client.pull("T", 0)).bodies == ["a"]
 
 
-async def test_more_than_the_allowed_number_of_pulls_do_not_wait(start_broker: StartBroker, connect: Connect) -> None:
+async def test_number_of_held_pulls_is_limited(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(max_held_pulls=2)
     client = connect(broker)
     await put_topic(client, "T")
@@ -559,7 +563,7 @@ async def test_more_than_the_allowed_number_of_pulls_do_not_wait(start_broker: S
     pull.cancel()
 
 
-async def test_a_deleted_topic_ends_the_pulls_that_wait_on_it(broker: Broker, client: BrokerClient) -> None:
+async def test_deleting_a_topic_ends_its_held_pulls(broker: Broker, client: BrokerClient) -> None:
     await put_topic(client, "T")
     pull = client.pull_later("T", 0)
     await held(broker, pull)
@@ -569,7 +573,7 @@ async def test_a_deleted_topic_ends_the_pulls_that_wait_on_it(broker: Broker, cl
     assert (await client.pull("T", 0)).code == 17
 
 
-async def test_a_broker_that_stops_answers_the_pulls_that_wait(start_broker: StartBroker, connect: Connect) -> None:
+async def test_stopping_broker_answers_held_pulls(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker()
     client = connect(broker)
     await put_topic(client, "T")
@@ -579,7 +583,7 @@ async def test_a_broker_that_stops_answers_the_pulls_that_wait(start_broker: Sta
     assert (await pull).code == NO_NEW
 
 
-async def test_many_consumers_wait_and_each_gets_every_message(broker: Broker, client: BrokerClient) -> None:
+async def test_many_waiting_consumers_each_get_every_message(broker: Broker, client: BrokerClient) -> None:
     await put_topic(client, "T")
 
     async def consume(group: str) -> list[str]:
@@ -601,7 +605,7 @@ async def test_many_consumers_wait_and_each_gets_every_message(broker: Broker, c
 # --- commits ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_pull_with_the_commit_flag_commits_when_it_arrives(broker: Broker, client: BrokerClient) -> None:
+async def test_pull_with_commit_flag_commits_on_arrival(broker: Broker, client: BrokerClient) -> None:
     await client.send("T", "a", "b")
     await client.pull("T", 0, commit=1)
     assert await committed(client, "G", "T") == 1
@@ -612,7 +616,7 @@ async def test_a_pull_with_the_commit_flag_commits_when_it_arrives(broker: Broke
     assert await committed(client, "G", "T") == 2
 
 
-async def test_a_held_pull_does_not_commit_again_when_it_is_woken(broker: Broker, client: BrokerClient) -> None:
+async def test_held_pull_does_not_commit_again_when_woken(broker: Broker, client: BrokerClient) -> None:
     await client.send("T", "a", "b")
     pull = client.pull_later("T", 2, commit=2)
     await held(broker, pull)
@@ -622,26 +626,26 @@ async def test_a_held_pull_does_not_commit_again_when_it_is_woken(broker: Broker
     assert await committed(client, "G", "T") == 1
 
 
-async def test_a_negative_commit_is_no_position(client: BrokerClient) -> None:
+async def test_negative_commit_offset_is_ignored(client: BrokerClient) -> None:
     await client.send("T", "a")
     await client.pull("T", 0, commit=-1)
     assert await committed(client, "G", "T") is None
 
 
-async def test_a_refused_pull_commits_nothing(client: BrokerClient) -> None:
+async def test_refused_pull_commits_nothing(client: BrokerClient) -> None:
     await client.send("T", "a")
     await client.pull("T", 0, commit=1, subscription="||")
     assert await committed(client, "G", "T") is None
 
 
-async def test_lite_pull_is_a_pull(client: BrokerClient) -> None:
+async def test_lite_pull_works_like_a_pull(client: BrokerClient) -> None:
     await client.send("T", "a")
     command = pull_request("T", 0)
     command.code = RequestCode.LITE_PULL_MESSAGE
     assert [m.text() for m in decode_records((await client.ok(command)).body)] == ["a"]
 
 
-async def test_a_pull_that_nobody_waits_for_any_more_harms_nobody(broker: Broker, client: BrokerClient) -> None:
+async def test_abandoned_pull_does_not_affect_others(broker: Broker, client: BrokerClient) -> None:
     await put_topic(client, "T")
     with pytest.raises(RequestTimeoutError):
         await client.ask(pull_request("T", 0, suspend_ms=30_000), timeout_s=0.05)
@@ -650,9 +654,7 @@ async def test_a_pull_that_nobody_waits_for_any_more_harms_nobody(broker: Broker
     assert (await client.pull("T", 0)).bodies == ["a"]
 
 
-async def test_a_pull_that_cannot_be_answered_does_not_keep_the_others_waiting(
-    broker: Broker, client: BrokerClient
-) -> None:
+async def test_pull_with_an_unsendable_response_does_not_block_others(broker: Broker, client: BrokerClient) -> None:
     await client.send("T", "a")
     execute, failed = broker.parts.pulls.hold._execute, [0]
 
@@ -669,7 +671,7 @@ async def test_a_pull_that_cannot_be_answered_does_not_keep_the_others_waiting(
     lost.cancel()
 
 
-async def test_a_pulls_answer_fits_into_a_frame(start_broker: StartBroker, connect: Connect) -> None:
+async def test_pull_response_fits_into_a_frame(start_broker: StartBroker, connect: Connect) -> None:
     """Otherwise the client could not take it, and would come again for the same messages."""
     with pytest.raises(ConfigError, match="max_pull_bytes is 8388609; 1 to 8388608"):
         await start_broker(max_pull_bytes=8 * 1024 * 1024 + 1)

@@ -43,7 +43,7 @@ async def bodies(client: BrokerClient, command: RemotingCommand) -> list[str]:
     return [message.text() for message in decode_records(answer.body)]
 
 
-async def test_by_unique_key(client: BrokerClient) -> None:
+async def test_message_is_found_by_unique_key(client: BrokerClient) -> None:
     unique = [KEYS.next(now_ms()) for _ in range(40)]
     for number, key in enumerate(unique):
         await send(client, f"m{number}", key, "k", queue_id=number % 4)
@@ -52,12 +52,12 @@ async def test_by_unique_key(client: BrokerClient) -> None:
     assert (await client.ask(query("no-such-key", unique=True))).code == 22
 
 
-async def test_a_unique_key_of_another_form_is_found_by_its_time_range(client: BrokerClient) -> None:
+async def test_unique_key_of_another_form_is_found_by_its_time_range(client: BrokerClient) -> None:
     await send(client, "odd", "my-own-id", "k")
     assert await bodies(client, query("my-own-id", unique=True)) == ["odd"]
 
 
-async def test_by_business_key_in_store_order_newest_kept(client: BrokerClient) -> None:
+async def test_query_by_business_key_keeps_the_newest_in_store_order(client: BrokerClient) -> None:
     for number in range(6):
         await send(client, f"m{number}", KEYS.next(now_ms()), f"order-{number % 2} common", queue_id=number % 4)
     await send(client, "order-1 in the body only", KEYS.next(now_ms()), "other")
@@ -66,7 +66,7 @@ async def test_by_business_key_in_store_order_newest_kept(client: BrokerClient) 
     assert (await client.ask(query("order"))).code == 22
 
 
-async def test_a_query_returns_at_most_64_messages_and_32_by_unique_key(client: BrokerClient) -> None:
+async def test_query_returns_at_most_64_messages_and_32_by_unique_key(client: BrokerClient) -> None:
     for number in range(70):
         await send(client, f"m{number}", "the-same-id", "k", queue_id=number % 4)
     found = await bodies(client, query("k", count=1000))
@@ -74,7 +74,7 @@ async def test_a_query_returns_at_most_64_messages_and_32_by_unique_key(client: 
     assert len(await bodies(client, query("the-same-id", count=1000, unique=True))) == 32
 
 
-async def test_the_time_range_counts(client: BrokerClient) -> None:
+async def test_query_is_limited_to_its_time_range(client: BrokerClient) -> None:
     await send(client, "old", KEYS.next(now_ms()), "k")
     stored_ms = (await client.pull("T", 0)).messages[0].store_timestamp_ms
     assert await bodies(client, query("k", begin=stored_ms, end=stored_ms)) == ["old"]
@@ -84,12 +84,12 @@ async def test_the_time_range_counts(client: BrokerClient) -> None:
 
 @pytest.mark.parametrize("made_ms", [1_700_000_000_000, 1_709_251_199_999, 1_704_067_200_000])
 @pytest.mark.parametrize("age_ms", [0, 5_000, 20 * 24 * 3_600_000])
-def test_the_time_of_a_unique_key(made_ms: int, age_ms: int) -> None:
+def test_time_of_a_unique_key_is_decoded(made_ms: int, age_ms: int) -> None:
     assert unique_key_time_ms(KEYS.next(made_ms), made_ms + age_ms) == made_ms
 
 
 @pytest.mark.parametrize("key", ["", "abc", "x" * 32, "A" * 31])
-def test_what_is_no_unique_key(key: str) -> None:
+def test_malformed_unique_key_has_no_time(key: str) -> None:
     assert unique_key_time_ms(key, 1_700_000_000_000) is None
 
 
@@ -157,9 +157,7 @@ async def test_unique_key_of_a_clock_that_differs_is_found_in_a_long_queue(
     assert (await client.ask(query(KEYS.next(now_ms()), unique=True))).code == 22
 
 
-async def test_query_that_takes_too_long_ends_and_says_so(
-    client: BrokerClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_query_that_takes_too_long_is_an_error(client: BrokerClient, monkeypatch: pytest.MonkeyPatch) -> None:
     key = KEYS.next(now_ms())
     await long_queue(client, 500, 0, key)
     monkeypatch.setattr("rmq_redis.broker.admin.messages.SEARCH_S", -1.0)
@@ -172,7 +170,7 @@ async def test_query_that_takes_too_long_ends_and_says_so(
     centre=st.integers(0, 50_000),
     window=st.tuples(st.integers(0, 40_000), st.integers(0, 40_000)).map(sorted),
 )
-def test_outward_scan_looks_at_everything_once(reach: list[int], centre: int, window: list[int]) -> None:
+def test_outward_scan_visits_everything_once(reach: list[int], centre: int, window: list[int]) -> None:
     scan = OutwardScan(Window(*reach), centre, Window(*window))
     looked_at: list[int] = []
     while parts := scan.next(1 << 62):
@@ -185,7 +183,7 @@ def test_outward_scan_looks_at_everything_once(reach: list[int], centre: int, wi
 
 
 @given(limit=st.integers(0, 5000))
-def test_outward_scan_keeps_a_limit_and_begins_at_its_centre(limit: int) -> None:
+def test_outward_scan_respects_its_limit_and_starts_at_its_center(limit: int) -> None:
     scan = OutwardScan(Window(0, 100_000), 50_000, Window(0, 100_000))
     parts = scan.next(limit)
     assert sum(part.end - part.first for part in parts) == scan.looked_at <= limit

@@ -36,7 +36,7 @@ def handle_of(topic: str, broker_name: str, deliver_ms: int, unique_key: str) ->
     return base64.urlsafe_b64encode(f"v1 {topic} {broker_name} {deliver_ms} {unique_key}".encode()).decode()
 
 
-async def test_a_recalled_message_never_appears_and_nothing_of_it_is_left(
+async def test_recalled_message_is_removed_and_never_delivered(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     due_ms = int(time.time() * 1000) + HOUR_MS
@@ -51,7 +51,7 @@ async def test_a_recalled_message_never_appears_and_nothing_of_it_is_left(
     assert (again.code, "A1" in (again.remark or "")) == (604, True)
 
 
-async def test_only_the_recalled_one_is_taken_away(client: BrokerClient) -> None:
+async def test_recall_removes_only_the_recalled_message(client: BrokerClient) -> None:
     later = "TIMER_DELAY_MS\x01300\x02"
     handles = [await schedule(client, "T", f"UNIQ_KEY\x01A{number}\x02{later}") for number in range(3)]
     await client.ok(recall("T", handles[1]))
@@ -65,14 +65,14 @@ async def test_only_the_recalled_one_is_taken_away(client: BrokerClient) -> None
     assert (late.code, "timestamp invalid" in (late.remark or "")) == (604, True)
 
 
-async def test_a_handle_names_a_message_that_got_its_id_from_the_broker(client: BrokerClient) -> None:
+async def test_recall_handle_names_a_message_with_a_broker_generated_id(client: BrokerClient) -> None:
     handle = decode_recall_handle(await schedule(client, "T", "DELAY\x0118\x02"))
     assert (handle.topic, handle.broker_name, len(handle.unique_key)) == ("T", "broker-a", 32)
     answer = await client.ok(recall("T", handle_of(*handle)))
     assert answer.header(RecallMessageResponseHeader).msg_id == handle.unique_key
 
 
-async def test_what_is_sent_now_and_retries_have_no_handle(client: BrokerClient) -> None:
+async def test_immediate_messages_and_retries_have_no_recall_handle(client: BrokerClient) -> None:
     assert await schedule(client, "T", "TIMER_DELIVER_MS\x015\x02") == ""
     await client.ok(heartbeat_request("c1", "G", {"T": "*"}))
     assert await schedule(client, "%RETRY%G", "DELAY\x0118\x02") == ""
@@ -94,7 +94,7 @@ async def test_what_is_sent_now_and_retries_have_no_handle(client: BrokerClient)
         ("Nowhere", handle_of("Nowhere", "broker-a", 10**13, "A1"), 17, "not exist"),
     ],
 )
-async def test_what_cannot_be_recalled_is_said(
+async def test_invalid_recalls_are_refused(
     client: BrokerClient, topic: str, handle: str, code: int, remark: str
 ) -> None:
     await client.send("T", "now")
@@ -102,7 +102,7 @@ async def test_what_cannot_be_recalled_is_said(
     assert (answer.code, remark in (answer.remark or "")) == (code, True)
 
 
-async def test_a_slave_recalls_nothing(start_broker: StartBroker, connect: Connect) -> None:
+async def test_slave_refuses_recalls(start_broker: StartBroker, connect: Connect) -> None:
     master = connect(await start_broker())
     await master.send("T", "now")
     handle = await schedule(master, "T", "UNIQ_KEY\x01A1\x02DELAY\x0118\x02")
@@ -111,7 +111,7 @@ async def test_a_slave_recalls_nothing(start_broker: StartBroker, connect: Conne
     await master.ok(recall("T", handle))
 
 
-async def test_a_recall_that_no_replica_confirms_says_so(start_broker: StartBroker, connect: Connect) -> None:
+async def test_recall_without_replica_confirmation_is_reported(start_broker: StartBroker, connect: Connect) -> None:
     """SYNC_MASTER without a replica: SLAVE_NOT_AVAILABLE, as for a send; the message is gone nevertheless."""
     client = connect(await start_broker(broker_role="SYNC_MASTER"))
     due_ms = int(time.time() * 1000) + HOUR_MS
@@ -124,9 +124,7 @@ async def test_a_recall_that_no_replica_confirms_says_so(start_broker: StartBrok
     assert (await client.ask(recall("T", handle))).code == 604
 
 
-async def test_absent_message_is_recalled_with_success_where_that_is_set(
-    start_broker: StartBroker, connect: Connect
-) -> None:
+async def test_recall_of_an_absent_message_succeeds_if_configured(start_broker: StartBroker, connect: Connect) -> None:
     client = connect(await start_broker(recall_absent_succeeds=True))
     handle = await schedule(client, "T", "UNIQ_KEY\x01A1\x02DELAY\x0118\x02")
     for _ in range(2):
@@ -137,7 +135,7 @@ async def test_absent_message_is_recalled_with_success_where_that_is_set(
     assert (await client.ask(recall("T", handle_of("T", "broker-a", 5, "never-sent")))).code == 604
 
 
-async def test_delayed_message_sent_once_more_after_a_lost_answer_is_delivered_once(client: BrokerClient) -> None:
+async def test_delayed_message_resent_after_lost_response_is_delivered_once(client: BrokerClient) -> None:
     later = "UNIQ_KEY\x01A1\x02TIMER_DELAY_MS\x01300\x02"
     for body in (b"same", b"same", b"other", b"same"):  # another body is another message, whatever its key
         await client.ok(send_request("T", body, properties=later))
@@ -155,7 +153,7 @@ async def test_delayed_message_sent_once_more_after_a_lost_answer_is_delivered_o
     await eventually(arrived_again)
 
 
-async def test_comparing_with_delayed_messages_of_one_key_has_a_bound(
+async def test_comparisons_with_delayed_messages_of_one_key_are_limited(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     """Each of them was compared with all that wait: 1,500 of 20 KB made one send cost 37 ms of Redis."""

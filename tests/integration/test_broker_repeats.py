@@ -64,7 +64,7 @@ async def create_topic(client: BrokerClient) -> None:
 
 
 @pytest.mark.parametrize("queue_id", [0, 9, 10, 15], ids=lambda queue_id: f"queue {queue_id}")
-async def test_repeated_delayed_send_has_the_first_ones_result(
+async def test_repeated_delayed_send_returns_the_first_result(
     client: BrokerClient, broker: Broker, queue_id: int
 ) -> None:
     await create_topic(client)
@@ -77,7 +77,7 @@ async def test_repeated_delayed_send_has_the_first_ones_result(
     assert await Stored.of(broker) == Stored(0, 0)
 
 
-async def test_delayed_sends_of_one_turn_are_recognised_oneway_ones_too(client: BrokerClient, broker: Broker) -> None:
+async def test_delayed_sends_repeated_in_one_turn_are_recognised(client: BrokerClient, broker: Broker) -> None:
     await create_topic(client)
     oneway = delayed(queue_id=12)
     oneway.flag |= 2
@@ -98,7 +98,7 @@ async def test_delayed_sends_of_one_turn_are_recognised_oneway_ones_too(client: 
     ],
     ids=["body", "body of equal length", "key", "tag", "delay"],
 )
-async def test_another_delayed_message_is_no_repeat(
+async def test_different_delayed_message_is_not_a_repeat(
     client: BrokerClient, broker: Broker, other: RemotingCommand
 ) -> None:
     await client.ok(delayed())
@@ -106,7 +106,7 @@ async def test_another_delayed_message_is_no_repeat(
     assert await Stored.of(broker) == Stored(2, 0)
 
 
-async def test_delayed_message_is_taken_anew_once_the_first_was_delivered(client: BrokerClient) -> None:
+async def test_delayed_message_is_stored_again_after_the_first_delivery(client: BrokerClient) -> None:
     command = send_request("T", b"soon", properties="UNIQ_KEY\x01A1\x02TIMER_DELAY_MS\x0150\x02")
     for offset in range(2):
         await client.ok(command)
@@ -128,7 +128,7 @@ def end(sent: SendMessageResponseHeader, decision: int) -> RemotingCommand:
 
 @pytest.mark.parametrize("decided", [0, 1], ids=["first", "second"])
 @pytest.mark.parametrize("decision", [COMMIT, ROLLBACK], ids=["commit", "rollback"])
-async def test_decision_about_either_answer_ends_a_repeated_half_message(
+async def test_decision_on_either_response_ends_a_repeated_half_message(
     client: BrokerClient, broker: Broker, decision: int, decided: int
 ) -> None:
     answers = [await answer_of(client, half(queue_id=queue_id)) for queue_id in (1, 2)]
@@ -143,7 +143,7 @@ async def test_decision_about_either_answer_ends_a_repeated_half_message(
     assert again.queue_offset != answers[0].queue_offset
 
 
-async def test_half_messages_of_one_turn_are_recognised(client: BrokerClient, broker: Broker) -> None:
+async def test_half_messages_repeated_in_one_turn_are_recognised(client: BrokerClient, broker: Broker) -> None:
     answers = await asyncio.gather(*(answer_of(client, half()) for _ in range(5)))
     assert len({answer.msg_id for answer in answers}) == 1
     assert await Stored.of(broker) == Stored(0, 1)
@@ -161,19 +161,21 @@ async def test_half_messages_of_one_turn_are_recognised(client: BrokerClient, br
     ],
     ids=["body", "body of equal length", "topic", "producer group", "key", "tag"],
 )
-async def test_another_half_message_is_no_repeat(client: BrokerClient, broker: Broker, other: RemotingCommand) -> None:
+async def test_different_half_message_is_not_a_repeat(
+    client: BrokerClient, broker: Broker, other: RemotingCommand
+) -> None:
     first, second = await answer_of(client, half()), await answer_of(client, other)
     assert second.queue_offset == first.queue_offset + 1
     assert await Stored.of(broker) == Stored(0, 2)
 
 
-async def test_half_messages_without_a_key_are_all_kept(client: BrokerClient, broker: Broker) -> None:
+async def test_half_messages_without_a_key_are_all_stored(client: BrokerClient, broker: Broker) -> None:
     for _ in range(2):
         await client.ok(half(properties="TRAN_MSG\x01true\x02PGROUP\x01PG\x02"))
     assert await Stored.of(broker) == Stored(0, 2)
 
 
-async def test_check_back_asks_once_about_a_repeated_half_message(start_broker: StartBroker, connect: Connect) -> None:
+async def test_repeated_half_message_is_checked_back_once(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(transaction_timeout_s=0.1, transaction_check_interval_s=3600)
     client = connect(broker)
     for _ in range(3):
@@ -221,7 +223,7 @@ WAY_IDS = ["back, back", "back, sent", "sent, back", "sent, sent"]
 
 @pytest.mark.parametrize("body", [b"poison", b"p" * 5000], ids=["plain", "compressed"])
 @pytest.mark.parametrize("ways", WAYS, ids=WAY_IDS)
-async def test_message_given_back_twice_waits_for_one_retry(
+async def test_message_sent_back_twice_is_retried_once(
     client: BrokerClient, broker: Broker, ways: tuple[int, int], body: bytes
 ) -> None:
     is_large = len(body) > 4096
@@ -234,7 +236,7 @@ async def test_message_given_back_twice_waits_for_one_retry(
 
 
 @pytest.mark.parametrize("ways", WAYS, ids=WAY_IDS)
-async def test_message_given_back_twice_is_one_dead_letter(client: BrokerClient, ways: tuple[int, int]) -> None:
+async def test_message_sent_back_twice_is_one_dead_letter(client: BrokerClient, ways: tuple[int, int]) -> None:
     message = await failed_message(client)
     for way in ways:
         back = given_back(message, max_reconsume_times=0)
@@ -245,7 +247,7 @@ async def test_message_given_back_twice_is_one_dead_letter(client: BrokerClient,
     assert await client.pull_all("%DLQ%G") == ["poison"]
 
 
-async def test_message_with_a_dead_letter_is_not_retried_by_the_other_way(client: BrokerClient, broker: Broker) -> None:
+async def test_dead_letter_is_not_retried_by_the_other_send_back_request(client: BrokerClient, broker: Broker) -> None:
     message = await failed_message(client)
     await client.ok(given_back(message, -1))
     await client.ok(sent_instead(message))
@@ -254,7 +256,7 @@ async def test_message_with_a_dead_letter_is_not_retried_by_the_other_way(client
     assert await client.pull_all("%DLQ%G") == ["poison"]
 
 
-async def test_replayed_message_has_a_new_retry_whichever_way_it_is_given_back(client: BrokerClient) -> None:
+async def test_replayed_message_is_retried_again_by_either_send_back(client: BrokerClient) -> None:
     """As after an offset reset, when its first retry is delivered."""
     message = await failed_message(client)
     for times, command in enumerate([given_back(message, 1), given_back(message, 1)]):
@@ -273,7 +275,7 @@ async def test_two_messages_with_one_key_are_both_retried(client: BrokerClient, 
     assert await Stored.of(broker) == Stored(3, 0)
 
 
-async def test_dead_letter_that_was_resent_and_fails_again_is_a_new_dead_letter(client: BrokerClient) -> None:
+async def test_resent_dead_letter_that_fails_is_a_new_dead_letter(client: BrokerClient) -> None:
     for _ in range(2):  # the second one has the key, the body and the count of the first, at another offset
         message = await failed_message(client)
         await client.ok(given_back(message, max_reconsume_times=0))
@@ -283,7 +285,7 @@ async def test_dead_letter_that_was_resent_and_fails_again_is_a_new_dead_letter(
     assert all("RETRY_OFFSET" not in letter.properties for letter in letters)
 
 
-async def test_message_whose_dead_letter_is_gone_becomes_one_again(client: BrokerClient, broker: Broker) -> None:
+async def test_message_becomes_a_dead_letter_again_if_the_first_is_gone(client: BrokerClient, broker: Broker) -> None:
     message = await failed_message(client)
     await client.ok(given_back(message, -1))
     store = broker.parts.state.queue_store
@@ -292,7 +294,7 @@ async def test_message_whose_dead_letter_is_gone_becomes_one_again(client: Broke
     assert (await client.pull("%DLQ%G", 1)).bodies == ["poison"]
 
 
-async def test_marks_of_what_was_given_back_expire(client: BrokerClient, broker: Broker) -> None:
+async def test_send_back_marks_expire(client: BrokerClient, broker: Broker) -> None:
     message = await failed_message(client)
     await client.ok(given_back(message, 1))
     read = broker.parts.state.queue_store.current().execute
@@ -305,7 +307,7 @@ async def test_marks_of_what_was_given_back_expire(client: BrokerClient, broker:
     assert 0 < await read("TTL", mark) <= MARK_S
 
 
-async def test_dead_letter_is_logged_once_and_after_it_is_stored(
+async def test_dead_letter_is_logged_once_after_it_is_stored(
     client: BrokerClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     message = await failed_message(client)

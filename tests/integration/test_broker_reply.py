@@ -55,7 +55,7 @@ async def requester(broker: Broker) -> Any:
 
 
 @pytest.mark.parametrize("code", [RequestCode.SEND_REPLY_MESSAGE, RequestCode.SEND_REPLY_MESSAGE_V2])
-async def test_a_reply_reaches_the_client_that_asked(client: BrokerClient, requester: Requester, code: int) -> None:
+async def test_reply_reaches_the_requesting_client(client: BrokerClient, requester: Requester, code: int) -> None:
     answer = await client.ok(reply(code=code, flag=7, queue_id=-1))
     header = answer.header(SendMessageResponseHeader)
     assert (header.msg_id, header.queue_id, header.queue_offset) == ("0", 0, 0)
@@ -78,7 +78,7 @@ async def test_a_reply_reaches_the_client_that_asked(client: BrokerClient, reque
     assert await client.pull_all(TOPIC) == []  # not stored, unless wanted
 
 
-async def test_a_reply_that_cannot_be_delivered_is_answered_with_the_reason(
+async def test_undeliverable_reply_is_refused_with_the_reason(
     client: BrokerClient, requester: Requester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nobody = await client.ask(reply("p2"))
@@ -102,7 +102,7 @@ async def test_a_reply_that_cannot_be_delivered_is_answered_with_the_reason(
     await eventually(gone)
 
 
-async def test_the_newest_connection_of_a_client_gets_its_replies(
+async def test_newest_connection_of_a_client_gets_its_replies(
     client: BrokerClient, requester: Requester, broker: Broker
 ) -> None:
     newer = Requester(broker.address)
@@ -119,7 +119,7 @@ async def test_the_newest_connection_of_a_client_gets_its_replies(
         await newer.close()
 
 
-async def test_replies_at_the_same_time_do_not_wait_for_each_other(client: BrokerClient, requester: Requester) -> None:
+async def test_concurrent_replies_do_not_wait_for_each_other(client: BrokerClient, requester: Requester) -> None:
     requester.code = None
     stuck = asyncio.ensure_future(client.ask(reply()))
     await eventually(lambda: requester.replies)
@@ -131,7 +131,7 @@ async def test_replies_at_the_same_time_do_not_wait_for_each_other(client: Broke
     stuck.cancel()
 
 
-async def test_replies_can_be_stored_as_well(start_broker: StartBroker, connect: Connect) -> None:
+async def test_replies_are_stored_if_configured(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(store_reply_message_enable=True)
     client, requester = connect(broker), Requester(broker.address)
     try:
@@ -146,7 +146,7 @@ async def test_replies_can_be_stored_as_well(start_broker: StartBroker, connect:
         await requester.close()
 
 
-async def test_what_cannot_be_is_refused(start_broker: StartBroker, connect: Connect) -> None:
+async def test_invalid_replies_are_refused(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(max_message_bytes=100)
     client = connect(broker)
     for command, code in (

@@ -48,7 +48,7 @@ async def stats(client: BrokerClient, topic: str = "T") -> list[dict[str, Any]]:
 # --- age ------------------------------------------------------------------------------------------------------------
 
 
-async def test_old_messages_go_though_a_group_has_not_read_them(start_broker: StartBroker, connect: Connect) -> None:
+async def test_expired_messages_are_removed_even_if_unread(start_broker: StartBroker, connect: Connect) -> None:
     client = connect(await start_broker(**FAST))
     await create(client, "T")
     await client.send("T", "a", "b", "c")
@@ -68,7 +68,7 @@ async def all_gone(client: BrokerClient) -> bool:
     return await min_offset(client) == await bound(client, RequestCode.GET_MAX_OFFSET)
 
 
-async def test_only_what_is_too_old_goes(start_broker: StartBroker, connect: Connect) -> None:
+async def test_only_expired_messages_are_removed(start_broker: StartBroker, connect: Connect) -> None:
     client = connect(await start_broker(**FAST))
     await create(client, "T", "+reserve.time=2s")
     await client.send("T", *(f"old{number}" for number in range(700)))
@@ -94,9 +94,7 @@ async def test_only_what_is_too_old_goes(start_broker: StartBroker, connect: Con
     assert offsets == list(range(offsets[0], offsets[0] + len(offsets)))
 
 
-async def test_retry_dead_letter_and_system_topics_are_kept_by_age_too(
-    start_broker: StartBroker, connect: Connect
-) -> None:
+async def test_retry_dlq_and_system_topics_expire_by_age_too(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(file_reserved_time_h=1 / 3600, topic_max_msg_nums=1, **FAST)
     client = connect(broker)
     for topic in ("%RETRY%G", "%DLQ%G"):
@@ -118,9 +116,7 @@ async def has_min(client: BrokerClient, topic: str, offset: int) -> bool:
 # --- count and bytes ------------------------------------------------------------------------------------------------
 
 
-async def test_a_topic_keeps_so_many_messages_the_newest_of_all_its_queues(
-    start_broker: StartBroker, connect: Connect
-) -> None:
+async def test_topic_keeps_the_newest_n_messages_of_all_its_queues(start_broker: StartBroker, connect: Connect) -> None:
     client = connect(await start_broker(**FAST))
     await create(client, "T", queues=2)
     await client.send("T", *map(str, range(1200)), queue_id=0)
@@ -133,7 +129,7 @@ async def test_a_topic_keeps_so_many_messages_the_newest_of_all_its_queues(
     assert await min_offset(client) == 700
 
 
-async def test_a_topic_keeps_so_many_bytes(start_broker: StartBroker, connect: Connect) -> None:
+async def test_topic_keeps_at_most_n_bytes(start_broker: StartBroker, connect: Connect) -> None:
     client = connect(await start_broker(**FAST))
     limit = 300_000
     await create(client, "T", f"+reserve.bytes={limit}")
@@ -156,7 +152,7 @@ async def test_a_topic_keeps_so_many_bytes(start_broker: StartBroker, connect: C
     assert (await client.send("T", "z"))[0].queue_offset == 1001
 
 
-async def test_the_size_that_the_server_estimates_is_near_the_truth(
+async def test_estimated_size_is_close_to_the_real_size(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     """Small messages first, large ones later: the estimate comes from the oldest."""
@@ -173,7 +169,7 @@ async def test_the_size_that_the_server_estimates_is_near_the_truth(
 @pytest.mark.parametrize(
     "attributes", ["+reserve.time=soon", "+reserve.bytes=12x", "+reserve.count=5k", "+reserve.count=-2"]
 )
-async def test_an_attribute_that_means_nothing_is_refused(client: BrokerClient, attributes: str) -> None:
+async def test_invalid_retention_attribute_is_refused(client: BrokerClient, attributes: str) -> None:
     header = CreateTopicRequestHeader("T", 1, 1, 6, attributes=attributes)
     answer = await client.ask(request(RequestCode.UPDATE_AND_CREATE_TOPIC, header))
     assert answer.code == ResponseCode.INVALID_PARAMETER
@@ -183,7 +179,7 @@ async def test_an_attribute_that_means_nothing_is_refused(client: BrokerClient, 
 # --- who sees it ----------------------------------------------------------------------------------------------------
 
 
-async def test_the_bounds_are_right_after_a_restart_also_of_an_empty_queue(
+async def test_queue_bounds_survive_a_restart_even_of_an_empty_queue(
     start_broker: StartBroker, connect: Connect
 ) -> None:
     first = await start_broker(**FAST)
@@ -204,7 +200,7 @@ async def test_the_bounds_are_right_after_a_restart_also_of_an_empty_queue(
     assert (await again.send("E", "c"))[0].queue_offset == 2
 
 
-async def test_slaves_follow(start_broker: StartBroker, connect: Connect) -> None:
+async def test_slave_follows_the_trimmed_min_offset(start_broker: StartBroker, connect: Connect) -> None:
     client = connect(await start_broker(**FAST))
     slave = connect(await start_broker(broker_id=1))
     await create(client, "T")
@@ -221,7 +217,7 @@ async def test_slaves_follow(start_broker: StartBroker, connect: Connect) -> Non
     assert (await stats(slave))[0] == (await stats(client))[0]
 
 
-async def test_what_a_consumer_group_of_the_stream_had_pending_goes_with_the_messages(
+async def test_pending_entries_of_stream_groups_are_removed_with_messages(
     start_broker: StartBroker, connect: Connect, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     client = connect(await start_broker(**FAST))
@@ -236,9 +232,7 @@ async def test_what_a_consumer_group_of_the_stream_had_pending_goes_with_the_mes
         assert (await server.xpending(key, "pop"))["pending"] == 50
 
 
-async def test_a_topic_deleted_and_made_again_is_not_trimmed_by_what_was(
-    start_broker: StartBroker, connect: Connect
-) -> None:
+async def test_recreated_topic_is_not_trimmed_by_old_offsets(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(retention_period_s=1000)
     client = connect(broker)
     await client.send("T", "a", "b")
@@ -249,7 +243,7 @@ async def test_a_topic_deleted_and_made_again_is_not_trimmed_by_what_was(
     assert await client.pull_all_from("T", 2) == ["c"]
 
 
-async def test_a_master_that_was_replaced_trims_nothing(
+async def test_fenced_master_trims_nothing(
     start_broker: StartBroker, connect: Connect, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     broker = await start_broker(retention_period_s=1000)
@@ -261,7 +255,7 @@ async def test_a_master_that_was_replaced_trims_nothing(
         assert await server.xlen(f"{key_prefix}:{{broker-a}}:queue:T:0") == 2
 
 
-async def test_a_slave_that_takes_over_goes_on_removing(start_broker: StartBroker, connect: Connect) -> None:
+async def test_slave_continues_trimming_after_takeover(start_broker: StartBroker, connect: Connect) -> None:
     master = await start_broker(**FAST)
     client = connect(master)
     await create(client, "T", "+reserve.count=10")
@@ -280,7 +274,7 @@ async def test_a_slave_that_takes_over_goes_on_removing(start_broker: StartBroke
     assert await other.pull_all_from("T", 15) == [str(number) for number in range(15, 25)]
 
 
-async def test_the_bounds_survive_the_store_and_a_rewrite_of_its_append_only_file(
+async def test_queue_bounds_survive_a_store_crash_and_an_aof_rewrite(
     start_broker: StartBroker, connect: Connect, tmp_path: Path
 ) -> None:
     """kill -9 of the store, once with the file as it grew and once rewritten: a queue trimmed empty keeps its end."""
@@ -315,7 +309,7 @@ async def test_the_bounds_survive_the_store_and_a_rewrite_of_its_append_only_fil
 
 
 @pytest.mark.parametrize("code", [RequestCode.DELETE_EXPIRED_COMMITLOG, RequestCode.CLEAN_EXPIRED_CONSUMEQUEUE])
-async def test_a_tool_may_ask_for_a_look_at_once(start_broker: StartBroker, connect: Connect, code: int) -> None:
+async def test_cleanup_request_trims_at_once(start_broker: StartBroker, connect: Connect, code: int) -> None:
     broker = await start_broker(retention_period_s=1000)
     client, slave = connect(broker), connect(await start_broker(broker_id=1))
     await create(client, "T", "+reserve.count=2")
@@ -355,7 +349,7 @@ async def used_memory(server: EmbeddedServer) -> int:
         return used
 
 
-async def test_an_endless_load_stays_within_the_stores_memory(
+async def test_endless_load_stays_within_the_memory_of_the_store(
     start_broker: StartBroker, connect: Connect, small_store: EmbeddedServer
 ) -> None:
     """Five times as much as fits: the oldest go, what was acknowledged last is there, and Redis never ran out."""
@@ -384,7 +378,7 @@ async def test_an_endless_load_stays_within_the_stores_memory(
     assert offsets[0] < high - 500
 
 
-async def test_without_forcible_cleaning_sends_are_refused_and_reads_go_on(
+async def test_without_forced_cleanup_sends_are_refused_and_reads_continue(
     start_broker: StartBroker, connect: Connect, small_store: EmbeddedServer
 ) -> None:
     broker = await start_broker(store=small_store.url, clean_file_forcibly_enable=False, **FAST)
@@ -418,7 +412,7 @@ async def test_without_forcible_cleaning_sends_are_refused_and_reads_go_on(
 
 
 @pytest.mark.parametrize("properties", ["TIMER_DELAY_SEC\x01100\x02", "TRAN_MSG\x01true\x02PGROUP\x01PG\x02"])
-async def test_what_waits_out_of_sight_counts_for_the_bound_too(
+async def test_delayed_and_half_messages_count_toward_the_memory_limit(
     start_broker: StartBroker, connect: Connect, tmp_path: Path, properties: str
 ) -> None:
     """Timers and half messages cannot be trimmed: they are refused in time, also between two looks."""
@@ -447,7 +441,7 @@ async def takes(client: BrokerClient) -> bool:
     return (await client.ask(send_request("T", b"x"))).code == ResponseCode.SUCCESS
 
 
-async def test_redis_out_of_memory_is_answered_with_14_while_reads_commits_and_trimming_go_on(
+async def test_full_redis_refuses_sends_with_14_while_reads_continue(
     start_broker: StartBroker, connect: Connect, small_store: EmbeddedServer
 ) -> None:
     """Somebody else filled the server: what we have cannot make room, so nothing is thrown away for it."""

@@ -45,7 +45,7 @@ NOW_MS = 1_700_000_000_000
         ("MY_DELAY\x013\x02", 0),
     ],
 )
-def test_when_a_message_is_due(text: str, due_ms: int) -> None:
+def test_due_time_is_computed_from_the_properties(text: str, due_ms: int) -> None:
     rest, due = take_due_ms("KEYS\x01k\x02" + text, NOW_MS, "T")
     assert due == due_ms
     assert rest == "KEYS\x01k\x02" + text.replace("TIMER_DELAY_SEC\x012\x02DELAY", "DELAY")  # a level is alone
@@ -60,7 +60,7 @@ def test_when_a_message_is_due(text: str, due_ms: int) -> None:
         ("%RETRY%G", "REAL_TOPIC\x01T\x02TIMER_DELAY_MS\x019\x02DELAY\x013\x02", "DELAY\x013\x02", NOW_MS + 10_000),
     ],
 )
-def test_message_that_was_delayed_once_is_not_delayed_again(topic: str, text: str, rest: str, due_ms: int) -> None:
+def test_delivered_delayed_message_is_not_delayed_again(topic: str, text: str, rest: str, due_ms: int) -> None:
     assert take_due_ms(text, NOW_MS, topic) == (rest, due_ms)
 
 
@@ -73,12 +73,12 @@ def test_message_that_was_delayed_once_is_not_delayed_again(topic: str, text: st
         f"TIMER_DELAY_MS\x01{10**30}\x02",
     ],
 )
-def test_a_time_that_cannot_be_is_illegal(text: str) -> None:
+def test_invalid_delivery_time_is_refused(text: str) -> None:
     with pytest.raises(MessageIllegalError):
         take_due_ms(text, NOW_MS, "T")
 
 
-def test_the_levels_are_those_of_rocketmq() -> None:
+def test_delay_levels_equal_those_of_rocketmq() -> None:
     assert len(DELAY_LEVELS_S) == 18
     assert [delay_of_level(level) for level in (1, 2, 3, 14, 18, 40)] == [
         1000,
@@ -90,7 +90,7 @@ def test_the_levels_are_those_of_rocketmq() -> None:
     ]
 
 
-async def test_a_timer_message_appears_when_it_is_due_and_not_before(client: BrokerClient) -> None:
+async def test_timer_message_is_delivered_when_due_and_not_before(client: BrokerClient) -> None:
     await client.send("T", "now")
     due_ms = int(time.time() * 1000) + 400
     properties = f"UNIQ_KEY\x01A1\x02TAGS\x01TagA\x02TIMER_DELIVER_MS\x01{due_ms}\x02"
@@ -106,7 +106,7 @@ async def test_a_timer_message_appears_when_it_is_due_and_not_before(client: Bro
     assert properties_of_the_delay == {"TIMER_DELIVER_MS": str(due_ms), "REAL_TOPIC": "T", "REAL_QID": "0"}
 
 
-async def test_delayed_message_that_is_sent_on_or_fails_is_not_delayed_twice(client: BrokerClient) -> None:
+async def test_forwarded_or_failed_delayed_message_is_not_delayed_twice(client: BrokerClient) -> None:
     await client.ok(send_request("T", b"later", properties="UNIQ_KEY\x01A1\x02DELAY\x011\x02"))
     message = (await client.pull_later("T", 0)).messages[0]
     assert (message.properties["DELAY"], message.properties["REAL_TOPIC"]) == ("1", "T")
@@ -119,7 +119,7 @@ async def test_delayed_message_that_is_sent_on_or_fails_is_not_delayed_twice(cli
     assert (retried.text(), retried.reconsume_times) == ("later", 1)
 
 
-async def test_properties_without_room_for_the_queue_are_delayed_all_the_same(client: BrokerClient) -> None:
+async def test_message_without_room_in_its_properties_is_delayed(client: BrokerClient) -> None:
     text = "UNIQ_KEY\x01A1\x02TIMER_DELAY_MS\x0130\x02P\x01"
     text += "x" * (MAX_PROPERTIES_BYTES - 130 - len(text)) + "\x02"
     await client.ok(send_request("T", b"later", properties=text))
@@ -127,12 +127,12 @@ async def test_properties_without_room_for_the_queue_are_delayed_all_the_same(cl
     assert message.properties["TIMER_DELAY_MS"] == "30"
 
 
-async def test_sdk_delays_a_message_once_more_only_if_asked_to(client: BrokerClient) -> None:
+async def test_sdk_delays_a_message_again_only_if_requested(client: BrokerClient) -> None:
     received = {"DELAY": "3", "REAL_TOPIC": "T", "REAL_QID": "0", "mine": "1"}
     assert Message("T", "x", properties=received).with_delay_s(1).properties == {"TIMER_DELAY_MS": "1000", "mine": "1"}
 
 
-async def test_what_waits_is_invisible_and_survives_the_broker(
+async def test_delayed_message_is_invisible_and_survives_a_restart(
     start_broker: StartBroker, connect: Connect, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     first = await start_broker()
@@ -150,7 +150,7 @@ async def test_what_waits_is_invisible_and_survives_the_broker(
     assert sorted(bodies[1:], key=int) == [str(number) for number in range(20)]
 
 
-async def test_what_has_no_queue_does_not_hold_up_the_others(
+async def test_delayed_message_of_a_deleted_topic_blocks_no_others(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     due_ms = int(time.time() * 1000) + 300
@@ -187,7 +187,7 @@ async def sent_and_pulled(client: BrokerClient) -> Any:
     return (await client.pull("T", 0)).messages[0]
 
 
-async def test_a_message_that_is_given_back_comes_again_in_the_retry_topic(client: BrokerClient) -> None:
+async def test_message_sent_back_is_redelivered_by_the_retry_topic(client: BrokerClient) -> None:
     message = await sent_and_pulled(client)
     began_ms = int(time.time() * 1000)
     await client.ok(send_back(message, level=1))
@@ -206,7 +206,7 @@ async def test_a_message_that_is_given_back_comes_again_in_the_retry_topic(clien
     assert third.properties["ORIGIN_MESSAGE_ID"] == message.offset_msg_id
 
 
-async def test_the_first_retry_is_due_after_ten_seconds(
+async def test_first_retry_is_due_after_ten_seconds(
     client: BrokerClient, embedded_server: EmbeddedServer, key_prefix: str
 ) -> None:
     message = await sent_and_pulled(client)
@@ -219,7 +219,9 @@ async def test_the_first_retry_is_due_after_ten_seconds(
 
 
 @pytest.mark.parametrize(("level", "fields"), [(-1, {}), (0, {"max_reconsume_times": 0})], ids=["asked", "exhausted"])
-async def test_dead_letters(client: BrokerClient, level: int, fields: dict[str, Any]) -> None:
+async def test_message_sent_back_after_the_last_retry_is_a_dead_letter(
+    client: BrokerClient, level: int, fields: dict[str, Any]
+) -> None:
     message = await sent_and_pulled(client)
     await client.ok(send_back(message, level=level, **fields))
     dead = (await client.pull("%DLQ%G", 0)).messages[0]
@@ -230,7 +232,7 @@ async def test_dead_letters(client: BrokerClient, level: int, fields: dict[str, 
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2])
-async def test_the_group_says_how_often_a_message_comes_again(client: BrokerClient, limit: int) -> None:
+async def test_group_config_sets_the_number_of_retries(client: BrokerClient, limit: int) -> None:
     body = dumps(to_builtins(SubscriptionGroupConfig(group_name="G", retry_max_times=limit)))
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=body))
     message = await sent_and_pulled(client)
@@ -251,7 +253,7 @@ CUSTOMIZED = {"type": "CUSTOMIZED", "customizedRetryPolicy": {"next": [1, 2, 110
     [(EXPONENTIAL, [100, 200, 350, 350]), (CUSTOMIZED, [110, 220, 220]), ({"type": "EXPONENTIAL"}, [10_000, 30_000])],
     ids=["exponential", "customized", "levels"],
 )
-async def test_the_group_says_when_a_message_comes_again(
+async def test_group_retry_policy_sets_the_retry_delays(
     client: BrokerClient,
     embedded_server: EmbeddedServer,
     key_prefix: str,
@@ -284,7 +286,7 @@ async def test_the_group_says_when_a_message_comes_again(
 
 
 @pytest.mark.parametrize("wrong", [-1, 10**12])
-async def test_a_retry_policy_that_cannot_be_is_refused(client: BrokerClient, wrong: int) -> None:
+async def test_invalid_retry_policy_is_refused(client: BrokerClient, wrong: int) -> None:
     policy = {"type": "CUSTOMIZED", "customizedRetryPolicy": {"next": [1, wrong]}}
     body = dumps({"groupName": "G", "groupRetryPolicy": policy})
     answer = await client.ask(request(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=body))
@@ -292,7 +294,7 @@ async def test_a_retry_policy_that_cannot_be_is_refused(client: BrokerClient, wr
 
 
 @pytest.mark.parametrize(("times", "topic"), [(16, "%RETRY%G"), (17, "%DLQ%G")])
-async def test_a_client_that_resends_by_itself_ends_in_the_dead_letters(
+async def test_retry_resent_by_the_client_becomes_a_dead_letter_at_limit(
     client: BrokerClient, times: int, topic: str
 ) -> None:
     await sent_and_pulled(client)
@@ -305,7 +307,7 @@ async def test_a_client_that_resends_by_itself_ends_in_the_dead_letters(
 
 
 @pytest.mark.parametrize("may_create", [True, False])
-async def test_a_group_that_gives_back_first_is_created_where_groups_may_be(
+async def test_send_back_creates_an_unknown_group_if_allowed(
     start_broker: StartBroker, connect: Connect, may_create: bool
 ) -> None:
     client = connect(await start_broker(auto_create_subscription_group=may_create))
@@ -321,7 +323,7 @@ async def test_a_group_that_gives_back_first_is_created_where_groups_may_be(
         assert await eventually(retried) == ["hello"]
 
 
-async def test_what_cannot_be_given_back(client: BrokerClient) -> None:
+async def test_invalid_send_backs_are_refused(client: BrokerClient) -> None:
     message = await sent_and_pulled(client)
     header = ConsumerSendMsgBackRequestHeader(message.commit_log_offset + 5, "G", 0)
     assert (await client.ask(request(RequestCode.CONSUMER_SEND_MSG_BACK, header))).code == 1
@@ -333,7 +335,7 @@ async def test_what_cannot_be_given_back(client: BrokerClient) -> None:
 
 
 @pytest.mark.parametrize("topic", ["T", "T" * 127])
-async def test_message_with_no_room_in_its_properties_is_retried_and_becomes_a_dead_letter(
+async def test_message_with_full_properties_is_retried_and_dead_lettered(
     topic: str, client: BrokerClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The longest properties that are accepted, found by asking."""
@@ -361,7 +363,7 @@ async def test_message_with_no_room_in_its_properties_is_retried_and_becomes_a_d
     assert any("becomes a dead letter" in record.getMessage() for record in caplog.records)
 
 
-async def test_retry_that_a_client_sends_itself_at_the_limit_is_taken(client: BrokerClient) -> None:
+async def test_retry_sent_by_the_client_at_properties_limit_is_stored(client: BrokerClient) -> None:
     await client.ok(heartbeat_request("c", "G", {"T": "*"}))
     text = "UNIQ_KEY\x01A1\x02RETRY_TOPIC\x01T\x02DELAY\x011\x02P\x01"
     text += "x" * (MAX_PROPERTIES_BYTES - len(text) - 1) + "\x02"
@@ -369,7 +371,7 @@ async def test_retry_that_a_client_sends_itself_at_the_limit_is_taken(client: Br
     assert (await client.pull_later("%RETRY%G", 0)).messages[0].text() == "poison"
 
 
-async def test_message_given_back_twice_after_a_lost_answer_is_retried_once(client: BrokerClient) -> None:
+async def test_message_sent_back_again_after_lost_response_is_retried_once(client: BrokerClient) -> None:
     message = await sent_and_pulled(client)
     for _ in range(3):
         await client.ok(send_back(message, level=-1))
@@ -378,13 +380,13 @@ async def test_message_given_back_twice_after_a_lost_answer_is_retried_once(clie
     assert len(await client.pull_all("%DLQ%Other")) == 1
 
 
-async def test_message_given_back_twice_at_once_is_one_dead_letter(client: BrokerClient) -> None:
+async def test_message_sent_back_twice_at_once_is_one_dead_letter(client: BrokerClient) -> None:
     message = await sent_and_pulled(client)
     await asyncio.gather(*(client.ok(send_back(message, level=-1)) for _ in range(3)))
     assert len(await client.pull_all("%DLQ%G")) == 1
 
 
-async def test_message_given_back_again_after_its_retry_was_delivered_is_retried_again(client: BrokerClient) -> None:
+async def test_message_sent_back_after_its_retry_was_delivered_is_retried(client: BrokerClient) -> None:
     """As after an offset reset: the retry is consumed, so a confirmation without a copy would lose the message."""
     message = await sent_and_pulled(client)
     for times in range(2):
@@ -394,9 +396,7 @@ async def test_message_given_back_again_after_its_retry_was_delivered_is_retried
     assert await client.pull_all("%RETRY%G") == ["hello"] * 2
 
 
-async def test_message_that_could_not_be_given_back_is_taken_the_next_time(
-    client: BrokerClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_failed_send_back_succeeds_when_repeated(client: BrokerClient, monkeypatch: pytest.MonkeyPatch) -> None:
     message = await sent_and_pulled(client)
 
     def fail(self: GiveBackStore, failed: Any, record: bytes, queue: Any, done: Any, arg: Any) -> None:

@@ -40,7 +40,7 @@ async def topic_config(client: BrokerClient, topic: str) -> Any:
 
 @pytest.mark.parametrize("code", SEND_CODES)
 @pytest.mark.parametrize("serialize_type", list(SerializeType))
-async def test_a_message_is_stored_and_its_answer_says_where(
+async def test_send_response_tells_queue_and_offset_of_the_stored_message(
     broker: Broker, client: BrokerClient, code: int, serialize_type: SerializeType
 ) -> None:
     for expected_offset in range(2):
@@ -81,7 +81,7 @@ async def test_a_message_is_stored_and_its_answer_says_where(
     assert message.reconsume_times == 0
 
 
-async def test_offsets_are_dense_whatever_is_in_flight(client: BrokerClient) -> None:
+async def test_offsets_are_contiguous_with_many_sends_in_flight(client: BrokerClient) -> None:
     await client.send("T", "first")
     answers = await asyncio.gather(*(client.ok(send_request("T", b"m%d" % i, queue_id=i % 4)) for i in range(400)))
     headers = [answer.header(SendMessageResponseHeader) for answer in answers]
@@ -91,7 +91,7 @@ async def test_offsets_are_dense_whatever_is_in_flight(client: BrokerClient) -> 
     assert len({header.msg_id for header in headers}) == 400
 
 
-async def test_a_compressed_body_passes_through_untouched(client: BrokerClient) -> None:
+async def test_compressed_body_is_stored_unchanged(client: BrokerClient) -> None:
     body = zlib.compress(b"x" * 10_000)
     await client.ok(send_request("T", body, sys_flag=1))
     (message,) = (await client.pull("T", 0)).messages
@@ -99,13 +99,13 @@ async def test_a_compressed_body_passes_through_untouched(client: BrokerClient) 
     assert message.sys_flag == 1
 
 
-async def test_host_bits_of_the_senders_sys_flag_are_set_by_the_broker(client: BrokerClient) -> None:
+async def test_broker_sets_the_host_bits_of_the_sys_flag(client: BrokerClient) -> None:
     await client.ok(send_request("T", sys_flag=0x30))
     await client.ok(send_request("T", encode_batch_item(b"a", b""), sys_flag=0x30, batch=True))
     assert [message.sys_flag for message in (await client.pull("T", 0)).messages] == [0, 0]
 
 
-async def test_a_message_without_unique_key_gets_one(client: BrokerClient) -> None:
+async def test_message_without_unique_key_gets_one(client: BrokerClient) -> None:
     for properties in (None, "", "A\x01b", "MY_UNIQ_KEY\x01x\x02"):
         await client.ok(send_request("T", properties=properties or ""))
     messages = (await client.pull("T", 0)).messages
@@ -115,7 +115,7 @@ async def test_a_message_without_unique_key_gets_one(client: BrokerClient) -> No
     assert messages[2].properties["A"] == "b"
 
 
-async def test_what_only_the_broker_may_set_is_replaced(client: BrokerClient) -> None:
+async def test_properties_reserved_for_the_broker_are_replaced(client: BrokerClient) -> None:
     forged = "POP_CK\x01x\x02MSG_REGION\x01Mars\x02TRACE_ON\x01no\x02CLUSTER\x01Other\x02A\x01b\x02"
     await client.ok(send_request("T", properties=forged))
     await client.ok(send_request("T", encode_batch_item(b"b", forged.encode()), batch=True))
@@ -129,12 +129,12 @@ async def test_what_only_the_broker_may_set_is_replaced(client: BrokerClient) ->
         }
 
 
-async def test_a_negative_queue_id_lets_the_broker_choose(client: BrokerClient) -> None:
+async def test_negative_queue_id_lets_the_broker_choose(client: BrokerClient) -> None:
     headers = await client.send("T", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", queue_id=-1)
     assert {header.queue_id for header in headers} == {0, 1, 2, 3}
 
 
-async def test_oneway_sends_are_stored_and_not_answered(client: BrokerClient) -> None:
+async def test_oneway_sends_are_stored_without_a_response(client: BrokerClient) -> None:
     await client.send("T", "first")
     for i in range(3):
         await client.oneway(send_request("T", b"m%d" % i))
@@ -149,7 +149,7 @@ async def test_body_at_the_limit_is_stored(client: BrokerClient) -> None:
     assert len((await client.pull("T", 0)).messages[0].body) == 4 * 1024 * 1024
 
 
-async def test_store_times_never_go_back(client: BrokerClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_store_times_never_decrease(client: BrokerClient, monkeypatch: pytest.MonkeyPatch) -> None:
     await client.send("T", "a")
     clock = iter([2_000_000_000.0, 1_999_999_000.0, 2_000_000_001.0])
     monkeypatch.setattr("rmq_redis.broker.produce.send.time", SimpleNamespace(time=lambda: next(clock)))
@@ -163,7 +163,7 @@ async def test_store_times_never_go_back(client: BrokerClient, monkeypatch: pyte
 
 @pytest.mark.parametrize("code", SEND_CODES)
 @pytest.mark.parametrize("serialize_type", list(SerializeType))
-async def test_a_batch_is_stored_as_single_messages_with_consecutive_offsets(
+async def test_batch_is_stored_as_messages_with_consecutive_offsets(
     broker: Broker, client: BrokerClient, code: int, serialize_type: SerializeType
 ) -> None:
     await client.send("T", "before")
@@ -199,7 +199,7 @@ async def test_a_batch_is_stored_as_single_messages_with_consecutive_offsets(
     ],
     ids=["first", "last but one", "after a name that ends so", "only a name that ends so", "none"],
 )
-async def test_a_message_of_a_batch_is_found_by_its_tags(client: BrokerClient, properties: bytes, tags: str) -> None:
+async def test_message_of_a_batch_is_found_by_its_tags(client: BrokerClient, properties: bytes, tags: str) -> None:
     other = encode_batch_item(b"other", b"UNIQ_KEY\x012\x02TAGS\x01B\x02")
     await client.ok(send_request("T", encode_batch_item(b"a", properties) + other, batch=True))
     pulled = await client.pull("T", 0)
@@ -208,7 +208,7 @@ async def test_a_message_of_a_batch_is_found_by_its_tags(client: BrokerClient, p
     assert (await client.pull("T", 0, subscription="A || B")).bodies == (["a", "other"] if tags else ["other"])
 
 
-async def test_client_cpp_marks_a_batch_with_m_1(client: BrokerClient) -> None:
+async def test_batch_marked_by_m_1_of_client_cpp_is_recognised(client: BrokerClient) -> None:
     command = send_request("T", encode_batch_item(b"a", b"UNIQ_KEY\x01A\x02") * 2)
     command.ext_fields["m"] = "1"
     assert len((await client.ok(command)).header(SendMessageResponseHeader).msg_id.split(",")) == 2
@@ -228,7 +228,7 @@ async def test_client_cpp_marks_a_batch_with_m_1(client: BrokerClient) -> None:
         pytest.param(encode_batch_item(b"a", b"A\x01" + b"x" * 32760 + b"\x02"), 13, id="properties"),
     ],
 )
-async def test_a_batch_that_cannot_be_stored_is_refused_whole(client: BrokerClient, body: bytes, code: int) -> None:
+async def test_invalid_batch_is_refused_as_a_whole(client: BrokerClient, body: bytes, code: int) -> None:
     await client.send("T", "before")
     good = encode_batch_item(b"good", b"UNIQ_KEY\x01A1\x02")
     answer = await client.ask(send_request("T", good + body, batch=True))
@@ -236,7 +236,7 @@ async def test_a_batch_that_cannot_be_stored_is_refused_whole(client: BrokerClie
     assert (await client.pull("T", 0)).bodies == ["before"]
 
 
-async def test_a_batch_cannot_go_to_a_retry_topic(client: BrokerClient) -> None:
+async def test_batch_to_a_retry_topic_is_refused(client: BrokerClient) -> None:
     answer = await client.ask(send_request("%RETRY%G", encode_batch_item(b"a", b""), batch=True))
     assert answer.code == 13
 
@@ -245,7 +245,7 @@ async def test_a_batch_cannot_go_to_a_retry_topic(client: BrokerClient) -> None:
 
 
 @pytest.mark.parametrize(("wanted", "created"), [(4, 4), (1, 1), (16, 8), (0, 1), (-3, 1)])
-async def test_an_unknown_topic_gets_the_queues_asked_for_and_at_most_those_of_its_template(
+async def test_new_topic_has_at_most_the_queues_of_its_template(
     client: BrokerClient, fake_namesrv: FakeNameServer, wanted: int, created: int
 ) -> None:
     await client.ok(send_request("New", default_topic_queue_nums=wanted))
@@ -257,7 +257,7 @@ async def test_an_unknown_topic_gets_the_queues_asked_for_and_at_most_those_of_i
 
 
 @pytest.mark.parametrize("nums", [1, 2, 4, 8, 16])
-async def test_default_topic_queue_nums_is_what_a_first_send_gets(
+async def test_default_topic_queue_nums_applies_to_the_first_send(
     start_broker: StartBroker, connect: Connect, nums: int
 ) -> None:
     asked = connect(await start_broker(default_topic_queue_nums=nums))
@@ -275,34 +275,34 @@ def test_default_topic_queue_nums_out_of_range_is_refused(nums: int) -> None:
         Broker(BrokerConfig(store="redis://h:1/0", default_topic_queue_nums=nums))
 
 
-async def test_the_template_keeps_its_inherit_bit(client: BrokerClient) -> None:
+async def test_template_topic_keeps_its_inherit_bit(client: BrokerClient) -> None:
     await client.send("New", "x")
     assert (await topic_config(client, "TBW102"))["perm"] == 7
     assert (await topic_config(client, "TBW102"))["writeQueueNums"] == 8
 
 
-async def test_many_first_sends_at_once_create_the_topic_once(client: BrokerClient) -> None:
+async def test_concurrent_first_sends_create_the_topic_once(client: BrokerClient) -> None:
     version = (await client.get(RequestCode.GET_ALL_TOPIC_CONFIG))["dataVersion"]["counter"]
     await asyncio.gather(*(client.ok(send_request("New", b"%d" % i)) for i in range(50)))
     assert (await client.get(RequestCode.GET_ALL_TOPIC_CONFIG))["dataVersion"]["counter"] == version + 1
     assert len((await client.pull("New", 0, max_msg_nums=100)).messages) == 50
 
 
-async def test_a_retry_topic_gets_one_queue(client: BrokerClient) -> None:
+async def test_new_retry_topic_has_one_queue(client: BrokerClient) -> None:
     await client.send("%RETRY%SomeGroup", "x")
     config = await topic_config(client, "%RETRY%SomeGroup")
     assert (config["readQueueNums"], config["writeQueueNums"], config["perm"]) == (1, 1, 6)
 
 
 @pytest.mark.parametrize("template", ["nonesuch", "SELF_TEST_TOPIC", ""])
-async def test_without_a_template_that_may_be_inherited_nothing_is_created(client: BrokerClient, template: str) -> None:
+async def test_topic_is_not_created_without_an_inheritable_template(client: BrokerClient, template: str) -> None:
     answer = await client.ask(send_request("New", default_topic=template))
     assert answer.code == 17
     assert "'New'" in (answer.remark or "")
     assert (await client.ask(request(RequestCode.GET_TOPIC_CONFIG, TopicRequestHeader("New")))).code == 17
 
 
-async def test_automatic_creation_may_be_off(start_broker: StartBroker, connect: Connect) -> None:
+async def test_automatic_topic_creation_can_be_disabled(start_broker: StartBroker, connect: Connect) -> None:
     client = connect(await start_broker(auto_create_topic_enable=False))
     assert (await client.ask(send_request("New"))).code == 17
     assert (await client.ask(request(RequestCode.GET_TOPIC_CONFIG, TopicRequestHeader("TBW102")))).code == 17
@@ -310,7 +310,9 @@ async def test_automatic_creation_may_be_off(start_broker: StartBroker, connect:
     await client.send("New", "x")
 
 
-async def test_a_group_that_may_not_be_created_has_no_retry_topic(start_broker: StartBroker, connect: Connect) -> None:
+async def test_retry_topic_of_a_group_that_may_not_be_created_is_refused(
+    start_broker: StartBroker, connect: Connect
+) -> None:
     client = connect(await start_broker(auto_create_subscription_group=False))
     assert (await client.ask(send_request("%RETRY%G"))).code == 26
 
@@ -319,14 +321,14 @@ async def test_a_group_that_may_not_be_created_has_no_retry_topic(start_broker: 
 
 
 @pytest.mark.parametrize("topic", ["", " ", "a b", "a/b", "标签", "a:b", "{a}", "a\nb", "x" * 128])
-async def test_an_illegal_topic_name_is_refused_with_29(client: BrokerClient, topic: str) -> None:
+async def test_illegal_topic_name_is_refused_with_29(client: BrokerClient, topic: str) -> None:
     answer = await client.ask(send_request(topic))
     assert answer.code == 29, answer.remark
     topics = await client.get(RequestCode.GET_ALL_TOPIC_CONFIG)
     assert topic not in topics["topicConfigTable"]
 
 
-async def test_the_longest_topic_name_is_taken(client: BrokerClient) -> None:
+async def test_longest_topic_name_is_accepted(client: BrokerClient) -> None:
     await client.send("x" * 127, "a")
     assert (await client.pull("x" * 127, 0)).bodies == ["a"]
 
@@ -342,7 +344,7 @@ async def test_the_longest_topic_name_is_taken(client: BrokerClient) -> None:
         pytest.param({"sys_flag": 4}, 16, id="transaction-flag"),
     ],
 )
-async def test_a_message_that_is_not_taken_is_refused_and_nothing_is_stored(
+async def test_invalid_message_is_refused_and_not_stored(
     client: BrokerClient, changes: dict[str, Any], code: int
 ) -> None:
     await client.send("T", "before")
@@ -353,7 +355,7 @@ async def test_a_message_that_is_not_taken_is_refused_and_nothing_is_stored(
 
 
 @pytest.mark.parametrize("properties", ["DELAY\x010\x02", "X_DELAY\x013\x02", "WAIT\x01true\x02"])
-async def test_no_delay_is_no_reason_to_refuse(client: BrokerClient, properties: str) -> None:
+async def test_delay_properties_without_a_delay_are_accepted(client: BrokerClient, properties: str) -> None:
     await client.ok(send_request("T", properties=properties))
     assert (await client.pull("T", 0)).bodies == ["hello"]  # now, and not later
 
@@ -368,12 +370,12 @@ async def test_system_topics_are_refused_with_16_and_not_created(client: BrokerC
 
 
 @pytest.mark.parametrize(("perm", "code"), [(6, 0), (2, 0), (4, 16), (0, 16)])
-async def test_a_topic_without_write_permission_is_refused_with_16(client: BrokerClient, perm: int, code: int) -> None:
+async def test_topic_without_write_permission_is_refused_with_16(client: BrokerClient, perm: int, code: int) -> None:
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T", 1, 1, perm)))
     assert (await client.ask(send_request("T"))).code == code
 
 
-async def test_queues_that_a_topic_no_longer_has_are_refused(client: BrokerClient) -> None:
+async def test_sends_to_removed_queues_are_refused(client: BrokerClient) -> None:
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T", 4, 4, 6)))
     await client.send("T", "x", queue_id=3)
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T", 4, 2, 6)))
@@ -385,7 +387,7 @@ async def test_queues_that_a_topic_no_longer_has_are_refused(client: BrokerClien
 
 
 @pytest.mark.parametrize("field", list("abcdefgh"))
-async def test_a_missing_required_field_is_code_1_and_names_it(client: BrokerClient, field: str) -> None:
+async def test_missing_required_field_fails_with_1_and_is_named(client: BrokerClient, field: str) -> None:
     command = send_request("T")
     del command.ext_fields[field]
     answer = await client.ask(command)
@@ -393,7 +395,9 @@ async def test_a_missing_required_field_is_code_1_and_names_it(client: BrokerCli
     assert f"`{field}`" in (answer.remark or "")
 
 
-async def test_too_much_waiting_for_the_store_is_busy(start_broker: StartBroker, connect: Connect) -> None:
+async def test_sends_are_refused_as_busy_if_too_many_wait_for_the_store(
+    start_broker: StartBroker, connect: Connect
+) -> None:
     client = connect(await start_broker(max_pending_append_bytes=100))
     await client.send("T", "x")
     answers = await asyncio.gather(*(client.ask(send_request("T", bytes(1000))) for _ in range(100)))
@@ -402,7 +406,7 @@ async def test_too_much_waiting_for_the_store_is_busy(start_broker: StartBroker,
     await client.send("T", "and then it goes on")
 
 
-async def test_a_larger_or_smaller_limit_may_be_configured(start_broker: StartBroker, connect: Connect) -> None:
+async def test_message_size_limit_is_configurable(start_broker: StartBroker, connect: Connect) -> None:
     client = connect(await start_broker(max_message_bytes=10))
     await client.send("T", "0123456789")
     assert (await client.ask(send_request("T", b"0123456789a"))).code == 13
@@ -411,7 +415,7 @@ async def test_a_larger_or_smaller_limit_may_be_configured(start_broker: StartBr
 # --- the store -------------------------------------------------------------------------------------------------------
 
 
-async def test_the_physical_offset_is_an_address_and_the_stream_is_plain(
+async def test_physical_offset_is_an_address_into_a_plain_stream(
     client: BrokerClient, broker: Broker, key_prefix: str, embedded_server: EmbeddedServer
 ) -> None:
     header = (await client.send("T", "a", "b", queue_id=1))[1]
@@ -424,7 +428,7 @@ async def test_the_physical_offset_is_an_address_and_the_stream_is_plain(
     assert offset_msg_id(broker.address, int(header.msg_id[-16:], 16)) == header.msg_id
 
 
-async def test_a_restarted_broker_goes_on_with_the_same_offsets(start_broker: StartBroker, connect: Connect) -> None:
+async def test_restarted_broker_continues_the_offsets(start_broker: StartBroker, connect: Connect) -> None:
     first = await start_broker()
     await connect(first).send("T", "a", "b")
     await first.close()
@@ -433,9 +437,7 @@ async def test_a_restarted_broker_goes_on_with_the_same_offsets(start_broker: St
     assert await client.pull_all("T") == ["a", "b", "c"]
 
 
-async def test_closing_answers_what_was_accepted_and_refuses_what_comes_later(
-    start_broker: StartBroker, connect: Connect
-) -> None:
+async def test_close_answers_accepted_sends_and_refuses_later_ones(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker()
     client = connect(broker)
     await client.send("T", "a")
@@ -450,7 +452,9 @@ async def test_closing_answers_what_was_accepted_and_refuses_what_comes_later(
     assert len(await again.pull_all("T")) == 1 + accepted
 
 
-async def test_the_broker_registers_and_unregisters(start_broker: StartBroker, fake_namesrv: FakeNameServer) -> None:
+async def test_broker_registers_at_start_and_unregisters_at_close(
+    start_broker: StartBroker, fake_namesrv: FakeNameServer
+) -> None:
     broker = await start_broker(zone="z1")
     await eventually(lambda: fake_namesrv.registrations)
     fields = fake_namesrv.registrations[0].ext_fields
@@ -463,9 +467,7 @@ async def test_the_broker_registers_and_unregisters(start_broker: StartBroker, f
     assert fake_namesrv.unregistrations[0].ext_fields["brokerAddr"] == broker.address
 
 
-async def test_sends_that_come_while_their_topic_is_made_are_stored_in_their_order(
-    broker: Broker, client: BrokerClient
-) -> None:
+async def test_sends_during_topic_creation_are_stored_in_order(broker: Broker, client: BrokerClient) -> None:
     peer = await RawPeer.connect(broker.port)
     frames = []
     for number in range(60):
@@ -480,18 +482,14 @@ async def test_sends_that_come_while_their_topic_is_made_are_stored_in_their_ord
     await peer.close()
 
 
-async def test_sends_that_wait_for_a_topic_that_cannot_be_made_are_all_refused(
-    start_broker: StartBroker, connect: Connect
-) -> None:
+async def test_failed_topic_creation_refuses_all_waiting_sends(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(auto_create_topic_enable=False)
     client = connect(broker)
     answers = await asyncio.gather(*(client.ask(send_request("New")) for _ in range(5)))
     assert [answer.code for answer in answers] == [17] * 5
 
 
-async def test_batch_of_too_many_messages_is_refused_and_others_are_served(
-    start_broker: StartBroker, connect: Connect
-) -> None:
+async def test_batch_of_too_many_messages_is_refused(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(max_batch_msg_nums=100)
     client = connect(broker)
     item = encode_batch_item(b"x", b"")

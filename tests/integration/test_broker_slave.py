@@ -49,7 +49,7 @@ def slave(slave_broker: Broker, connect: Connect) -> BrokerClient:
     return connect(slave_broker)
 
 
-async def test_a_slave_registers_under_its_id(slave_broker: Broker, fake_namesrv: FakeNameServer) -> None:
+async def test_slave_registers_with_its_id(slave_broker: Broker, fake_namesrv: FakeNameServer) -> None:
     def of_slave() -> list[dict[str, str]]:
         fields = [command.ext_fields for command in fake_namesrv.registrations]
         return [item for item in fields if item["brokerId"] == "1"]
@@ -59,7 +59,7 @@ async def test_a_slave_registers_under_its_id(slave_broker: Broker, fake_namesrv
     assert of_slave()[0]["brokerName"] == "broker-a"
 
 
-async def test_a_slave_refuses_sends_with_14_and_the_master_is_not_disturbed(
+async def test_slave_refuses_sends_with_14_and_does_not_affect_master(
     client: BrokerClient, slave: BrokerClient
 ) -> None:
     for command in (send_request("T"), send_request("New"), send_request("T", queue_id=99)):
@@ -69,7 +69,7 @@ async def test_a_slave_refuses_sends_with_14_and_the_master_is_not_disturbed(
     assert (await client.send("T", "d"))[0].queue_offset == 3
 
 
-async def test_a_slave_delivers_old_and_new_messages(client: BrokerClient, slave: BrokerClient) -> None:
+async def test_slave_delivers_old_and_new_messages(client: BrokerClient, slave: BrokerClient) -> None:
     assert await slave.pull_all("T") == ["a", "b", "c"]
     await client.send("T", "d")
     pulled = await slave.pull("T", 3)
@@ -88,13 +88,13 @@ async def test_filters_work_on_a_slave(client: BrokerClient, slave: BrokerClient
 
 
 @pytest.mark.parametrize("offset", [-1, 4, 100])
-async def test_a_slave_answers_20_instead_of_21_and_moves_no_offset(slave: BrokerClient, offset: int) -> None:
+async def test_slave_returns_20_instead_of_21_and_moves_no_offset(slave: BrokerClient, offset: int) -> None:
     pulled = await slave.pull("T", offset, suspend_ms=30_000)
     assert pulled.outcome == (20, offset)
     assert pulled.header.suggest_which_broker_id == 0
 
 
-async def test_long_polling_on_a_slave(client: BrokerClient, slave: BrokerClient, slave_broker: Broker) -> None:
+async def test_slave_wakes_held_pulls(client: BrokerClient, slave: BrokerClient, slave_broker: Broker) -> None:
     pull = slave.pull_later("T", 3)
     empty = slave.pull_later("T", 0, queue_id=1)
     await eventually(lambda: slave_broker.parts.pulls.hold.count == 2)
@@ -106,7 +106,7 @@ async def test_long_polling_on_a_slave(client: BrokerClient, slave: BrokerClient
     assert (await slave.pull("T", 4, suspend_ms=20)).outcome == (19, 4)
 
 
-async def test_a_slave_does_not_commit(client: BrokerClient, slave: BrokerClient) -> None:
+async def test_slave_does_not_commit(client: BrokerClient, slave: BrokerClient) -> None:
     await slave.pull("T", 0, commit=2)
     header = UpdateConsumerOffsetRequestHeader("G", "T", 0, 2)
     await slave.ok(request(RequestCode.UPDATE_CONSUMER_OFFSET, header))
@@ -116,7 +116,7 @@ async def test_a_slave_does_not_commit(client: BrokerClient, slave: BrokerClient
         assert (await asked.ask(request(RequestCode.QUERY_CONSUMER_OFFSET, query))).code == 22
 
 
-async def test_a_slave_knows_the_masters_offsets_and_bounds(client: BrokerClient, slave: BrokerClient) -> None:
+async def test_slave_knows_the_masters_offsets_and_bounds(client: BrokerClient, slave: BrokerClient) -> None:
     async def offset(code: int, header: object) -> int:
         answer = await slave.ok(request(code, header))  # type: ignore[arg-type]
         return answer.header(OffsetResponseHeader).offset
@@ -135,14 +135,14 @@ async def test_a_slave_knows_the_masters_offsets_and_bounds(client: BrokerClient
     assert [item["brokerOffset"] - item["consumerOffset"] for item in stats["offsetTable"].values()] == [2, 0]
 
 
-async def test_a_message_of_the_master_is_found_by_its_id(client: BrokerClient, slave: BrokerClient) -> None:
+async def test_slave_finds_a_message_of_the_master_by_its_id(client: BrokerClient, slave: BrokerClient) -> None:
     sent = (await client.send("T", "d"))[0]
     view = ViewMessageRequestHeader(int(sent.msg_id[-16:], 16))
     answer = await slave.ok(request(RequestCode.VIEW_MESSAGE_BY_ID, view))
     assert decode_records(answer.body)[0].text() == "d"
 
 
-async def test_what_changes_topics_or_groups_is_refused(slave: BrokerClient) -> None:
+async def test_slave_refuses_changes_of_topics_and_groups(slave: BrokerClient) -> None:
     for command in (
         request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("New", 1, 1, 6)),
         request(RequestCode.UPDATE_AND_CREATE_TOPIC_LIST, body=b'{"topicConfigList":[]}'),
@@ -156,7 +156,7 @@ async def test_what_changes_topics_or_groups_is_refused(slave: BrokerClient) -> 
     assert await slave.pull_all("T") == ["a", "b", "c"]
 
 
-async def test_a_slave_follows_the_masters_topics(client: BrokerClient, slave: BrokerClient) -> None:
+async def test_slave_follows_the_masters_topics(client: BrokerClient, slave: BrokerClient) -> None:
     await client.send("New", "x")
 
     async def code() -> int:
@@ -173,9 +173,7 @@ async def test_a_slave_follows_the_masters_topics(client: BrokerClient, slave: B
     await eventually(is_gone)
 
 
-async def test_a_topic_deleted_and_made_again_is_the_new_one_on_a_slave(
-    client: BrokerClient, slave: BrokerClient
-) -> None:
+async def test_slave_follows_a_recreated_topic(client: BrokerClient, slave: BrokerClient) -> None:
     assert await slave.pull_all("T") == ["a", "b", "c"]
     await client.ok(request(RequestCode.DELETE_TOPIC_IN_BROKER, TopicRequestHeader("T")))
     await client.ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T", 2, 2, 6)))
@@ -189,9 +187,7 @@ async def test_a_topic_deleted_and_made_again_is_the_new_one_on_a_slave(
     assert await slave.pull_all_from("T", 3) == ["new"]
 
 
-async def test_a_slave_sends_the_pulls_of_a_group_that_was_reset_to_the_master(
-    client: BrokerClient, slave: BrokerClient
-) -> None:
+async def test_slave_redirects_pulls_of_a_reset_group_to_the_master(client: BrokerClient, slave: BrokerClient) -> None:
     assert (await slave.pull("T", 0)).code == 0
     header = ResetOffsetRequestHeader("T", "G", -1)
     await client.ok(request(RequestCode.INVOKE_BROKER_TO_RESET_OFFSET, header))
@@ -211,15 +207,13 @@ async def test_a_slave_sends_the_pulls_of_a_group_that_was_reset_to_the_master(
     await eventually(serves)
 
 
-async def test_consumers_are_members_at_the_slave_too(client: BrokerClient, slave: BrokerClient) -> None:
+async def test_consumers_are_members_on_the_slave_too(client: BrokerClient, slave: BrokerClient) -> None:
     await slave.ok(heartbeat_request("id", "G", {"T": "*"}))
     answer = await slave.ok(request(RequestCode.GET_CONSUMER_LIST_BY_GROUP, ConsumerGroupRequestHeader("G")))
     assert loads(answer.body)["consumerIdList"] == ["id"]
 
 
-async def test_a_slave_serves_when_the_master_is_gone(
-    broker: Broker, client: BrokerClient, slave: BrokerClient
-) -> None:
+async def test_slave_serves_reads_without_its_master(broker: Broker, client: BrokerClient, slave: BrokerClient) -> None:
     await broker.close()
     assert await slave.pull_all("T") == ["a", "b", "c"]
     assert (await slave.ask(send_request("T"))).code == 14
@@ -227,7 +221,7 @@ async def test_a_slave_serves_when_the_master_is_gone(
     assert (await slave.ok(request(RequestCode.QUERY_CONSUMER_OFFSET, query))).header(OffsetResponseHeader).offset == 0
 
 
-async def test_a_slave_that_stops_changes_nothing_in_the_store(
+async def test_stopping_slave_changes_nothing_in_the_store(
     client: BrokerClient, slave: BrokerClient, slave_broker: Broker
 ) -> None:
     pull = slave.pull_later("T", 3)
@@ -237,7 +231,7 @@ async def test_a_slave_that_stops_changes_nothing_in_the_store(
     assert (await client.send("T", "d"))[0].queue_offset == 3
 
 
-async def test_who_is_far_behind_is_sent_to_a_slave_and_back(start_broker: StartBroker, connect: Connect) -> None:
+async def test_lagging_consumer_is_redirected_to_a_slave_and_back(start_broker: StartBroker, connect: Connect) -> None:
     settings = {"slave_read_enable": True, "slave_read_behind_bytes": 10_000, "failover": False}
     master, slave = await start_broker(**settings), await start_broker(broker_id=1, **settings)
     await connect(master).ok(request(RequestCode.UPDATE_AND_CREATE_TOPIC, CreateTopicRequestHeader("T", 1, 1, 6)))
@@ -259,7 +253,7 @@ async def found(client: BrokerClient) -> bool:
     return (await client.pull("T", 0)).code == 0
 
 
-async def test_an_overloaded_masters_consumers_are_sent_to_a_slave(start_broker: StartBroker, connect: Connect) -> None:
+async def test_overloaded_master_redirects_consumers_to_a_slave(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(slave_read_enable=True)
     client = connect(broker)
     await client.send("T", "a")
@@ -269,7 +263,7 @@ async def test_an_overloaded_masters_consumers_are_sent_to_a_slave(start_broker:
     broker.parts.state.queue_store.pending_bytes -= broker.config.max_pending_append_bytes
 
 
-async def test_a_slave_serves_reads_although_the_primary_is_away(
+async def test_slave_serves_reads_while_the_primary_is_unreachable(
     client: BrokerClient, start_broker: StartBroker, connect: Connect, embedded_server: EmbeddedServer
 ) -> None:
     await client.send("T", "a", "b")
@@ -281,7 +275,7 @@ async def test_a_slave_serves_reads_although_the_primary_is_away(
         await start_broker(store=away, store_replica=embedded_server.url)
 
 
-async def test_a_mistake_of_ours_does_not_end_the_following(
+async def test_bug_does_not_stop_a_slave_following_its_master(
     client: BrokerClient, slave: BrokerClient, slave_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slave that follows no more knows no new topic and wakes no pull, without a word."""

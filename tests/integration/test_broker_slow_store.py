@@ -28,7 +28,7 @@ async def own_server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
         os.kill(server.pid, signal.SIGCONT)
 
 
-async def test_a_stopped_store_is_answered_for_with_busy_and_nothing_refused_is_stored(
+async def test_refused_sends_of_a_stopped_store_are_busy_and_not_stored(
     start_broker: StartBroker, connect: Connect, own_server: EmbeddedServer
 ) -> None:
     broker = await start_broker(store=own_server.url, lease_s=60.0, store_busy_timeout_s=0.5)
@@ -56,7 +56,7 @@ async def test_a_stopped_store_is_answered_for_with_busy_and_nothing_refused_is_
     assert await client.pull_all("T") == ["before", *taken, "after"]
 
 
-async def test_what_was_held_goes_on_in_order_when_the_store_does(
+async def test_held_sends_continue_in_order_when_the_store_recovers(
     start_broker: StartBroker, connect: Connect, own_server: EmbeddedServer
 ) -> None:
     broker = await start_broker(
@@ -80,7 +80,7 @@ async def test_what_was_held_goes_on_in_order_when_the_store_does(
     assert await client.pull_all("T") == ["before", *(f"m{number}" for number in range(len(sends)))]
 
 
-async def test_a_store_that_dies_while_sends_are_held_fails_them_clearly(
+async def test_held_sends_fail_with_a_clear_error_if_the_store_dies(
     start_broker: StartBroker, connect: Connect, own_server: EmbeddedServer
 ) -> None:
     broker = await start_broker(store=own_server.url, lease_s=60.0, wait_time_in_send_queue_s=60.0)
@@ -100,7 +100,7 @@ async def test_a_store_that_dies_while_sends_are_held_fails_them_clearly(
     own_server.start()
 
 
-async def test_oneway_sends_wait_for_a_stopped_store_and_all_arrive(
+async def test_oneway_sends_wait_for_a_stopped_store_and_are_stored(
     start_broker: StartBroker, connect: Connect, own_server: EmbeddedServer
 ) -> None:
     broker = await start_broker(
@@ -128,7 +128,7 @@ async def test_oneway_sends_wait_for_a_stopped_store_and_all_arrive(
     assert (await client.get(RequestCode.GET_BROKER_RUNTIME_INFO))["table"]["onewayDropTotal"] == "0"
 
 
-async def test_oneway_sends_beside_refused_sends_of_the_same_turn_are_kept(
+async def test_oneway_sends_are_kept_beside_refused_sends_of_their_turn(
     start_broker: StartBroker, connect: Connect, own_server: EmbeddedServer
 ) -> None:
     broker = await start_broker(store=own_server.url, lease_s=60.0, store_busy_timeout_s=60.0)
@@ -180,7 +180,7 @@ async def taken(client: BrokerClient, body: str) -> bool:
     return True
 
 
-async def test_oneway_sends_that_are_dropped_are_counted_and_logged_once(
+async def test_dropped_oneway_sends_are_counted_and_logged_once(
     start_broker: StartBroker, connect: Connect, own_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = await start_broker(store=own_server.url, lease_s=60.0, max_pending_append_bytes=20_000)

@@ -77,7 +77,7 @@ async def test_runtime_info_has_every_key_of_5_3_as_text(client: BrokerClient) -
     assert all(isinstance(value, str) and value for value in table.values())
 
 
-async def test_runtime_info_parses_as_exporters_parse_it(client: BrokerClient) -> None:
+async def test_runtime_info_can_be_parsed_by_exporters(client: BrokerClient) -> None:
     await client.send("T", "a", "b")
     await client.pull("T", 0)
     table = await runtime_info(client)
@@ -92,7 +92,7 @@ async def test_runtime_info_parses_as_exporters_parse_it(client: BrokerClient) -
     assert re.fullmatch(r"\[ \d+ days, \d+ hours, \d+ minutes, \d+ seconds \]", table["runtime"])
 
 
-async def test_runtime_info_counts_what_happened(client: BrokerClient) -> None:
+async def test_runtime_info_counts_sends_and_pulls(client: BrokerClient) -> None:
     await client.send("T", "a", "bb", "ccc")
     pulled = await client.pull("T", 0)
     await client.pull("T", 99)
@@ -116,7 +116,7 @@ async def test_popped_messages_count_as_delivered(client: BrokerClient) -> None:
     assert (await runtime_info(client))["msgGetTotalTodayNow"] == "2"
 
 
-async def test_the_earliest_message_is_the_same_at_master_and_slave(
+async def test_earliest_message_is_the_same_on_master_and_slave(
     client: BrokerClient, start_broker: StartBroker, connect: Connect
 ) -> None:
     before_ms = int(time.time() * 1000)
@@ -136,11 +136,11 @@ async def test_the_earliest_message_is_the_same_at_master_and_slave(
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB"), (1 << 60, "1024.0 PiB")]
 )
-def test_bytes_are_written_as_tools_read_them(count: int, text: str) -> None:
+def test_bytes_are_formatted_as_tools_read_them(count: int, text: str) -> None:
     assert readable_bytes(count) == text
 
 
-def test_the_run_time_is_written_as_apache_writes_it() -> None:
+def test_run_time_is_formatted_as_by_apache() -> None:
     assert format_runtime(2 * 86400 + 3 * 3600 + 4 * 60 + 5) == "[ 2 days, 3 hours, 4 minutes, 5 seconds ]"
 
 
@@ -180,7 +180,7 @@ async def test_gets_are_counted_by_group_queue_and_broker(client: BrokerClient) 
     assert await stats(client, "GROUP_GET_LATENCY", "T@G1") is not None
 
 
-async def test_a_pull_that_waited_is_counted(broker: Broker, client: BrokerClient) -> None:
+async def test_held_pull_is_counted(broker: Broker, client: BrokerClient) -> None:
     await client.send("T", "a")
     pull = client.pull_later("T", 1, group="G")
     await eventually(lambda: broker.parts.pulls.hold.count == 1)
@@ -204,7 +204,7 @@ async def test_pop_acks_and_send_backs_are_counted(broker: Broker, client: Broke
     assert (await sums(client, "SNDBCK_PUT_NUMS", "T@G"))[0] == 1
 
 
-async def test_acks_of_a_group_that_does_not_exist_leave_nothing_behind(broker: Broker, client: BrokerClient) -> None:
+async def test_acks_of_an_unknown_group_leave_no_statistics(broker: Broker, client: BrokerClient) -> None:
     await client.send("T", "a")
     now_ms = int(time.time() * 1000)
     for number in range(20):
@@ -214,7 +214,7 @@ async def test_acks_of_a_group_that_does_not_exist_leave_nothing_behind(broker: 
     assert await stats(client, "GROUP_ACK_NUMS", "T@nobody-1") is None
 
 
-async def test_system_topics_are_left_out_where_the_name_says_so(client: BrokerClient) -> None:
+async def test_statistics_without_system_topics_exclude_them(client: BrokerClient) -> None:
     await client.send("T", "a")
     await client.send("broker-a", "b")
     await client.pull("T", 0)
@@ -238,12 +238,12 @@ async def test_system_topics_are_left_out_where_the_name_says_so(client: BrokerC
         ("NO_SUCH_STATS", "T"),
     ],
 )
-async def test_what_was_never_counted_does_not_exist(client: BrokerClient, name: str, key: str) -> None:
+async def test_statistic_without_any_count_does_not_exist(client: BrokerClient, name: str, key: str) -> None:
     await client.send("T", "a")
     assert await stats(client, name, key) is None
 
 
-async def test_a_deleted_topic_or_group_starts_again_at_0(client: BrokerClient) -> None:
+async def test_recreated_topic_or_group_counts_from_0(client: BrokerClient) -> None:
     await client.send("T", "a", "b")
     await client.pull("T", 0, group="G")
     await client.ok(
@@ -262,7 +262,7 @@ async def test_a_deleted_topic_or_group_starts_again_at_0(client: BrokerClient) 
 # --- replication, and what has no meaning here -----------------------------------------------------------------------
 
 
-async def test_ha_status_is_redis_own_replication(
+async def test_ha_status_is_that_of_redis_replication(
     embedded_server: EmbeddedServer,
     tmp_path: Any,
     client: BrokerClient,
@@ -304,7 +304,7 @@ async def test_ha_status_is_redis_own_replication(
 
 
 @pytest.mark.parametrize("code", [513, 908, 2001, 2002, 2003, 2004])
-async def test_what_has_no_meaning_here_is_3_with_a_reason(client: BrokerClient, code: int) -> None:
+async def test_unsupported_requests_fail_with_3_and_a_reason(client: BrokerClient, code: int) -> None:
     answer = await client.ask(request(code))
     assert answer.code == 3
     assert len(answer.remark or "") > 30

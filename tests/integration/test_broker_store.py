@@ -46,7 +46,7 @@ def commit(offset: int) -> RemotingCommand:
     return request(RequestCode.UPDATE_CONSUMER_OFFSET, UpdateConsumerOffsetRequestHeader("G", "T", 0, offset))
 
 
-async def test_without_its_store_a_broker_refuses_with_14_and_then_goes_on(
+async def test_broker_without_its_store_refuses_with_14_until_it_is_back(
     client: BrokerClient, broker: Broker, own_server: EmbeddedServer
 ) -> None:
     await client.send("T", "a", "b")
@@ -81,7 +81,7 @@ async def test_without_its_store_a_broker_refuses_with_14_and_then_goes_on(
     await client.send("New", "x")
 
 
-async def test_every_acknowledged_message_survives_kills_of_the_store(
+async def test_confirmed_messages_survive_kills_of_the_store(
     client: BrokerClient, broker: Broker, own_server: EmbeddedServer
 ) -> None:
     await client.send("T", "first")
@@ -116,7 +116,7 @@ async def test_every_acknowledged_message_survives_kills_of_the_store(
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-async def test_closing_ends_also_without_a_store(
+async def test_close_ends_without_a_store(
     client: BrokerClient, broker: Broker, own_server: EmbeddedServer, how: signal.Signals
 ) -> None:
     await client.send("T", "a")
@@ -133,7 +133,7 @@ async def test_closing_ends_also_without_a_store(
         await broker.close()
 
 
-async def test_a_broker_that_could_not_start_can_be_closed(start_broker: StartBroker, broker: Broker) -> None:
+async def test_broker_that_failed_to_start_can_be_closed(start_broker: StartBroker, broker: Broker) -> None:
     with pytest.raises(TimeoutError):  # it waits for its store until somebody ends it
         async with asyncio.timeout(0.5):
             await start_broker(store="redis://127.0.0.1:1/0")
@@ -141,7 +141,7 @@ async def test_a_broker_that_could_not_start_can_be_closed(start_broker: StartBr
         await start_broker(broker_name="broker-b", listen_port=broker.port)
 
 
-async def test_a_server_that_is_behind_makes_no_reader_skip_messages(
+async def test_lagging_replica_makes_no_reader_skip_messages(
     client: BrokerClient, broker: Broker, own_server: EmbeddedServer, tmp_path: Path
 ) -> None:
     """After a failover the writes may be at the new primary while the reads are still at the old one."""

@@ -88,7 +88,7 @@ async def evict_the_stream(server: EmbeddedServer, broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("loss", [flush, lose_the_epoch, restart_empty, evict_the_stream])
-async def test_offsets_go_on_and_members_get_what_is_new(
+async def test_offsets_continue_and_members_get_new_messages(
     loss: Loss, master: Broker, server: EmbeddedServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = connect(master)
@@ -113,7 +113,7 @@ async def test_offsets_go_on_and_members_get_what_is_new(
 
 
 @pytest.mark.parametrize("is_older_epoch", [False, True])
-async def test_older_snapshot_gives_no_offset_out_twice(
+async def test_older_snapshot_reuses_no_offset(
     is_older_epoch: bool,
     start_broker: StartBroker,
     server: EmbeddedServer,
@@ -141,7 +141,7 @@ async def test_older_snapshot_gives_no_offset_out_twice(
         assert (await client.pull("Later", 0)).code == 19
 
 
-async def test_stream_that_disappears_under_load_gives_no_offset_out_twice(
+async def test_stream_lost_under_load_reuses_no_offset(
     master: Broker, server: EmbeddedServer, connect: Connect
 ) -> None:
     client = connect(master)
@@ -161,7 +161,7 @@ async def test_stream_that_disappears_under_load_gives_no_offset_out_twice(
     assert len(offsets) == 2000
 
 
-async def test_pull_of_lost_messages_goes_to_the_new_beginning(
+async def test_pull_of_lost_messages_moves_to_the_new_beginning(
     master: Broker, server: EmbeddedServer, connect: Connect
 ) -> None:
     """Nobody sends: the loss is found by the pull itself."""
@@ -177,7 +177,7 @@ async def test_pull_of_lost_messages_goes_to_the_new_beginning(
     assert await send_patiently(client, "d") == 3
 
 
-async def test_delayed_message_of_a_queue_that_disappeared_arrives_behind_its_end(
+async def test_delayed_message_of_a_lost_queue_is_stored_behind_its_end(
     master: Broker, server: EmbeddedServer, connect: Connect
 ) -> None:
     client = connect(master)
@@ -191,7 +191,7 @@ async def test_delayed_message_of_a_queue_that_disappeared_arrives_behind_its_en
     assert await eventually(delivered) == ["later"]
 
 
-async def test_restarted_master_of_a_flushed_store_sends_members_to_the_beginning(
+async def test_flushed_store_moves_members_to_start_after_master_restart(
     start_broker: StartBroker, server: EmbeddedServer, connect: Connect
 ) -> None:
     """Nobody knows the old offsets any more: a member beyond the end gets all that there is."""
@@ -207,7 +207,7 @@ async def test_restarted_master_of_a_flushed_store_sends_members_to_the_beginnin
 
 
 @pytest.mark.parametrize("name", ["topics", "groups", "version", "queue_numbers", "consumed"])
-async def test_evicted_key_of_the_broker_is_written_again(
+async def test_evicted_broker_key_is_rewritten(
     name: str,
     master: Broker,
     start_broker: StartBroker,
@@ -243,7 +243,7 @@ async def test_evicted_key_of_the_broker_is_written_again(
     assert int(((await client.ok(query)).ext_fields or {})["offset"]) == 2
 
 
-async def test_evicted_offsets_of_an_idle_group_are_written_again(
+async def test_evicted_offsets_of_an_idle_group_are_rewritten(
     master: Broker, server: EmbeddedServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = connect(master)
@@ -257,7 +257,7 @@ async def test_evicted_offsets_of_an_idle_group_are_written_again(
     assert key.decode() in caplog.text
 
 
-async def test_queue_numbers_are_not_used_twice_before_the_loss_is_noticed(
+async def test_queue_numbers_are_not_reused_before_the_loss_is_noticed(
     start_broker: StartBroker, server: EmbeddedServer, connect: Connect
 ) -> None:
     master = await start_broker(store=server.url, lease_s=60)
@@ -270,7 +270,7 @@ async def test_queue_numbers_are_not_used_twice_before_the_loss_is_noticed(
     assert len(numbers) == len(set(numbers)) == len(master.parts.state.queue_store.queues_by_number)
 
 
-async def test_stream_lost_while_no_broker_runs_goes_on_behind_what_was_consumed(
+async def test_stream_lost_while_offline_continues_behind_consumed_offsets(
     start_broker: StartBroker, server: EmbeddedServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = await start_broker(store=server.url, lease_s=SHORT_S)
@@ -289,7 +289,7 @@ async def test_stream_lost_while_no_broker_runs_goes_on_behind_what_was_consumed
     assert (await client.send("T", "y", queue_id=1))[0].queue_offset == 1
 
 
-async def test_deleted_topic_returns_behind_its_old_end_after_a_flush(
+async def test_recreated_topic_starts_behind_its_old_end_after_a_flush(
     master: Broker, server: EmbeddedServer, connect: Connect
 ) -> None:
     client = connect(master)
@@ -301,7 +301,7 @@ async def test_deleted_topic_returns_behind_its_old_end_after_a_flush(
     assert await send_patiently(client, "new") == 3
 
 
-async def test_slave_does_not_take_a_flushed_store_from_a_living_master(
+async def test_slave_does_not_take_a_flushed_store_from_a_running_master(
     master: Broker, start_broker: StartBroker, server: EmbeddedServer, connect: Connect
 ) -> None:
     slave = await start_broker(store=server.url, lease_s=SHORT_S, broker_id=1)
@@ -323,7 +323,7 @@ async def test_slave_does_not_take_a_flushed_store_from_a_living_master(
         ({}, ""),
     ],
 )
-async def test_store_that_can_lose_messages_is_a_warning_at_the_start(
+async def test_store_that_can_lose_messages_is_warned_about_at_start(
     settings: dict[str, str],
     warning: str,
     tmp_path: Path,
@@ -342,7 +342,7 @@ async def test_store_that_can_lose_messages_is_a_warning_at_the_start(
         server.kill()
 
 
-async def test_deleted_topic_returns_behind_its_old_end_after_a_restart(
+async def test_recreated_topic_starts_behind_its_old_end_after_restart(
     start_broker: StartBroker, server: EmbeddedServer, connect: Connect
 ) -> None:
     broker = await start_broker(store=server.url, lease_s=SHORT_S)

@@ -84,7 +84,7 @@ async def proxy(servers: tuple[EmbeddedServer, EmbeddedServer]) -> AsyncIterator
 
 
 @pytest.mark.parametrize("password", ["", "secret"])
-async def test_broker_goes_on_at_another_server_behind_a_living_connection(
+async def test_broker_continues_on_a_new_server_behind_a_kept_connection(
     password: str,
     servers: tuple[EmbeddedServer, EmbeddedServer],
     proxy: SwitchingProxy,

@@ -27,7 +27,7 @@ def logged(caplog: pytest.LogCaptureFixture, text: str) -> int:
 
 
 @pytest.mark.parametrize("broker_id", [0, 1])
-async def test_broker_waits_for_its_store(
+async def test_starting_broker_waits_for_its_store(
     broker_id: int, tmp_path: Path, start_broker: StartBroker, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     port = free_port()
@@ -52,7 +52,7 @@ async def test_broker_waits_for_its_store(
         server.kill()
 
 
-async def test_wrong_password_ends_the_start_at_once(server: EmbeddedServer, start_broker: StartBroker) -> None:
+async def test_wrong_password_fails_the_start_at_once(server: EmbeddedServer, start_broker: StartBroker) -> None:
     with redis.Redis.from_url(server.url) as admin:
         admin.config_set("requirepass", "right")
     with pytest.raises(StoreError, match="refused the connection: WRONGPASS"):
@@ -83,7 +83,7 @@ async def test_rotated_password_is_named_in_the_log(
     assert not logged(caplog, ":old@")
 
 
-async def test_connections_that_are_cut_again_and_again_give_a_hint(
+async def test_repeatedly_closed_connections_are_logged_with_a_hint(
     server: EmbeddedServer, start_broker: StartBroker, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = await start_broker(store=server.url)

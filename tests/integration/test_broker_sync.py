@@ -52,9 +52,7 @@ def is_online(client: redis.Redis) -> bool:
     return client.wait(1, 500) == 1
 
 
-async def test_an_answered_send_is_on_the_replica(
-    sync_master: Broker, connect: Connect, replica: EmbeddedServer
-) -> None:
+async def test_confirmed_send_is_on_the_replica(sync_master: Broker, connect: Connect, replica: EmbeddedServer) -> None:
     client = connect(sync_master)
     key = sync_master.parts.state.queue_store.keys.queue("T", 0)
     with redis.Redis.from_url(replica.url) as copy:
@@ -63,7 +61,7 @@ async def test_an_answered_send_is_on_the_replica(
             assert copy.xlen(key) == count
 
 
-async def test_one_wait_for_many_messages(
+async def test_many_messages_share_one_wait(
     sync_master: Broker, connect: Connect, embedded_server: EmbeddedServer
 ) -> None:
     client = connect(sync_master)
@@ -80,7 +78,7 @@ async def test_one_wait_for_many_messages(
     assert await client.pull_all("T") == [str(i) for i in range(400)]
 
 
-async def test_a_replica_that_is_late_or_away_is_said_and_the_message_is_stored(
+async def test_late_or_missing_replica_is_reported_and_message_stored(
     sync_master: Broker, connect: Connect, replica: EmbeddedServer
 ) -> None:
     client = connect(sync_master)
@@ -106,7 +104,7 @@ async def test_a_replica_that_is_late_or_away_is_said_and_the_message_is_stored(
     await eventually(is_confirmed)
 
 
-async def test_without_any_replica_nobody_waits_for_one(start_broker: StartBroker, connect: Connect) -> None:
+async def test_send_without_any_replica_does_not_wait(start_broker: StartBroker, connect: Connect) -> None:
     """Not even the first send: after a failover the promoted primary has none for a while."""
     broker = await start_broker(broker_role="SYNC_MASTER", sync_timeout_s=500.0, lease_s=600.0)
     assert (await connect(broker).ask(send_request("T"))).code == 11
@@ -116,7 +114,7 @@ async def code_is(client: BrokerClient, code: int) -> bool:
     return (await client.ask(send_request("T", b"x"))).code == code
 
 
-async def test_sync_flush(
+async def test_sync_flush_confirms_only_with_an_append_only_file(
     start_broker: StartBroker, connect: Connect, tmp_path: Path, embedded_server: EmbeddedServer
 ) -> None:
     with EmbeddedServer(tmp_path / "aof") as with_log:
@@ -139,7 +137,7 @@ async def test_sync_flush(
         ({"broker_role": "SYNC_MASTER", "lease_s": 1.0}, "lease_s"),
     ],
 )
-async def test_a_mode_that_cannot_be_is_a_config_error(
+async def test_invalid_mode_is_a_config_error(
     start_broker: StartBroker, settings: dict[str, object], text: str
 ) -> None:
     with pytest.raises(ConfigError, match=text):

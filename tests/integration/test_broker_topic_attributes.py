@@ -45,7 +45,7 @@ async def attributes_of(client: BrokerClient, topic: str = "T") -> dict[str, str
         ("+message.type=FIFO,+nosuch=1", "nosuch"),
     ],
 )
-async def test_what_apache_refuses_is_1_and_creates_nothing(client: BrokerClient, attributes: str, named: str) -> None:
+async def test_attributes_that_apache_refuses_fail_with_1(client: BrokerClient, attributes: str, named: str) -> None:
     answer = await client.ask(put(attributes))
     assert answer.code == 1
     assert named in (answer.remark or "")
@@ -53,11 +53,11 @@ async def test_what_apache_refuses_is_1_and_creates_nothing(client: BrokerClient
 
 
 @pytest.mark.parametrize("text", ["message.type=FIFO", "+message.type", "+=FIFO", "-", "+a=1,+a=2", "~a=1"])
-async def test_a_change_of_another_form_is_29(client: BrokerClient, text: str) -> None:
+async def test_malformed_attribute_change_is_refused_with_29(client: BrokerClient, text: str) -> None:
     assert (await client.ask(put(text))).code == 29
 
 
-async def test_the_message_type_is_kept_and_can_be_changed(client: BrokerClient) -> None:
+async def test_message_type_is_stored_and_can_be_changed(client: BrokerClient) -> None:
     for value in ("NORMAL", "FIFO", "DELAY", "TRANSACTION", "UNSPECIFIED"):
         await client.ok(put(f"+message.type={value}"))
         assert await attributes_of(client) == {"message.type": value}
@@ -68,7 +68,9 @@ async def test_the_message_type_is_kept_and_can_be_changed(client: BrokerClient)
     assert await attributes_of(client) == {}
 
 
-async def test_mixed_needs_a_setting(client: BrokerClient, start_broker: StartBroker, connect: Connect) -> None:
+async def test_message_type_mixed_must_be_enabled(
+    client: BrokerClient, start_broker: StartBroker, connect: Connect
+) -> None:
     answer = await client.ask(put("+message.type=MIXED"))
     assert (answer.code, "enable_mixed_message_type" in (answer.remark or "")) == (29, True)
     mixed = connect(await start_broker(broker_name="broker-m", enable_mixed_message_type=True))
@@ -76,7 +78,7 @@ async def test_mixed_needs_a_setting(client: BrokerClient, start_broker: StartBr
     assert await attributes_of(mixed) == {"message.type": "MIXED"}
 
 
-async def test_the_type_of_a_queue_is_set_at_its_creation_only(client: BrokerClient) -> None:
+async def test_queue_type_is_set_only_at_creation(client: BrokerClient) -> None:
     await client.ok(put("+queue.type=SimpleCQ,+cleanup.policy=DELETE"))
     await client.ok(put("+queue.type=SimpleCQ"))  # the same again
     assert (await client.ask(put("-queue.type"))).code == 1
@@ -85,7 +87,7 @@ async def test_the_type_of_a_queue_is_set_at_its_creation_only(client: BrokerCli
     assert await attributes_of(client, "U") == {}
 
 
-async def test_a_list_is_refused_as_a_whole(client: BrokerClient) -> None:
+async def test_invalid_topic_list_is_refused_as_a_whole(client: BrokerClient) -> None:
     good: dict[str, str] = {"+message.type": "FIFO"}
     bad: list[dict[str, Any]] = [{"+message.type": "x"}, {"+nosuch": "1"}, {"message.type": "FIFO"}, {"": "x"}]
     for each in bad:

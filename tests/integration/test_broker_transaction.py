@@ -43,7 +43,7 @@ def end(sent: SendMessageResponseHeader, decision: int, *, group: str = "PG", **
     return request(RequestCode.END_TRANSACTION, EndTransactionRequestHeader(**(values | changes)))
 
 
-async def test_a_commit_makes_the_message_visible_once(client: BrokerClient) -> None:
+async def test_commit_makes_the_message_visible_once(client: BrokerClient) -> None:
     sent = await prepare(client)
     assert sent.transaction_id == "A1"
     assert await client.pull_all("T", queue_id=1) == []
@@ -59,14 +59,14 @@ async def test_a_commit_makes_the_message_visible_once(client: BrokerClient) -> 
     assert await client.pull_all("T", queue_id=1) == ["half"]
 
 
-async def test_a_rollback_makes_it_disappear(client: BrokerClient) -> None:
+async def test_rollback_removes_the_message(client: BrokerClient) -> None:
     sent = await prepare(client)
     await client.ok(end(sent, ROLLBACK))
     assert (await client.ask(end(sent, COMMIT))).code == 1
     assert await client.pull_all("T", queue_id=1) == []
 
 
-async def test_not_known_yet_decides_nothing(client: BrokerClient) -> None:
+async def test_unknown_state_decides_nothing(client: BrokerClient) -> None:
     sent = await prepare(client)
     await client.ok(end(sent, UNKNOWN))
     await client.ok(end(sent, COMMIT))
@@ -77,16 +77,14 @@ async def test_not_known_yet_decides_nothing(client: BrokerClient) -> None:
     "changes",
     [{"group": "other"}, {"tran_state_table_offset": 99}, {"tran_state_table_offset": -1}, {"commit_log_offset": 7}],
 )
-async def test_a_decision_that_does_not_fit_is_refused(client: BrokerClient, changes: dict[str, Any]) -> None:
+async def test_mismatched_decision_is_refused(client: BrokerClient, changes: dict[str, Any]) -> None:
     sent = await prepare(client)
     assert (await client.ask(end(sent, COMMIT, **changes))).code == 1
     assert await client.pull_all("T", queue_id=1) == []
     await client.ok(end(sent, COMMIT))
 
 
-async def test_a_decision_about_a_half_message_that_the_store_lost_decides_no_other(
-    broker: Broker, client: BrokerClient
-) -> None:
+async def test_decision_on_a_lost_half_message_affects_no_other(broker: Broker, client: BrokerClient) -> None:
     """A failover may lose the newest half messages and the count of their numbers, which are then given out again."""
     lost = await prepare(client)
     store, keys = broker.parts.state.queue_store, broker.parts.state.queue_store.keys
@@ -100,7 +98,7 @@ async def test_a_decision_about_a_half_message_that_the_store_lost_decides_no_ot
     assert await client.pull_all("T", queue_id=1) == ["undecided"]
 
 
-async def test_half_messages_that_come_at_once_keep_apart(client: BrokerClient) -> None:
+async def test_concurrent_half_messages_are_kept_apart(client: BrokerClient) -> None:
     sent = await asyncio.gather(*(prepare(client, f"half {index}") for index in range(50)))
     assert len({answer.queue_offset for answer in sent}) == len({answer.msg_id for answer in sent}) == 50
     await asyncio.gather(*(client.ok(end(answer, COMMIT)) for answer in sent[::2]))
@@ -108,7 +106,7 @@ async def test_half_messages_that_come_at_once_keep_apart(client: BrokerClient) 
     assert sorted(await client.pull_all("T", queue_id=1)) == sorted(f"half {index}" for index in range(0, 50, 2))
 
 
-async def test_of_two_decisions_at_once_one_is_told_that_it_came_too_late(client: BrokerClient) -> None:
+async def test_second_of_two_concurrent_decisions_is_refused(client: BrokerClient) -> None:
     committed = 0
     for number in range(10):
         sent = await prepare(client, f"half {number}")
@@ -119,13 +117,13 @@ async def test_of_two_decisions_at_once_one_is_told_that_it_came_too_late(client
     assert len(await client.pull_all("T", queue_id=1)) == committed
 
 
-async def test_a_property_whose_name_only_ends_alike_makes_no_half_message(client: BrokerClient) -> None:
+async def test_property_with_a_similar_name_makes_no_half_message(client: BrokerClient) -> None:
     for text in ("MY_TRAN_MSG\x01true\x02", "TRAN_MSG\x01truely\x02", "TRAN_MSG\x01false\x02"):
         await client.ok(send_request("T", b"plain", queue_id=1, properties=text + "UNIQ_KEY\x01B1\x02"))
     assert await client.pull_all("T", queue_id=1) == ["plain"] * 3
 
 
-async def test_a_broker_may_refuse_transactions(start_broker: StartBroker, connect: Connect) -> None:
+async def test_transactions_can_be_disabled(start_broker: StartBroker, connect: Connect) -> None:
     client = connect(await start_broker(reject_transaction_message=True))
     answer = await client.ask(send_request("T", queue_id=1, properties=HALF, sys_flag=4))
     assert (answer.code, "transactional" in (answer.remark or "")) == (16, True)
@@ -150,7 +148,7 @@ class Producer(BrokerClient):
         self.asked.append(command)
 
 
-async def test_the_producer_group_is_asked_about_what_is_undecided(start_broker: StartBroker) -> None:
+async def test_undecided_messages_are_checked_with_the_producer_group(start_broker: StartBroker) -> None:
     broker = await start_broker(transaction_timeout_s=0.1, transaction_check_interval_s=0.1)
     producer = Producer(broker.address)
     try:
@@ -172,7 +170,7 @@ async def test_the_producer_group_is_asked_about_what_is_undecided(start_broker:
         await producer.close()
 
 
-async def test_a_producer_chooses_when_it_is_asked_first(start_broker: StartBroker) -> None:
+async def test_producer_chooses_the_time_of_the_first_check(start_broker: StartBroker) -> None:
     broker = await start_broker(transaction_timeout_s=3600)
     producer = Producer(broker.address)
     try:
@@ -186,7 +184,7 @@ async def test_a_producer_chooses_when_it_is_asked_first(start_broker: StartBrok
         await producer.close()
 
 
-async def test_what_nobody_decides_is_given_up(start_broker: StartBroker, connect: Connect) -> None:
+async def test_undecided_message_is_discarded_after_the_last_check(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(transaction_timeout_s=0.05, transaction_check_interval_s=0.05, transaction_check_max=1)
     client = connect(broker)
     sent = await prepare(client)
@@ -202,9 +200,7 @@ async def test_what_nobody_decides_is_given_up(start_broker: StartBroker, connec
     assert await client.pull_all("T", queue_id=1) == []
 
 
-async def test_a_half_message_older_than_messages_are_kept_is_given_up(
-    start_broker: StartBroker, connect: Connect
-) -> None:
+async def test_half_message_older_than_the_retention_is_discarded(start_broker: StartBroker, connect: Connect) -> None:
     settings = {"transaction_timeout_s": 0.05, "transaction_check_interval_s": 0.05, "transaction_check_max": 10**6}
     broker = await start_broker(file_reserved_time_h=1 / 3600, retention_period_s=1000, **settings)
     client = connect(broker)
@@ -218,9 +214,7 @@ async def test_a_half_message_older_than_messages_are_kept_is_given_up(
     assert (await client.ask(end(sent, COMMIT))).code == 1
 
 
-async def test_what_has_all_the_properties_it_may_have_is_given_up_too(
-    start_broker: StartBroker, connect: Connect
-) -> None:
+async def test_half_message_with_full_properties_is_discarded_too(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(transaction_timeout_s=0.05, transaction_check_interval_s=0.05, transaction_check_max=1)
     client = connect(broker)
     added = "CLUSTER\x01DefaultCluster\x02MSG_REGION\x01DefaultRegion\x02TRACE_ON\x01true\x02"
@@ -251,7 +245,7 @@ async def given_up_by(broker: Broker, client: BrokerClient, body: str = "half") 
 GIVE_UP_SOON = {"transaction_timeout_s": 0.05, "transaction_check_interval_s": 0.05, "transaction_check_max": 1}
 
 
-async def test_what_was_given_up_is_asked_about_again(start_broker: StartBroker, connect: Connect) -> None:
+async def test_discarded_message_can_be_checked_again(start_broker: StartBroker, connect: Connect) -> None:
     hasty = await start_broker(**GIVE_UP_SOON)
     given_up = await given_up_by(hasty, connect(hasty))
     await hasty.close()
@@ -282,7 +276,7 @@ async def test_what_was_given_up_is_asked_about_again(start_broker: StartBroker,
         await producer.close()
 
 
-async def test_what_is_asked_about_again_is_given_up_again(start_broker: StartBroker, connect: Connect) -> None:
+async def test_message_checked_again_is_discarded_again(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(**GIVE_UP_SOON)
     client = connect(broker)
     first = await given_up_by(broker, client)
@@ -297,7 +291,7 @@ async def test_what_is_asked_about_again_is_given_up_again(start_broker: StartBr
     assert again.store_timestamp_ms >= first.store_timestamp_ms
 
 
-async def test_nothing_else_can_be_asked_about_again(start_broker: StartBroker, connect: Connect) -> None:
+async def test_only_discarded_messages_can_be_checked_again(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker(**GIVE_UP_SOON)
     client = connect(broker)
     (plain,) = await client.send("T", "plain")
@@ -318,7 +312,7 @@ async def test_nothing_else_can_be_asked_about_again(start_broker: StartBroker, 
     assert (await slave.ask(resume(given_up.offset_msg_id))).code == 14
 
 
-async def test_half_messages_survive_the_broker(start_broker: StartBroker, connect: Connect) -> None:
+async def test_half_messages_survive_a_broker_restart(start_broker: StartBroker, connect: Connect) -> None:
     first = await start_broker()
     sent = await prepare(connect(first))
     await first.close()

@@ -51,7 +51,7 @@ QUEUES = 1000
     ],
     ids=lambda value: value.name if isinstance(value, RequestCode) else "",
 )
-async def test_short_request_is_answered_during_a_long_one(
+async def test_short_request_is_served_during_a_long_one(
     code: RequestCode, header: Header | None, start_broker: StartBroker, connect: Connect, monkeypatch: Any
 ) -> None:
     broker = await start_broker()
@@ -76,7 +76,7 @@ async def test_short_request_is_answered_during_a_long_one(
     assert order == ["short", "long"]
 
 
-async def test_registration_of_many_topics_is_encoded_outside_of_the_event_loop(
+async def test_registration_of_many_topics_is_encoded_off_the_event_loop(
     start_broker: StartBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = await start_broker()
@@ -93,7 +93,7 @@ async def test_registration_of_many_topics_is_encoded_outside_of_the_event_loop(
     assert threading.get_ident() not in threads
 
 
-async def test_a_topic_that_is_named_often_is_looked_at_once(start_broker: StartBroker, connect: Connect) -> None:
+async def test_topic_named_many_times_is_looked_up_once(start_broker: StartBroker, connect: Connect) -> None:
     broker = await start_broker()
     client = connect(broker)
     await client.send("T", "x")
@@ -111,7 +111,7 @@ def lock_request(code: RequestCode, nums: int) -> RemotingCommand:
 
 
 @pytest.mark.parametrize("code", [RequestCode.LOCK_BATCH_MQ, RequestCode.UNLOCK_BATCH_MQ])
-async def test_too_many_queues_to_lock_are_refused(
+async def test_lock_of_too_many_queues_is_refused(
     code: RequestCode, start_broker: StartBroker, connect: Connect
 ) -> None:
     client = connect(await start_broker())
@@ -121,9 +121,7 @@ async def test_too_many_queues_to_lock_are_refused(
     assert (await client.ask(lock_request(code, MAX_LOCKED_QUEUES))).code == 0
 
 
-async def test_heartbeat_with_too_many_subscriptions_in_all_is_refused(
-    start_broker: StartBroker, connect: Connect
-) -> None:
+async def test_heartbeat_with_too_many_subscriptions_is_refused(start_broker: StartBroker, connect: Connect) -> None:
     client = connect(await start_broker())
     per_group = MAX_SUBSCRIPTIONS // 8
     groups = [
@@ -150,7 +148,7 @@ async def test_heartbeat_with_too_many_subscriptions_in_all_is_refused(
     ],
     ids=["long", "many values", "bare keys", "blanks"],
 )
-async def test_body_that_takes_long_to_parse_is_refused_unread(
+async def test_expensive_body_is_refused_before_parsing(
     body: bytes, reason: str, start_broker: StartBroker, connect: Connect
 ) -> None:
     client = connect(await start_broker())
@@ -160,7 +158,7 @@ async def test_body_that_takes_long_to_parse_is_refused_unread(
         assert reason in (answer.remark or "")
 
 
-def test_bodies_of_messages_and_of_large_clients_are_taken() -> None:
+def test_bodies_of_messages_and_large_clients_are_accepted() -> None:
     assert refusal(request(RequestCode.SEND_MESSAGE_V2, body=b"," * 1_000_000)) is None
     subscription = {"topic": "T", "subString": "*", "codeSet": [], "tagsSet": [], "expressionType": "TAG", "v": 1}
     group = {"groupName": "G", "subscriptionDataSet": [subscription] * 4}
@@ -168,7 +166,7 @@ def test_bodies_of_messages_and_of_large_clients_are_taken() -> None:
     assert refusal(request(RequestCode.HEART_BEAT, body=body)) is None
 
 
-def test_headers_beyond_any_clients_are_refused() -> None:
+def test_oversized_headers_are_refused() -> None:
     for fields, serialize_type in (({"a": "x" * 2_000_000}, 0), ({f"k{n}": "v" for n in range(2000)}, 1)):
         command = request(RequestCode.GET_MAX_OFFSET)
         command.fields = fields
@@ -178,7 +176,7 @@ def test_headers_beyond_any_clients_are_refused() -> None:
             decode_command(frame, 0, len(frame))
 
 
-async def test_answer_in_turns_is_the_same_json() -> None:
+async def test_response_encoded_in_turns_is_the_same_json() -> None:
     value = {
         "none": None,
         "empty": {},

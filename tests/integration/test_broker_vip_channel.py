@@ -45,32 +45,32 @@ async def sends(port: int) -> bool:
     return True
 
 
-async def test_a_broker_also_listens_two_below_its_port(start_broker: StartBroker) -> None:
+async def test_broker_also_listens_two_below_its_port(start_broker: StartBroker) -> None:
     broker = await start_broker(listen_port=free_pair())
     assert broker.fast_port == broker.port - 2
     assert await sends(broker.fast_port)
     assert await sends(broker.port)
 
 
-async def test_a_port_that_the_system_chose_has_one_too(broker: Broker) -> None:
+async def test_port_chosen_by_the_system_has_a_vip_port_too(broker: Broker) -> None:
     assert broker.fast_port in (0, broker.port - 2)  # 0: that one happens to be taken
     if broker.fast_port:
         assert await sends(broker.fast_port)
 
 
-async def test_a_taken_port_is_left_alone(start_broker: StartBroker, taken: int) -> None:
+async def test_vip_port_in_use_is_skipped(start_broker: StartBroker, taken: int) -> None:
     broker = await start_broker(listen_port=taken + 2)
     assert broker.fast_port == 0
     assert await sends(broker.port)
 
 
-async def test_0_means_none(start_broker: StartBroker) -> None:
+async def test_vip_port_0_disables_it(start_broker: StartBroker) -> None:
     broker = await start_broker(listen_port=free_pair(), fast_listen_port=0)
     assert broker.fast_port == 0
     assert not await sends(broker.port - 2)
 
 
-async def test_another_port_may_be_chosen_and_must_be_free(start_broker: StartBroker, taken: int) -> None:
+async def test_configured_vip_port_must_be_free(start_broker: StartBroker, taken: int) -> None:
     chosen = free_pair()
     broker = await start_broker(fast_listen_port=chosen)
     assert broker.fast_port == chosen
@@ -81,7 +81,7 @@ async def test_another_port_may_be_chosen_and_must_be_free(start_broker: StartBr
         await start_broker(broker_id=1, fast_listen_port=70_000)
 
 
-async def test_a_closed_broker_listens_nowhere(start_broker: StartBroker) -> None:
+async def test_closed_broker_listens_on_no_port(start_broker: StartBroker) -> None:
     broker = await start_broker(listen_port=free_pair())
     await broker.close()
     assert not await sends(broker.fast_port)

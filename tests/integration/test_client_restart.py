@@ -99,7 +99,7 @@ SENDS: dict[str, Sends] = {
 
 
 @pytest.mark.parametrize("name", SENDS)
-async def test_send_waits_for_the_group_to_come_back(name: str, group: Group) -> None:
+async def test_send_waits_until_the_group_is_back(name: str, group: Group) -> None:
     async with AsyncTransactionProducer("g", Decides(), group.address, send_timeout_s=LONG_S) as producer:
         await producer.send(Message("t", "first"))
         await group.stop()
@@ -110,7 +110,7 @@ async def test_send_waits_for_the_group_to_come_back(name: str, group: Group) ->
         await asyncio.wait_for(sending, LONG_S)
 
 
-async def test_new_producer_waits_for_brokers_that_are_not_there_yet(group: Group) -> None:
+async def test_new_producer_waits_for_brokers_to_start(group: Group) -> None:
     await group.stop()
     async with AsyncProducer("g", group.address, send_timeout_s=LONG_S) as producer:
         sending = asyncio.ensure_future(producer.send(Message("brand-new", "x")))
@@ -119,7 +119,7 @@ async def test_new_producer_waits_for_brokers_that_are_not_there_yet(group: Grou
         assert (await asyncio.wait_for(sending, LONG_S)).queue.broker_name == "broker-a"
 
 
-async def test_blocking_producer_waits_too(group: Group) -> None:
+async def test_blocking_producer_waits_for_brokers_to_start(group: Group) -> None:
     with Producer("g", group.address, send_timeout_s=LONG_S) as producer:
         await asyncio.to_thread(producer.send, Message("t", "first"))
         await group.stop()
@@ -153,7 +153,7 @@ async def test_rolling_restarts_under_load_fail_no_send(group: Group) -> None:
         await asyncio.gather(*tasks)
 
 
-async def test_time_that_is_over_raises_what_is_wrong(group: Group) -> None:
+async def test_send_timeout_raises_the_last_cause(group: Group) -> None:
     async with AsyncProducer("g", group.address) as producer:
         await producer.send(Message("t", "first"))
         await group.stop()
@@ -165,13 +165,15 @@ async def test_time_that_is_over_raises_what_is_wrong(group: Group) -> None:
     "queue",
     [MessageQueue("t", "broker-a", 99), MessageQueue("t", "never-seen", 0), MessageQueue("other", "broker-a", 0)],
 )
-async def test_queue_that_cannot_be_is_an_error_at_once(queue: MessageQueue, group: Group) -> None:
+async def test_invalid_queue_is_an_error_at_once(queue: MessageQueue, group: Group) -> None:
     async with AsyncProducer("g", group.address, send_timeout_s=LONG_S) as producer:
         with pytest.raises(RouteNotFoundError):
             await asyncio.wait_for(producer.send(Message("t", "x"), queue=queue), 30)
 
 
-async def test_topic_that_nobody_creates_is_an_error_at_once(embedded_server: EmbeddedServer, key_prefix: str) -> None:
+async def test_topic_that_cannot_be_created_is_an_error_at_once(
+    embedded_server: EmbeddedServer, key_prefix: str
+) -> None:
     group = Group(embedded_server, key_prefix)
     group._listen["auto_create_topic_enable"] = False
     await group.namesrv.start()
@@ -185,7 +187,7 @@ async def test_topic_that_nobody_creates_is_an_error_at_once(embedded_server: Em
         await group.namesrv.close()
 
 
-async def test_broker_whose_place_is_taken_learns_of_it_at_once(group: Group, caplog: pytest.LogCaptureFixture) -> None:
+async def test_replaced_broker_notices_at_once(group: Group, caplog: pytest.LogCaptureFixture) -> None:
     assert group.broker is not None
     epoch = group.broker.parts.state.queue_store.epoch
 

@@ -29,7 +29,7 @@ start_nameserver, peers = nameserver_support.start_nameserver, nameserver_suppor
 # --- answers -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_route_in_both_forms(registry, start_nameserver, peers):
+async def test_route_is_returned_in_both_forms(registry, start_nameserver, peers):
     server, broker, slave, client = (
         await start_nameserver(registry),
         peers(Broker),
@@ -58,13 +58,13 @@ async def test_a_route_in_both_forms(registry, start_nameserver, peers):
     assert (await client.call(server, Code.GET_ROUTEINFO_BY_TOPIC, topic="T", version=401)).body == body
 
 
-async def test_an_unknown_topic_is_17_with_the_words_that_clients_know(registry, start_nameserver, peers):
+async def test_unknown_topic_fails_with_17_and_the_remark_clients_expect(registry, start_nameserver, peers):
     server, client = await start_nameserver(registry), peers()
     with pytest.raises(TopicNotExistError, match="No topic route info in name server for the topic: Nope\n"):
         await client.call(server, Code.GET_ROUTEINFO_BY_TOPIC, topic="Nope")
 
 
-async def test_every_list(registry, start_nameserver, peers):
+async def test_clusters_and_topic_lists_are_returned(registry, start_nameserver, peers):
     server, client = await start_nameserver(registry), peers()
     await peers(Broker, "broker-b", 0, 3).register(server, "T", "OnlyB")
     await peers(Broker, "broker-a", 1, 2).register(server)
@@ -91,14 +91,14 @@ async def test_every_list(registry, start_nameserver, peers):
     )
 
 
-async def test_an_empty_name_server_has_empty_lists(registry, start_nameserver, peers):
+async def test_empty_name_server_returns_empty_lists(registry, start_nameserver, peers):
     server, client = await start_nameserver(registry), peers()
     assert await client.json(server, Code.GET_ALL_TOPIC_LIST_FROM_NAMESERVER) == {"topicList": []}
     assert await client.json(server, Code.GET_SYSTEM_TOPIC_LIST_FROM_NS) == {"topicList": []}
     assert (await client.json(server, Code.GET_BROKER_CLUSTER_INFO))["clusterAddrTable"] == {}
 
 
-async def test_unknown_codes_are_answered_with_3_and_binary_headers_in_kind(registry, start_nameserver, peers):
+async def test_unknown_code_fails_with_3_in_the_requests_serialization(registry, start_nameserver, peers):
     server, client = await start_nameserver(registry), peers()
     with pytest.raises(ResponseError, match="request type 999 not supported"):
         await client.call(server, 999)
@@ -112,7 +112,7 @@ async def test_unknown_codes_are_answered_with_3_and_binary_headers_in_kind(regi
 # --- registration ------------------------------------------------------------------------------------------------
 
 
-async def test_a_slave_is_told_its_living_master_and_the_order_topics(registry, start_nameserver, peers):
+async def test_slave_gets_its_masters_address_and_the_order_topics(registry, start_nameserver, peers):
     server, master, slave, client = (
         await start_nameserver(registry),
         peers(Broker),
@@ -129,7 +129,7 @@ async def test_a_slave_is_told_its_living_master_and_the_order_topics(registry, 
     assert json.loads(answer.body) == {"table": {"T": "broker-a:4"}}
 
 
-async def test_every_form_of_the_body(registry, start_nameserver, peers):
+async def test_every_form_of_register_body_is_accepted(registry, start_nameserver, peers):
     server, client = await start_nameserver(registry), peers()
 
     def block(data: bytes) -> bytes:
@@ -173,7 +173,9 @@ async def test_every_form_of_the_body(registry, start_nameserver, peers):
         ({}, b'{"topicConfigSerializeWrapper":{"topicConfigTable":{"\\ud800":{}}}}', "stored|malformed"),
     ],
 )
-async def test_a_malformed_registration_is_1_and_harms_nobody(registry, start_nameserver, peers, header, body, remark):
+async def test_malformed_registration_fails_with_1_and_affects_no_other(
+    registry, start_nameserver, peers, header, body, remark
+):
     server, client = await start_nameserver(registry), peers()
     await peers(Broker, "good", port=9).register(server, "T")
     with pytest.raises(ResponseError, match=remark) as raised:
@@ -184,7 +186,7 @@ async def test_a_malformed_registration_is_1_and_harms_nobody(registry, start_na
     await until(lambda: "rmq:ns:C:broker:good:0" in keys_of(registry), "the good one is written")
 
 
-async def test_a_missing_header_field_is_1_and_named(registry, start_nameserver, peers):
+async def test_missing_header_field_fails_with_1_and_is_named(registry, start_nameserver, peers):
     server, client = await start_nameserver(registry), peers()
     for code, field in [
         (Code.GET_ROUTEINFO_BY_TOPIC, "topic"),
@@ -201,7 +203,7 @@ async def test_a_missing_header_field_is_1_and_named(registry, start_nameserver,
         assert raised.value.code == 1
 
 
-async def test_noise_closes_its_own_connection_only(registry, start_nameserver, peers):
+async def test_garbage_closes_only_its_own_connection(registry, start_nameserver, peers):
     server, client = await start_nameserver(registry), peers()
     await peers(Broker).register(server, "T")
     noise = random.Random(7)
@@ -220,7 +222,7 @@ async def test_noise_closes_its_own_connection_only(registry, start_nameserver, 
     assert addresses(await client.route(server)) == {"broker-a": {0: "10.0.0.1:10911"}}
 
 
-async def test_data_version_and_heartbeat(registry, start_nameserver, peers):
+async def test_data_version_query_and_heartbeat_work(registry, start_nameserver, peers):
     server, broker = await start_nameserver(registry), peers(Broker)
     version = dumps(broker.version)
     answer = await broker.call(server, Code.QUERY_DATA_VERSION, version, **broker.header)
@@ -235,7 +237,7 @@ async def test_data_version_and_heartbeat(registry, start_nameserver, peers):
 
 
 @pytest.mark.parametrize("code", [Code.BROKER_HEARTBEAT, Code.QUERY_DATA_VERSION, Code.REGISTER_BROKER])
-async def test_signs_of_life_extend_the_keys(registry, start_nameserver, peers, code):
+async def test_registrations_and_heartbeats_extend_the_keys(registry, start_nameserver, peers, code):
     server, broker = await start_nameserver(registry, broker_expiry_s=60.0, sweep_period_s=NEVER_S), peers(Broker)
     await broker.register(server, "T")
     keys = {"rmq:ns:C:broker:broker-a:0", "rmq:ns:C:topics:broker-a"}
@@ -250,7 +252,7 @@ async def test_signs_of_life_extend_the_keys(registry, start_nameserver, peers, 
     await until(lambda: all(keys_of(registry)[key] > 30_000 for key in keys), "extended")
 
 
-async def test_unregister(registry, start_nameserver, peers):
+async def test_unregister_removes_the_broker(registry, start_nameserver, peers):
     first, second = await start_nameserver(registry), await start_nameserver(registry)
     broker, slave, client = peers(Broker), peers(Broker, broker_id=1, port=2), peers()
     for server in (first, second):
@@ -270,7 +272,7 @@ async def test_unregister(registry, start_nameserver, peers):
 # --- topics, KV, settings ----------------------------------------------------------------------------------------
 
 
-async def test_topics_are_deleted_registered_and_write_protected_everywhere(registry, start_nameserver, peers):
+async def test_topic_changes_apply_on_every_name_server(registry, start_nameserver, peers):
     first, second = (
         await start_nameserver(registry, sweep_period_s=NEVER_S),
         await start_nameserver(registry, sweep_period_s=NEVER_S),
@@ -305,7 +307,7 @@ async def test_topics_are_deleted_registered_and_write_protected_everywhere(regi
     await until(lambda: perm_is(first, 6), "and given back from there")
 
 
-async def test_kv_config(registry, start_nameserver, peers):
+async def test_kv_config_is_stored_listed_and_deleted(registry, start_nameserver, peers):
     first = await start_nameserver(registry, sweep_period_s=NEVER_S)
     second = await start_nameserver(registry, order_message_enable=False, sweep_period_s=NEVER_S)
     client = peers()
@@ -341,7 +343,7 @@ async def test_kv_config(registry, start_nameserver, peers):
     assert raised.value.code == 1
 
 
-async def test_settings(registry, start_nameserver, peers):
+async def test_settings_are_returned_and_updated(registry, start_nameserver, peers):
     server, client = await start_nameserver(registry, order_message_enable=False), peers()
     await peers(Broker).register(server, "T")
     await client.call(server, Code.PUT_KV_CONFIG, namespace="ORDER_TOPIC_CONFIG", key="T", value="broker-a:4")
@@ -367,7 +369,7 @@ async def test_settings(registry, start_nameserver, peers):
     assert (await settings())["orderMessageEnable"] == "true", "all or nothing"
 
 
-def test_a_name_server_needs_a_registry_and_sane_periods():
+def test_name_server_needs_a_registry_and_valid_periods():
     with pytest.raises(ConfigError, match="registry is not set"):
         NameServer(NameServerConfig())
     with pytest.raises(ConfigError, match=r"registry: '\*\*\*' is not a Redis URL"):

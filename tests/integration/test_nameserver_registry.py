@@ -23,7 +23,7 @@ BROKER_KEY, TOPICS_KEY = "rmq:ns:C:broker:broker-a:0", "rmq:ns:C:topics:broker-a
 BROKER_A = {"broker-a": {0: "10.0.0.1:10911"}}
 
 
-async def test_what_is_written_expires(registry, start_nameserver, peers):
+async def test_registry_entries_expire(registry, start_nameserver, peers):
     server, broker = await start_nameserver(registry, broker_expiry_s=60.0), peers(Broker)
     await broker.register(server, "T", "U")
     await until(lambda: BROKER_KEY in keys_of(registry), "the broker is written")
@@ -36,7 +36,7 @@ async def test_what_is_written_expires(registry, start_nameserver, peers):
         assert client.zrange("rmq:ns:brokers", 0, -1) == ["C:broker-a:0"]
 
 
-async def test_a_shorter_timeout_of_the_broker_is_its_ttl(registry, start_nameserver, peers):
+async def test_shorter_timeout_of_a_broker_is_its_ttl(registry, start_nameserver, peers):
     server = await start_nameserver(registry, broker_expiry_s=60.0)
     await peers(Broker).register(server, "T", heartbeatTimeoutMillis=10_000)
     ttls = await until(lambda: BROKER_KEY in keys_of(registry) and keys_of(registry), "the broker is written")
@@ -60,7 +60,7 @@ async def test_names_with_colons_are_kept_apart(registry, start_nameserver, peer
 # --- several NameServers -----------------------------------------------------------------------------------------
 
 
-async def test_two_name_servers_answer_alike(registry, start_nameserver, peers):
+async def test_two_name_servers_return_the_same(registry, start_nameserver, peers):
     first, second = await start_nameserver(registry), await start_nameserver(registry)
     client = peers()
     await peers(Broker, "broker-c", 0, 1).register(second, "T", "C")
@@ -89,7 +89,7 @@ async def test_two_name_servers_answer_alike(registry, start_nameserver, peers):
         assert (await client.call(third, code, **fields)).body == (await client.call(first, code, **fields)).body
 
 
-async def test_a_closed_connection_drops_the_broker_on_both_at_once(registry, start_nameserver, peers):
+async def test_closed_connection_removes_the_broker_on_both_at_once(registry, start_nameserver, peers):
     first = await start_nameserver(registry, sweep_period_s=NEVER_S)
     second = await start_nameserver(registry, sweep_period_s=NEVER_S)
     broker, slave, client = peers(Broker), peers(Broker, broker_id=1, port=2), peers()
@@ -105,7 +105,7 @@ async def test_a_closed_connection_drops_the_broker_on_both_at_once(registry, st
     assert TOPICS_KEY in keys_of(registry), "the slave still has the topics"
 
 
-async def test_kill_minus_9_of_a_broker_connected_to_both(registry, start_nameserver, peers):
+async def test_killed_broker_is_removed_on_both_name_servers(registry, start_nameserver, peers):
     first = await start_nameserver(registry, sweep_period_s=NEVER_S)
     second = await start_nameserver(registry, sweep_period_s=NEVER_S)
     broker, client = peers(Broker), peers()
@@ -121,7 +121,7 @@ async def test_kill_minus_9_of_a_broker_connected_to_both(registry, start_namese
         assert await client.route(server) is None
 
 
-async def test_a_broker_that_only_lost_one_name_server_is_written_back(registry, start_nameserver, peers):
+async def test_broker_that_lost_one_name_server_is_restored(registry, start_nameserver, peers):
     first = await start_nameserver(registry, sweep_period_s=NEVER_S)
     second = await start_nameserver(registry, sweep_period_s=NEVER_S)
     broker, client = peers(Broker), peers()
@@ -145,7 +145,7 @@ async def test_a_broker_that_only_lost_one_name_server_is_written_back(registry,
         await until(lambda server=server: addresses_are(client, server, {}), "now it is gone")
 
 
-async def test_the_end_of_an_older_connection_drops_nobody(registry, start_nameserver, peers):
+async def test_closing_an_older_connection_removes_no_broker(registry, start_nameserver, peers):
     server = await start_nameserver(registry, sweep_period_s=NEVER_S)
     broker, same_again, client = peers(Broker), peers(Broker), peers()
     await broker.register(server, "T")
@@ -157,7 +157,7 @@ async def test_the_end_of_an_older_connection_drops_nobody(registry, start_names
     await until(lambda: addresses_are(client, server, {}), "the newer connection counts")
 
 
-async def test_a_slave_becomes_master_everywhere(registry, start_nameserver, peers):
+async def test_promoted_slave_is_master_on_both_name_servers(registry, start_nameserver, peers):
     first = await start_nameserver(registry, sweep_period_s=NEVER_S)
     second = await start_nameserver(registry, sweep_period_s=NEVER_S)
     master, slave, client = peers(Broker), peers(Broker, broker_id=1, port=2), peers()
@@ -179,7 +179,7 @@ async def test_a_slave_becomes_master_everywhere(registry, start_nameserver, pee
 # --- silence -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_silent_broker_expires_on_both(registry, start_nameserver, peers):
+async def test_silent_broker_expires_on_both(registry, start_nameserver, peers):
     settings = {"broker_expiry_s": 1.0, "sweep_period_s": 0.1}
     first, second = await start_nameserver(registry, **settings), await start_nameserver(registry, **settings)
     broker, client = peers(Broker), peers()
@@ -195,7 +195,7 @@ async def test_a_silent_broker_expires_on_both(registry, start_nameserver, peers
     assert broker.connected_to(first)
 
 
-async def test_a_broker_that_speaks_to_one_name_server_lives_on_the_other(registry, start_nameserver, peers):
+async def test_broker_registered_at_one_name_server_stays_on_the_other(registry, start_nameserver, peers):
     first = await start_nameserver(registry, broker_expiry_s=1.0, sweep_period_s=0.05)
     second = await start_nameserver(registry, broker_expiry_s=60.0, sweep_period_s=0.05)
     broker, client = peers(Broker), peers()
@@ -216,7 +216,7 @@ async def test_a_broker_that_speaks_to_one_name_server_lives_on_the_other(regist
 # --- restarts ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_restarted_name_server_answers_before_any_broker_spoke(registry, start_nameserver, peers):
+async def test_restarted_name_server_has_routes_before_any_heartbeat(registry, start_nameserver, peers):
     first = await start_nameserver(registry)
     broker, client = peers(Broker), peers()
     await broker.register(first, "T")
@@ -228,7 +228,7 @@ async def test_a_restarted_name_server_answers_before_any_broker_spoke(registry,
     assert (await client.call(second, Code.GET_KV_CONFIG, namespace="N", key="k")).ext_fields == {"value": "v"}
 
 
-async def test_what_was_changed_last_is_written_at_close(registry, start_nameserver, peers):
+async def test_last_changes_are_written_at_close(registry, start_nameserver, peers):
     server = await start_nameserver(registry)
     for port in range(1, 30):
         await peers(Broker, f"broker-{port}", 0, port).register(server, "T")
@@ -236,7 +236,7 @@ async def test_what_was_changed_last_is_written_at_close(registry, start_nameser
     assert len([key for key in keys_of(registry) if ":broker:" in key]) == 29
 
 
-async def test_a_heartbeat_after_a_restart_binds_the_broker_to_its_connection(registry, start_nameserver, peers):
+async def test_heartbeat_after_restart_binds_broker_to_its_connection(registry, start_nameserver, peers):
     first = await start_nameserver(registry)
     broker, client = peers(Broker), peers()
     await broker.register(first, "T")
@@ -251,7 +251,7 @@ async def test_a_heartbeat_after_a_restart_binds_the_broker_to_its_connection(re
 # --- the registry is away ----------------------------------------------------------------------------------------
 
 
-async def test_the_registry_dies_and_comes_back_empty(own_registry, tmp_path, start_nameserver, peers, caplog):
+async def test_routes_are_restored_to_an_empty_registry(own_registry, tmp_path, start_nameserver, peers, caplog):
     caplog.set_level(logging.INFO, "rmq_redis.nameserver")
     first, second = await start_nameserver(own_registry), await start_nameserver(own_registry)
     broker, other, client = peers(Broker), peers(Broker, "broker-b", 0, 2), peers()
@@ -293,7 +293,7 @@ async def test_the_registry_dies_and_comes_back_empty(own_registry, tmp_path, st
         successor.kill()
 
 
-async def test_without_the_registry_the_silent_go_and_the_learned_stay(own_registry, start_nameserver, peers):
+async def test_without_registry_silent_brokers_expire_and_learned_stay(own_registry, start_nameserver, peers):
     settings = {"broker_expiry_s": 3.0, "sweep_period_s": 0.1}
     first, second = await start_nameserver(own_registry, **settings), await start_nameserver(own_registry, **settings)
     broker, client = peers(Broker), peers()
@@ -310,7 +310,7 @@ async def test_without_the_registry_the_silent_go_and_the_learned_stay(own_regis
     await until(lambda: addresses_are(client, second, {}), "now it does")
 
 
-async def test_a_broker_that_goes_while_the_registry_is_away_does_not_come_back(own_registry, start_nameserver, peers):
+async def test_broker_removed_while_registry_is_offline_stays_removed(own_registry, start_nameserver, peers):
     first, second = await start_nameserver(own_registry), await start_nameserver(own_registry)
     broker, client = peers(Broker), peers()
     await broker.register(first, "T", "U")
@@ -333,7 +333,7 @@ async def test_a_broker_that_goes_while_the_registry_is_away_does_not_come_back(
         await until(lambda server=server: addresses_are(client, server, {}, "U"), "nor the topic")
 
 
-async def test_start_without_a_registry(tmp_path, start_nameserver, peers, caplog):
+async def test_name_server_starts_without_a_registry(tmp_path, start_nameserver, peers, caplog):
     server_of_registry = EmbeddedServer(tmp_path, port=free_port())
     caplog.set_level(logging.INFO, "rmq_redis.nameserver")
     server, broker, client = await start_nameserver(server_of_registry), peers(Broker), peers()
@@ -348,7 +348,7 @@ async def test_start_without_a_registry(tmp_path, start_nameserver, peers, caplo
         server_of_registry.kill()
 
 
-async def test_a_frozen_registry_delays_no_answer(own_registry, start_nameserver, peers, caplog):
+async def test_frozen_registry_delays_no_response(own_registry, start_nameserver, peers, caplog):
     import os
     import signal
 
@@ -368,7 +368,7 @@ async def test_a_frozen_registry_delays_no_answer(own_registry, start_nameserver
 # --- healing -----------------------------------------------------------------------------------------------------
 
 
-async def test_the_sweep_heals_what_no_event_told(registry, start_nameserver, peers):
+async def test_sweep_repairs_missed_events(registry, start_nameserver, peers):
     first = await start_nameserver(registry, sweep_period_s=0.1)
     broker, client = peers(Broker), peers()
     await broker.register(first, "T")
@@ -392,7 +392,7 @@ async def test_the_sweep_heals_what_no_event_told(registry, start_nameserver, pe
     await until(no_brokers, "nobody hears the broker any more")
 
 
-async def test_topics_that_the_registry_lost_are_written_at_the_next_sign_of_life(registry, start_nameserver, peers):
+async def test_topics_lost_by_the_registry_are_rewritten_at_next_heartbeat(registry, start_nameserver, peers):
     server, broker = await start_nameserver(registry, sweep_period_s=NEVER_S), peers(Broker)
     await broker.register(server, "T")
     await until(lambda: TOPICS_KEY in keys_of(registry), "written")
@@ -402,7 +402,7 @@ async def test_topics_that_the_registry_lost_are_written_at_the_next_sign_of_lif
         await until(lambda: client_of_registry.hexists(TOPICS_KEY, "T"), "written again")
 
 
-async def test_rubbish_in_the_registry_is_left_out(registry, start_nameserver, peers):
+async def test_malformed_registry_entries_are_ignored(registry, start_nameserver, peers):
     first = await start_nameserver(registry, sweep_period_s=0.1)
     broker, client = peers(Broker), peers()
     await broker.register(first, "T")

@@ -134,7 +134,7 @@ async def name_server(embedded_server: EmbeddedServer, key_prefix: str) -> Async
         await server.close()
 
 
-async def test_broker_interceptors_refuse_observe_and_withhold(
+async def test_broker_interceptors_refuse_observe_and_filter(
     seen: Seen, start_broker: StartBroker, connect: Connect
 ) -> None:
     client: BrokerClient = connect(await start_broker(broker_interceptors="odd"))
@@ -155,9 +155,7 @@ async def test_broker_interceptors_refuse_observe_and_withhold(
     assert (await client.ask(request(RequestCode.POP_MESSAGE, header))).code == ResponseCode.POLLING_TIMEOUT
 
 
-async def test_an_authorizer_refuses_also_when_it_breaks(
-    seen: Seen, start_broker: StartBroker, connect: Connect
-) -> None:
+async def test_authorizer_that_raises_refuses(seen: Seen, start_broker: StartBroker, connect: Connect) -> None:
     client = connect(await start_broker(authorizer="door"))
     await client.ok(send_request("T", b"x"))
     refused = await client.ask(send_request("secret", b"x"))
@@ -167,7 +165,7 @@ async def test_an_authorizer_refuses_also_when_it_breaks(
     assert (await client.ask(request)).code == NoPermissionError.code
 
 
-async def test_a_metrics_sink_gets_the_figures_and_roles_are_told(
+async def test_metrics_sink_gets_metrics_and_role_changes(
     seen: Seen, start_broker: StartBroker, connect: Connect
 ) -> None:
     broker = await start_broker(metrics_sink="list", metrics_period_s=0.02)
@@ -183,7 +181,7 @@ async def test_a_metrics_sink_gets_the_figures_and_roles_are_told(
     assert seen()[-1][0] == "metrics"
 
 
-async def test_names_pick_a_load_balancer_an_interceptor_and_a_route_filter(
+async def test_plugins_are_selected_by_name(
     seen: Seen, start_broker: StartBroker, name_server: Callable[..., Any]
 ) -> None:
     address = await name_server()
@@ -206,7 +204,7 @@ async def test_names_pick_a_load_balancer_an_interceptor_and_a_route_filter(
         await unwelcome.start()
 
 
-async def test_zone_mode_shows_the_broker_groups_of_the_own_zone(
+async def test_zone_mode_returns_broker_groups_of_the_own_zone(
     start_broker: StartBroker, name_server: Callable[..., Any]
 ) -> None:
     address = await name_server()
@@ -226,7 +224,7 @@ async def _brokers(producer: AsyncProducer, count: int) -> bool:
 
 
 @pytest.mark.parametrize("load_balancer", ["LATENCY_AWARE", "LATENCY_FAULT_TOLERANT", "WEIGHTED", "CONSISTENT_HASH"])
-async def test_every_selector_sends(
+async def test_producer_sends_with_every_load_balancer(
     load_balancer: str, start_broker: StartBroker, name_server: Callable[..., Any]
 ) -> None:
     address = await name_server()

@@ -120,7 +120,7 @@ async def use_everything(namesrv_addr: str) -> None:
 
 
 @pytest.mark.parametrize("without", [(), *((name,) for name in OPTIONAL), tuple(OPTIONAL)], ids=str)
-async def test_users_of_the_page_are_enough(
+async def test_documented_acl_users_are_sufficient(
     without: tuple[str, ...], server: EmbeddedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     set_users(server, *without)
@@ -150,7 +150,7 @@ async def test_users_of_the_page_are_enough(
     assert len(warnings) == len(set(warnings))
 
 
-async def test_retention_goes_on_without_info_and_memory_usage(
+async def test_retention_works_without_info_and_memory_usage(
     server: EmbeddedServer, start_broker: StartBroker, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     set_users(server, "info", "memory|usage")
@@ -171,7 +171,7 @@ async def test_retention_goes_on_without_info_and_memory_usage(
     assert sum("INFO is refused" in text for text in texts) == 1
 
 
-async def test_estimate_is_near_the_measure(
+async def test_estimated_memory_is_close_to_the_measured(
     server: EmbeddedServer, start_broker: StartBroker, connect: Connect
 ) -> None:
     broker = await start_broker(store=server.url)
@@ -181,7 +181,7 @@ async def test_estimate_is_near_the_measure(
     assert 0.7 < await store._estimate(queue) / measured < 1.4
 
 
-async def test_sync_master_without_wait_says_stored_and_not_confirmed(
+async def test_sync_master_without_wait_reports_stored_but_unconfirmed(
     server: EmbeddedServer, start_broker: StartBroker, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     set_users(server, "role", "wait")

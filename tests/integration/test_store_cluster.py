@@ -40,7 +40,7 @@ async def test_groups_are_on_different_shards(shards: Shards, start_broker: Star
         assert has_keys == [shard == index for shard in range(SHARDS)]
 
 
-async def test_a_group_follows_its_slot_to_another_shard(
+async def test_group_follows_its_slot_to_another_shard(
     shards: Shards, start_broker: StartBroker, connect: Connect
 ) -> None:
     name = names_by_shard()[0]

@@ -135,7 +135,7 @@ async def start_load(start_broker: StartBroker, connect: Connect, url: str, name
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-async def test_a_primary_that_goes_costs_its_own_group_a_pause_and_the_others_nothing(
+async def test_lost_primary_pauses_only_its_own_group(
     shards: Shards, start_broker: StartBroker, connect: Connect, how: signal.Signals
 ) -> None:
     name, *names = names_by_shard()

@@ -61,7 +61,7 @@ async def secured(
         front.close()
 
 
-async def test_user_and_tls_from_the_url(
+async def test_user_and_tls_are_set_by_the_url(
     secured: int, certificate: tuple[Path, Path], start_broker: StartBroker, connect: Connect
 ) -> None:
     url = f"rediss://app:secret@127.0.0.1:{secured}/0?ssl_ca_certs={certificate[0]}"
@@ -70,7 +70,7 @@ async def test_user_and_tls_from_the_url(
     assert await client.pull_all("T") == ["a"]
 
 
-async def test_user_and_tls_from_the_environment(
+async def test_user_and_tls_are_set_by_the_environment(
     secured: int,
     certificate: tuple[Path, Path],
     start_broker: StartBroker,
@@ -84,12 +84,12 @@ async def test_user_and_tls_from_the_environment(
     await client.send("T", "a")
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_refused(secured: int, start_broker: StartBroker) -> None:
+async def test_untrusted_certificate_is_refused(secured: int, start_broker: StartBroker) -> None:
     with pytest.raises(StoreError, match="certificate"):
         await start_broker(store=f"rediss://app:secret@127.0.0.1:{secured}/0")
 
 
-async def test_a_wrong_user_is_said_without_its_password(
+async def test_error_about_a_wrong_user_hides_its_password(
     secured: int, certificate: tuple[Path, Path], start_broker: StartBroker
 ) -> None:
     with pytest.raises(

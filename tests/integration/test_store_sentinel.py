@@ -116,7 +116,7 @@ async def pulled(client: BrokerClient, bodies: list[str]) -> bool:
     return pulled.bodies == bodies
 
 
-async def test_brokers_follow_a_failover_that_an_operator_asks_for(
+async def test_brokers_follow_a_failover_started_by_an_operator(
     watched: Watched, start_broker: StartBroker, connect: Connect
 ) -> None:
     """The old primary stays and is a replica now: it refuses writes, and the broker looks for its successor."""
@@ -144,7 +144,7 @@ async def test_brokers_follow_a_failover_that_an_operator_asks_for(
     assert set(stored[1:]) == {"b"}
 
 
-async def test_a_broker_leaves_a_primary_that_was_replaced_while_it_hung(
+async def test_broker_leaves_a_primary_replaced_while_it_hung(
     watched: Watched, start_broker: StartBroker, connect: Connect
 ) -> None:
     """It still takes writes when it wakes up, until the Sentinels make it a replica; these would be lost."""

@@ -256,7 +256,7 @@ def looks_often() -> object:
 @pytest.mark.usefixtures("looks_often")
 @given(steps=STEPS)
 @settings(max_examples=30)
-def test_every_half_message_has_one_end(
+def test_every_half_message_is_committed_or_removed_once(
     embedded_server: EmbeddedServer, steps: list[tuple[str, object, object]]
 ) -> None:
     asyncio.run(run_steps(embedded_server.url, steps))
