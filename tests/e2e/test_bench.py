@@ -38,12 +38,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, env=environ)
 
 
-def test_one_json_object_with_every_figure() -> None:
+def test_benchmark_prints_one_json_object_with_every_figure() -> None:
     result = json.loads(run("--json").stdout)
     assert {name: result[name] > 0 for name in FIGURES} == dict.fromkeys(FIGURES, True)
 
 
-def test_table_and_a_line_for_each_phase_fit_into_80_columns() -> None:
+def test_benchmark_table_and_phase_lines_fit_into_80_columns() -> None:
     done = run()
     for text in ("default settings", "in flight", "batches", "consumer", "end to end", "XADD", "XRANGE"):
         assert text in done.stdout
@@ -52,7 +52,7 @@ def test_table_and_a_line_for_each_phase_fit_into_80_columns() -> None:
     assert max(map(len, [*done.stdout.splitlines(), *done.stderr.splitlines()])) <= 80
 
 
-def test_benchmark_of_filters_prints_a_figure_for_every_share_of_matches() -> None:
+def test_filter_benchmark_prints_a_figure_for_every_match_ratio() -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "filters.py"
     command = [sys.executable, str(script), "--rounds", "1", "--count", "2000", "--bodies", "16"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(), check=False)

@@ -68,7 +68,7 @@ class Member:
         return self._path.read_text().splitlines() if self._path.exists() else []
 
 
-def test_each_member_gets_everything_and_goes_on_after_its_end(tmp_path: Path, namesrv_addr: str) -> None:
+def test_each_member_gets_everything_and_resumes_after_restart(tmp_path: Path, namesrv_addr: str) -> None:
     with Admin(namesrv_addr) as admin:
         admin.create_topic("broadcast")
         admin.wait_for_route("broadcast")
@@ -105,7 +105,7 @@ def test_each_member_gets_everything_and_goes_on_after_its_end(tmp_path: Path, n
         killed.end(kill=True)
 
 
-def test_the_example(namesrv_addr: str) -> None:
+def test_example_runs(namesrv_addr: str) -> None:
     for _ in range(2):
         done = subprocess.run(
             [sys.executable, EXAMPLE],

@@ -19,7 +19,7 @@ from rmq_redis.store.embedded import EmbeddedServer
 
 
 @pytest.mark.parametrize("kills", [3])
-async def test_killed_master_loses_nothing_acknowledged(tmp_path: Path, kills: int) -> None:
+async def test_killed_master_loses_no_confirmed_messages(tmp_path: Path, kills: int) -> None:
     topic = "crash"
     with (
         EmbeddedServer(tmp_path / "store") as store,
@@ -49,7 +49,7 @@ async def test_killed_master_loses_nothing_acknowledged(tmp_path: Path, kills: i
             check_streams(client, topic, stored)
 
 
-async def test_a_broker_that_is_told_to_stop_answers_what_it_accepted(tmp_path: Path) -> None:
+async def test_terminated_broker_answers_accepted_requests(tmp_path: Path) -> None:
     """SIGTERM in the middle of a load: exit code 0, and no send that was accepted stays without its answer."""
     topic = "graceful"
     with (
@@ -106,7 +106,7 @@ async def test_offsets_survive_a_killed_master(tmp_path: Path) -> None:
             master.kill()
 
 
-async def test_killed_master_neither_loses_nor_doubles_what_is_due_later(tmp_path: Path) -> None:
+async def test_killed_master_neither_loses_nor_duplicates_delayed_messages(tmp_path: Path) -> None:
     """The broker dies again and again while timers come due."""
     topic, count = "timers", 400
     with (
@@ -136,7 +136,7 @@ async def test_killed_master_neither_loses_nor_doubles_what_is_due_later(tmp_pat
     }
 
 
-async def test_killed_store_loses_nothing_acknowledged(tmp_path: Path) -> None:
+async def test_killed_store_loses_no_confirmed_messages(tmp_path: Path) -> None:
     """kill -9 of the Redis server under a load, then restart on its data: the broker goes on by itself."""
     topic = "store-crash"
     with (
@@ -164,7 +164,7 @@ async def test_killed_store_loses_nothing_acknowledged(tmp_path: Path) -> None:
             check_streams(client, topic, stored)
 
 
-async def test_consumers_read_from_a_slave_while_the_master_is_away(tmp_path: Path) -> None:
+async def test_consumers_read_from_a_slave_while_the_master_is_offline(tmp_path: Path) -> None:
     topic = "slave-read"
     received: set[str] = set()
 

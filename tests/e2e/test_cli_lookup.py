@@ -41,7 +41,7 @@ def send(topic: str, body: str, env: dict[str, str], *labels: str) -> dict[str, 
     return sent
 
 
-def test_a_message_is_shown_by_either_id_and_by_its_place(topic: str, env: dict[str, str]) -> None:
+def test_message_is_shown_by_either_id_and_by_queue_and_offset(topic: str, env: dict[str, str]) -> None:
     send(topic, "before", env, "--sharding-key", "k")
     sent = send(topic, "grüße", env, "--sharding-key", "k", "--tags", "TagA", "--keys", "order-7", "--property", "a=b")
     for arguments in (
@@ -60,7 +60,7 @@ def test_a_message_is_shown_by_either_id_and_by_its_place(topic: str, env: dict[
 
 
 @pytest.mark.parametrize("shift_s", [-3 * 3600, 3 * 3600], ids=["behind", "ahead"])
-def test_message_of_a_producer_whose_clock_differs_is_found(
+def test_message_of_a_producer_with_a_wrong_clock_is_found(
     topic: str, env: dict[str, str], namesrv_addr: str, shift_s: int
 ) -> None:
     """By CLI and SDK, in a topic, and in the retry topic and the dead letters of a group."""
@@ -79,7 +79,7 @@ def test_message_of_a_producer_whose_clock_differs_is_found(
             assert [message.text() for message in admin.query_by_unique_key(name, key)] == ["found"]
 
 
-def test_a_body_that_is_no_text_is_shown_in_hex(topic: str, env: dict[str, str], tmp_path: Path) -> None:
+def test_binary_body_is_shown_in_hex(topic: str, env: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "binary"
     file.write_bytes(b"\xff\x00\xfe" + b"x" * 300 + b"\n")
     result_of("send", topic, "--file", str(file), "--sharding-key", "k", **env)
@@ -89,7 +89,7 @@ def test_a_body_that_is_no_text_is_shown_in_hex(topic: str, env: dict[str, str],
     assert out.endswith("... 47 more bytes; --json prints all as base64\n")
 
 
-def test_what_is_not_there_is_said(topic: str, env: dict[str, str]) -> None:
+def test_missing_message_is_reported(topic: str, env: dict[str, str]) -> None:
     sent = send(topic, "x", env, "--sharding-key", "k")
     other = sent["msg_id"][:-1] + ("0" if sent["msg_id"][-1] != "0" else "1")
     for arguments, text in (
@@ -108,19 +108,19 @@ def test_what_is_not_there_is_said(topic: str, env: dict[str, str]) -> None:
     assert nothing.stderr == f"no message of topic {topic!r} has the key 'none'\n"
 
 
-def test_an_id_that_is_none_is_wrong_usage(env: dict[str, str]) -> None:
+def test_malformed_id_is_a_usage_error(env: dict[str, str]) -> None:
     done = run_cli("message", "show", "nonsense", **env)
     assert done.returncode == 2
     assert "offset message id" in " ".join(done.stderr.replace("│", " ").split())
 
 
-def test_the_id_that_send_printed_needs_its_topic_and_the_error_says_so(topic: str, env: dict[str, str]) -> None:
+def test_msg_id_without_its_topic_is_an_error_that_asks_for_it(topic: str, env: dict[str, str]) -> None:
     done = run_cli("message", "show", send(topic, "x", env)["msg_id"], **env)
     assert done.returncode in (1, 2)  # it may look like a broker's id, of an address where no broker is
     assert "give the topic, too: -t TOPIC" in " ".join(done.stderr.replace("│", " ").split())
 
 
-def test_messages_with_a_key_within_a_time(topic: str, env: dict[str, str]) -> None:
+def test_messages_are_found_by_key_and_time_range(topic: str, env: dict[str, str]) -> None:
     for number in range(3):
         send(topic, f"old {number}", env, "--keys", f"order-7 part-{number}")
     [last] = json_lines_of("message", "query", topic, "--key", "part-2", **env)
@@ -138,7 +138,7 @@ def test_messages_with_a_key_within_a_time(topic: str, env: dict[str, str]) -> N
     assert bodies("--max", "2") == ["old 2", "new"]
 
 
-def test_a_group_without_members_is_moved(topic: str, env: dict[str, str]) -> None:
+def test_group_without_members_is_reset(topic: str, env: dict[str, str]) -> None:
     def read(most: int) -> list[str]:
         return result_of("consume", topic, "-g", topic, "--max", str(most), "--timeout", "30", **env).splitlines()
 
@@ -181,7 +181,7 @@ def sent_ms(sent: dict[str, Any], topic: str, env: dict[str, str]) -> int:
     return time_ms
 
 
-def test_a_group_whose_member_reads_is_moved_back_and_forth(topic: str, env: dict[str, str]) -> None:
+def test_group_with_a_consuming_member_is_reset_back_and_forth(topic: str, env: dict[str, str]) -> None:
     bodies = [str(number) for number in range(20)]
     result_of("send", topic, "--sharding-key", "k", stdin="\n".join(bodies) + "\n", **env)
     with (
@@ -203,7 +203,7 @@ def test_a_group_whose_member_reads_is_moved_back_and_forth(topic: str, env: dic
         assert consumer.lines == [*bodies * 2, "new"]
 
 
-def test_a_reset_outlives_the_broker_and_holds_against_a_member_that_was_away(tmp_path: Path) -> None:
+def test_reset_survives_a_broker_restart_and_moves_a_stopped_member(tmp_path: Path) -> None:
     bodies = [str(number) for number in range(20)]
     with up(tmp_path) as cluster:
         env = {"RMQ_REDIS_NAMESRV_ADDR": cluster.wait_until_ready()}

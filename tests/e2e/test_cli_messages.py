@@ -36,7 +36,7 @@ def topic() -> str:
     return f"t{uuid.uuid4().hex[:10]}"
 
 
-def test_a_message_with_everything_comes_out_as_it_went_in(topic: str, env: dict[str, str]) -> None:
+def test_message_with_all_attributes_is_consumed_unchanged(topic: str, env: dict[str, str]) -> None:
     labels = ["--tags", "TagA", "--keys", "k1 k2", "--property", "a=b=c", "--property", "d="]
     sent = json_of("send", topic, "grüße", "--sharding-key", "shard", *labels, **env)
     assert sent["status"] == "SEND_OK"
@@ -47,7 +47,7 @@ def test_a_message_with_everything_comes_out_as_it_went_in(topic: str, env: dict
     assert got["properties"]["a"] == "b=c"
 
 
-def test_lines_are_sent_each_as_a_message_and_arrive_in_the_order_of_their_key(
+def test_lines_are_sent_as_messages_and_keep_the_order_of_their_key(
     topic: str, env: dict[str, str], tmp_path: Path
 ) -> None:
     lines = [f"line {number}" for number in range(200)]
@@ -61,7 +61,7 @@ def test_lines_are_sent_each_as_a_message_and_arrive_in_the_order_of_their_key(
     assert out.splitlines() == lines
 
 
-def test_standard_input_without_a_key_spreads_over_the_queues(topic: str, env: dict[str, str]) -> None:
+def test_standard_input_without_a_key_is_spread_over_the_queues(topic: str, env: dict[str, str]) -> None:
     result_of("topic", "create", topic, "--queues", "2", **env)
     result_of("send", topic, stdin="".join(f"{number}\n" for number in range(40)), **env)
     shown = json_of("topic", "show", topic, **env)
@@ -74,7 +74,7 @@ def test_standard_input_without_a_key_spreads_over_the_queues(topic: str, env: d
     ]
 
 
-def test_consume_commits_what_it_printed_and_goes_on_there(topic: str, env: dict[str, str]) -> None:
+def test_consume_commits_what_it_printed_and_resumes_there(topic: str, env: dict[str, str]) -> None:
     result_of("send", topic, "--sharding-key", "k", stdin="1\n2\n3\n4\n", **env)
     parts = [result_of("consume", topic, "-g", topic, "--max", "2", "--timeout", "30", **env) for _ in range(2)]
     assert parts == ["1\n2\n", "3\n4\n"]
@@ -103,7 +103,7 @@ def test_consume_filters_by_a_condition_on_properties(topic: str, env: dict[str,
     assert both.returncode == 2
 
 
-def test_consume_begins_at_the_first_message_the_next_one_or_a_time(topic: str, env: dict[str, str]) -> None:
+def test_consume_starts_at_the_first_or_next_message_or_at_a_time(topic: str, env: dict[str, str]) -> None:
     def read(group: str, where: str, most: int) -> list[str]:
         arguments = ["-g", group + topic, "--from", where, "--max", str(most), "--timeout", "30"]
         return result_of("consume", topic, *arguments, **env).splitlines()
@@ -125,7 +125,7 @@ def test_consume_begins_at_the_first_message_the_next_one_or_a_time(topic: str, 
     assert (wrong.returncode, "'yesterday' is not a time" in wrong.stderr) == (2, True)
 
 
-def test_queues_with_messages_are_not_taken_away_by_mistake(topic: str, env: dict[str, str]) -> None:
+def test_removing_queues_with_messages_needs_force(topic: str, env: dict[str, str]) -> None:
     result_of("topic", "create", topic, "--queues", "6", **env)
     assert json_of("topic", "create", topic, **env)["queues"] == 6
     lines = "".join(f"{number}\n" for number in range(24))  # round robin: some in each queue
@@ -138,7 +138,7 @@ def test_queues_with_messages_are_not_taken_away_by_mistake(topic: str, env: dic
     assert json_of("topic", "show", topic, **env)["messages"] == 8
 
 
-def test_lines_of_a_pipe_are_sent_as_they_come_and_ctrl_c_ends_it(topic: str, env: dict[str, str]) -> None:
+def test_send_reads_a_pipe_line_by_line_until_ctrl_c(topic: str, env: dict[str, str]) -> None:
     with CliProcess("send", topic, "--json", **env) as sender:
         stdin = sender.process.stdin
         assert stdin is not None
@@ -152,9 +152,7 @@ def test_lines_of_a_pipe_are_sent_as_they_come_and_ctrl_c_ends_it(topic: str, en
     assert len(json_lines_of("consume", topic, "--max", "3", "--timeout", "30", **env)) == 3
 
 
-def test_consume_waits_for_a_topic_prints_as_messages_come_and_ends_with_ctrl_c(
-    topic: str, env: dict[str, str]
-) -> None:
+def test_consume_waits_for_a_topic_and_prints_until_ctrl_c(topic: str, env: dict[str, str]) -> None:
     with CliProcess("consume", topic, **env) as consumer:
         wait_until(lambda: consumer.error_lines, "it says that it waits")
         assert consumer.error_lines == [f"topic {topic!r} does not exist yet; waiting for it"]
@@ -165,7 +163,7 @@ def test_consume_waits_for_a_topic_prints_as_messages_come_and_ends_with_ctrl_c(
         assert consumer.wait() == 0
 
 
-def test_a_reader_that_goes_away_ends_consume_quietly(topic: str, env: dict[str, str]) -> None:
+def test_closed_pipe_ends_consume_quietly(topic: str, env: dict[str, str]) -> None:
     result_of("send", topic, stdin="x\n" * 100, **env)
     command = f"{sys.executable} -m rmq_redis consume {topic} | head -n 1"
     done = subprocess.run(
@@ -175,7 +173,7 @@ def test_a_reader_that_goes_away_ends_consume_quietly(topic: str, env: dict[str,
 
 
 @pytest.mark.parametrize("without_uvloop", [False, True])
-def test_a_reader_that_goes_away_after_the_last_message_ends_consume_quietly(
+def test_pipe_closed_after_the_last_message_ends_consume_quietly(
     topic: str, env: dict[str, str], tmp_path: Path, without_uvloop: bool
 ) -> None:
     result_of("send", topic, "only", **env)
@@ -199,7 +197,7 @@ def test_a_reader_that_goes_away_after_the_last_message_ends_consume_quietly(
             consumer.kill()
 
 
-def test_a_body_that_is_no_text_is_shown_as_base64(topic: str, env: dict[str, str], tmp_path: Path) -> None:
+def test_binary_body_is_shown_as_base64(topic: str, env: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "binary"
     file.write_bytes(b"\xff\x00\xfe\n")
     result_of("send", topic, "--file", str(file), **env)
@@ -208,7 +206,7 @@ def test_a_body_that_is_no_text_is_shown_as_base64(topic: str, env: dict[str, st
     assert "body" not in got
 
 
-def test_topics_from_creation_to_deletion(topic: str, env: dict[str, str]) -> None:
+def test_topics_are_created_shown_changed_and_deleted(topic: str, env: dict[str, str]) -> None:
     created = json_of("topic", "create", topic, "--queues", "3", "--perm", "r", **env)
     assert len(created["brokers"]) == 2
     assert topic in json_of("topic", "list", **env)
@@ -231,7 +229,7 @@ def test_topics_from_creation_to_deletion(topic: str, env: dict[str, str]) -> No
     assert gone.stderr.startswith(f"error: no NameServer knows a route of topic {topic!r}")
 
 
-def test_the_examples_do_what_they_say(env: dict[str, str]) -> None:
+def test_examples_print_what_they_document(env: dict[str, str]) -> None:
     def run_example(name: str) -> list[str]:
         done = subprocess.run(
             [sys.executable, EXAMPLES / name],
@@ -263,12 +261,12 @@ def test_the_examples_do_what_they_say(env: dict[str, str]) -> None:
             consumer.kill()
 
 
-def test_sends_in_json_are_one_object_a_line(topic: str, env: dict[str, str]) -> None:
+def test_json_output_of_send_is_one_object_per_line(topic: str, env: dict[str, str]) -> None:
     out = result_of("send", topic, "--json", "--sharding-key", "k", stdin="a\nb\n", **env)
     assert [json.loads(line)["queue_offset"] for line in out.splitlines()] == [0, 1]
 
 
-def test_retention_is_set_and_shown_and_works(topic: str, env: dict[str, str]) -> None:
+def test_retention_is_set_shown_and_applied(topic: str, env: dict[str, str]) -> None:
     result_of("topic", "create", topic, "--queues", "1", "--retention-time", "7d", "--retention-count", "100", **env)
     result_of("send", topic, stdin="".join(f"{number}\n" for number in range(700)), **env)
 

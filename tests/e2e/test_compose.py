@@ -42,7 +42,7 @@ def compose() -> dict[str, Any]:
     return loaded
 
 
-def test_it_holds_what_it_says(compose: dict[str, Any]) -> None:
+def test_compose_file_is_valid_and_complete(compose: dict[str, Any]) -> None:
     services = compose["services"]
     for name, service in services.items():
         assert service.keys() <= SERVICE_KEYS, name
@@ -175,7 +175,7 @@ def project(compose: dict[str, Any], tmp_path: Path) -> Iterator[Project]:
     print(project.logs_of_sentinels())  # shown when the test failed
 
 
-def test_its_commands_make_a_cluster_that_outlives_a_master_and_a_primary(project: Project) -> None:
+def test_compose_cluster_survives_the_loss_of_master_and_primary(project: Project) -> None:
     project.start_all()
 
     def greetings() -> int:

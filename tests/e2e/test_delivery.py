@@ -54,7 +54,7 @@ def run_example(name: str, namesrv_addr: str) -> str:
     return done.stdout
 
 
-def test_the_example_of_delayed_messages(namesrv_addr: str) -> None:
+def test_example_of_delayed_messages_runs(namesrv_addr: str) -> None:
     lines = run_example("delayed.py", namesrv_addr).splitlines()
     assert lines[0] == "recalled True"
     assert lines[1].startswith("recalled once only: recall failed")
@@ -62,7 +62,7 @@ def test_the_example_of_delayed_messages(namesrv_addr: str) -> None:
     assert arrived == {"in 1.5 s", "at a time", "level 1, which is 1 s"}
 
 
-def test_a_message_for_later_is_sent_and_recalled_at_the_terminal(namesrv_addr: str) -> None:
+def test_delayed_message_is_sent_and_recalled_by_commands(namesrv_addr: str) -> None:
     given = ("--namesrv", namesrv_addr)
     text = result_of("send", "later", "in an hour", "--delay", "3600", *given)
     msg_id, handle = text.split()[0], text.split()[-1]
@@ -89,7 +89,7 @@ async def consume_failing(namesrv_addr: str, group: str, topic: str, count: int)
         await eventually(lambda: len(failed) >= count, "the messages fail", DEADLINE_S)
 
 
-async def test_dead_letters_are_listed_and_sent_again(namesrv_addr: str) -> None:
+async def test_dead_letters_are_listed_and_resent(namesrv_addr: str) -> None:
     topic, group = "dead-orders", "dead-billing"
     given = ("--namesrv", namesrv_addr)
     changed = json_of("group", "set", group, "--retry-max-times", "0", *given)
@@ -146,7 +146,7 @@ def three(items: list[Any]) -> list[Any]:
     return items if len(items) == 3 else []
 
 
-def test_a_group_without_dead_letters(namesrv_addr: str) -> None:
+def test_group_without_dead_letters_is_reported(namesrv_addr: str) -> None:
     done = run_cli("dlq", "list", "nobody", "--namesrv", namesrv_addr)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "group nobody has no dead letters\n")
 
@@ -172,7 +172,7 @@ def test_groups_are_listed_shown_changed_and_deleted(namesrv_addr: str) -> None:
     assert "tried" not in result_of("group", "list", "--all", *given).split()
 
 
-def test_members_of_a_group_that_subscribe_differently_are_shown(namesrv_addr: str) -> None:
+def test_members_with_different_subscriptions_are_shown(namesrv_addr: str) -> None:
     given = ("--namesrv", namesrv_addr)
     result_of("topic", "create", "watched", *given)
     members = []
@@ -191,7 +191,7 @@ def test_members_of_a_group_that_subscribe_differently_are_shown(namesrv_addr: s
     assert run_cli("group", "show", "watchers", *given).stderr == ""
 
 
-def test_the_example_of_retries_and_dead_letters(namesrv_addr: str) -> None:
+def test_example_of_retries_and_dead_letters_runs(namesrv_addr: str) -> None:
     assert run_example("retry_dead_letters.py", namesrv_addr).splitlines()[:4] == [
         "order 7: delivery 1",
         "order 7: delivery 2",
@@ -259,7 +259,7 @@ class BurstTest:
             assert client.keys("rmq:{broker-a}:scheduled*") + client.keys("*:recallable") == []
 
 
-async def test_a_broker_killed_in_a_burst_neither_loses_nor_doubles(tmp_path: Path) -> None:
+async def test_broker_killed_in_a_burst_neither_loses_nor_duplicates(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path / "store") as store, namesrv(store.url, tmp_path) as names:
         master = broker(store.url, names.address, tmp_path, "--port", "0").wait_until_serving()
         try:
@@ -278,7 +278,7 @@ async def test_a_broker_killed_in_a_burst_neither_loses_nor_doubles(tmp_path: Pa
             master.kill()
 
 
-async def test_a_store_killed_in_a_burst_neither_loses_nor_doubles(tmp_path: Path) -> None:
+async def test_store_killed_in_a_burst_neither_loses_nor_duplicates(tmp_path: Path) -> None:
     with (
         EmbeddedServer(tmp_path / "registry") as registry,
         EmbeddedServer(tmp_path / "store", settings={"appendfsync": "always"}) as store,

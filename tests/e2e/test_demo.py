@@ -33,7 +33,7 @@ def assert_complete(found: dict[str, Any], events: int, keys: int) -> None:
     assert 0 < found["e2e_p50_ms"] <= found["e2e_p99_ms"]
 
 
-def test_all_order_events_arrive_in_order_and_a_table_says_so() -> None:
+def test_demo_handles_all_events_in_order_and_prints_a_table() -> None:
     with CliProcess("demo", "--rate", "0") as demo:
         demo.wait_until_ready()
         demo.descendants()
@@ -47,7 +47,7 @@ def test_all_order_events_arrive_in_order_and_a_table_says_so() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_kill_9_of_a_namesrv_meanwhile_changes_nothing(number: int) -> None:
+def test_demo_succeeds_when_a_namesrv_is_killed_meanwhile(number: int) -> None:
     with CliProcess("demo", "--json", "--rate", "4000") as demo:
         wait_until(lambda: any(line.startswith("producer") for line in demo.error_lines), "the producer runs")
         wait_until(lambda: any(line.startswith("sent") for line in demo.error_lines), "messages are on their way")
@@ -56,7 +56,7 @@ def test_kill_9_of_a_namesrv_meanwhile_changes_nothing(number: int) -> None:
         assert any("has ended (killed by SIGKILL); the others continue" in line for line in demo.error_lines)
 
 
-def test_kill_9_of_a_namesrv_before_anything_was_sent(tmp_path: Path) -> None:
+def test_demo_succeeds_when_a_namesrv_is_killed_before_sending(tmp_path: Path) -> None:
     events = tmp_path / "events.jsonl"
     events.write_text("".join(f'{{"order_id": "o{number % 10}"}}\n' for number in range(100)))
     with CliProcess("demo", "--json", "--file", str(events), "--pause-after-ready") as demo:
@@ -73,7 +73,7 @@ def pid_of(demo: CliProcess, name: str) -> int:
     return int(line.split()[-1])
 
 
-def test_a_file_of_ones_own_is_checked_by_its_line_numbers(tmp_path: Path) -> None:
+def test_events_of_a_given_file_are_checked_by_line_number(tmp_path: Path) -> None:
     events = tmp_path / "events.jsonl"
     rows = [json.dumps({"customer": f"k{number % 37}", "seq": -number, "n": number}) for number in range(500)]
     events.write_text("\n\n".join(rows))
@@ -81,7 +81,7 @@ def test_a_file_of_ones_own_is_checked_by_its_line_numbers(tmp_path: Path) -> No
         assert_complete(result(demo), 500, 37)
 
 
-def test_a_file_that_does_not_fit_is_one_clear_line(tmp_path: Path) -> None:
+def test_invalid_file_is_a_one_line_error(tmp_path: Path) -> None:
     events = tmp_path / "events.jsonl"
     events.write_text('{"customer": "a"}\n{"client": "b"}\n')
     refused = run_cli("demo", "--file", str(events), "--key-field", "customer")
@@ -90,7 +90,7 @@ def test_a_file_that_does_not_fit_is_one_clear_line(tmp_path: Path) -> None:
     assert line.startswith(f"error: {events}, line 2: no field 'customer' (its fields are client)")
 
 
-def test_stopped_early_it_leaves_nothing_behind() -> None:
+def test_demo_stopped_early_leaves_nothing_behind() -> None:
     with CliProcess("demo", "--rate", "100") as demo:
         demo.wait_for_line("producer")
         demo.signal(signal.SIGINT)

@@ -124,7 +124,7 @@ def namesrv_addr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("page", "line", "code"), BLOCKS, ids=[f"{page.name}:{line}" for page, line, _ in BLOCKS])
-def test_it_runs(page: Path, line: int, code: str, namesrv_addr: str, tmp_path: Path) -> None:
+def test_documented_program_runs(page: Path, line: int, code: str, namesrv_addr: str, tmp_path: Path) -> None:
     around = next((around for part, around in AROUND.items() if part in code), Around())
     for _, _, other in BLOCKS:  # files that a page has its reader make
         if name := re.match(r"# (\w+\.py)\n", other):
@@ -161,5 +161,5 @@ def test_it_runs(page: Path, line: int, code: str, namesrv_addr: str, tmp_path: 
             process.kill()
 
 
-def test_what_is_put_around_a_program_belongs_to_one() -> None:
+def test_every_wrapper_belongs_to_a_documented_program() -> None:
     assert [part for part in AROUND if not any(part in code for _, _, code in BLOCKS)] == []

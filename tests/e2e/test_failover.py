@@ -55,7 +55,7 @@ def group(tmp_path: Path) -> Iterator[Group]:
                 process.kill()
 
 
-async def test_a_killed_master_is_replaced_and_comes_back_as_a_slave(group: Group) -> None:
+async def test_killed_master_is_replaced_and_returns_as_a_slave(group: Group) -> None:
     topic = "takeover"
     received: set[str] = set()
 
@@ -99,7 +99,7 @@ async def route_is(group: Group, admin: AsyncAdmin, topic: str, wanted: dict[int
     return await group.addresses(admin, topic) == wanted
 
 
-async def test_not_one_late_write_of_a_paused_master_lands(group: Group) -> None:
+async def test_late_writes_of_a_paused_master_are_rejected(group: Group) -> None:
     topic = "paused"
     async with (
         AsyncAdmin(group.names) as admin,
@@ -129,7 +129,7 @@ async def test_not_one_late_write_of_a_paused_master_lands(group: Group) -> None
         await old.close()
 
 
-async def test_the_new_masters_writes_reach_who_reads_from_the_old_one(group: Group) -> None:
+async def test_consumers_of_the_old_master_get_the_new_masters_messages(group: Group) -> None:
     """A consumer that stays with the old master, a slave now, misses nothing."""
     topic = "stays"
     async with AsyncAdmin(group.names) as admin, AsyncProducer("stays-producer", group.names) as producer:

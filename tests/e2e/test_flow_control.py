@@ -40,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         os.kill(store.pid, signal.SIGCONT)
 
 
-async def test_a_producer_hears_busy_from_a_broker_whose_store_stands_still(cluster: Cluster) -> None:
+async def test_producer_gets_busy_while_the_store_is_stopped(cluster: Cluster) -> None:
     async with AsyncProducer("busy", cluster.namesrv_addr, retry_times_when_send_failed=0) as producer:
         await eventually(lambda: sent(producer, "Busy"), "the first send")
         os.kill(cluster.store.pid, signal.SIGSTOP)
@@ -69,7 +69,7 @@ async def test_a_producer_hears_busy_from_a_broker_whose_store_stands_still(clus
     assert stored == 1 + len(tasks) - len(errors) + 1  # the first, those that were taken, the last
 
 
-async def test_a_producer_goes_to_the_other_group_while_one_store_stands_still(tmp_path: Path) -> None:
+async def test_producer_uses_the_other_group_while_one_store_is_stopped(tmp_path: Path) -> None:
     topic = "Two"
     with (
         EmbeddedServer(tmp_path / "registry") as registry,
@@ -128,7 +128,7 @@ async def sent(producer: AsyncProducer, topic: str) -> bool:
 
 
 @pytest.mark.parametrize("perm", [6, 4, 2, 0])
-async def test_a_topics_permission(cluster: Cluster, perm: int) -> None:
+async def test_topic_permission_controls_sending_and_consuming(cluster: Cluster, perm: int) -> None:
     topic = f"Perm{perm}"
     client = BrokerClient(cluster.broker_addr)
     async with AsyncAdmin(cluster.namesrv_addr) as admin:
@@ -167,7 +167,7 @@ async def routed(admin: AsyncAdmin, topic: str, perm: int) -> bool:
     return [data.perm & 6 for data in (await admin.topic_route(topic)).queue_datas] == [perm]
 
 
-async def test_a_message_that_is_too_large_for_the_broker(cluster: Cluster) -> None:
+async def test_message_above_the_broker_limit_is_refused(cluster: Cluster) -> None:
     async with AsyncProducer("large", cluster.namesrv_addr, compress_over_bytes=0) as producer:
         await eventually(lambda: sent(producer, "Large"), "the first send")
         with pytest.raises(MessageIllegalError, match="2001 bytes, at most 2000"):
@@ -175,7 +175,7 @@ async def test_a_message_that_is_too_large_for_the_broker(cluster: Cluster) -> N
         await producer.send(Message("Large", "x" * 2000))
 
 
-async def test_consuming_is_switched_off_and_on_for_a_group(cluster: Cluster) -> None:
+async def test_consuming_is_disabled_and_enabled_for_a_group(cluster: Cluster) -> None:
     topic, group = "Switch", "switched"
     received: list[str] = []
 
@@ -203,7 +203,7 @@ async def test_consuming_is_switched_off_and_on_for_a_group(cluster: Cluster) ->
             await eventually(lambda: received == ["one", "two", "three"])
 
 
-async def test_broadcasting_is_switched_off_for_a_group(cluster: Cluster) -> None:
+async def test_broadcasting_is_disabled_for_a_group(cluster: Cluster) -> None:
     client = BrokerClient(cluster.broker_addr)
     try:
         async with AsyncAdmin(cluster.namesrv_addr) as admin:

@@ -19,7 +19,7 @@ from rmq_redis.store.embedded import EmbeddedServer
 TIMEOUT_S = 120.0
 
 
-async def test_a_group_is_added_and_another_drained_and_nobody_is_restarted(tmp_path: Path) -> None:
+async def test_group_is_added_and_another_drained_without_restarts(tmp_path: Path) -> None:
     topic = "growing"
     received: set[str] = set()
     slow = asyncio.Event()
@@ -104,7 +104,7 @@ async def perms(admin: AsyncAdmin, topic: str) -> dict[str, int]:
     return {queue.broker_name: queue.perm for queue in (await admin.topic_route(topic)).queue_datas}
 
 
-def test_draining_is_undone_and_a_name_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_draining_is_undone_and_an_unknown_name_is_an_error(tmp_path: Path) -> None:
     with up(tmp_path) as cluster:
         addresses = cluster.wait_until_ready()
         result_of("topic", "create", "T", "-n", addresses)
@@ -118,7 +118,7 @@ def test_draining_is_undone_and_a_name_that_is_not_there_is_said(tmp_path: Path)
         assert "broker-a" in unknown.stderr
 
 
-def test_groups_on_stores_of_their_own(tmp_path: Path) -> None:
+def test_broker_groups_use_separate_stores(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path / "one") as one, EmbeddedServer(tmp_path / "two") as two:
         stores = ("--store", one.url, "--store", two.url)
         with up(tmp_path / "data", *stores, brokers=2) as cluster:

@@ -19,12 +19,12 @@ def run(script: str, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, env=environment()).stdout
 
 
-def test_every_row_has_a_name_and_what_it_measures() -> None:
+def test_every_row_has_a_name_and_a_description() -> None:
     rows = dict(line.split(maxsplit=1) for line in run("marks.py", "--list").splitlines())
     assert {"sends", "sync-one", "push-orderly", "both-p99", "pop-sync", "connections", "memory"} <= set(rows)
 
 
-def test_chosen_rows_are_measured_and_judged(tmp_path: Path) -> None:
+def test_chosen_rows_are_measured_and_compared_with_targets(tmp_path: Path) -> None:
     names = ["sends", "sync-async", "push-tag", "pop-async", "transactions", "request-reply", "connections", "memory"]
     output = run("marks.py", "--quick", "--rows", ",".join(names), "--json", str(tmp_path / "marks.json"))
     for name in names:
@@ -49,14 +49,14 @@ def test_systems_are_compared_in_one_table(tmp_path: Path) -> None:
     assert result["ours"]["sequential p50 ms"] > 0
 
 
-def test_growth_is_measured_at_several_points() -> None:
+def test_curves_are_measured_at_several_points() -> None:
     output = run("curves.py", "--quick", "--curves", "queues,groups")
     for title in ("sends/s, by queues", "consumed/s in all, by groups"):
         [line] = [line for line in output.splitlines() if title in line]
         assert " 1: " in line
 
 
-def test_plots_are_svg_and_a_part_of_a_page_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plots_are_svg_and_replace_their_part_of_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import pages  # type: ignore[import-not-found]
 

@@ -274,7 +274,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
     max_examples=MODEL_EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 @given(steps=STEPS)
-def test_nothing_is_lost_doubled_or_out_of_order(
+def test_no_message_is_lost_duplicated_or_out_of_order(
     servers: tuple[str, str, Path], steps: list[tuple[str, object, object]]
 ) -> None:
     async def main() -> None:

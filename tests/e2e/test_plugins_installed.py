@@ -103,7 +103,7 @@ def fresh_environment(base: Path) -> Path:
     return python
 
 
-def test_an_installed_package_takes_effect_in_every_role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_plugin_package_is_used_in_every_role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = fresh_environment(tmp_path)
     notes = tmp_path / "notes"
     notes.touch()

@@ -354,7 +354,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
     max_examples=MODEL_EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 @given(steps=STEPS)
-def test_nothing_is_lost_or_comes_after_its_ack(
+def test_no_message_is_lost_or_redelivered_after_its_ack(
     servers: tuple[str, str, Path], steps: list[tuple[str, int, int]]
 ) -> None:
     async def main() -> None:

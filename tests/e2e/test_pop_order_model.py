@@ -308,7 +308,7 @@ TRIED_OUT = [("pop", 0, 4), ("expire", 0, 0)] * (RETRY_MAX_TIMES + 2)
     max_examples=MODEL_EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 @given(steps=STEPS)
-def test_a_queue_is_consumed_in_order_whatever_happens(
+def test_queue_is_consumed_in_order_under_faults(
     servers: tuple[str, str, Path],
     steps: list[tuple[str, int, int]],
 ) -> None:

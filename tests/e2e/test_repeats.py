@@ -104,7 +104,7 @@ async def test_half_message_repeated_after_kill_is_committed_once(group: Group, 
         await successor.close()
 
 
-async def test_delayed_send_repeated_after_kill_has_the_first_ones_result(group: Group, client: BrokerClient) -> None:
+async def test_delayed_send_repeated_after_kill_returns_the_first_result(group: Group, client: BrokerClient) -> None:
     due_ms = int(time.time() * 1000) + 3_600_000
     properties = f"UNIQ_KEY\x01A1\x02TIMER_DELIVER_MS\x01{due_ms}\x02"
     answers = [(await client.ok(send_request("T", b"later", queue_id=3, properties=properties)))]
@@ -140,7 +140,7 @@ def sent_instead(message: MessageExt, reconsume_times: int, max_reconsume_times:
 
 
 @pytest.mark.parametrize("way", ["given back", "sent"])
-async def test_message_given_back_again_after_kill_is_one_dead_letter(
+async def test_message_sent_back_again_after_kill_is_one_dead_letter(
     group: Group, client: BrokerClient, way: str
 ) -> None:
     await client.ok(heartbeat_request("c1", "G", {"T": "*"}))
@@ -156,7 +156,7 @@ async def test_message_given_back_again_after_kill_is_one_dead_letter(
 
 
 @pytest.mark.parametrize("way", ["given back", "sent"])
-async def test_message_given_back_again_after_kill_is_one_retry(group: Group, client: BrokerClient, way: str) -> None:
+async def test_message_sent_back_again_after_kill_is_one_retry(group: Group, client: BrokerClient, way: str) -> None:
     await client.ok(heartbeat_request("c1", "G", {"T": "*"}))
     await client.ok(send_request("T", b"poison", properties="UNIQ_KEY\x01A1\x02"))
     message = (await client.pull("T", 0)).messages[0]

@@ -78,7 +78,7 @@ async def test_each_request_gets_its_own_reply(namesrv_addr: str) -> None:
         assert reply.topic == "DefaultCluster_REPLY_TOPIC"
 
 
-async def test_a_reply_by_hand(namesrv_addr: str) -> None:
+async def test_ordinary_handler_can_send_the_reply(namesrv_addr: str) -> None:
     """As Java programs do it: an ordinary handler sends ``reply_to(message, body)`` with a producer of its own."""
     consumer = AsyncPushConsumer("by-hand", namesrv_addr, consume_from_where=FIRST)
     async with AsyncProducer("by-hand-replies", namesrv_addr) as replying:
@@ -92,7 +92,7 @@ async def test_a_reply_by_hand(namesrv_addr: str) -> None:
                 assert (await producer.request(Message("by-hand", text), timeout_s=30.0)).text() == text.upper()
 
 
-async def test_without_a_reply_the_request_times_out(namesrv_addr: str) -> None:
+async def test_request_without_a_reply_times_out(namesrv_addr: str) -> None:
     seen = asyncio.Event()
     consumer = AsyncPushConsumer("silent", namesrv_addr, consume_from_where=FIRST)
 
@@ -107,7 +107,7 @@ async def test_without_a_reply_the_request_times_out(namesrv_addr: str) -> None:
             await seen.wait()
 
 
-def test_without_an_event_loop(namesrv_addr: str) -> None:
+def test_request_and_reply_work_without_an_event_loop(namesrv_addr: str) -> None:
     threads: set[str] = set()
     consumer = PushConsumer("plain", namesrv_addr, consume_from_where=FIRST)
 
@@ -121,7 +121,7 @@ def test_without_an_event_loop(namesrv_addr: str) -> None:
     assert "rmq-redis-loop" not in threads
 
 
-async def test_requests_go_on_after_the_broker_was_killed(tmp_path: Path) -> None:
+async def test_requests_continue_after_the_broker_was_killed(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path / "store") as store, namesrv(store.url, tmp_path) as names:
         master = broker(store.url, names.address, tmp_path, "--port", "0").wait_until_serving()
         try:
@@ -152,7 +152,7 @@ async def test_requests_go_on_after_the_broker_was_killed(tmp_path: Path) -> Non
                 master.kill()
 
 
-def test_the_example(namesrv_addr: str) -> None:
+def test_example_runs(namesrv_addr: str) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLE)],
         capture_output=True,

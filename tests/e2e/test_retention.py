@@ -72,7 +72,7 @@ async def kept_messages(namesrv_addr: str, topic: str) -> dict[MessageQueue, dic
     return found
 
 
-async def test_kill_9_in_the_middle_of_trimming_takes_nothing_but_what_was_trimmed(tmp_path: Path) -> None:
+async def test_broker_killed_while_trimming_loses_only_trimmed_messages(tmp_path: Path) -> None:
     """A group that committed and went away does not hold anything back, either."""
     topic = "trimmed"
     options = ("--retention-period-s", "0.005")
@@ -128,9 +128,7 @@ def entries(server: redis.Redis, topic: str) -> int:
     return sum(server.xlen(key) for key in server.keys(f"rmq:{{broker-a}}:queue:{topic}:*"))
 
 
-async def test_an_endless_load_stays_within_maxmemory_and_a_slow_group_goes_on_at_the_min_offset(
-    tmp_path: Path,
-) -> None:
+async def test_endless_load_stays_in_maxmemory_and_slow_group_skips_ahead(tmp_path: Path) -> None:
     topic = "endless"
     maxmemory = 32 << 20
     received: list[MessageExt] = []

@@ -83,7 +83,7 @@ def send(namesrv_addr: str, *bodies: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_waits_for_the_handler_commits_and_leaves(
+def test_signal_waits_for_the_handler_commits_and_unregisters(
     tmp_path: Path, namesrv_addr: str, number: signal.Signals
 ) -> None:
     with Running(tmp_path, namesrv_addr) as running:
@@ -103,7 +103,7 @@ def test_a_signal_waits_for_the_handler_commits_and_leaves(
             assert [offset for offset in progress if offset.broker_offset != offset.consumer_offset] == []
 
 
-def test_a_second_signal_forces_it(tmp_path: Path, namesrv_addr: str) -> None:
+def test_second_signal_forces_the_exit(tmp_path: Path, namesrv_addr: str) -> None:
     with Running(tmp_path, namesrv_addr) as running:
         wait_until(lambda: running.notes("startup"), "it runs")
         running.hold.touch()
@@ -133,7 +133,7 @@ def test_workers_share_the_messages_and_stop_together(tmp_path: Path, namesrv_ad
         assert alive(pids) == []
 
 
-def test_a_worker_that_dies_ends_all(tmp_path: Path, namesrv_addr: str) -> None:
+def test_killed_worker_ends_all_workers(tmp_path: Path, namesrv_addr: str) -> None:
     with Running(tmp_path, namesrv_addr, "--workers", "2") as running:
         wait_until(lambda: len(running.notes("startup")) == 2, "both run")
         os.kill(int(str(running.notes("startup")[0]["pid"])), signal.SIGKILL)
@@ -141,14 +141,14 @@ def test_a_worker_that_dies_ends_all(tmp_path: Path, namesrv_addr: str) -> None:
         assert len(running.notes("shutdown")) == 1
 
 
-def test_a_wrong_target_is_one_clear_line() -> None:
+def test_invalid_target_is_a_one_line_error() -> None:
     done = run_cli("run", "no_such_module_at_all:app")
     assert done.returncode == 2
     assert done.stderr.startswith("error: there is no module 'no_such_module_at_all' in ")
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_examples_of_applications(namesrv_addr: str, embedded_server: EmbeddedServer) -> None:
+def test_application_examples_run(namesrv_addr: str, embedded_server: EmbeddedServer) -> None:
     with CliProcess("run", "examples.app:app", RMQ_REDIS_NAMESRV_ADDR=namesrv_addr) as app:
         app.wait_for_line("order 7: 19.99 EUR")
         app.signal(signal.SIGTERM)

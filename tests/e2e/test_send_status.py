@@ -78,7 +78,7 @@ each = pytest.mark.parametrize("status", ROLES, indirect=True, ids=str)
 
 
 @each
-async def test_the_sdk_says_what_is_stored_and_not_confirmed(group: Group, status: SendStatus) -> None:
+async def test_sdk_reports_stored_but_unconfirmed_messages(group: Group, status: SendStatus) -> None:
     """With the defaults of both sides: the broker answers before a producer gives up, so nothing is sent twice."""
     async with AsyncProducer("status-producer", group.namesrv_addr) as producer:
         sent: list[SendResult] = []
@@ -119,9 +119,7 @@ async def test_the_sdk_says_what_is_stored_and_not_confirmed(group: Group, statu
 
 
 @each
-async def test_the_command_line_prints_the_place_says_what_is_missing_and_exits_with_3(
-    group: Group, status: SendStatus
-) -> None:
+async def test_send_command_reports_missing_confirmation_and_exits_with_3(group: Group, status: SendStatus) -> None:
     env = {"RMQ_REDIS_NAMESRV_ADDR": group.namesrv_addr}
 
     async def has_code(code: int, *arguments: str, stdin: str = "") -> bool:

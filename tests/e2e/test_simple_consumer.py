@@ -74,7 +74,7 @@ async def send_everywhere(producer: AsyncProducer, topic: str, bodies: list[str]
         await producer.send(Message(topic, body, tags="TagA"), queue=queues[number % len(queues)])
 
 
-async def test_members_share_what_both_groups_have(cluster: Cluster) -> None:
+async def test_members_share_the_messages_of_both_broker_groups(cluster: Cluster) -> None:
     bodies = [f"m{number}" for number in range(80)]
     async with AsyncProducer("simple-producer", cluster.namesrv_addr) as producer:
         await send_everywhere(producer, "shared", bodies)
@@ -93,7 +93,7 @@ async def test_members_share_what_both_groups_have(cluster: Cluster) -> None:
         await eventually(lambda: cluster.hidden() == 0)
 
 
-async def test_a_receive_waits_for_what_comes_at_any_broker(cluster: Cluster) -> None:
+async def test_receive_waits_for_messages_of_any_broker(cluster: Cluster) -> None:
     async with (
         AsyncProducer("simple-producer", cluster.namesrv_addr) as producer,
         AsyncSimpleConsumer("waiting-group", cluster.namesrv_addr) as consumer,
@@ -116,7 +116,7 @@ async def test_a_receive_waits_for_what_comes_at_any_broker(cluster: Cluster) ->
         assert await consumer.receive(await_duration_s=0.1) == []
 
 
-async def test_kill_9_of_the_broker_between_receiving_and_acknowledging(cluster: Cluster) -> None:
+async def test_broker_killed_between_receive_and_ack_loses_nothing(cluster: Cluster) -> None:
     async with (
         AsyncProducer("simple-producer", cluster.namesrv_addr) as producer,
         AsyncSimpleConsumer("killed-group", cluster.namesrv_addr) as consumer,
@@ -188,7 +188,7 @@ async def test_fifo_members_take_turns_in_order_while_brokers_die(cluster: Clust
     assert cluster.ordered() == 0
 
 
-async def test_fifo_what_is_not_acknowledged_comes_again_before_the_rest(cluster: Cluster) -> None:
+async def test_fifo_redelivers_unacknowledged_messages_before_the_rest(cluster: Cluster) -> None:
     async with (
         AsyncProducer("simple-producer", cluster.namesrv_addr) as producer,
         AsyncSimpleConsumer("fifo-again", cluster.namesrv_addr, fifo=True) as consumer,
@@ -231,7 +231,7 @@ async def succeeds(call: object) -> bool:
     return True
 
 
-async def test_what_its_consumer_died_with_comes_to_another(cluster: Cluster) -> None:
+async def test_message_of_a_killed_consumer_is_delivered_to_another(cluster: Cluster) -> None:
     code = (
         "import sys, time\nfrom rmq_redis import SimpleConsumer\nconsumer = SimpleConsumer('dying', sys.argv[1])\n"
         "consumer.start()\nconsumer.subscribe('dying')\n"
@@ -256,7 +256,7 @@ async def test_what_its_consumer_died_with_comes_to_another(cluster: Cluster) ->
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_random_steps_against_a_model(cluster: Cluster, seed: int) -> None:
+async def test_random_steps_agree_with_the_model(cluster: Cluster, seed: int) -> None:
     """Nothing acknowledged comes again, everything else does, and nothing is with two at the same time."""
     random_ = random.Random(seed)
     topic, group = f"model{seed}", f"model-group{seed}"
@@ -315,7 +315,7 @@ async def test_random_steps_against_a_model(cluster: Cluster, seed: int) -> None
     assert acknowledged == sent
 
 
-def test_wrong_use_is_a_clear_error(cluster: Cluster) -> None:
+def test_misuse_is_a_clear_error(cluster: Cluster) -> None:
     with SimpleConsumer("wrong", cluster.namesrv_addr) as consumer:
         with pytest.raises(ClientError, match="no subscription"):
             consumer.receive()
@@ -346,11 +346,11 @@ def run_example(name: str, cluster: Cluster) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_the_example_does_every_job_once(cluster: Cluster) -> None:
+def test_example_does_every_job_once(cluster: Cluster) -> None:
     assert Counter(run_example("simple_consumer.py", cluster)) == {f"job {number} done": 1 for number in range(3)}
 
 
-def test_the_fifo_example_keeps_the_order_of_each_key(cluster: Cluster) -> None:
+def test_fifo_example_keeps_the_order_of_each_key(cluster: Cluster) -> None:
     lines = [line.split(" ") for line in run_example("fifo_consumer.py", cluster)]
     for order in ("order-1", "order-2"):
         assert [step for key, step in lines if key == order] == ["created", "paid", "shipped"]

@@ -34,7 +34,7 @@ def misses(path: Path) -> list[str]:
     return low
 
 
-def test_ratios_to_the_store_alone_stay_above_generous_bounds(tmp_path: Path) -> None:
+def test_ratios_to_the_bare_store_stay_above_generous_limits(tmp_path: Path) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         low = misses(tmp_path / f"{attempt}.json")
         if not low:

@@ -104,7 +104,7 @@ class Listener:
         return COMMIT
 
 
-async def test_what_was_given_up_is_asked_about_again_at_the_terminal(cluster: Cluster) -> None:
+async def test_discarded_transaction_is_checked_again_by_command(cluster: Cluster) -> None:
     """The producer cannot say when the broker asks; another can later, and somebody has it asked again."""
     cluster.kill_broker()
     cluster.restart_broker("--transaction-check-max", "1")
@@ -131,7 +131,7 @@ async def test_what_was_given_up_is_asked_about_again_at_the_terminal(cluster: C
     assert (wrong.returncode, "no message of" in wrong.stderr) == (1, True), wrong.stderr
 
 
-async def test_committed_rolled_back_and_asked_about(cluster: Cluster) -> None:
+async def test_messages_are_committed_rolled_back_and_checked_back(cluster: Cluster) -> None:
     listener = Listener(cluster.namesrv_addr)
     received: list[MessageExt] = []
 
@@ -176,7 +176,7 @@ class KillsTheBroker:
         return COMMIT
 
 
-async def test_a_broker_killed_before_the_commit_asks_when_it_is_back(cluster: Cluster) -> None:
+async def test_broker_killed_before_the_commit_checks_back_after_restart(cluster: Cluster) -> None:
     listener = KillsTheBroker(cluster)
     async with AsyncTransactionProducer(
         "PG", listener, cluster.namesrv_addr, heartbeat_broker_interval_s=1.0, poll_name_server_interval_s=0.5
@@ -207,7 +207,7 @@ with TransactionProducer("PG", Hangs(), sys.argv[1]) as producer:
 """
 
 
-async def test_another_producer_of_the_group_is_asked_when_one_is_killed(cluster: Cluster) -> None:
+async def test_check_back_goes_to_another_producer_when_one_is_killed(cluster: Cluster) -> None:
     def begin_and_die() -> str:
         process = subprocess.Popen(
             [sys.executable, "-c", PRODUCER, cluster.namesrv_addr, TOPIC],
@@ -234,7 +234,7 @@ async def test_another_producer_of_the_group_is_asked_when_one_is_killed(cluster
     assert await stored(cluster.namesrv_addr) == ["orphan"]
 
 
-def test_without_an_event_loop(cluster: Cluster) -> None:
+def test_transactions_work_without_an_event_loop(cluster: Cluster) -> None:
     class Plain:
         def execute_local_transaction(self, message: Message, arg: Any) -> LocalTransactionState:
             return COMMIT if arg else ROLLBACK
@@ -252,7 +252,7 @@ def test_without_an_event_loop(cluster: Cluster) -> None:
     assert sorted(texts) == ["1", "3", "5", "7", "9", "plain"]
 
 
-def test_the_example(cluster: Cluster, tmp_path: Path) -> None:
+def test_example_runs(cluster: Cluster, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLE), str(tmp_path)],
         capture_output=True,

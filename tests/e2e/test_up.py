@@ -16,7 +16,7 @@ from rmq_redis.store.embedded import EmbeddedServer, free_port
 
 
 @pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_starts_what_was_asked_for_and_leaves_nothing_behind(tmp_path: Path, stop_signal: signal.Signals) -> None:
+def test_up_starts_the_requested_cluster_and_leaves_nothing_behind(tmp_path: Path, stop_signal: signal.Signals) -> None:
     with up(tmp_path, namesrvs=2, brokers=2, slaves=1) as cluster:
         namesrv_addr = cluster.wait_until_ready()
 
@@ -44,7 +44,7 @@ def test_starts_what_was_asked_for_and_leaves_nothing_behind(tmp_path: Path, sto
         assert cluster.error_lines == []
 
 
-def test_restart_after_kill_on_other_ports_has_the_data(tmp_path: Path) -> None:
+def test_restart_after_kill_on_other_ports_keeps_the_data(tmp_path: Path) -> None:
     with up(tmp_path, slaves=1) as cluster:
         namesrv_addr = cluster.wait_until_ready()
         result_of("send", "survivors", "one", "-n", namesrv_addr)
@@ -72,7 +72,7 @@ def test_restart_after_kill_on_the_same_ports_waits_for_the_new_brokers(tmp_path
             assert sorted(consumed("survivors", 2, namesrv_addr)) == ["one", "two"]
 
 
-def test_restart_after_kill_shows_no_broker_of_the_larger_cluster_before(tmp_path: Path) -> None:
+def test_restart_after_kill_shows_no_broker_of_a_larger_cluster(tmp_path: Path) -> None:
     with up(tmp_path, brokers=2, slaves=1) as cluster:
         cluster.wait_until_ready()
         cluster.signal(signal.SIGKILL)
@@ -83,7 +83,7 @@ def test_restart_after_kill_shows_no_broker_of_the_larger_cluster_before(tmp_pat
             assert broker["addresses"] == {"0": second.processes()["broker-a master"][0]}
 
 
-def test_data_and_offsets_outlive_a_restart(tmp_path: Path) -> None:
+def test_data_and_offsets_survive_a_restart(tmp_path: Path) -> None:
     with up(tmp_path) as cluster:
         namesrv_addr = cluster.wait_until_ready()
         result_of("topic", "create", "kept", "--queues", "1", "-n", namesrv_addr)
@@ -102,7 +102,7 @@ def consumed(topic: str, most: int, namesrv_addr: str) -> list[str]:
     return [message["body"] for message in found]
 
 
-def test_a_broker_and_a_namesrv_that_die_are_started_again_where_they_were(tmp_path: Path) -> None:
+def test_killed_broker_and_namesrv_are_restarted_on_the_same_ports(tmp_path: Path) -> None:
     with up(tmp_path) as cluster:
         namesrv_addr = cluster.wait_until_ready()
         for name in ("broker-a master", "namesrv-1"):
@@ -118,7 +118,7 @@ def test_a_broker_and_a_namesrv_that_die_are_started_again_where_they_were(tmp_p
         assert cluster.wait() == 0
 
 
-def test_two_on_one_data_directory_are_refused(tmp_path: Path) -> None:
+def test_second_cluster_on_one_data_directory_is_refused(tmp_path: Path) -> None:
     with up(tmp_path) as cluster:
         cluster.wait_until_ready()
         second = run_cli("up", "--namesrv-port", "0", "--broker-port", "0", "--data-dir", str(tmp_path))
@@ -129,7 +129,7 @@ def test_two_on_one_data_directory_are_refused(tmp_path: Path) -> None:
         assert cluster.process.poll() is None
 
 
-def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
+def test_port_in_use_is_a_one_line_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
         for option in ("--namesrv-port", "--broker-port"):
@@ -141,7 +141,7 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
             assert option in line
 
 
-def test_brokers_take_other_ports_when_the_usual_ones_are_taken(tmp_path: Path) -> None:
+def test_brokers_use_other_ports_if_the_default_ones_are_in_use(tmp_path: Path) -> None:
     usual = 10911
     try:
         listener: socket.socket | None = socket.create_server(("127.0.0.1", usual))
@@ -158,7 +158,7 @@ def test_brokers_take_other_ports_when_the_usual_ones_are_taken(tmp_path: Path) 
             listener.close()
 
 
-def test_a_role_that_cannot_start_is_said_with_its_own_words(tmp_path: Path) -> None:
+def test_start_failure_of_a_role_is_reported_with_its_own_error(tmp_path: Path) -> None:
     with up(tmp_path, "--store", f"redis://127.0.0.1:{free_port()}/0") as cluster:
         assert cluster.wait() == 1
         assert len(cluster.error_lines) == 1

@@ -11,7 +11,7 @@ from rmq_redis.store.embedded import EmbeddedServer
 SEED = int(os.environ.get("RMQ_CHAOS_SEED", "7"))
 
 
-async def test_nothing_acknowledged_is_lost_under_faults(tmp_path: Path, embedded_server: EmbeddedServer) -> None:
+async def test_no_confirmed_message_is_lost_under_faults(tmp_path: Path, embedded_server: EmbeddedServer) -> None:
     settings = ChaosSettings(directory=tmp_path / "run", seed=SEED, seconds=25.0, faults=8, groups=1, producers=1)
     result = await Chaos(settings, print).run()
     print("\n".join(result.lines()))

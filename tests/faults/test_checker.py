@@ -18,20 +18,20 @@ def got(body: str, offset: int, *, consumer: str = "c", queue_id: int = 0) -> De
     return Delivered(consumer, body, "broker-a", queue_id, offset)
 
 
-def test_a_history_in_order() -> None:
+def test_correct_history_has_no_violations() -> None:
     verdict = check([acked("a", 0), acked("b", 1), Failed("p", "x", "timeout"), got("a", 0), got("b", 1)])
     assert verdict.violations == 0
     assert (verdict.acked, verdict.failed, verdict.delivered, verdict.duplicates) == (2, 1, 2, 0)
 
 
-def test_an_acknowledged_message_that_nobody_got() -> None:
+def test_undelivered_confirmed_message_is_a_violation() -> None:
     verdict = check([acked("a", 0), acked("b", 1), got("a", 0)])
     assert len(verdict.missing) == verdict.violations == 1
     assert verdict.missing[0].startswith("b ")
     assert any("missing: b" in line for line in verdict.lines())
 
 
-def test_what_was_not_confirmed_may_be_missing_and_is_counted() -> None:
+def test_unconfirmed_message_may_be_missing_and_is_counted() -> None:
     verdict = check(
         [acked("a", 0, status="FLUSH_SLAVE_TIMEOUT"), acked("b", 1, status="SLAVE_NOT_AVAILABLE"), got("b", 1)]
     )
@@ -39,7 +39,7 @@ def test_what_was_not_confirmed_may_be_missing_and_is_counted() -> None:
     assert (verdict.acked, verdict.unconfirmed, verdict.unconfirmed_missing) == (0, 2, 1)
 
 
-def test_an_unanswered_message_may_be_delivered() -> None:
+def test_unanswered_message_may_be_delivered() -> None:
     assert check([Failed("p", "x", "timeout"), got("x", 0)]).violations == 0
 
 
@@ -50,32 +50,32 @@ def test_duplicates_are_counted_and_allowed() -> None:
     assert verdict.duplicates == 3
 
 
-def test_an_offset_that_was_given_out_twice() -> None:
+def test_reused_offset_is_a_violation() -> None:
     assert len(check([acked("a", 0), acked("b", 0, sender="q"), got("a", 0), got("b", 5)]).twice) == 1
     assert len(check([acked("a", 0), got("b", 0), got("a", 1)]).twice) == 1
     assert not check([acked("a", 0), acked("b", 0, queue_id=1), got("a", 0), got("b", 0, queue_id=1)]).twice
 
 
-def test_a_key_that_leaves_its_queue() -> None:
+def test_key_that_changes_its_queue_is_a_violation() -> None:
     history: list[Event] = [acked("a", 0), acked("b", 0, queue_id=1), got("a", 0), got("b", 0, queue_id=1)]
     assert check(history).violations == 0
     assert check(history, keyed=lambda sender: sender != "p").violations == 0
     assert len(check(history, keyed=lambda sender: sender == "p").out_of_order) == 1
 
 
-def test_a_senders_messages_out_of_order() -> None:
+def test_messages_of_a_sender_out_of_order_are_a_violation() -> None:
     verdict = check([acked("a", 5), acked("b", 4), got("b", 4), got("a", 5)])
     assert len(verdict.out_of_order) == 1
     assert check([acked("a", 5), acked("b", 4, sender="q"), got("b", 4), got("a", 5)]).violations == 0
 
 
-def test_a_queue_that_is_read_out_of_order() -> None:
+def test_queue_read_out_of_order_is_a_violation() -> None:
     assert len(check([got("b", 1), got("a", 0)]).out_of_order) == 1
     assert not check([got("b", 1), got("a", 0, consumer="d")]).out_of_order
     assert not check([got("a", 0), got("b", 1), got("a", 0), got("b", 1), got("c", 2)]).out_of_order
 
 
-def test_a_history_is_read_as_it_grows_and_half_a_line_waits(tmp_path: Path) -> None:
+def test_growing_history_is_read_by_whole_lines(tmp_path: Path) -> None:
     reader = HistoryReader(tmp_path)
     writer = HistoryWriter(tmp_path / "a.jsonl")
     writer.write(acked("a", 0))

@@ -31,7 +31,7 @@ async def proxy(echo: int) -> AsyncIterator[Proxy]:
     await made.close()
 
 
-async def test_what_is_cut_off_comes_when_the_cut_is_healed(proxy: Proxy) -> None:
+async def test_cut_off_data_arrives_when_the_cut_is_healed(proxy: Proxy) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     writer.write(b"one")
     assert await reader.readexactly(3) == b"one"
@@ -48,7 +48,7 @@ async def test_what_is_cut_off_comes_when_the_cut_is_healed(proxy: Proxy) -> Non
         end.close()
 
 
-async def test_a_target_that_does_not_listen_closes_the_connection(proxy: Proxy) -> None:
+async def test_unreachable_target_closes_the_connection(proxy: Proxy) -> None:
     proxy.target_port = free_port()
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     try:
@@ -58,7 +58,7 @@ async def test_a_target_that_does_not_listen_closes_the_connection(proxy: Proxy)
     writer.close()
 
 
-async def test_an_end_that_closes_closes_the_other(proxy: Proxy) -> None:
+async def test_closing_one_end_closes_the_other(proxy: Proxy) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     writer.write(b"x")
     assert await reader.readexactly(1) == b"x"

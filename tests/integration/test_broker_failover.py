@@ -348,9 +348,7 @@ async def test_slave_with_broken_connection_takes_over_from_a_dead_master(
     assert await new.pull_all("T") == ["a"]
 
 
-async def test_broker_stops_even_if_a_store_error_replaces_cancellation(
-    start_broker: StartBroker,
-) -> None:
+async def test_broker_stops_even_if_a_store_error_replaces_cancellation(start_broker: StartBroker) -> None:
     """redis-py closes the connection of a command that is cancelled, and an error of that replaces the cancellation."""
     broker = await start_broker()
     asked = asyncio.Event()

@@ -27,7 +27,7 @@ NAMES = (
 )
 
 
-def test_shares_are_apaches() -> None:
+def test_allocations_equal_those_of_apache() -> None:
     jars = driver_or_skip(apache_jars)
     chance = random.Random(20)
     context = ClientContext(ClientConfig(machine_rooms="east;west"), lambda name: "")

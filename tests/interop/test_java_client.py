@@ -182,7 +182,7 @@ def test_requests_are_answered(java_driver: Driver, cluster: Cluster) -> None:
     scenarios.requests_are_answered(java_driver, cluster)
 
 
-def test_an_orderly_consumer_gets_each_queue_in_order(java_driver: Driver, cluster: Cluster) -> None:
+def test_orderly_consumer_gets_each_queue_in_order(java_driver: Driver, cluster: Cluster) -> None:
     """Nothing is consumed before LOCK_BATCH_MQ has been answered well."""
     topic = create_topic(cluster)
     sent = java_driver.produce(cluster, topic, 60)
@@ -221,7 +221,7 @@ def pops(java_driver: Driver, cluster: Cluster, topic: str, group: str, **option
 
 
 @pytest.mark.parametrize(("group_length", "topic_length"), [(0, 0), (120, 127)], ids=["short", "long"])
-def test_a_push_consumer_pops_where_the_broker_says_so(
+def test_push_consumer_pops_if_the_broker_assigns_pop(
     java_driver: Driver, cluster: Cluster, group_length: int, topic_length: int
 ) -> None:
     """401, 400, 200050, 200051 and 200053. What fails comes again after 10 s, the first step of the client's back-off:
@@ -258,7 +258,7 @@ def test_a_push_consumer_pops_where_the_broker_says_so(
         assert (len(handle), handle[4]) == (8, str(message["reconsumeTimes"]))  # 0: the topic, 1: its retry topic
 
 
-def test_a_client_pops_in_order(java_driver: Driver, cluster: Cluster) -> None:
+def test_pops_in_order(java_driver: Driver, cluster: Cluster) -> None:
     """By RocketMQ's own encoding and decoding, without a push consumer: that never asks for order."""
     topic, group = create_topic(cluster), unique_name("group")
     java_driver.run(cluster, "create-group", group=group)
@@ -278,7 +278,7 @@ def test_a_client_pops_in_order(java_driver: Driver, cluster: Cluster) -> None:
     assert sorted(given.values()) == sorted(wanted.values())
 
 
-def test_an_orderly_push_consumer_pulls_in_a_group_that_is_set_to_pop(java_driver: Driver, cluster: Cluster) -> None:
+def test_orderly_push_consumer_pulls_in_a_pop_group(java_driver: Driver, cluster: Cluster) -> None:
     topic, group = create_topic(cluster), unique_name("group")
     java_driver.run(cluster, "create-group", group=group)
     java_driver.run(cluster, "set-request-mode", topic=topic, group=group, mode="POP")

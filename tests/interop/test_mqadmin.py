@@ -56,7 +56,7 @@ def rows(text: str, first: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines() if line.split()[:1] == [first]]
 
 
-def test_the_cluster(mqadmin: MqAdmin, cluster: Cluster) -> None:
+def test_cluster_is_listed_with_its_status(mqadmin: MqAdmin, cluster: Cluster) -> None:
     listed = mqadmin("clusterList")
     for name, address in master_addresses(cluster).items():
         assert re.search(rf"^DefaultCluster +{name} +0 +{address} +V5", listed, re.MULTILINE)
@@ -67,7 +67,7 @@ def test_the_cluster(mqadmin: MqAdmin, cluster: Cluster) -> None:
         assert int(found["msgPutTotalTodayNow"]) >= 0
 
 
-def test_statistics_and_state(mqadmin: MqAdmin, cluster: Cluster) -> None:
+def test_statistics_and_state_are_shown(mqadmin: MqAdmin, cluster: Cluster) -> None:
     topic = create_topic(cluster)
     send(cluster, topic, 5)
     reader = Reader(cluster, topic)
@@ -85,7 +85,7 @@ def test_statistics_and_state(mqadmin: MqAdmin, cluster: Cluster) -> None:
     assert "success" in mqadmin("cleanUnusedTopic", "-b", address)
 
 
-def test_a_topic_from_creation_to_deletion(mqadmin: MqAdmin, cluster: Cluster) -> None:
+def test_topic_is_created_changed_used_and_deleted(mqadmin: MqAdmin, cluster: Cluster) -> None:
     topic = unique_name("topic")
     assert "success" in mqadmin("updateTopic", "-c", "DefaultCluster", "-t", topic, "-r", "3", "-w", "3")
     wait_until(lambda: has_route(cluster, topic), f"route of {topic}")
@@ -108,7 +108,7 @@ def test_a_topic_from_creation_to_deletion(mqadmin: MqAdmin, cluster: Cluster) -
     assert not has_route(cluster, topic)
 
 
-def test_messages_are_found(mqadmin: MqAdmin, cluster: Cluster) -> None:
+def test_messages_are_found_by_key_and_id(mqadmin: MqAdmin, cluster: Cluster) -> None:
     topic = create_topic(cluster)
     message = send(cluster, topic, 3)[1]
     unique_key = message.msg_id
@@ -125,7 +125,7 @@ def test_messages_are_found(mqadmin: MqAdmin, cluster: Cluster) -> None:
         assert re.search(rf"^Queue Offset: +{message.queue_offset}$", shown, re.MULTILINE)
 
 
-def test_a_group_and_its_member(mqadmin: MqAdmin, cluster: Cluster, admin: Admin) -> None:
+def test_group_and_its_member_are_shown(mqadmin: MqAdmin, cluster: Cluster, admin: Admin) -> None:
     topic = create_topic(cluster)
     messages = send(cluster, topic, 4)
     reader = Reader(cluster, topic)
@@ -166,7 +166,7 @@ def test_a_group_and_its_member(mqadmin: MqAdmin, cluster: Cluster, admin: Admin
     assert lag() == 4
 
 
-def test_a_queue_s_entries(mqadmin: MqAdmin, cluster: Cluster) -> None:
+def test_queue_entries_are_shown(mqadmin: MqAdmin, cluster: Cluster) -> None:
     topic = create_topic(cluster)
     message = send(cluster, topic, 2)[1]
     address = master_addresses(cluster)["broker-a"]

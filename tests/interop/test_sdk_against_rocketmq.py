@@ -107,7 +107,7 @@ class Collector:
         return Counter(message.body for message in self.messages)
 
 
-async def test_what_is_sent_is_consumed(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+async def test_sent_messages_are_consumed(producer: AsyncProducer, topic: str, namesrv: str) -> None:
     message = Message(topic, "Grüße 你好", tags="TagA", keys=["k1", "k2"], properties={"color": "grün"}, flag=7)
     result = await producer.send(message)
     assert result.status is SendStatus.SEND_OK
@@ -123,7 +123,7 @@ async def test_what_is_sent_is_consumed(producer: AsyncProducer, topic: str, nam
     assert (received.queue, received.queue_offset) == (result.queue, result.queue_offset)
 
 
-async def test_a_topic_is_created_by_the_first_send(producer: AsyncProducer, admin: AsyncAdmin) -> None:
+async def test_first_send_creates_the_topic(producer: AsyncProducer, admin: AsyncAdmin) -> None:
     name = unique("auto")
     try:
         await producer.send(Message(name, b"first"))
@@ -132,7 +132,9 @@ async def test_a_topic_is_created_by_the_first_send(producer: AsyncProducer, adm
         await admin.delete_topic(name)
 
 
-async def test_batch_oneway_and_compression(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+async def test_batch_oneway_and_compressed_messages_are_consumed(
+    producer: AsyncProducer, topic: str, namesrv: str
+) -> None:
     batch = await producer.send_batch([Message(topic, f"item {index}", tags="B") for index in range(10)])
     assert len(batch.msg_id.split(",")) == len(batch.offset_msg_id.split(",")) == 10
     await producer.send_oneway(Message(topic, b"oneway"))
@@ -147,9 +149,7 @@ async def test_batch_oneway_and_compression(producer: AsyncProducer, topic: str,
     assert {message.msg_id for message in messages if message.tags == "B"} == set(batch.msg_id.split(","))
 
 
-async def test_sends_at_the_same_time_have_their_own_ids_and_offsets(
-    producer: AsyncProducer, topic: str, namesrv: str
-) -> None:
+async def test_concurrent_sends_have_unique_ids_and_offsets(producer: AsyncProducer, topic: str, namesrv: str) -> None:
     await producer.send(Message(topic, b"first"))
     messages = [Message(topic, f"body {n}", tags=f"tag{n % 3}", keys=[f"key{n}"], flag=n) for n in range(200)]
     keyed = [producer.send(message, key=f"k{number % 5}") for number, message in enumerate(messages[100:])]
@@ -172,7 +172,7 @@ async def test_sends_at_the_same_time_have_their_own_ids_and_offsets(
         assert offsets == sorted(offsets)
 
 
-async def test_tags_filter(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+async def test_messages_are_filtered_by_tags(producer: AsyncProducer, topic: str, namesrv: str) -> None:
     for tag in ("A", "B", "C", ""):
         for number in range(5):
             await producer.send(Message(topic, f"{tag}{number}", tags=tag))
@@ -184,7 +184,9 @@ async def test_tags_filter(producer: AsyncProducer, topic: str, namesrv: str) ->
     assert collector.bodies == Counter(f"{tag}{number}".encode() for tag in "AC" for number in range(5))
 
 
-async def test_a_condition_on_properties_filters(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+async def test_messages_are_filtered_by_a_condition_on_properties(
+    producer: AsyncProducer, topic: str, namesrv: str
+) -> None:
     for price in range(20):
         properties = {"price": str(price)} if price % 5 else {}
         await producer.send(Message(topic, b"%d" % price, tags="A" if price % 2 else "B", properties=properties))
@@ -201,7 +203,9 @@ async def test_a_condition_on_properties_filters(producer: AsyncProducer, topic:
             pass
 
 
-async def test_messages_are_found(admin: AsyncAdmin, producer: AsyncProducer, topic: str, namesrv: str) -> None:
+async def test_messages_are_found_by_key_and_id(
+    admin: AsyncAdmin, producer: AsyncProducer, topic: str, namesrv: str
+) -> None:
     before_ms = int(time.time() * 1000) - 60_000
     sent = [await producer.send(Message(topic, b"%d" % number, keys=["all", f"n{number}"])) for number in range(5)]
     wanted = sent[3]
@@ -232,7 +236,7 @@ async def found_by_key(admin: AsyncAdmin, topic: str, msg_id: str) -> MessageExt
                 await asyncio.sleep(0.1)
 
 
-async def test_a_group_is_moved_while_it_consumes(
+async def test_group_is_reset_while_it_consumes(
     admin: AsyncAdmin, producer: AsyncProducer, topic: str, namesrv: str
 ) -> None:
     bodies = [b"%d" % number for number in range(12)]
@@ -286,7 +290,7 @@ async def test_two_consumers_share_the_queues(producer: AsyncProducer, topic: st
             await asyncio.sleep(0.05)
 
 
-async def test_a_restarted_consumer_goes_on_where_it_was(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+async def test_restarted_consumer_resumes_at_its_offset(producer: AsyncProducer, topic: str, namesrv: str) -> None:
     group = unique("group")
     for number in range(10):
         await producer.send(Message(topic, f"{number}"))
@@ -329,7 +333,7 @@ async def test_keys_keep_their_order(producer: AsyncProducer, topic: str, namesr
         assert steps == [f"{key}/{step}" for step in range(10)]
 
 
-async def test_a_broadcasting_member_goes_on_where_it_was(
+async def test_broadcasting_member_resumes_at_its_offset(
     producer: AsyncProducer, topic: str, namesrv: str, tmp_path: Path
 ) -> None:
     group, everything = unique("group"), Counter[bytes]()
@@ -358,7 +362,7 @@ async def test_a_broadcasting_member_goes_on_where_it_was(
     assert [collector.bodies for collector in collectors] == [everything, everything]
 
 
-async def test_a_failed_message_comes_again(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+async def test_failed_message_is_redelivered(producer: AsyncProducer, topic: str, namesrv: str) -> None:
     result = await producer.send(Message(topic, b"fails once", tags="T", keys="K"))
     seen: list[MessageExt] = []
     again = asyncio.Event()
@@ -379,7 +383,7 @@ async def test_a_failed_message_comes_again(producer: AsyncProducer, topic: str,
     }
 
 
-async def test_dead_letters_are_read_and_sent_again(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+async def test_dead_letters_are_read_and_resent(producer: AsyncProducer, topic: str, namesrv: str) -> None:
     """One further try, which the consumer asks for; then the dead letter goes back to its topic."""
     group = unique("group")
     result = await producer.send(Message(topic, b"hopeless", tags="T", keys="K", properties={"a": "b"}, flag=3))
@@ -412,7 +416,7 @@ async def test_dead_letters_are_read_and_sent_again(producer: AsyncProducer, top
     assert tries == [0, 1, 0]
 
 
-async def test_an_orderly_consumer_gives_up_to_the_dead_letters(
+async def test_orderly_consumer_sends_poison_messages_to_the_dlq(
     producer: AsyncProducer, topic: str, namesrv: str
 ) -> None:
     group = unique("group")
@@ -445,7 +449,9 @@ async def test_an_orderly_consumer_gives_up_to_the_dead_letters(
     assert [(message.text(), message.reconsume_times, origin_topic(message)) for message in dead] == [("bad", 3, topic)]
 
 
-async def test_messages_come_later_unless_they_are_recalled(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+async def test_delayed_messages_are_delivered_unless_recalled(
+    producer: AsyncProducer, topic: str, namesrv: str
+) -> None:
     collector = Collector()
     consumer = AsyncPushConsumer(unique("group"), namesrv, consume_from_where=FIRST)
     consumer.subscribe(topic, "*", collector)
@@ -477,7 +483,7 @@ class Decisions:
         return LocalTransactionState.COMMIT_MESSAGE
 
 
-async def test_transactions(topic: str, namesrv: str) -> None:
+async def test_transactions_are_committed_rolled_back_and_checked_back(topic: str, namesrv: str) -> None:
     """Committed, rolled back, and one that the broker asks about (Apache's looks every transactionCheckInterval)."""
     states = {
         "roll": LocalTransactionState.ROLLBACK_MESSAGE,
@@ -505,7 +511,7 @@ async def test_transactions(topic: str, namesrv: str) -> None:
     }
 
 
-async def test_request_and_reply(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+async def test_request_gets_its_reply(producer: AsyncProducer, topic: str, namesrv: str) -> None:
     """Both ways to reply: what a replier returns, and a message that is sent by hand."""
     group = unique("group")
     consumer = AsyncPushConsumer(group, namesrv, consume_from_where=FIRST)
@@ -558,7 +564,7 @@ async def pulled(consumer: AsyncPullConsumer, queue: MessageQueue, expression: s
     return texts
 
 
-async def test_pull_consumer(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+async def test_pull_consumer_reads_filters_and_commits(producer: AsyncProducer, topic: str, namesrv: str) -> None:
     before_ms = int(time.time() * 1000) - 1000
     async with AsyncPullConsumer(unique("group"), namesrv) as consumer:
         queues = await consumer.fetch_subscribe_message_queues(topic)
@@ -598,7 +604,7 @@ async def received(consumer: AsyncSimpleConsumer, count: int, invisible_s: float
     return messages
 
 
-async def test_simple_consumers_acknowledge_one_by_one(producer: AsyncProducer, topic: str, namesrv: str) -> None:
+async def test_simple_consumers_acknowledge_single_messages(producer: AsyncProducer, topic: str, namesrv: str) -> None:
     group = unique("group")
     first, second = AsyncSimpleConsumer(group, namesrv), AsyncSimpleConsumer(group, namesrv)
     for consumer in (first, second):
@@ -624,7 +630,7 @@ async def test_simple_consumers_acknowledge_one_by_one(producer: AsyncProducer, 
         await first.ack(last)
 
 
-async def test_fifo_consumers_get_one_batch_of_a_queue_at_a_time(
+async def test_fifo_consumers_get_one_batch_per_queue_at_a_time(
     producer: AsyncProducer, topic: str, namesrv: str
 ) -> None:
     group = unique("group")
@@ -657,7 +663,7 @@ async def test_fifo_consumers_get_one_batch_of_a_queue_at_a_time(
         await first.ack(d)
 
 
-async def test_admin(admin: AsyncAdmin, producer: AsyncProducer, namesrv: str) -> None:
+async def test_admin_manages_topics_and_groups(admin: AsyncAdmin, producer: AsyncProducer, namesrv: str) -> None:
     name, group = unique("admin"), unique("group")
     info = await admin.cluster_info()
     (cluster,) = info.clusters
@@ -697,14 +703,14 @@ async def test_admin(admin: AsyncAdmin, producer: AsyncProducer, namesrv: str) -
         await admin.topic_route(name)
 
 
-async def test_write_permission_of_a_broker(admin: AsyncAdmin) -> None:
+async def test_admin_refuses_an_unknown_cluster_and_a_system_topic(admin: AsyncAdmin) -> None:
     with pytest.raises(RouteNotFoundError):
         await admin.create_topic(unique("nowhere"), cluster="no-such-cluster")
     with pytest.raises(ResponseError):
         await admin.create_topic("TBW102")
 
 
-def test_sync_facade(namesrv: str) -> None:
+def test_blocking_clients_send_and_consume(namesrv: str) -> None:
     name, group = unique("sync"), unique("group")
     bodies: list[str] = []
     enough = threading.Event()

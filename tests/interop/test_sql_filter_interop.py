@@ -75,7 +75,9 @@ def ours(expression: str, properties: dict[str, str]) -> bool | None:
         return None
 
 
-def test_the_same_expressions_pass_the_same_messages(java_driver: Driver, cluster: Cluster, tmp_path: Path) -> None:
+def test_expressions_match_the_same_messages_as_in_rocketmq(
+    java_driver: Driver, cluster: Cluster, tmp_path: Path
+) -> None:
     from_model = generated(3000)
     cases = [
         *WRITTEN,
@@ -115,7 +117,7 @@ def test_java_consumes_by_a_condition(java_driver: Driver, cluster: Cluster) -> 
         assert sorted(consumer.bodies()) == sorted([*wanted, "late-50-0"])
 
 
-def test_java_is_told_what_is_wrong_when_it_starts(java_driver: Driver, cluster: Cluster) -> None:
+def test_java_gets_the_filter_error_when_it_starts(java_driver: Driver, cluster: Cluster) -> None:
     topic = create_topic(cluster)
     with java_driver.consume(cluster, topic, unique_name("group"), sql="price >") as consumer:
         wait_until(lambda: consumer.ended, "the consumer gives up")

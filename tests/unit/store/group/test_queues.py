@@ -472,9 +472,7 @@ async def test_appends_continue_without_a_gap_after_server_restart(own_server: E
     await s.store.close()
 
 
-async def test_lost_replies_fail_and_offsets_are_read_again(
-    own_server: EmbeddedServer,
-) -> None:
+async def test_lost_replies_fail_and_offsets_are_read_again(own_server: EmbeddedServer) -> None:
     s = Recorder(own_server.url, "t")
     await s.store.start()
     (queue,) = await s.queues("0")

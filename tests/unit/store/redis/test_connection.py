@@ -105,9 +105,7 @@ async def test_unreachable_server_error_hides_the_password() -> None:
     assert "s3cret" not in str(caught.value)
 
 
-async def test_silent_server_times_out_and_is_disconnected(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_silent_server_times_out_and_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "_CONNECT_TIMEOUT_S", 0.05)
     gone = asyncio.Event()
 

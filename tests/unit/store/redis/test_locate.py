@@ -162,9 +162,7 @@ class Views:
         monkeypatch.setattr("rmq_redis.store.redis.locate.key_slot", lambda key: 0)
 
 
-async def test_cluster_node_with_outdated_view_is_outvoted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_cluster_node_with_outdated_view_is_outvoted(monkeypatch: pytest.MonkeyPatch) -> None:
     views = Views(monkeypatch, a=("a", 1), b=("a", 1), c=("a", 1))
     where = locator("redis+cluster://a:1,b:1,c:1")
     assert (await where.primary())["host"] == "a"
