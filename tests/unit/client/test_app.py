@@ -96,14 +96,14 @@ VALUES = [
 
 @pytest.mark.parametrize("serializer", ["json", "msgpack"])
 @pytest.mark.parametrize(("value", "kind"), VALUES)
-def test_values_come_back_as_they_were(value: Any, kind: Any, serializer: str) -> None:
+def test_values_round_trip(value: Any, kind: Any, serializer: str) -> None:
     message = value_message("T", value, serializer=serializer, tags="x", properties={"p": "q"})
     assert message.properties == {"contentType": f"application/{serializer}", "p": "q"}
     assert message.tags == "x"
     assert decode_value(received(message), kind) == value
 
 
-def test_a_body_of_another_language_is_plain_json() -> None:
+def test_body_for_other_languages_is_plain_json() -> None:
     assert value_message("T", Order(7)).body == b'{"order_id":7,"note":""}'
     assert decode_value(received(Message("T", '{"order_id": 7, "more": 1}')), Order) == Order(7)
     java = Message("T", '{"order_id":7}', properties={"contentType": "application/json;charset=UTF-8"})
@@ -122,20 +122,20 @@ def test_a_body_of_another_language_is_plain_json() -> None:
         (value_message("T", {"person": {"name": 3}}, serializer="msgpack"), Trip, "are no Trip"),
     ],
 )
-def test_what_cannot_be_decoded_says_why(message: Message, kind: Any, text: str) -> None:
+def test_decode_error_tells_the_reason(message: Message, kind: Any, text: str) -> None:
     with pytest.raises(MessageDecodeError, match=text) as raised:
         decode_value(received(message), kind)
     assert "message ID of T" in str(raised.value)
 
 
-def test_what_cannot_be_encoded_says_so() -> None:
+def test_encode_error_names_the_value() -> None:
     with pytest.raises(MessageIllegalLocallyError, match=r"topic 'T' cannot be serialized.*object"):
         value_message("T", object())
     with pytest.raises(ConfigError, match="serializer='xml' is unknown; there are: json, msgpack"):
         value_message("T", 1, serializer="xml")
 
 
-async def test_a_hook_decides_about_bodies_that_cannot_be_decoded() -> None:
+async def test_hook_handles_undecodable_bodies() -> None:
     seen: list[tuple[str, type]] = []
 
     def on_undecodable(message: MessageExt, error: MessageDecodeError) -> ConsumeResult:
@@ -154,7 +154,7 @@ async def test_a_hook_decides_about_bodies_that_cannot_be_decoded() -> None:
         await typed_handler(handle, Order)(wrong)
 
 
-def test_a_typed_handler_takes_one_or_two_arguments() -> None:
+def test_typed_handler_takes_one_or_two_arguments() -> None:
     message = received(value_message("T", Order(7)))
     assert typed_handler(lambda order: order.order_id, Order)(message) == 7
     assert typed_handler(lambda order, got: (order.order_id, got.topic), Order)(message) == (7, "T")
@@ -162,7 +162,7 @@ def test_a_typed_handler_takes_one_or_two_arguments() -> None:
         typed_handler(lambda: None, Order)
 
 
-async def test_an_app_from_start_to_end(namesrv_addr: str) -> None:
+async def test_app_runs_from_startup_to_shutdown(namesrv_addr: str) -> None:
     log: list[Any] = []
     app = App("shop", namesrv_addr)
 
@@ -195,7 +195,7 @@ async def test_an_app_from_start_to_end(namesrv_addr: str) -> None:
     assert log == ["open", (Order(1), "order-1", True), Parcel(Order(1), 2.5), "close"]
 
 
-async def test_close_waits_for_the_handler_that_runs(namesrv_addr: str) -> None:
+async def test_close_waits_for_the_running_handler(namesrv_addr: str) -> None:
     began, finish = asyncio.Event(), asyncio.Event()
     done: list[str] = []
     app = App("shop", namesrv_addr)
@@ -217,7 +217,7 @@ async def test_close_waits_for_the_handler_that_runs(namesrv_addr: str) -> None:
     assert done == ["x"]
 
 
-async def test_a_failing_startup_closes_what_was_opened(namesrv_addr: str) -> None:
+async def test_failing_startup_closes_opened_clients(namesrv_addr: str) -> None:
     log: list[str] = []
     app = App("shop", namesrv_addr)
     app.on_shutdown(lambda: log.append("first opened, last closed"))
@@ -232,7 +232,7 @@ async def test_a_failing_startup_closes_what_was_opened(namesrv_addr: str) -> No
     assert log == ["first opened, last closed"]
 
 
-def test_handlers_of_a_group_must_agree() -> None:
+def test_handlers_of_a_group_must_have_equal_options() -> None:
     app = App("shop", "127.0.0.1:1")
 
     @app.consumer("T", orderly=True)
@@ -270,10 +270,10 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("broken_app:app", "broken_app cannot be imported: No module named 'a_module_that_nobody_has'"),
     ],
 )
-def test_a_wrong_target_names_the_nearest(modules: Path, target: str, text: str) -> None:
+def test_invalid_target_error_suggests_the_nearest(modules: Path, target: str, text: str) -> None:
     with pytest.raises(ConfigError, match=text.replace("MODULE", modules.stem).replace("?", r"\?")):
         load_app(target.replace("MODULE", modules.stem))
 
 
-def test_a_target_is_loaded_from_the_current_directory(modules: Path) -> None:
+def test_target_is_loaded_from_the_current_directory(modules: Path) -> None:
     assert load_app(f"{modules.stem}:service").name == "shop"

@@ -54,7 +54,7 @@ def given_back(fake: FakeCluster) -> int:
 
 
 @given(st.binary(max_size=3000), st.integers(0, 9))
-def test_bound_is_exact_for_any_body(body: bytes, level: int) -> None:
+def test_decompression_limit_is_exact_for_any_body(body: bytes, level: int) -> None:
     packed = zlib.compress(body, level)
     assert decompress_body(packed, ZLIB, len(body)) == body
     if body:
@@ -63,9 +63,7 @@ def test_bound_is_exact_for_any_body(body: bytes, level: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["async", "sync", "orderly", "sync orderly"])
-async def test_push_consumer_gives_back_what_it_cannot_decompress_and_handles_the_rest(
-    kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_push_consumer_sends_back_undecompressible_messages(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     handled: list[bytes] = []
 
     async def handle(message: MessageExt) -> None:
@@ -98,7 +96,7 @@ async def test_push_consumer_gives_back_what_it_cannot_decompress_and_handles_th
     assert "attempt 1" in caplog.text
 
 
-async def test_message_that_no_broker_takes_back_is_sent_as_it_is_stored() -> None:
+async def test_message_that_no_broker_takes_back_is_resent_unchanged() -> None:
     async with cluster() as fake:
         fake.broker.answers[RequestCode.CONSUMER_SEND_MSG_BACK] += [ResponseCode.SYSTEM_ERROR] * 3
         fake.broker.put("T", 0, BOMB, sys_flag=ZLIB)
@@ -118,7 +116,7 @@ async def test_message_that_no_broker_takes_back_is_sent_as_it_is_stored() -> No
     assert other.header(SendMessageRequestHeaderV2).sys_flag == MessageSysFlag.COMPRESSED
 
 
-async def test_flow_control_counts_bodies_as_large_as_they_become() -> None:
+async def test_flow_control_counts_decompressed_sizes() -> None:
     gate = asyncio.Event()
     offsets: list[int] = []
 
@@ -146,7 +144,7 @@ async def test_flow_control_counts_bodies_as_large_as_they_become() -> None:
 
 
 @pytest.mark.parametrize("kind", ["async", "sync", "orderly"])
-async def test_consumer_keeps_nothing_of_messages_that_are_handled(kind: str) -> None:
+async def test_consumer_releases_handled_messages(kind: str) -> None:
     handled = 0
 
     async def handle(message: MessageExt) -> None:
@@ -171,9 +169,7 @@ async def test_consumer_keeps_nothing_of_messages_that_are_handled(kind: str) ->
             tracemalloc.stop()
 
 
-async def test_pull_consumer_gets_what_cannot_be_decompressed_as_it_is_stored_with_the_reason(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_pull_consumer_gets_undecompressible_body_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
     async with cluster() as fake:
         queue = MessageQueue("T", "broker-a", 0)
         fake.broker.put("T", 0, b"a")
@@ -191,7 +187,7 @@ async def test_pull_consumer_gets_what_cannot_be_decompressed_as_it_is_stored_wi
     assert "body_error" not in message_fields(result.messages[0])
 
 
-async def test_pulls_go_on_where_the_room_for_bodies_ended() -> None:
+async def test_pulls_continue_where_the_room_for_bodies_ended() -> None:
     async with cluster() as fake:
         queue = MessageQueue("T", "broker-a", 0)
         fake.broker.put("T", 0, *[zlib.compress(bytes(MB), 9)] * 20, b"end", sys_flag=0)
@@ -207,9 +203,7 @@ async def test_pulls_go_on_where_the_room_for_bodies_ended() -> None:
     assert seen == list(range(20))
 
 
-async def test_message_that_becomes_too_large_ends_in_the_dead_letters_and_can_be_looked_up(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_message_too_large_when_decompressed_becomes_a_dead_letter(caplog: pytest.LogCaptureFixture) -> None:
     body = bytes(2 * MB)
     handled: list[bytes] = []
 
@@ -259,6 +253,6 @@ async def test_message_that_becomes_too_large_ends_in_the_dead_letters_and_can_b
     assert f"not handled, goes to the retries: body of {len(popped.body)} bytes decompresses" in caplog.text
 
 
-def test_bound_that_lets_nothing_through_is_refused() -> None:
+def test_decompression_limit_below_1_is_refused() -> None:
     with pytest.raises(ConfigError, match="max_decompressed_bytes is 0; it must be at least 1"):
         AsyncProducer("P", max_decompressed_bytes=0)

@@ -14,7 +14,7 @@ from rmq_redis.protocol.headers.offsets import OffsetResponseHeader, QueueOffset
 from rmq_redis.remoting.client import RemotingClient
 
 
-async def test_the_fakes_speak_the_protocol() -> None:
+async def test_fakes_speak_the_protocol() -> None:
     async with cluster() as fake:
         client = RemotingClient()
         answer = await client.call(

@@ -36,7 +36,7 @@ async def test_topics_are_created_on_every_master() -> None:
             await admin.create_topic("new", cluster="x")
 
 
-async def test_deleting_asks_brokers_and_name_server() -> None:
+async def test_deleting_a_topic_calls_brokers_and_name_server() -> None:
     async with cluster("broker-a", "broker-b") as fake, AsyncAdmin(config=fake.config()) as admin:
         await admin.delete_topic("T", cluster="c")
         for broker in fake.brokers:
@@ -50,7 +50,7 @@ async def test_deleting_asks_brokers_and_name_server() -> None:
             await admin.wait_for_route("T", timeout_s=0.05)
 
 
-async def test_topic_config_of_new_and_old_brokers() -> None:
+async def test_topic_config_is_read_from_new_and_old_brokers() -> None:
     async with cluster() as fake, AsyncAdmin(config=fake.config()) as admin:
         config = {"topicName": "T", "readQueueNums": 7, "writeQueueNums": 6, "perm": 6, "attributes": None}
         answering(fake.broker, RequestCode.GET_TOPIC_CONFIG, config)
@@ -79,7 +79,7 @@ async def test_stats_of_all_brokers_are_merged() -> None:
     assert ConsumeOffset(10, 7).diff == 3
 
 
-async def test_updating_changes_what_is_given_where_the_topic_is() -> None:
+async def test_update_changes_only_given_fields_on_brokers_with_the_topic() -> None:
     async with cluster("broker-a", "broker-b") as fake, AsyncAdmin(config=fake.config()) as admin:
         known = {"topicName": "T", "readQueueNums": 7, "writeQueueNums": 6, "perm": 4, "order": True}
         answering(fake.brokers[0], RequestCode.GET_TOPIC_CONFIG, known)

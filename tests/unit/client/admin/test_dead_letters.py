@@ -42,7 +42,7 @@ def committed(fake: FakeCluster) -> int | None:
     return fake.broker.offsets.get((RESEND_GROUP, "%DLQ%G", 0))
 
 
-async def test_what_is_sent_again_is_what_was_sent() -> None:
+async def test_resent_dead_letter_equals_the_original_message() -> None:
     async with cluster() as fake:
         put(fake, 1)
         assert await resend(fake) == ["A1"]
@@ -59,7 +59,7 @@ async def test_what_is_sent_again_is_what_was_sent() -> None:
         assert fake.broker.of(RequestCode.SEND_MESSAGE_V2)[0].body == b"body 1"
 
 
-async def test_each_is_sent_once_also_after_an_interruption() -> None:
+async def test_dead_letters_are_resent_once_even_after_an_interruption() -> None:
     async with cluster() as fake:
         put(fake, *range(50), first_offset=5)
         fake.broker.answers[RequestCode.SEND_MESSAGE_V2] = [None] * 40 + [ResponseCode.MESSAGE_ILLEGAL]
@@ -75,7 +75,7 @@ async def test_each_is_sent_once_also_after_an_interruption() -> None:
         assert committed(fake) == 56
 
 
-async def test_chosen_ones_are_sent_in_any_case() -> None:
+async def test_chosen_dead_letters_are_always_resent() -> None:
     async with cluster() as fake:
         put(fake, *range(5))
         assert await resend(fake, ids={"A0", "O3"}) == ["A0", "A3"]
@@ -85,14 +85,14 @@ async def test_chosen_ones_are_sent_in_any_case() -> None:
         assert await resend(fake) == ["A1", "A2", "A3", "A4"]
 
 
-async def test_a_sharding_key_chooses_the_queue() -> None:
+async def test_sharding_key_of_a_dead_letter_chooses_the_queue() -> None:
     async with cluster() as fake:
         put(fake, 1, 2, 3, 4, more="__SHARDINGKEY\x01order-7\x02")
         await resend(fake)
         assert len({header.queue_id for header in sends(fake.broker)}) == 1
 
 
-async def test_one_without_an_origin_is_named() -> None:
+async def test_dead_letter_without_an_origin_is_named() -> None:
     async with cluster() as fake:
         fake.name_server.topics["%DLQ%G"] = {"broker-a": 1}
         fake.broker.put("%DLQ%G", 0, b"stray", properties="UNIQ_KEY\x01A1\x02")
@@ -101,7 +101,7 @@ async def test_one_without_an_origin_is_named() -> None:
         assert committed(fake) is None
 
 
-async def test_a_group_without_dead_letters() -> None:
+async def test_group_without_dead_letters_resends_nothing() -> None:
     async with cluster() as fake:
         assert await resend(fake) == []
         async with AsyncPullConsumer(RESEND_GROUP, config=fake.config()) as consumer:

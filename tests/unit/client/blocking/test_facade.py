@@ -33,7 +33,7 @@ def fake() -> Iterator[FakeCluster]:
         yield running
 
 
-def test_produce_and_consume(fake: FakeCluster) -> None:
+def test_blocking_clients_send_and_consume(fake: FakeCluster) -> None:
     seen: list[str] = []
     enough = threading.Event()
     consumer = PushConsumer("G", fake.namesrv_addr, consume_from_where=FIRST)
@@ -55,7 +55,7 @@ def test_produce_and_consume(fake: FakeCluster) -> None:
     assert sorted(seen) == sorted(["one", "oneway", *(f"{n}" for n in range(20)), *(f"b{n}" for n in range(9))])
 
 
-def test_errors_are_the_same(fake: FakeCluster) -> None:
+def test_blocking_clients_raise_the_same_errors(fake: FakeCluster) -> None:
     with pytest.raises(ConfigError):
         Producer("a b")
     with Producer("PG", config=fake.config()) as producer:
@@ -67,7 +67,7 @@ def test_errors_are_the_same(fake: FakeCluster) -> None:
         producer.send(Message("T", b"x"))
 
 
-def test_sends_that_wait_for_nothing_share_requests_and_keep_their_order(fake: FakeCluster) -> None:
+def test_unawaited_sends_share_requests_and_keep_their_order(fake: FakeCluster) -> None:
     with Producer("PG", config=fake.config()) as producer:
         producer.send(Message("T", b"first"), key="k")
         loop = background_loop()
@@ -80,7 +80,7 @@ def test_sends_that_wait_for_nothing_share_requests_and_keep_their_order(fake: F
         assert len(fake.broker.of(RequestCode.SEND_BATCH_MESSAGE)) == 1
 
 
-def test_a_send_that_fails_is_retried_and_told_as_an_error_in_the_end(fake: FakeCluster) -> None:
+def test_failed_send_is_retried_and_finally_raises(fake: FakeCluster) -> None:
     with Producer("PG", config=fake.config()) as producer:
         producer.send(Message("T", b"first"))
         answers = fake.broker.answers[RequestCode.SEND_MESSAGE_V2]
@@ -95,14 +95,14 @@ def test_a_send_that_fails_is_retried_and_told_as_an_error_in_the_end(fake: Fake
         assert not answers
 
 
-def test_a_large_body_is_compressed_as_by_the_async_producer(fake: FakeCluster) -> None:
+def test_large_body_is_compressed_as_by_the_async_producer(fake: FakeCluster) -> None:
     with Producer("PG", config=fake.config()) as producer:
         for _ in range(2):  # the second one finds topic and connection there
             producer.send(Message("T", b"x" * 10_000))
         assert max(len(command.body) for command in fake.broker.of(RequestCode.SEND_MESSAGE_V2)) < 1000
 
 
-def test_a_cancelled_send_costs_nobody_else_its_result(fake: FakeCluster) -> None:
+def test_cancelled_send_does_not_affect_other_results(fake: FakeCluster) -> None:
     with Producer("PG", config=fake.config()) as producer:
         producer.send(Message("T", b"first"))
         go_on = threading.Event()
@@ -114,7 +114,7 @@ def test_a_cancelled_send_costs_nobody_else_its_result(fake: FakeCluster) -> Non
         assert b"1" not in [body for _, body in sent_messages(fake.broker)]
 
 
-def test_pull_consumer(fake: FakeCluster) -> None:
+def test_blocking_pull_consumer_pulls_and_commits(fake: FakeCluster) -> None:
     fake.broker.hold_s = 0.05
     with Producer("PG", config=fake.config()) as producer, PullConsumer("G", config=fake.config()) as consumer:
         queue = consumer.fetch_subscribe_message_queues("T")[0]
@@ -137,7 +137,7 @@ def test_pull_consumer(fake: FakeCluster) -> None:
             break
 
 
-def test_admin(fake: FakeCluster) -> None:
+def test_blocking_admin_manages_topics(fake: FakeCluster) -> None:
     with Admin(config=fake.config()) as admin:
         assert list(admin.cluster_info().clusters) == ["c"]
         assert admin.create_topic("new") == admin.master_addresses() == [fake.broker.address]
@@ -146,7 +146,7 @@ def test_admin(fake: FakeCluster) -> None:
         admin.delete_topic("T")
 
 
-def test_a_consumer_that_runs_until_it_is_closed(fake: FakeCluster) -> None:
+def test_run_forever_returns_when_the_consumer_is_closed(fake: FakeCluster) -> None:
     consumer = PushConsumer("G", fake.namesrv_addr, consume_from_where=FIRST)
     consumer.subscribe("T", "*", lambda message: arrived.set())
     arrived = threading.Event()
@@ -161,7 +161,7 @@ def test_a_consumer_that_runs_until_it_is_closed(fake: FakeCluster) -> None:
     assert not thread.is_alive()
 
 
-def test_a_blocking_call_inside_the_loop_is_refused(fake: FakeCluster) -> None:
+def test_blocking_call_inside_the_event_loop_is_refused(fake: FakeCluster) -> None:
     producer = Producer("PG", config=fake.config())
 
     async def inside() -> None:
@@ -171,7 +171,7 @@ def test_a_blocking_call_inside_the_loop_is_refused(fake: FakeCluster) -> None:
     background_loop().run(inside())
 
 
-def test_an_interrupt_ends_run_forever(fake: FakeCluster) -> None:
+def test_interrupt_ends_run_forever(fake: FakeCluster) -> None:
     program = f"""
 import signal, threading, os
 from rmq_redis import PushConsumer
@@ -189,7 +189,7 @@ print("closed", flush=True)
 # --- the package -------------------------------------------------------------------------------------------------
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_is_exported() -> None:
     for name in rmq_redis.__all__:
         assert getattr(rmq_redis, name) is not None
     assert set(rmq_redis.__all__) <= set(dir(rmq_redis))
@@ -197,7 +197,7 @@ def test_every_public_name_is_there() -> None:
         rmq_redis.nothing  # noqa: B018
 
 
-def test_importing_loads_nothing_that_is_not_needed() -> None:
+def test_import_loads_only_required_modules() -> None:
     program = (
         "import sys, rmq_redis; assert 'asyncio' not in sys.modules and 'msgspec' not in sys.modules; "
         "rmq_redis.Producer; assert 'redis' not in sys.modules and 'rmq_redis.store' not in sys.modules"
@@ -205,7 +205,7 @@ def test_importing_loads_nothing_that_is_not_needed() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
-def test_help_says_what_the_asynchronous_twin_says() -> None:
+def test_help_equals_that_of_the_asynchronous_class() -> None:
     for method in (Producer.send, Admin.create_topic, PullConsumer.pull, rmq_redis.SimpleConsumer.receive):
         first, _, rest = (method.__doc__ or "").partition("\n\n")
         assert first.startswith("As ``Async")
@@ -227,7 +227,7 @@ def test_help_says_what_the_asynchronous_twin_says() -> None:
         "[time.sleep(0.01) for _ in iter(lambda: bool(consumer._async._polls), True)]",
     ],
 )
-def test_a_program_ends_without_a_complaint(fake: FakeCluster, program: str, loop: str) -> None:
+def test_program_exits_without_warnings(fake: FakeCluster, program: str, loop: str) -> None:
     if loop == "uvloop":
         pytest.importorskip("uvloop")
     head = 'import sys\nsys.modules["uvloop"] = None\n' if loop == "asyncio" else "import sys\n"
@@ -250,7 +250,7 @@ _TWINS = [
 
 
 @pytest.mark.parametrize(("kind", "twin"), _TWINS)
-def test_a_class_has_the_signatures_and_the_help_of_its_twin(kind: type, twin: type) -> None:
+def test_class_has_the_signatures_and_help_of_its_async_twin(kind: type, twin: type) -> None:
     assert inspect.signature(kind) == inspect.signature(twin)
     assert inspect.getdoc(twin) in (inspect.getdoc(kind) or "")
     compared = 0

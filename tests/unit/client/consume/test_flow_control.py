@@ -23,7 +23,7 @@ def consumer_of(fake: Any, handler: Any, **settings: Any) -> AsyncPushConsumer:
     return consumer
 
 
-async def test_the_queues_of_a_topic_share_its_threshold() -> None:
+async def test_queues_of_a_topic_share_its_threshold() -> None:
     async with cluster() as fake:
         for queue_id in range(2):
             fake.broker.put("T", queue_id, *(b"%d" % number for number in range(200)))
@@ -51,7 +51,7 @@ async def test_the_queues_of_a_topic_share_its_threshold() -> None:
             await until(lambda: handled == 400)
 
 
-def test_shares_follow_the_queues_that_come_and_go() -> None:
+def test_threshold_shares_follow_the_number_of_queues() -> None:
     thresholds = PullThresholds((1000, 10_000), (90, 900), None)
     held = [thresholds.process_queue(MessageQueue("T", "b", number), 0, None) for number in range(4)]
     other = thresholds.process_queue(MessageQueue("U", "b", 0), 0, None)
@@ -70,7 +70,7 @@ def test_shares_follow_the_queues_that_come_and_go() -> None:
     assert {limits(queue) for queue in held} == {(1, 10_000)}  # without a limit of the topic nothing is touched
 
 
-async def test_a_larger_share_wakes_a_queue_that_waits_for_room() -> None:
+async def test_larger_share_wakes_a_queue_that_waits_for_room() -> None:
     queue = ProcessQueue(MessageQueue("T", "b", 0), 0, None, max_count=1)
     queue.put([MessageExt("T", b"x", {}, 0, 0, 0, 0, 0, 0, "1.1.1.1:1", 0, "1.1.1.1:1", 0, 0, 100, "b")])
     waiting = asyncio.ensure_future(queue.wait_for_room())
@@ -89,7 +89,7 @@ async def test_a_larger_share_wakes_a_queue_that_waits_for_room() -> None:
         ("pull_threshold_bytes_for_topic", -2),
     ],
 )
-async def test_a_threshold_that_lets_nothing_through_is_refused(setting: str, value: int) -> None:
+async def test_threshold_below_1_is_refused(setting: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"{setting}={value} is not at least 1"):
         AsyncPushConsumer("G", **{setting: value})  # type: ignore[arg-type]
 

@@ -50,7 +50,7 @@ class Member:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_the_lock_stays_until_the_handler_has_ended(is_async: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lock_is_held_until_the_handler_ends(is_async: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmq_redis.client.consume.held_queues.LOCK_RENEW_INTERVAL_S", 0.02)
     monkeypatch.setattr("rmq_redis.client.consume.held_queues._RELEASE_TIMEOUT_S", 0.05)
     async with cluster() as fake:
@@ -75,7 +75,7 @@ async def test_the_lock_stays_until_the_handler_has_ended(is_async: bool, monkey
             assert fake.broker.offsets["G", "T", 1] == 2
 
 
-async def test_a_handler_that_outlives_close_keeps_its_lock() -> None:
+async def test_handler_that_outlives_close_keeps_its_lock() -> None:
     async with cluster() as fake:
         member = Member(fake, "a", False, await_termination_s=0.05)
         async with member.consumer:
@@ -89,7 +89,7 @@ async def test_a_handler_that_outlives_close_keeps_its_lock() -> None:
         await until(lambda: member.ended == ["x"])
 
 
-async def test_close_in_order_gives_the_locks_back() -> None:
+async def test_orderly_close_releases_the_locks() -> None:
     async with cluster() as fake:
         member = Member(fake, "a", True)
         async with member.consumer:
@@ -98,7 +98,7 @@ async def test_close_in_order_gives_the_locks_back() -> None:
         assert fake.broker.locks == {}
 
 
-async def test_close_gives_no_lock_back_whose_handler_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_close_keeps_the_lock_of_a_running_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     """The queue is being given up already when the consumer is closed; its handler, in a thread, outlives that."""
     monkeypatch.setattr("rmq_redis.client.consume.held_queues.LOCK_RENEW_INTERVAL_S", 0.02)
     async with cluster() as fake:
@@ -140,7 +140,7 @@ async def test_locks_are_renewed_while_close_waits_for_handlers(monkeypatch: pyt
         assert not member.holds(fake, 0)
 
 
-async def test_locks_of_queues_that_could_not_be_taken_are_given_back() -> None:
+async def test_locks_of_queues_that_failed_to_start_are_released() -> None:
     """They would keep the queue from everybody until they expire."""
     async with cluster() as fake:
         fake.broker.answers[RequestCode.QUERY_CONSUMER_OFFSET] = [1] * 100
@@ -154,7 +154,7 @@ async def test_locks_of_queues_that_could_not_be_taken_are_given_back() -> None:
         assert not fake.broker.locks
 
 
-async def test_locks_that_were_on_their_way_when_it_closed_are_given_back() -> None:
+async def test_locks_granted_during_close_are_released() -> None:
     async with cluster() as fake:
         reached, go_on = asyncio.Event(), asyncio.Event()
 

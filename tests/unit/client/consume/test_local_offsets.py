@@ -20,7 +20,7 @@ from rmq_redis.model import MessageExt, MessageQueue
 A, B = MessageQueue("T", "broker-a", 0), MessageQueue("T", "broker-a", 1)
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+def test_saved_offsets_are_loaded(tmp_path: Path) -> None:
     first = claim(tmp_path, "10.0.0.1", "", "G")
     assert (first.client_id, first.load()) == ("10.0.0.1@DEFAULT", {})
     first.save({B: 7, A: 3})
@@ -40,7 +40,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"offsets": [{"topic": "T", "bro', b"\xff\xfe", b"[]", None])
-def test_a_damaged_file_falls_back_to_the_version_before(
+def test_damaged_file_falls_back_to_the_previous_version(
     tmp_path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")
@@ -59,7 +59,7 @@ def test_a_damaged_file_falls_back_to_the_version_before(
     mine.close()
 
 
-def test_members_of_one_machine_keep_apart(tmp_path: Path) -> None:
+def test_members_of_one_machine_use_separate_files(tmp_path: Path) -> None:
     members = [claim(tmp_path, "10.0.0.1", "", "G") for _ in range(3)]
     assert [member.client_id.partition("@")[2] for member in members] == ["DEFAULT", "DEFAULT-2", "DEFAULT-3"]
     members[1].close()
@@ -73,13 +73,13 @@ def test_members_of_one_machine_keep_apart(tmp_path: Path) -> None:
         member.close()
 
 
-def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_directory_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="set offset_store_path"):
         claim(tmp_path / "file", "10.0.0.1", "", "G")
 
 
-def test_the_path_without_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_path_is_in_the_data_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
     assert store_path("") == Path("/data/rmq-redis/offsets")
     monkeypatch.delenv("XDG_DATA_HOME")
@@ -107,7 +107,7 @@ def broadcaster(fake: FakeCluster, seen: list[str], tmp_path: Path, **options: A
     return consumer
 
 
-async def test_a_restarted_member_goes_on_where_it_was(tmp_path: Path) -> None:
+async def test_restarted_member_resumes_at_its_offset(tmp_path: Path) -> None:
     seen: list[str] = []
     async with cluster() as fake:
         fake.broker.put("T", 0, b"before")
@@ -127,7 +127,7 @@ async def test_a_restarted_member_goes_on_where_it_was(tmp_path: Path) -> None:
         assert not fake.broker.offsets
 
 
-async def test_where_it_began_is_kept_at_once(tmp_path: Path) -> None:
+async def test_initial_offset_is_saved_at_once(tmp_path: Path) -> None:
     """A member that is killed before any message came must not begin at the end again."""
     async with cluster() as fake:
         fake.broker.put("T", 0, b"before")
@@ -136,15 +136,13 @@ async def test_where_it_began_is_kept_at_once(tmp_path: Path) -> None:
             assert saved(tmp_path / consumer.client_id / "G" / "offsets.json") == {0: 1, 1: 0}
 
 
-async def test_a_second_member_of_the_same_name_is_refused(tmp_path: Path) -> None:
+async def test_second_member_with_the_same_name_is_refused(tmp_path: Path) -> None:
     async with cluster() as fake, broadcaster(fake, [], tmp_path, instance_name="m"):
         with pytest.raises(ClientError, match="runs already"):
             await broadcaster(fake, [], tmp_path, instance_name="m").start()
 
 
-async def test_close_does_not_write_while_the_last_write_still_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_close_does_not_write_during_an_unfinished_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow disk: two writes at a time would mix in one file, and the directory must not be left to another yet."""
     running: list[int] = []
     at_once: list[int] = []

@@ -26,7 +26,7 @@ def message(offset: int, size: int = 100) -> MessageExt:
     seed=st.integers(0, 2**32),
 )
 @settings(deadline=None)
-def test_the_smallest_unfinished_offset_is_committed(gaps: list[int], start: int, batch: int, seed: int) -> None:
+def test_smallest_unfinished_offset_is_committed(gaps: list[int], start: int, batch: int, seed: int) -> None:
     """Whatever is pulled and finished in whatever order: nothing unfinished is ever below the committed offset."""
     order = random.Random(seed)
     queue = ProcessQueue(QUEUE, start, None)
@@ -50,11 +50,11 @@ def test_the_smallest_unfinished_offset_is_committed(gaps: list[int], start: int
     assert queue.commit_offset() == queue.next_offset
 
 
-def test_nothing_pulled_commits_where_it_began() -> None:
+def test_empty_queue_commits_its_initial_offset() -> None:
     assert ProcessQueue(QUEUE, 42, None).commit_offset() == 42
 
 
-def test_done_twice_counts_once() -> None:
+def test_message_done_twice_is_counted_once() -> None:
     queue = ProcessQueue(QUEUE, 0, None)
     first = message(0)
     queue.put([first])
@@ -72,7 +72,7 @@ def filled(count: int, step: int = 1, **limits: int) -> tuple[ProcessQueue, list
     return queue, messages
 
 
-async def test_pulling_waits_for_the_number_of_messages() -> None:
+async def test_pulling_waits_at_the_message_count_limit() -> None:
     queue, messages = filled(10, max_count=10)
     waiting = asyncio.create_task(queue.wait_for_room())
     await asyncio.sleep(0)
@@ -82,7 +82,7 @@ async def test_pulling_waits_for_the_number_of_messages() -> None:
     assert queue.has_room()
 
 
-async def test_pulling_waits_for_bytes() -> None:
+async def test_pulling_waits_at_the_byte_limit() -> None:
     queue, messages = filled(10, max_bytes=950)
     waiting = asyncio.create_task(queue.wait_for_room())
     await asyncio.sleep(0)
@@ -91,7 +91,7 @@ async def test_pulling_waits_for_bytes() -> None:
     await waiting
 
 
-async def test_pulling_waits_for_the_oldest_message() -> None:
+async def test_pulling_waits_at_the_offset_span_limit() -> None:
     queue, messages = filled(30, step=100, max_span=2000)
     waiting = asyncio.create_task(queue.wait_for_room())
     for finished in messages[1:]:
@@ -112,7 +112,7 @@ async def test_a_dropped_queue_does_not_wait() -> None:
     assert queue.dropped
 
 
-async def test_waiting_for_a_handler() -> None:
+async def test_wait_idle_returns_when_the_handler_ends() -> None:
     queue = ProcessQueue(QUEUE, 0, None)
     assert await queue.wait_idle(0.0)
     queue.running = True
@@ -124,7 +124,7 @@ async def test_waiting_for_a_handler() -> None:
 
 
 @pytest.mark.parametrize("orderly", [False, True])
-def test_the_span_does_not_count_when_orderly(orderly: bool) -> None:
+def test_orderly_queue_has_no_offset_span_limit(orderly: bool) -> None:
     queue = ProcessQueue(QUEUE, 0, None, max_span=None if orderly else 2000)
     queue.put([message(0), message(5000)])
     assert queue.has_room() is orderly

@@ -18,7 +18,7 @@ def bodies(count: int) -> list[bytes]:
     return [b"%d" % number for number in range(count)]
 
 
-async def test_pulls_and_offsets() -> None:
+async def test_pull_returns_messages_status_and_offsets() -> None:
     async with cluster() as fake, AsyncPullConsumer("G", config=fake.config()) as consumer:
         queues = await consumer.fetch_subscribe_message_queues("T")
         assert queues == [fake.queue(0), fake.queue(1)]
@@ -49,7 +49,7 @@ async def test_tags_are_compared_as_text() -> None:
         assert result.next_begin_offset == 2
 
 
-async def test_a_blocking_pull_waits_for_a_message() -> None:
+async def test_blocking_pull_waits_for_a_message() -> None:
     async with cluster() as fake, AsyncPullConsumer("G", config=fake.config()) as consumer:
         waiting = asyncio.create_task(consumer.pull(fake.queue(0), "*", 0, block_if_not_found=True))
         await until(lambda: fake.broker.of(RequestCode.PULL_MESSAGE))
@@ -83,7 +83,7 @@ async def test_poll_reads_all_assigned_queues_in_order() -> None:
             consumer.seek(fake.queue(0), 0)
 
 
-async def test_iteration() -> None:
+async def test_iteration_returns_messages_of_assigned_queues() -> None:
     async with cluster() as fake, AsyncPullConsumer("G", config=fake.config()) as consumer:
         fake.broker.put("T", 0, *bodies(3))
         consumer.assign([fake.queue(0)])
@@ -95,7 +95,7 @@ async def test_iteration() -> None:
         assert seen == ["0", "1", "2"]
 
 
-async def test_errors() -> None:
+async def test_invalid_calls_raise_clear_errors() -> None:
     async with cluster() as fake:
         consumer = AsyncPullConsumer("G", config=fake.config())
         with pytest.raises(ClientError, match="not started"):

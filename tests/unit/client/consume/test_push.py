@@ -57,7 +57,7 @@ def bodies(count: int, start: int = 0) -> list[bytes]:
     return [b"%d" % number for number in range(start, start + count)]
 
 
-async def test_messages_reach_the_handler_and_offsets_the_broker() -> None:
+async def test_messages_are_handled_and_offsets_committed() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *bodies(50), properties="TAGS\x01A\x02KEYS\x01k\x02", flag=3)
         fake.broker.put("T", 1, *bodies(50, 50))
@@ -107,7 +107,7 @@ async def test_tags_are_compared_as_text() -> None:
 @pytest.mark.parametrize(
     ("where", "expected"), [(FIRST, ["0", "1", "2", "new"]), (LAST, ["new"]), ("CONSUME_FROM_TIMESTAMP", None)]
 )
-async def test_where_a_new_group_begins(where: str, expected: list[str] | None) -> None:
+async def test_new_group_starts_where_configured(where: str, expected: list[str] | None) -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *bodies(3))
         collector = Collector()
@@ -117,7 +117,7 @@ async def test_where_a_new_group_begins(where: str, expected: list[str] | None) 
         assert collector.bodies == (expected or ["0", "1", "2", "new"])
 
 
-async def test_a_known_group_goes_on_where_it_was() -> None:
+async def test_known_group_resumes_at_its_offset() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *bodies(5))
         fake.broker.offsets["G", "T", 0] = 3
@@ -127,7 +127,7 @@ async def test_a_known_group_goes_on_where_it_was() -> None:
         assert collector.bodies == ["3", "4"]
 
 
-async def test_a_queue_whose_offset_is_unknown_is_not_started_until_it_is_known() -> None:
+async def test_queue_starts_only_when_its_offset_is_known() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, b"x")
         fake.broker.answers[RequestCode.QUERY_CONSUMER_OFFSET] = [1, 1, 1]
@@ -144,7 +144,7 @@ async def test_a_queue_whose_offset_is_unknown_is_not_started_until_it_is_known(
     "outcome", [False, ConsumeResult.LATER, ValueError("no"), "nonsense", asyncio.CancelledError()]
 )
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_a_message_that_fails_is_given_back(outcome: Any, is_async: bool) -> None:
+async def test_failed_message_is_sent_back(outcome: Any, is_async: bool) -> None:
     async with cluster() as fake:
         fake.broker.put("T", 1, b"bad", properties="UNIQ_KEY\x01ID\x02")
 
@@ -167,7 +167,7 @@ async def test_a_message_that_fails_is_given_back(outcome: Any, is_async: bool) 
 
 @pytest.mark.parametrize("outcome", [None, True, ConsumeResult.SUCCESS])
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_success_in_every_form(outcome: Any, is_async: bool) -> None:
+async def test_every_form_of_success_is_accepted(outcome: Any, is_async: bool) -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *bodies(3))
 
@@ -180,7 +180,7 @@ async def test_success_in_every_form(outcome: Any, is_async: bool) -> None:
         assert fake.broker.offsets["G", "T", 0] == 3
 
 
-async def test_what_cannot_be_given_back_goes_to_the_retry_topic() -> None:
+async def test_failed_send_back_sends_to_the_retry_topic() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, b"bad", properties="UNIQ_KEY\x01ID\x02TAGS\x01A\x02", reconsume_times=2, flag=4)
         fake.broker.answers[RequestCode.CONSUMER_SEND_MSG_BACK] = [1]
@@ -204,7 +204,7 @@ async def test_what_cannot_be_given_back_goes_to_the_retry_topic() -> None:
         assert fake.broker.offsets["G", "T", 0] == 1
 
 
-async def test_what_no_broker_takes_back_is_retried_here(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_message_that_no_broker_takes_back_is_retried_locally(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consume, "LOCAL_RETRY_S", 0.01)
     async with cluster() as fake:
         fake.broker.put("T", 0, b"bad", b"good")
@@ -224,7 +224,7 @@ async def test_what_no_broker_takes_back_is_retried_here(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("is_async", [True, False])
 @pytest.mark.parametrize("succeeds", [True, False])
-async def test_a_handler_that_takes_too_long_does_not_hold_the_offset_back(is_async: bool, succeeds: bool) -> None:
+async def test_handler_that_times_out_does_not_hold_back_the_offset(is_async: bool, succeeds: bool) -> None:
     """Given back once, whatever the handler says in the end; messages that wait for a worker are not its like."""
     async with cluster() as fake:
         fake.broker.put("T", 0, b"stuck", b"next")
@@ -256,7 +256,7 @@ async def test_a_handler_that_takes_too_long_does_not_hold_the_offset_back(is_as
         assert fake.broker.offsets["G", "T", 0] == 2
 
 
-async def test_a_retried_message_has_its_own_topic_again() -> None:
+async def test_retried_message_has_its_original_topic() -> None:
     async with cluster() as fake:
         fake.broker.put("%RETRY%G", 0, b"again", properties="RETRY_TOPIC\x01T\x02", reconsume_times=1)
         collector = Collector()
@@ -267,7 +267,7 @@ async def test_a_retried_message_has_its_own_topic_again() -> None:
         assert fake.broker.offsets["G", "%RETRY%G", 0] == 1
 
 
-async def test_broadcasting_consumers_all_get_everything_and_nothing_again() -> None:
+async def test_broadcasting_consumers_all_get_each_message_once() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *bodies(5))
         seen: list[list[str]] = [[], []]
@@ -290,7 +290,7 @@ async def test_broadcasting_consumers_all_get_everything_and_nothing_again() -> 
 # --- handlers in threads, concurrency ----------------------------------------------------------------------------
 
 
-async def test_plain_functions_run_in_threads_side_by_side() -> None:
+async def test_plain_functions_run_in_parallel_threads() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *bodies(8))
         together = threading.Barrier(4, timeout=10)
@@ -306,7 +306,7 @@ async def test_plain_functions_run_in_threads_side_by_side() -> None:
         assert threading.main_thread().name not in names
 
 
-async def test_coroutines_run_side_by_side_up_to_the_limit() -> None:
+async def test_coroutines_run_concurrently_up_to_the_limit() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *bodies(50))
         running = peak = done = 0
@@ -324,7 +324,7 @@ async def test_coroutines_run_side_by_side_up_to_the_limit() -> None:
         assert peak == 7
 
 
-async def test_pulling_stops_while_too_much_is_unfinished() -> None:
+async def test_pulling_stops_while_too_many_messages_are_unfinished() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *bodies(200))
         gate = asyncio.Event()
@@ -347,7 +347,7 @@ async def test_pulling_stops_while_too_much_is_unfinished() -> None:
             await until(lambda: fake.broker.offsets.get(("G", "T", 0)) == 200)
 
 
-async def test_one_unfinished_message_holds_the_offset_back() -> None:
+async def test_unfinished_message_holds_back_the_offset() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *bodies(20))
         gate = asyncio.Event()
@@ -366,7 +366,7 @@ async def test_one_unfinished_message_holds_the_offset_back() -> None:
             await until(lambda: fake.broker.offsets.get(("G", "T", 0)) == 20)
 
 
-async def test_pulls_carry_the_offset_to_be_committed() -> None:
+async def test_pulls_carry_the_offset_to_commit() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *bodies(64))
         fake.broker.hold_s = 0.1
@@ -382,7 +382,7 @@ async def test_pulls_carry_the_offset_to_be_committed() -> None:
 
 
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_orderly_keeps_the_order_and_retries_in_place(is_async: bool) -> None:
+async def test_orderly_consumer_keeps_the_order_and_retries_in_place(is_async: bool) -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *bodies(100))
         fake.broker.put("T", 1, *bodies(100, 100))
@@ -414,7 +414,7 @@ async def test_orderly_keeps_the_order_and_retries_in_place(is_async: bool) -> N
         assert not fake.broker.locks  # given back
 
 
-async def test_orderly_gives_up_after_the_limit_and_the_broker_takes_it_to_the_dead_letters() -> None:
+async def test_orderly_message_becomes_a_dead_letter_after_the_limit() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, b"bad", b"good")
         fake.broker.answers[RequestCode.SEND_MESSAGE_V2] = [1]  # the first time it cannot be given up
@@ -433,7 +433,7 @@ async def test_orderly_gives_up_after_the_limit_and_the_broker_takes_it_to_the_d
         assert (last.topic, last.reconsume_times, last.max_reconsume_times) == ("%RETRY%G", 3, 2)
 
 
-async def test_a_limit_of_the_consumer_goes_to_the_broker() -> None:
+async def test_retry_limit_of_the_consumer_is_sent_to_the_broker() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, b"bad")
         async with consumer_of(fake, lambda message: False, max_reconsume_times=3):
@@ -441,7 +441,7 @@ async def test_a_limit_of_the_consumer_goes_to_the_broker() -> None:
         assert back.max_reconsume_times == 3
 
 
-async def test_orderly_needs_the_lock() -> None:
+async def test_orderly_consumer_pulls_only_locked_queues() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, b"x")
         fake.broker.put("T", 1, b"y")
@@ -454,7 +454,7 @@ async def test_orderly_needs_the_lock() -> None:
             await until(lambda: collector.bodies == ["y", "x"])
 
 
-async def test_orderly_goes_on_without_locks_where_there_are_none(caplog: pytest.LogCaptureFixture) -> None:
+async def test_orderly_consumer_works_without_lock_support(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "rmq_redis")
     async with cluster() as fake:
         fake.broker.put("T", 0, b"x")
@@ -467,7 +467,7 @@ async def test_orderly_goes_on_without_locks_where_there_are_none(caplog: pytest
         ]
 
 
-async def test_locks_are_renewed_and_a_lost_one_gives_the_queue_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_locks_are_renewed_and_a_lost_lock_releases_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmq_redis.client.consume.held_queues.LOCK_RENEW_INTERVAL_S", 0.02)
     async with cluster() as fake:
         async with consumer_of(fake, Collector(), orderly=True) as consumer:
@@ -478,7 +478,7 @@ async def test_locks_are_renewed_and_a_lost_one_gives_the_queue_up(monkeypatch: 
         assert fake.broker.locks == {("G", "T", 1): "somebody else"}
 
 
-async def test_a_lock_expires_when_it_cannot_be_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lock_expires_if_it_cannot_be_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmq_redis.client.consume.held_queues.LOCK_LIVE_S", 0.0)
     async with cluster() as fake:
         fake.broker.put("T", 0, b"x")
@@ -493,7 +493,7 @@ async def test_a_lock_expires_when_it_cannot_be_renewed(monkeypatch: pytest.Monk
 # --- rebalance ---------------------------------------------------------------------------------------------------
 
 
-async def test_consumers_share_and_take_over() -> None:
+async def test_consumers_share_queues_and_take_over() -> None:
     async with cluster("broker-a", "broker-b") as fake:
         collectors = [Collector(), Collector()]
         consumers = [consumer_of(fake, collector) for collector in collectors]
@@ -519,7 +519,7 @@ async def test_consumers_share_and_take_over() -> None:
         assert len(collectors[1].messages) == 20
 
 
-async def test_a_queue_that_is_given_up_is_committed() -> None:
+async def test_released_queue_is_committed() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 1, *bodies(10))
         first, second = Collector(), Collector()
@@ -533,7 +533,7 @@ async def test_a_queue_that_is_given_up_is_committed() -> None:
                 assert not fake.broker.of(RequestCode.UPDATE_CONSUMER_OFFSET)[0].is_oneway
 
 
-async def test_a_topic_that_comes_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_topic_created_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster() as fake:
         del fake.name_server.topics["T"]
         collector = Collector()
@@ -544,7 +544,7 @@ async def test_a_topic_that_comes_later_is_found(monkeypatch: pytest.MonkeyPatch
             await until(lambda: collector.messages)
 
 
-async def test_more_queues_are_found_by_the_route_refresh() -> None:
+async def test_added_queues_are_found_by_the_route_refresh() -> None:
     async with cluster() as fake:
         collector = Collector()
         async with consumer_of(fake, collector, poll_name_server_interval_s=0.01) as consumer:
@@ -552,7 +552,7 @@ async def test_more_queues_are_found_by_the_route_refresh() -> None:
             await until(lambda: fake.queue(2) in consumer.assignment)
 
 
-async def test_an_empty_member_list_changes_nothing() -> None:
+async def test_empty_member_list_keeps_the_assignment() -> None:
     async with cluster() as fake, consumer_of(fake, Collector()) as consumer:
         assert len(consumer.assignment) == 3
         fake.broker.answers[RequestCode.GET_CONSUMER_LIST_BY_GROUP] = [1] * 20
@@ -561,7 +561,7 @@ async def test_an_empty_member_list_changes_nothing() -> None:
         assert len(consumer.assignment) == 3
 
 
-async def test_an_answer_that_makes_no_sense_does_not_end_the_rebalancing() -> None:
+async def test_malformed_response_does_not_stop_rebalancing() -> None:
     async with cluster() as fake:
         nonsense = [lambda _connection, command: response(command, body=b'{"consumerIdList":5}')]
         fake.broker.answers[RequestCode.GET_CONSUMER_LIST_BY_GROUP] = nonsense * 2
@@ -570,7 +570,7 @@ async def test_an_answer_that_makes_no_sense_does_not_end_the_rebalancing() -> N
 
 
 @pytest.mark.parametrize("broken", ["assigned", "_apply"])
-async def test_a_mistake_of_ours_does_not_end_the_rebalancing(broken: str) -> None:
+async def test_bug_does_not_stop_rebalancing(broken: str) -> None:
     """It is the only task that finds queues."""
     async with cluster() as fake, consumer_of(fake, Collector(), rebalance_interval_s=0.05) as consumer:
         right = getattr(consumer._rebalancer, broken)
@@ -602,7 +602,7 @@ def wrong_once(monkeypatch: pytest.MonkeyPatch, target: Any, name: str) -> list[
     return failed
 
 
-async def test_a_mistake_of_ours_does_not_end_the_pulling(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bug_does_not_stop_pulling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmq_redis.client.consume.pulling.RETRY_AFTER_ERROR_S", 0.02)
     collector = Collector()
     async with cluster() as fake, consumer_of(fake, collector) as consumer:
@@ -615,7 +615,7 @@ async def test_a_mistake_of_ours_does_not_end_the_pulling(monkeypatch: pytest.Mo
         await until(lambda: sorted(collector.bodies) == ["a", "a", "b", "b"])
 
 
-async def test_a_mistake_of_ours_ends_neither_commits_nor_heartbeats_nor_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bug_does_not_stop_commits_heartbeats_or_lock_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmq_redis.client.consume.held_queues.LOCK_RENEW_INTERVAL_S", 0.02)
     options: dict[str, Any] = {"persist_consumer_offset_interval_s": 0.02, "heartbeat_broker_interval_s": 0.02}
     async with cluster() as fake, consumer_of(fake, Collector(), orderly=True, **options) as consumer:
@@ -628,14 +628,14 @@ async def test_a_mistake_of_ours_ends_neither_commits_nor_heartbeats_nor_locks(m
         await until(lambda: all(count > 2 for [count] in calls))
 
 
-async def test_a_broker_that_forgot_us_is_told_again() -> None:
+async def test_broker_that_lost_the_member_gets_a_heartbeat() -> None:
     async with cluster() as fake, consumer_of(fake, Collector()) as consumer:
         fake.broker.members["G"] = {"somebody else": fake.broker.members["G"][consumer.client_id]}
         consumer.rebalance_now()
         await until(lambda: consumer.client_id in fake.broker.members["G"])
 
 
-async def test_subscribing_and_unsubscribing_while_it_runs() -> None:
+async def test_subscriptions_can_change_while_running() -> None:
     async with cluster() as fake:
         fake.name_server.topics["U"] = {"broker-a": 1}
         fake.broker.put("U", 0, b"u")
@@ -649,7 +649,7 @@ async def test_subscribing_and_unsubscribing_while_it_runs() -> None:
             await until(lambda: fake.broker.offsets.get(("G", "U", 0)) == 1)
 
 
-async def test_a_strategy_that_invents_queues_is_held_in_check() -> None:
+async def test_queues_invented_by_a_strategy_are_ignored() -> None:
     from rmq_redis.hookspecs import hookimpl
     from rmq_redis.plugins import create_plugin_manager
 
@@ -670,7 +670,7 @@ async def test_a_strategy_that_invents_queues_is_held_in_check() -> None:
 # --- pull answers and broken brokers -----------------------------------------------------------------------------
 
 
-async def test_an_offset_below_the_queue_moves_up() -> None:
+async def test_offset_below_the_queue_moves_up() -> None:
     async with cluster() as fake:
         fake.broker.min_offsets["T", 0] = 100
         fake.broker.put("T", 0, *bodies(3))
@@ -681,7 +681,7 @@ async def test_an_offset_below_the_queue_moves_up() -> None:
         assert fake.broker.offsets["G", "T", 0] == 103
 
 
-async def test_an_offset_above_the_queue_moves_down() -> None:
+async def test_offset_above_the_queue_moves_down() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *bodies(3))
         fake.broker.offsets["G", "T", 0] = 50
@@ -692,7 +692,7 @@ async def test_an_offset_above_the_queue_moves_down() -> None:
             await until(lambda: collector.bodies == ["new"])
 
 
-async def test_the_broker_says_which_broker_to_read_from() -> None:
+async def test_consumer_pulls_from_the_suggested_broker() -> None:
     async with cluster("broker-a", "broker-a") as fake:
         fake.brokers[1].broker_id = 1
         fake.brokers[1].queues = fake.brokers[0].queues
@@ -714,7 +714,7 @@ async def test_the_broker_says_which_broker_to_read_from() -> None:
             assert not any(pull.sys_flag & PullSysFlag.COMMIT_OFFSET for pull in pulled)
 
 
-async def test_answers_without_anything_do_not_spin() -> None:
+async def test_empty_responses_do_not_cause_a_busy_loop() -> None:
     async with cluster() as fake:
         count = 0
 
@@ -731,7 +731,7 @@ async def test_answers_without_anything_do_not_spin() -> None:
 
 
 @pytest.mark.parametrize("code", [2, 14, 215, 25])
-async def test_pulls_that_fail_are_repeated(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_pulls_are_repeated(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulling, "RETRY_AFTER_ERROR_S", 0.05)
     async with cluster() as fake:
         fake.broker.put("T", 0, b"x")
@@ -741,7 +741,7 @@ async def test_pulls_that_fail_are_repeated(code: int, monkeypatch: pytest.Monke
             await until(lambda: collector.messages)
 
 
-async def test_a_restarted_broker_is_found_again() -> None:
+async def test_restarted_broker_is_found_again() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, b"before")
         collector = Collector()
@@ -756,7 +756,7 @@ async def test_a_restarted_broker_is_found_again() -> None:
         assert collector.bodies == ["before", "after"]
 
 
-async def test_a_consumer_starts_before_its_servers() -> None:
+async def test_consumer_can_start_before_its_servers() -> None:
     fake = FakeCluster()
     await fake.broker.start()
     await fake.name_server.start()
@@ -776,7 +776,7 @@ async def test_a_consumer_starts_before_its_servers() -> None:
         await fake.broker.stop()
 
 
-async def test_a_body_that_cannot_be_unpacked_does_not_stop_the_queue() -> None:
+async def test_undecodable_body_does_not_stop_the_queue() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, b"not zlib", sys_flag=1)
         fake.broker.put("T", 0, b"good")
@@ -789,7 +789,7 @@ async def test_a_body_that_cannot_be_unpacked_does_not_stop_the_queue() -> None:
 # --- closing -----------------------------------------------------------------------------------------------------
 
 
-async def test_close_waits_for_handlers_and_commits_what_they_did() -> None:
+async def test_close_waits_for_handlers_and_commits() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *bodies(100))
         started: list[str] = []
@@ -806,7 +806,7 @@ async def test_close_waits_for_handlers_and_commits_what_they_did() -> None:
         assert fake.broker.offsets["G", "T", 0] == len(finished)
 
 
-async def test_close_gives_a_stuck_handler_up() -> None:
+async def test_close_abandons_a_stuck_handler() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, b"x")
         started = asyncio.Event()
@@ -820,7 +820,7 @@ async def test_close_gives_a_stuck_handler_up() -> None:
         assert fake.broker.offsets.get(("G", "T", 0), 0) == 0
 
 
-async def test_close_does_not_block_the_loop_for_a_thread_that_a_broker_asked_for() -> None:
+async def test_close_does_not_block_on_a_thread_of_direct_consumption() -> None:
     """What that thread waits for may need the loop: a ``Producer`` in a handler of a ``PushConsumer`` shares it."""
     began, go_on = threading.Event(), threading.Event()
     in_time: list[bool] = []
@@ -847,7 +847,7 @@ async def test_close_does_not_block_the_loop_for_a_thread_that_a_broker_asked_fo
     assert in_time == [True]
 
 
-async def test_close_twice_and_never_started() -> None:
+async def test_close_is_allowed_twice_and_before_start() -> None:
     async with cluster() as fake:
         consumer = consumer_of(fake, Collector())
         await consumer.start()
@@ -859,7 +859,7 @@ async def test_close_twice_and_never_started() -> None:
         assert never_started.started_at_ms == 0
 
 
-def test_what_cannot_be_used() -> None:
+def test_invalid_options_are_refused() -> None:
     for options in (
         {"group": "a b"},
         {"group": "G", "pull_batch_size": 0},
@@ -877,7 +877,7 @@ def test_what_cannot_be_used() -> None:
             consumer.subscribe(*arguments)  # type: ignore[arg-type]
 
 
-async def test_nothing_subscribed() -> None:
+async def test_start_without_a_subscription_is_refused() -> None:
     with pytest.raises(ClientError, match="no subscription"):
         await AsyncPushConsumer("G").start()
 
@@ -885,7 +885,7 @@ async def test_nothing_subscribed() -> None:
 # --- requests of brokers -----------------------------------------------------------------------------------------
 
 
-async def test_offsets_are_reset_by_the_broker() -> None:
+async def test_broker_resets_offsets() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *bodies(10))
         collector = Collector()
@@ -899,7 +899,7 @@ async def test_offsets_are_reset_by_the_broker() -> None:
                 await until(lambda: collector.bodies == ["7", "8", "9"])
 
 
-async def test_status_and_running_info() -> None:
+async def test_status_and_running_info_are_returned() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *bodies(4))
         collector = Collector()
@@ -920,7 +920,7 @@ async def test_status_and_running_info() -> None:
             assert {item["topic"] for item in info["subscriptionSet"]} == {"T", "%RETRY%G"}
 
 
-async def test_a_message_is_consumed_directly() -> None:
+async def test_message_is_consumed_directly() -> None:
     async with cluster() as fake:
         seen: list[str] = []
 
@@ -940,7 +940,7 @@ async def test_a_message_is_consumed_directly() -> None:
         assert seen == ["T", "T", "T"]
 
 
-async def test_other_requests_are_not_supported() -> None:
+async def test_unknown_requests_are_not_supported() -> None:
     async with cluster() as fake, consumer_of(fake, Collector()) as consumer:
         answer = await fake.broker.ask(consumer.client_id, "G", request(RequestCode.PUSH_REPLY_MESSAGE_TO_CLIENT))
         assert answer.code == ResponseCode.REQUEST_CODE_NOT_SUPPORTED
@@ -950,7 +950,7 @@ async def test_other_requests_are_not_supported() -> None:
         assert rebalance.LOCK_LIVE_S == 30.0
 
 
-async def test_limit_holds_while_no_broker_takes_a_message_back(
+async def test_retry_limit_holds_while_no_broker_takes_a_message_back(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(consume, "LOCAL_RETRY_S", 0.01)

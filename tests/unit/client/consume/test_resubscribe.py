@@ -51,7 +51,7 @@ def unsubscribe_first(
 @pytest.mark.parametrize("change", [replace, unsubscribe_first])
 @pytest.mark.parametrize(("kind", "before", "after"), [TAG, SQL])
 @pytest.mark.parametrize("options", [{}, {"orderly": True}, {"message_model": "BROADCASTING"}], ids=str)
-async def test_new_expression_counts_at_once(
+async def test_new_expression_takes_effect_at_once(
     change: Callable[..., None], kind: str, before: str, after: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     got: list[str] = []
@@ -81,7 +81,7 @@ async def test_new_expression_counts_at_once(
             assert sorted(got) == sorted(f"C{number}" for number in range(MANY))
 
 
-async def test_topic_subscribed_once_more_later_is_pulled_again() -> None:
+async def test_resubscribed_topic_is_pulled_again() -> None:
     got: list[str] = []
 
     async def handle(message: MessageExt) -> None:
@@ -130,7 +130,7 @@ def test_later_subscription_has_a_larger_version(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("kind", "before", "after"), [TAG, SQL])
-async def test_receive_that_waits_goes_on_with_the_new_expression(kind: str, before: str, after: str) -> None:
+async def test_waiting_receive_continues_with_the_new_expression(kind: str, before: str, after: str) -> None:
     async with (
         running_cluster() as namesrv_addr,
         AsyncProducer("p", namesrv_addr) as producer,

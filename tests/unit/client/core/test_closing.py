@@ -70,7 +70,7 @@ def _close_from_a_thread(consumer: Any, ended: Any) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("orderly", [False, True])
 @pytest.mark.parametrize("make", [_close_directly, _close_in_a_child_task, _close_from_a_thread])
-async def test_close_inside_a_handler_returns_and_the_consumer_closes_after_it(make: Any, orderly: bool) -> None:
+async def test_close_inside_a_handler_returns_before_the_consumer_closes(make: Any, orderly: bool) -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, *(b"%d" % number for number in range(20)))
         consumer = AsyncPushConsumer(
@@ -91,7 +91,7 @@ async def test_close_inside_a_handler_returns_and_the_consumer_closes_after_it(m
         assert len(fake.broker.of(RequestCode.UNREGISTER_CLIENT)) == 1
 
 
-async def test_close_by_a_task_that_a_handler_left_behind_waits_for_the_end() -> None:
+async def test_close_by_a_task_of_a_handler_waits_for_the_end() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, b"x")
         consumer = AsyncPushConsumer("G", config=fake.config(), consume_from_where=FIRST)
@@ -116,7 +116,7 @@ async def test_close_by_a_task_that_a_handler_left_behind_waits_for_the_end() ->
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_a_handler_ends_run_forever_of_a_sync_consumer(fake: FakeCluster, plain: bool) -> None:
+def test_handler_can_end_run_forever_of_a_sync_consumer(fake: FakeCluster, plain: bool) -> None:
     fake.broker.put("T", 0, *(b"%d" % number for number in range(5)))
     consumer = PushConsumer(
         "G", fake.namesrv_addr, consume_from_where=FIRST, concurrency=1, await_termination_s=60.0, orderly=True
@@ -140,7 +140,7 @@ def test_a_handler_ends_run_forever_of_a_sync_consumer(fake: FakeCluster, plain:
 
 
 @pytest.mark.parametrize("plain", [True, False])
-async def test_a_handler_closes_its_app(plain: bool) -> None:
+async def test_handler_can_close_its_app(plain: bool) -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, b"0", b"1")
         app = App("G", fake.namesrv_addr)
@@ -206,7 +206,7 @@ app.run()
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("program", _PROGRAMS)
-def test_a_signal_drains_and_a_handler_that_hangs_does_not_keep_the_process(
+def test_signal_drains_and_a_stuck_handler_does_not_block_exit(
     fake: FakeCluster, program: str, number: signal.Signals
 ) -> None:
     fake.broker.put("T", 0, b"0", b"1", b"hang")
@@ -224,7 +224,7 @@ def test_a_signal_drains_and_a_handler_that_hangs_does_not_keep_the_process(
 
 
 @pytest.mark.parametrize("program", ["sync", "async", "app"])
-def test_a_second_signal_ends_the_process_at_once(fake: FakeCluster, program: str) -> None:
+def test_second_signal_ends_the_process_at_once(fake: FakeCluster, program: str) -> None:
     fake.broker.put("T", 0, b"0", b"1", b"hang")
     text = _HANDLE.replace("await_termination_s=0.2", "await_termination_s=600.0") + _PROGRAMS[program]
     with subprocess.Popen(
@@ -241,7 +241,7 @@ def test_a_second_signal_ends_the_process_at_once(fake: FakeCluster, program: st
     assert process.returncode == 130
 
 
-def test_a_signal_that_the_program_handles_itself_is_left_to_it(fake: FakeCluster) -> None:
+def test_signal_handled_by_the_program_is_left_to_it(fake: FakeCluster) -> None:
     program = """
 import os, signal, sys
 from rmq_redis import PushConsumer
@@ -261,7 +261,7 @@ print("closed", signal.getsignal(signal.SIGTERM) is terminate, flush=True)
     assert (result.stdout, result.returncode) == ("mine\nclosed True\n", 0), result.stderr
 
 
-async def test_run_forever_outside_of_the_main_thread_ends_by_close() -> None:
+async def test_close_ends_run_forever_outside_the_main_thread() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, b"x")
         consumer = AsyncPushConsumer("G", config=fake.config(), consume_from_where=FIRST)
@@ -275,7 +275,7 @@ async def test_run_forever_outside_of_the_main_thread_ends_by_close() -> None:
 
 
 @pytest.mark.parametrize("message_model", ["CLUSTERING", "BROADCASTING"])
-async def test_a_replier_that_closes_its_consumer(message_model: str, tmp_path: Path) -> None:
+async def test_replier_can_close_its_consumer(message_model: str, tmp_path: Path) -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, b"x", b"y")
         consumer = AsyncPushConsumer(
@@ -297,7 +297,7 @@ async def test_a_replier_that_closes_its_consumer(message_model: str, tmp_path: 
         assert seen == ["x"]
 
 
-def test_a_program_that_prints_in_handlers_ends_without_close(fake: FakeCluster) -> None:
+def test_program_that_prints_in_handlers_exits_without_close(fake: FakeCluster) -> None:
     fake.broker.put("T", 0, *(b"%d" % number for number in range(500)))
     program = """
 import sys, threading
@@ -373,7 +373,7 @@ async def test_close_ends_a_receive_with_a_client_error() -> None:
             await receiving
 
 
-async def test_a_closed_client_is_not_started() -> None:
+async def test_closed_client_cannot_be_started() -> None:
     consumer = AsyncPullConsumer("G")
     await consumer.close()
     with pytest.raises(ClientError, match="closed"):
@@ -383,7 +383,7 @@ async def test_a_closed_client_is_not_started() -> None:
 # --- threads of handlers -----------------------------------------------------------------------------------------
 
 
-def test_an_executor_starts_threads_as_they_are_needed_and_reuses_them() -> None:
+def test_executor_starts_threads_on_demand_and_reuses_them() -> None:
     executor = DaemonThreadExecutor(2, "test")
     go_on = threading.Event()
     try:
@@ -402,7 +402,7 @@ def test_an_executor_starts_threads_as_they_are_needed_and_reuses_them() -> None
         executor.submit(str)
 
 
-def test_an_executor_cancels_what_has_not_begun() -> None:
+def test_executor_cancels_calls_that_have_not_started() -> None:
     executor = DaemonThreadExecutor(1, "test")
     began, go_on = threading.Event(), threading.Event()
 
@@ -419,7 +419,7 @@ def test_an_executor_cancels_what_has_not_begun() -> None:
         queued.result(HANGS_S)
 
 
-def test_the_threads_of_a_forgotten_executor_end() -> None:
+def test_threads_of_an_unreferenced_executor_end() -> None:
     executor = DaemonThreadExecutor(1, "test")
     executor.submit(str).result(HANGS_S)
     (thread,) = executor._threads

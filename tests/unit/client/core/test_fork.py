@@ -86,7 +86,7 @@ def run(fake: FakeCluster, loop: str, program: str) -> list[str]:
     return result.stdout.splitlines()
 
 
-def test_a_producer_starts_anew_in_a_child(fake: FakeCluster, loop: str) -> None:
+def test_producer_restarts_in_a_child(fake: FakeCluster, loop: str) -> None:
     lines = run(
         fake,
         loop,
@@ -119,7 +119,7 @@ in_child(lambda: producer.send(Message("T", "closed")))
     assert len(sends(fake.broker)) == 6
 
 
-def test_start_and_with_in_a_child_start_anew(fake: FakeCluster, loop: str) -> None:
+def test_start_and_with_restart_the_client_in_a_child(fake: FakeCluster, loop: str) -> None:
     lines = run(
         fake,
         loop,
@@ -150,7 +150,7 @@ producer.close()
     assert len(sends(fake.broker)) == 5
 
 
-def test_a_lock_held_at_the_fork_does_not_stop_a_child_or_its_children(fake: FakeCluster, loop: str) -> None:
+def test_lock_held_at_the_fork_does_not_block_descendants(fake: FakeCluster, loop: str) -> None:
     lines = run(
         fake,
         loop,
@@ -172,7 +172,7 @@ producer.close()
     assert lines == ["1"] * 4
 
 
-def test_children_of_multiprocessing_send_at_the_same_time(fake: FakeCluster, loop: str) -> None:
+def test_multiprocessing_children_send_concurrently(fake: FakeCluster, loop: str) -> None:
     run(
         fake,
         loop,
@@ -206,7 +206,7 @@ producer.close()
     assert len(sends(fake.broker)) == 1 + 4 * 20
 
 
-def test_a_transaction_producer_starts_anew_in_a_child(fake: FakeCluster, loop: str) -> None:
+def test_transaction_producer_restarts_in_a_child(fake: FakeCluster, loop: str) -> None:
     lines = run(
         fake,
         loop,
@@ -339,7 +339,7 @@ asyncio.run(main())
     assert len(set(left)) == len(left)  # the parent left its groups; the child did not do so before
 
 
-def test_a_handler_may_fork(fake: FakeCluster, loop: str) -> None:
+def test_handler_may_fork(fake: FakeCluster, loop: str) -> None:
     fake.broker.put("T", 0, b"0", b"1")
     lines = run(
         fake,
@@ -370,9 +370,7 @@ producer.close()
     assert fake.broker.offsets["G", "T", 0] >= 2
 
 
-def test_a_child_does_not_keep_the_directory_of_a_broadcasting_consumer(
-    fake: FakeCluster, loop: str, tmp_path: object
-) -> None:
+def test_child_does_not_hold_the_offset_directory_lock(fake: FakeCluster, loop: str, tmp_path: object) -> None:
     lines = run(
         fake,
         loop,

@@ -86,7 +86,7 @@ print(len(got), turns > 1)
     assert fake.broker.offsets["G", "T", 0] + fake.broker.offsets["G", "T", 1] == 30
 
 
-def test_an_app_runs_beside_green_threads(fake: FakeCluster, library: str) -> None:
+def test_app_runs_beside_green_threads(fake: FakeCluster, library: str) -> None:
     fake.broker.put("T", 0, b"0", b"1", b"2")
     lines = run(
         fake,
@@ -110,7 +110,7 @@ print(sorted(got), turns > 1)
     assert lines == ["['0', '1', '2', 'sent', 'sent', 'sent'] True"]
 
 
-def test_a_child_of_a_process_with_green_threads_starts_anew(fake: FakeCluster, library: str) -> None:
+def test_client_restarts_in_a_child_with_green_threads(fake: FakeCluster, library: str) -> None:
     lines = run(
         fake,
         PATCH[library],
@@ -132,7 +132,7 @@ producer.close()
     assert lines == ["1", "1"]
 
 
-def test_threads_without_select_are_refused_with_a_sentence(fake: FakeCluster) -> None:
+def test_threads_without_select_are_refused_with_a_clear_error(fake: FakeCluster) -> None:
     pytest.importorskip("gevent")
     lines = run(
         fake,

@@ -80,7 +80,7 @@ async def administrate(addresses: str) -> None:
 
 @pytest.mark.parametrize("position", [0, 1, 2])
 @pytest.mark.parametrize("work", [send, consume, administrate])
-async def test_everything_works_beside_a_hanging_nameserver(
+async def test_clients_work_beside_a_hanging_nameserver(
     work: Callable[[str], Coroutine[Any, Any, None]], position: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rmq_redis.client.core.route.random.shuffle", lambda addresses: None)
@@ -95,7 +95,7 @@ async def test_everything_works_beside_a_hanging_nameserver(
             assert hanging.connections > 0
 
 
-async def test_error_names_every_nameserver_that_is_silent() -> None:
+async def test_error_names_every_silent_nameserver() -> None:
     async with (
         hanging_server() as one,
         hanging_server() as other,

@@ -52,7 +52,7 @@ class Tagging:
         return msgspec.structs.replace(message, properties={**message.properties, "trace": "7"})
 
 
-async def test_a_send_passes_all_in_order_and_back() -> None:
+async def test_send_passes_all_interceptors_in_order_and_back() -> None:
     log: list[Any] = []
     async with cluster() as fake:
         config = fake.config()
@@ -74,7 +74,7 @@ async def test_a_send_passes_all_in_order_and_back() -> None:
     ]
 
 
-async def test_a_refused_message_is_not_sent_and_who_was_asked_hears_of_it() -> None:
+async def test_refused_message_is_not_sent_and_reported_to_interceptors() -> None:
     log: list[Any] = []
     async with cluster() as fake:
         interceptors = [Recorder("a", log), Tagging(), Recorder("b", log)]
@@ -105,7 +105,7 @@ async def test_every_message_of_a_batch_is_seen() -> None:
     ]
 
 
-async def test_an_observer_that_raises_is_logged_and_the_message_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_observer_that_raises_is_logged_and_the_message_sent(caplog: pytest.LogCaptureFixture) -> None:
     broken = Recorder(failing=("before_send", "after_send", "before_handle", "after_handle"))
     handled: list[bytes] = []
     async with cluster() as fake:
@@ -125,7 +125,7 @@ async def test_an_observer_that_raises_is_logged_and_the_message_goes_on(caplog:
     assert errors == {"before_send", "after_send", "before_handle", "after_handle"}
 
 
-async def test_a_failed_send_tells_its_error() -> None:
+async def test_failed_send_reports_its_error_to_interceptors() -> None:
     recorder = Recorder()
     async with cluster() as fake:
         fake.broker.answers[RequestCode.SEND_MESSAGE_V2] = [ResponseCode.MESSAGE_ILLEGAL]
@@ -138,7 +138,7 @@ async def test_a_failed_send_tells_its_error() -> None:
 @pytest.mark.parametrize("orderly", [False, True])
 @pytest.mark.parametrize("model", ["CLUSTERING", "BROADCASTING"])
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_every_way_of_handling_passes(orderly: bool, model: str, is_async: bool) -> None:
+async def test_every_kind_of_handler_is_intercepted(orderly: bool, model: str, is_async: bool) -> None:
     log: list[Any] = []
 
     class Around:
@@ -183,7 +183,7 @@ async def test_every_way_of_handling_passes(orderly: bool, model: str, is_async:
     ]
 
 
-async def test_a_failing_handler_is_seen_and_its_message_given_back() -> None:
+async def test_failing_handler_is_observed_and_its_message_sent_back() -> None:
     recorder = Recorder()
 
     def handle(_message: MessageExt) -> None:
@@ -201,13 +201,13 @@ async def test_a_failing_handler_is_seen_and_its_message_given_back() -> None:
 
 
 @pytest.mark.parametrize("wrong", [object(), Recorder, "before_send"])
-def test_what_is_no_interceptor_is_refused_at_once(wrong: object) -> None:
+def test_invalid_interceptor_is_refused_at_once(wrong: object) -> None:
     with pytest.raises(ConfigError, match="is no interceptor"):
         AsyncProducer("PG", "127.0.0.1:1", interceptors=[wrong])
     with pytest.raises(ConfigError, match="is no interceptor"):
         AsyncPushConsumer("G", "127.0.0.1:1", interceptors=[wrong])
 
 
-def test_without_interceptors_nothing_is_in_the_way() -> None:
+def test_without_interceptors_no_hook_is_called() -> None:
     producer = AsyncProducer("PG", "127.0.0.1:1", interceptors=[])
     assert producer._deliver == producer._delivery.deliver

@@ -102,7 +102,7 @@ async def test_simple_consumer_waits_for_a_topic_that_appears() -> None:
         assert [message.text() for message in await receiving] == ["hello"]
 
 
-async def test_simple_consumer_notices_a_topic_that_appears_while_it_waits_for_another() -> None:
+async def test_simple_consumer_finds_a_topic_while_waiting_for_another() -> None:
     async with (
         running_cluster(topics=["known"]) as namesrv_addr,
         AsyncProducer("p", namesrv_addr) as producer,
@@ -116,14 +116,14 @@ async def test_simple_consumer_notices_a_topic_that_appears_while_it_waits_for_a
         assert [message.text() for message in await asyncio.wait_for(receiving, 10.0)] == ["hello"]
 
 
-async def test_receive_names_the_topic_that_did_not_appear() -> None:
+async def test_receive_error_names_the_missing_topic() -> None:
     async with running_cluster() as namesrv_addr, AsyncSimpleConsumer("g", namesrv_addr) as consumer:
         consumer.subscribe("nowhere")
         with pytest.raises(RouteNotFoundError, match="nowhere"):
             await consumer.receive(await_duration_s=0.1)
 
 
-async def test_pull_consumer_asks_anew_each_time() -> None:
+async def test_pull_consumer_looks_up_a_missing_topic_each_time() -> None:
     async with (
         running_cluster() as namesrv_addr,
         AsyncAdmin(namesrv_addr) as admin,
@@ -135,7 +135,7 @@ async def test_pull_consumer_asks_anew_each_time() -> None:
         assert await consumer.fetch_subscribe_message_queues("late")
 
 
-async def test_topic_that_nobody_wants_any_more_is_not_looked_up() -> None:
+async def test_unsubscribed_missing_topic_is_not_looked_up() -> None:
     async def handle(message: MessageExt) -> None:
         raise AssertionError(message)
 
@@ -183,6 +183,6 @@ class ConnectionRefused(route.RemotingError):
     """As of a NameServer that is not there yet."""
 
 
-async def test_running_cluster_has_its_topics_from_the_beginning() -> None:
+async def test_running_cluster_has_its_topics_from_the_start() -> None:
     async with running_cluster(topics=["a", "b"]) as namesrv_addr, AsyncAdmin(namesrv_addr) as admin:
         assert {"a", "b"} <= set(await admin.topic_list())

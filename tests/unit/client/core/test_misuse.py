@@ -48,7 +48,7 @@ ADDRESS = "127.0.0.1:1"
         (Message("T", b"x", properties={b"a": "x"}), "the name of a property must be str, not b'a'"),  # type: ignore[dict-item]
     ],
 )
-def test_what_is_no_text_is_not_written_as_one(message: Message, text: str) -> None:
+def test_non_string_message_fields_are_refused(message: Message, text: str) -> None:
     with pytest.raises(MessageIllegalLocallyError, match=text):
         property_text(message, None, "id")
 
@@ -64,7 +64,9 @@ def test_what_is_no_text_is_not_written_as_one(message: Message, text: str) -> N
     ],
 )
 @pytest.mark.parametrize("config", [None, ClientConfig()])
-def test_settings_of_the_wrong_name_or_type(settings: dict[str, Any], text: str, config: ClientConfig | None) -> None:
+def test_settings_of_the_wrong_name_or_type_are_refused(
+    settings: dict[str, Any], text: str, config: ClientConfig | None
+) -> None:
     with pytest.raises(ConfigError, match=text):
         AsyncProducer("g", ADDRESS, config=config, **settings)
 
@@ -73,7 +75,7 @@ def test_settings_of_the_wrong_name_or_type(settings: dict[str, Any], text: str,
     "name",
     [field.name for field in dataclasses.fields(ClientConfig) if type(field.default) in (int, float)],
 )
-def test_a_number_out_of_its_range_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_out_of_its_range_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {name: -1}
     text = f"{name} is -1; it must be (above|at least) [01] \\(default: "
     for make in (
@@ -89,20 +91,20 @@ def test_a_number_out_of_its_range_is_refused(name: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("name", ["send_timeout_s", "rebalance_interval_s", "max_message_bytes"])
-def test_zero_is_refused_where_it_lets_nothing_through(name: str) -> None:
+def test_zero_is_refused_where_a_setting_must_be_positive(name: str) -> None:
     settings: dict[str, Any] = {name: 0}
     with pytest.raises(ConfigError, match=f"{name} is 0; it must be"):
         AsyncProducer("g", ADDRESS, **settings)
     AsyncProducer("g", ADDRESS, retry_times_when_send_failed=0, compress_over_bytes=0, broker_warm_up_s=0)
 
 
-def test_a_config_with_a_value_of_the_wrong_type_is_refused() -> None:
+def test_config_with_a_value_of_the_wrong_type_is_refused() -> None:
     config = ClientConfig(send_timeout_s="3")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="send_timeout_s='3' is a str, not a float"):
         AsyncProducer("g", ADDRESS, config=config)
 
 
-async def test_choices_are_listed() -> None:
+async def test_unknown_choice_error_lists_the_choices() -> None:
     with pytest.raises(ConfigError, match=r"message_model='all' is unknown; there are: BROADCASTING, CLUSTERING"):
         AsyncPushConsumer("g", ADDRESS, message_model="all")
     for kind in (AsyncPushConsumer, AsyncSimpleConsumer):
@@ -110,7 +112,7 @@ async def test_choices_are_listed() -> None:
             kind("g", ADDRESS, consume_from_where="FIRST")
 
 
-async def test_subscriptions_that_cannot_work() -> None:
+async def test_invalid_subscriptions_are_refused() -> None:
     consumer = AsyncPushConsumer("g", ADDRESS)
     with pytest.raises(ClientError, match="expression_type='SQL' is unknown; there are: TAG, SQL92"):
         consumer.subscribe("T", "a = 1", print, expression_type="SQL")
@@ -140,12 +142,12 @@ async def test_subscriptions_that_cannot_work() -> None:
         (lambda: App("a").consumer("T", plugins=None)(print), "no option 'plugins'"),
     ],
 )
-def test_an_unknown_option_gets_the_nearest_one(make: Callable[[], Any], text: str) -> None:
+def test_unknown_option_error_suggests_the_nearest(make: Callable[[], Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         make()
 
 
-async def test_an_unknown_setting_of_the_test_cluster_gets_the_nearest_one() -> None:
+async def test_unknown_test_cluster_setting_error_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match="BrokerConfig has no setting 'lease'; did you mean lease_s"):
         async with testing.running_cluster(lease=1):
             pass
@@ -165,7 +167,7 @@ async def test_an_unknown_setting_of_the_test_cluster_gets_the_nearest_one() -> 
         ({"config": {"zone": "a"}}, "config={'zone': 'a'} is no ClientConfig"),
     ],
 )
-def test_options_of_another_type_are_refused_at_once(options: dict[str, Any], text: str) -> None:
+def test_options_of_the_wrong_type_are_refused_at_once(options: dict[str, Any], text: str) -> None:
     for kind in (AsyncPushConsumer, PushConsumer):
         with pytest.raises(ConfigError, match=text):
             kind("g", ADDRESS, **options)
@@ -173,7 +175,7 @@ def test_options_of_another_type_are_refused_at_once(options: dict[str, Any], te
 
 
 @pytest.mark.parametrize("group", [5, None, ["g"]])
-def test_a_group_that_is_no_text_is_refused(group: Any) -> None:
+def test_non_string_group_is_refused(group: Any) -> None:
     with pytest.raises(ConfigError, match="group must be str"):
         Producer(group)
 
@@ -185,12 +187,12 @@ def test_a_group_that_is_no_text_is_refused(group: Any) -> None:
     ("delay_s", "delay_ms"),
     [(1, "1000"), (0.0001, "1"), (2.5, "2500"), (timedelta(minutes=1), "60000"), (timedelta(milliseconds=2), "2")],
 )
-def test_a_delay_is_a_number_of_seconds_or_a_timedelta(delay_s: Any, delay_ms: str) -> None:
+def test_delay_is_a_number_of_seconds_or_a_timedelta(delay_s: Any, delay_ms: str) -> None:
     assert Message("T", "x").with_delay_s(delay_s).properties == {"TIMER_DELAY_MS": delay_ms}
 
 
 @pytest.mark.parametrize("moment", [1764300000000, 1764300000000.4, True + 1764299999999.0])
-def test_a_delivery_time_may_be_a_float(moment: float) -> None:
+def test_delivery_time_may_be_a_float(moment: float) -> None:
     assert Message("T", "x").with_deliver_at_ms(moment).properties == {"TIMER_DELIVER_MS": "1764300000000"}
 
 
@@ -212,13 +214,13 @@ _NAN, _INF = float("nan"), float("inf")
         *(lambda value=value: check_handle("T", value) for value in (None, 5, b"x", "", "no handle")),
     ],
 )
-def test_what_cannot_be_sent_is_refused_with_an_error_of_ours(make: Callable[[], Any]) -> None:
+def test_unsendable_message_is_refused_with_a_client_error(make: Callable[[], Any]) -> None:
     with pytest.raises(MessageIllegalLocallyError) as caught:
         make()
     assert isinstance(caught.value, ValueError)  # what with_delay_s and with_delay_level raised before
 
 
-async def test_flags_and_handles_are_checked_before_anything_is_sent() -> None:
+async def test_flags_and_handles_are_checked_before_sending() -> None:
     async with cluster() as fake:
         producer = AsyncProducer("PG", config=fake.config())
         async with producer:
@@ -240,7 +242,7 @@ async def test_flags_and_handles_are_checked_before_anything_is_sent() -> None:
         assert [header.flag for header in sends(fake.broker)] == [-(2**31), 2**31 - 1]
 
 
-async def test_a_timeout_may_be_a_timedelta() -> None:
+async def test_timeout_may_be_a_timedelta() -> None:
     minute = timedelta(minutes=1)
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         await producer.send(Message("T", "x"), timeout_s=minute)
@@ -249,7 +251,7 @@ async def test_a_timeout_may_be_a_timedelta() -> None:
         assert len(sends(fake.broker)) == 2  # and a batch
 
 
-async def test_what_is_no_queue_and_no_selector_is_refused() -> None:
+async def test_invalid_queue_or_selector_is_refused() -> None:
     wrong: list[dict[str, Any]] = [
         {"queue": "broker-a:0"},
         {"queue": []},
@@ -267,7 +269,7 @@ async def test_what_is_no_queue_and_no_selector_is_refused() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["text", b"x", None])
-async def test_what_is_no_message_is_refused_with_its_value(wrong: Any) -> None:
+async def test_non_message_is_refused_with_its_value(wrong: Any) -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         for send in (producer.send, producer.send_oneway, producer.request):
             with pytest.raises(MessageIllegalLocallyError, match=re.escape(f"must be a Message, not {wrong!r}")):
@@ -276,14 +278,14 @@ async def test_what_is_no_message_is_refused_with_its_value(wrong: Any) -> None:
 
 
 @pytest.mark.parametrize("keys", [3, b"x", [1], None])
-async def test_keys_of_a_value_that_are_no_texts_are_refused(keys: Any) -> None:
+async def test_non_string_keys_of_a_value_are_refused(keys: Any) -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         with pytest.raises(MessageIllegalLocallyError, match="keys must be str or a list of str, not "):
             await producer.send_value("T", 1, keys=keys)
         assert not sends(fake.broker)
 
 
-async def test_what_is_no_list_of_messages_is_refused_as_a_batch() -> None:
+async def test_batch_must_be_a_list_of_messages() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         for wrong in (Message("T", "x"), [1], [Message("T", "x"), None], "ab", 3):
             with pytest.raises(MessageIllegalLocallyError, match="list of messages"):
@@ -291,14 +293,14 @@ async def test_what_is_no_list_of_messages_is_refused_as_a_batch() -> None:
         assert not sends(fake.broker)
 
 
-def test_a_body_that_is_no_unicode_text_and_a_level_that_is_no_number_are_refused() -> None:
+def test_malformed_unicode_body_and_non_integer_level_are_refused() -> None:
     with pytest.raises(MessageIllegalLocallyError, match="UTF-8"):
         Message("T", "\udcff")
     with pytest.raises(MessageIllegalLocallyError, match="delay level True"):
         Message("T", "x").with_delay_level(True)
 
 
-async def test_durations_of_a_simple_consumer() -> None:
+async def test_simple_consumer_durations_are_checked() -> None:
     async with cluster() as fake:
         consumer = AsyncSimpleConsumer("G", config=fake.config())
         consumer.subscribe("T")
@@ -317,7 +319,7 @@ _ERRORS = [kind for kind in vars(errors).values() if inspect.isclass(kind) and i
 
 
 @pytest.mark.parametrize("kind", _ERRORS)
-def test_errors_survive_pickle_and_copies(kind: type[errors.RmqError]) -> None:
+def test_errors_survive_pickle_and_copy(kind: type[errors.RmqError]) -> None:
     if issubclass(kind, errors.ResponseError):
         error: errors.RmqError = kind("why", code=77, address="1.2.3.4:5")
     elif issubclass(kind, errors.StoreUnconfirmedError):
@@ -332,7 +334,7 @@ def test_errors_survive_pickle_and_copies(kind: type[errors.RmqError]) -> None:
 @pytest.mark.parametrize(
     "name", [name for name in rmq_redis.__all__ if name.endswith(("Producer", "Consumer", "Admin"))]
 )
-def test_a_client_says_that_it_cannot_be_pickled(name: str) -> None:
+def test_pickling_a_client_is_a_clear_error(name: str) -> None:
     kind = getattr(rmq_redis, name)
     arguments: tuple[Any, ...] = () if name.endswith("Admin") else ("g",)
     client = kind(*arguments, object()) if "Transaction" in name else kind(*arguments)

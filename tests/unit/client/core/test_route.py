@@ -29,7 +29,7 @@ def ids(queues: list[MessageQueue]) -> list[tuple[str, int]]:
     return [(queue.broker_name[-1], queue.queue_id) for queue in queues]
 
 
-def test_publish_queues_are_the_writable_ones_of_masters() -> None:
+def test_publish_queues_are_writable_queues_of_masters() -> None:
     route = a_route(
         QueueData("broker-b", 4, 2, int(Perm.READ | Perm.WRITE)), QueueData("broker-a", 4, 3, int(Perm.WRITE))
     )
@@ -37,13 +37,13 @@ def test_publish_queues_are_the_writable_ones_of_masters() -> None:
     assert ids(subscribe_queues("T", route)) == [("b", 0), ("b", 1), ("b", 2), ("b", 3)]
 
 
-def test_a_broker_without_master_is_read_but_not_written() -> None:
+def test_broker_without_master_is_read_but_not_written() -> None:
     route = a_route(QueueData("broker-a", 1, 1, 6), QueueData("broker-b", 1, 1, 6), masters="b")
     assert ids(publish_queues("T", route)) == [("b", 0)]
     assert ids(subscribe_queues("T", route)) == [("a", 0), ("b", 0)]
 
 
-def test_an_order_configuration_names_the_queues() -> None:
+def test_order_configuration_defines_the_queues() -> None:
     route = a_route(QueueData("broker-a", 8, 8, 6), order="broker-b:1;broker-a:2;")
     assert ids(publish_queues("T", route)) == [("a", 0), ("a", 1), ("b", 0)]
 
@@ -59,7 +59,7 @@ async def table(*addresses: str) -> AsyncIterator[RouteTable]:
         await remoting.close()
 
 
-async def test_the_next_name_server_is_asked_when_one_is_gone() -> None:
+async def test_next_name_server_is_queried_when_one_is_unreachable() -> None:
     async with cluster() as fake:
         other = FakeNameServer(fake.brokers)
         other.topics = fake.name_server.topics
@@ -79,13 +79,13 @@ async def test_the_next_name_server_is_asked_when_one_is_gone() -> None:
             assert (await routes.get("T")).queue_datas  # what is known stays
 
 
-async def test_waiting_callers_share_one_question() -> None:
+async def test_waiting_callers_share_one_query() -> None:
     async with cluster() as fake, table(fake.namesrv_addr) as routes:
         await asyncio.gather(*(routes.get("T") for _ in range(20)))
         assert fake.name_server.asked == ["T"]
 
 
-async def test_an_unknown_topic_takes_the_default_topics_route() -> None:
+async def test_unknown_topic_uses_the_route_of_the_default_topic() -> None:
     async with cluster() as fake, table(fake.namesrv_addr) as routes:
         with pytest.raises(RouteNotFoundError, match="create the topic first"):
             await routes.get_for_publish("new")
@@ -102,14 +102,14 @@ async def test_an_unknown_topic_takes_the_default_topics_route() -> None:
         assert (await routes.get_for_publish("small")).queue_datas[0].write_queue_nums == 3
 
 
-async def test_a_topic_that_vanishes_keeps_its_route() -> None:
+async def test_deleted_topic_keeps_its_route() -> None:
     async with cluster() as fake, table(fake.namesrv_addr) as routes:
         before = await routes.get("T")
         del fake.name_server.topics["T"]
         assert await routes.refresh("T") == before
 
 
-async def test_callbacks_tell_what_changed() -> None:
+async def test_callbacks_report_changed_topics() -> None:
     async with cluster() as fake, table(fake.namesrv_addr) as routes:
         topics: list[str] = []
         brokers: list[int] = []
@@ -123,7 +123,7 @@ async def test_callbacks_tell_what_changed() -> None:
         assert (topics, len(brokers)) == (["T", "T"], 1)
 
 
-async def test_refresh_soon_asks_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refresh_soon_is_rate_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(route_module, "MIN_REFRESH_INTERVAL_S", 0.05)
     async with cluster() as fake, table(fake.namesrv_addr) as routes:
         await routes.get("T")
@@ -134,7 +134,7 @@ async def test_refresh_soon_asks_once_in_a_while(monkeypatch: pytest.MonkeyPatch
         await until(lambda: len(fake.name_server.asked) == 3)
 
 
-async def test_addresses_for_reading() -> None:
+async def test_addresses_for_reading_prefer_the_given_broker_id() -> None:
     routes = RouteTable(NameServers(RemotingClient(), ["127.0.0.1:1"], 1.0))
     routes.brokers = {"a": {0: "m", 1: "s1", 3: "s3"}, "slaves": {2: "s"}}
     find = routes.find_broker_address_in_subscribe
@@ -150,7 +150,7 @@ async def test_addresses_for_reading() -> None:
     assert routes.addresses(masters_only=False) == ["m", "s", "s1", "s3"]
 
 
-async def test_brokers_of_no_route_are_forgotten() -> None:
+async def test_brokers_without_a_route_are_removed() -> None:
     fake: FakeCluster
     async with cluster("broker-a", "broker-b") as fake, table(fake.namesrv_addr) as routes:
         await routes.get("T")

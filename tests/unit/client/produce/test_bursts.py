@@ -39,7 +39,7 @@ def bodies(broker: FakeBroker) -> list[bytes]:
     return [body for _, body in sent_messages(broker) if body != b"first"]
 
 
-async def test_sends_of_a_turn_share_a_request_and_have_their_own_results() -> None:
+async def test_sends_of_a_turn_share_a_request_with_separate_results() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         await connected(producer)
         messages = [Message("T", b"%d" % number, tags=f"tag{number}", flag=number) for number in range(10)]
@@ -68,13 +68,13 @@ async def test_large_turns_spread_evenly_over_the_queues() -> None:
         assert sizes(fake.broker) == [MAX_NUMS] * 8
 
 
-async def test_messages_one_after_the_other_go_round_all_queues() -> None:
+async def test_sequential_messages_use_all_queues_in_turn() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         queue_ids = [(await producer.send(Message("T", b"x"))).queue.queue_id for _ in range(4)]
         assert queue_ids in ([0, 1, 0, 1], [1, 0, 1, 0])
 
 
-async def test_while_a_broker_is_busy_sends_gather_until_its_next_answer() -> None:
+async def test_sends_to_a_busy_broker_gather_until_its_next_response() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         await connected(producer)
         held: list[tuple[Connection, RemotingCommand]] = []
@@ -94,7 +94,7 @@ async def test_while_a_broker_is_busy_sends_gather_until_its_next_answer() -> No
         assert bodies(fake.broker) == [b"%d" % number for number in range(MAX_UNANSWERED + 3)]
 
 
-async def test_a_broker_that_answers_late_gets_further_sends_nevertheless() -> None:
+async def test_slow_broker_gets_further_sends() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         await connected(producer)
         fake.broker.answers[ALONE] = [lambda _connection, _command: None] * 20
@@ -106,7 +106,7 @@ async def test_a_broker_that_answers_late_gets_further_sends_nevertheless() -> N
             task.cancel()
 
 
-async def test_a_burst_stays_far_below_the_size_that_brokers_take() -> None:
+async def test_burst_stays_far_below_the_size_limit_of_brokers() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config(), compress_over_bytes=0) as producer:
         await connected(producer)
         await asyncio.gather(*(producer.send(Message("T", bytes(8000) + b"x")) for _ in range(20)))
@@ -126,7 +126,7 @@ async def test_a_burst_stays_far_below_the_size_that_brokers_take() -> None:
     ],
     ids=["large", "delay level", "deliver at a time", "no wait", "transaction", "retry topic"],
 )
-async def test_messages_that_cannot_be_in_a_batch_go_alone(message: Message) -> None:
+async def test_messages_not_allowed_in_a_batch_are_sent_alone(message: Message) -> None:
     async with cluster() as fake:
         fake.name_server.topics["%RETRY%G"] = fake.name_server.topics["T"]
         async with AsyncProducer("PG", config=fake.config()) as producer:
@@ -135,7 +135,7 @@ async def test_messages_that_cannot_be_in_a_batch_go_alone(message: Message) -> 
             assert sizes(fake.broker) == [1, 1, 1]
 
 
-async def test_a_message_that_goes_alone_keeps_its_place_in_the_order_of_its_key() -> None:
+async def test_message_sent_alone_keeps_the_order_of_its_key() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         await connected(producer)
         later = {"DELAY": "3"}
@@ -145,7 +145,7 @@ async def test_a_message_that_goes_alone_keeps_its_place_in_the_order_of_its_key
         assert bodies(fake.broker) == [b"%d" % number for number in range(10)]
 
 
-async def test_a_oneway_message_keeps_its_place_in_the_order_of_its_key() -> None:
+async def test_oneway_message_keeps_the_order_of_its_key() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         await connected(producer)
         await asyncio.gather(
@@ -157,7 +157,7 @@ async def test_a_oneway_message_keeps_its_place_in_the_order_of_its_key() -> Non
         assert bodies(fake.broker) == [b"0", b"1", b"2"]
 
 
-async def test_a_message_larger_than_a_frame_is_refused() -> None:
+async def test_message_larger_than_a_frame_is_refused() -> None:
     settings: dict[str, Any] = {"max_message_bytes": 64 * 1024 * 1024, "compress_over_bytes": 0}
     async with cluster() as fake, AsyncProducer("PG", config=fake.config(**settings)) as producer:
         await connected(producer)
@@ -165,7 +165,7 @@ async def test_a_message_larger_than_a_frame_is_refused() -> None:
             await producer.send(Message("T", bytes(17 * 1024 * 1024)))
 
 
-async def test_a_send_that_is_cancelled_in_its_turn_is_not_sent() -> None:
+async def test_send_cancelled_in_its_turn_is_not_sent() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         await connected(producer)
         sending = [asyncio.ensure_future(producer.send(Message("T", b"%d" % number))) for number in range(4)]
@@ -192,7 +192,7 @@ def refuse_with(*bad: bytes) -> Any:
     return answer
 
 
-async def test_a_message_that_the_broker_refuses_costs_the_others_nothing() -> None:
+async def test_refused_message_does_not_affect_others_of_its_burst() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         await connected(producer)
         for code in (ALONE, TOGETHER):
@@ -205,7 +205,7 @@ async def test_a_message_that_the_broker_refuses_costs_the_others_nothing() -> N
         assert [result.attempts for result in stored] == [1] * 5
 
 
-async def test_after_a_refused_burst_messages_for_the_queue_go_alone_for_a_while() -> None:
+async def test_after_a_refused_burst_messages_are_sent_alone_for_a_while() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         await connected(producer)
         fake.broker.unsupported.add(TOGETHER)
@@ -225,7 +225,7 @@ async def test_after_a_refused_burst_messages_for_the_queue_go_alone_for_a_while
         assert sizes(fake.broker)[-1] == 3
 
 
-async def test_each_message_of_a_burst_that_fails_is_retried() -> None:
+async def test_each_message_of_a_failed_burst_is_retried() -> None:
     async with cluster("broker-a", "broker-b") as fake, AsyncProducer("PG", config=fake.config()) as producer:
         await connected(producer)
         for broker in fake.brokers:
@@ -238,7 +238,7 @@ async def test_each_message_of_a_burst_that_fails_is_retried() -> None:
         assert sorted(body for _, body in sent_messages(other) if body != b"first") == [b"%d" % n for n in range(10)]
 
 
-async def test_every_sender_of_a_burst_gets_an_error_of_its_own() -> None:
+async def test_each_sender_of_a_failed_burst_gets_a_separate_error() -> None:
     def close(connection: Connection, _command: RemotingCommand) -> None:
         connection.abort()
 
@@ -265,7 +265,7 @@ async def test_sends_with_different_timeouts_do_not_share_a_request() -> None:
         assert sizes(fake.broker)[:2] == [1, 1]
 
 
-async def test_a_broker_that_chooses_another_queue_is_believed() -> None:
+async def test_queue_chosen_by_the_broker_is_in_the_result() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         await connected(producer)
         wanted = MessageQueue("T", "broker-a", 1)
@@ -280,7 +280,7 @@ async def test_a_broker_that_chooses_another_queue_is_believed() -> None:
         assert [result.queue.queue_id for result in results] == [2, 2]
 
 
-async def test_without_coalesce_sends_every_message_goes_alone() -> None:
+async def test_without_coalesce_sends_every_message_is_sent_alone() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config(), coalesce_sends=False) as producer:
         await connected(producer)
         await asyncio.gather(*(producer.send(Message("T", b"x")) for _ in range(5)))

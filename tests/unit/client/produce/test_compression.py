@@ -31,14 +31,14 @@ TEXT = b'{"order": 12345, "state": "paid", "items": [1, 2, 3]}' * 2000
     ],
     ids=range(11),
 )
-def test_bodies_are_compressed_if_that_makes_them_smaller(body: bytes, is_compressed: bool) -> None:
+def test_bodies_are_compressed_only_if_they_shrink(body: bytes, is_compressed: bool) -> None:
     sent, flag = compress(body)
     assert bool(flag) == is_compressed
     assert (zlib.decompress(sent) if flag else sent) == body
     assert len(sent) <= len(body)
 
 
-def test_body_that_does_not_shrink_costs_a_few_kilobytes_of_zlib(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incompressible_body_costs_a_few_kilobytes_of_zlib(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     class Counting:

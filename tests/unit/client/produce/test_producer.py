@@ -42,7 +42,7 @@ def only_send(broker: FakeBroker) -> SendMessageRequestHeaderV2:
     return header
 
 
-async def test_a_message_on_the_wire() -> None:
+async def test_message_is_encoded_with_all_its_fields() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         message = Message("T", "body", tags="A", keys=["k1", "k2"], properties={"colour": "grün\n"}, flag=5)
         result = await producer.send(message)
@@ -70,7 +70,7 @@ async def test_a_message_on_the_wire() -> None:
         assert (result.queue_offset, result.attempts, len(result.offset_msg_id)) == (0, 1, 32)
 
 
-async def test_a_plain_message_has_the_same_properties_as_one_with_tags() -> None:
+async def test_plain_message_has_the_properties_of_one_with_tags() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         plain = await producer.send(Message("T", b"x"))
         header = only_send(fake.broker)
@@ -86,9 +86,7 @@ async def test_a_plain_message_has_the_same_properties_as_one_with_tags() -> Non
     flag=st.integers(-(2**31), 2**31 - 1),
 )
 @settings(deadline=None)
-def test_the_header_template_holds_any_text(
-    group: str, topic: str, broker_name: str, properties: str, flag: int
-) -> None:
+def test_header_template_accepts_any_text(group: str, topic: str, broker_name: str, properties: str, flag: int) -> None:
     try:
         broker_name.encode(), properties.encode()
     except UnicodeEncodeError:
@@ -110,14 +108,14 @@ def test_the_header_template_holds_any_text(
         assert (fields.sys_flag, fields.born_timestamp) == (1, 1700000000000)
 
 
-async def test_round_robin_over_all_queues() -> None:
+async def test_messages_are_spread_round_robin_over_all_queues() -> None:
     async with cluster("broker-a", "broker-b") as fake, AsyncProducer("PG", config=fake.config()) as producer:
         queues = [(await producer.send(Message("T", b"x"))).queue for _ in range(8)]
         assert Counter(queues) == dict.fromkeys(await producer.publish_queues("T"), 2)
         assert queues[:4] == queues[4:]
 
 
-async def test_a_key_always_has_the_same_queue() -> None:
+async def test_key_always_selects_the_same_queue() -> None:
     async with cluster("broker-a", "broker-b") as fake, AsyncProducer("PG", config=fake.config()) as producer:
         queues = await producer.publish_queues("T")
         # Java's hashCode of these is 2598919, 857175, -2147483648 and 0; SelectMessageQueueByHash takes abs(hash % 4).
@@ -129,14 +127,14 @@ async def test_a_key_always_has_the_same_queue() -> None:
         assert keys == {"TagA", "标签", "polygenelubricants", None}
 
 
-async def test_a_key_that_is_no_text_is_refused() -> None:
+async def test_non_string_key_is_refused() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         with pytest.raises(MessageIllegalLocallyError, match="sharding key must be str, not 7"):
             await producer.send(Message("T", b"x"), key=7)  # type: ignore[arg-type]
         assert sends(fake.broker) == []
 
 
-async def test_queue_and_selector_choose() -> None:
+async def test_queue_and_selector_determine_the_queue() -> None:
     async with cluster("broker-a", "broker-b") as fake, AsyncProducer("PG", config=fake.config()) as producer:
         wanted = fake.queue(1, broker=1)
         assert (await producer.send(Message("T", b"x"), queue=wanted)).queue == wanted
@@ -175,7 +173,7 @@ def broken(name: str, **changes: Any) -> Any:
         broken("lone surrogate", properties={"a": "\ud800"}),
     ],
 )
-async def test_what_no_broker_would_take_is_refused_here(message: Message) -> None:
+async def test_invalid_messages_are_refused_before_sending(message: Message) -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config(max_message_bytes=1000)) as producer:
         for send in (producer.send, producer.send_oneway):
             with pytest.raises(MessageIllegalLocallyError):
@@ -185,7 +183,7 @@ async def test_what_no_broker_would_take_is_refused_here(message: Message) -> No
         assert not fake.broker.requests
 
 
-async def test_large_bodies_are_compressed_when_that_helps() -> None:
+async def test_large_bodies_are_compressed_if_they_shrink() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config(compress_over_bytes=100)) as producer:
         await producer.send(Message("T", b"x" * 99))
         await producer.send(Message("T", b"x" * 100))
@@ -223,7 +221,7 @@ async def test_stored_without_confirmation_is_a_success(code: ResponseCode, stat
 # --- failures ----------------------------------------------------------------------------------------------------
 
 
-async def test_the_first_attempt_runs_without_tenacity(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_first_attempt_runs_without_tenacity(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_args: Any, **_kwargs: Any) -> None:
         raise AssertionError("tenacity was used")
 
@@ -236,7 +234,7 @@ async def test_the_first_attempt_runs_without_tenacity(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("code", [1, 2, 14, 16, 17, 204, 205, 1500])
-async def test_a_retriable_answer_is_tried_on_another_broker(code: int) -> None:
+async def test_retriable_error_is_retried_on_another_broker(code: int) -> None:
     async with cluster("broker-a", "broker-b") as fake, AsyncProducer("PG", config=fake.config()) as producer:
         for broker in fake.brokers:
             broker.answers[RequestCode.SEND_MESSAGE_V2].append(code)
@@ -249,7 +247,7 @@ async def test_a_retriable_answer_is_tried_on_another_broker(code: int) -> None:
 
 
 @pytest.mark.parametrize(("code", "error"), [(13, MessageIllegalError), (29, InvalidParameterError)])
-async def test_other_answers_are_not_retried(code: int, error: type[Exception]) -> None:
+async def test_other_errors_are_not_retried(code: int, error: type[Exception]) -> None:
     async with cluster("broker-a", "broker-b") as fake, AsyncProducer("PG", config=fake.config()) as producer:
         for broker in fake.brokers:
             broker.answers[RequestCode.SEND_MESSAGE_V2] = [code]
@@ -258,7 +256,7 @@ async def test_other_answers_are_not_retried(code: int, error: type[Exception]) 
         assert sum(len(sends(broker)) for broker in fake.brokers) == 1
 
 
-async def test_the_last_error_is_raised_with_a_note() -> None:
+async def test_last_error_is_raised_with_a_note() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         fake.broker.answers[RequestCode.SEND_MESSAGE_V2] = [14, 2, 16]
         with pytest.raises(NoPermissionError) as caught:
@@ -269,7 +267,7 @@ async def test_the_last_error_is_raised_with_a_note() -> None:
         assert "SERVICE_NOT_AVAILABLE" in note
 
 
-async def test_retries_can_be_switched_off() -> None:
+async def test_retries_can_be_disabled() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config(retry_times_when_send_failed=0)) as producer:
         fake.broker.answers[RequestCode.SEND_MESSAGE_V2] = [2]
         with pytest.raises(SystemBusyError):
@@ -277,7 +275,7 @@ async def test_retries_can_be_switched_off() -> None:
         assert len(sends(fake.broker)) == 1
 
 
-async def test_a_keyed_send_stays_with_its_queue() -> None:
+async def test_retried_keyed_send_stays_on_its_queue() -> None:
     async with cluster("broker-a", "broker-b") as fake, AsyncProducer("PG", config=fake.config()) as producer:
         queue = (await producer.send(Message("T", b"x"), key="k")).queue
         broker = next(broker for broker in fake.brokers if broker.name == queue.broker_name)
@@ -290,7 +288,7 @@ async def test_a_keyed_send_stays_with_its_queue() -> None:
         assert {header.queue_id for header in sends(broker)} == {queue.queue_id}
 
 
-async def test_a_dead_broker_is_passed_over() -> None:
+async def test_unreachable_broker_is_avoided() -> None:
     async with cluster("broker-a", "broker-b") as fake, AsyncProducer("PG", config=fake.config()) as producer:
         for _ in range(4):
             await producer.send(Message("T", b"x"))
@@ -302,7 +300,7 @@ async def test_a_dead_broker_is_passed_over() -> None:
             await producer.send(Message("T", b"x"), key="", timeout_s=0.3)
 
 
-async def test_a_restarted_broker_is_found_by_a_retry() -> None:
+async def test_restarted_broker_is_found_by_a_retry() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config(send_timeout_s=10.0)) as producer:
         await producer.send(Message("T", b"x"))
         port = fake.broker.port
@@ -314,7 +312,7 @@ async def test_a_restarted_broker_is_found_by_a_retry() -> None:
         assert result.attempts > 1
 
 
-async def test_a_moved_broker_is_found_through_the_route(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_moved_broker_is_found_through_the_route(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmq_redis.client.core.route.MIN_REFRESH_INTERVAL_S", 0.01)
     async with cluster() as fake, AsyncProducer("PG", config=fake.config(send_timeout_s=10.0)) as producer:
         await producer.send(Message("T", b"x"))
@@ -324,7 +322,7 @@ async def test_a_moved_broker_is_found_through_the_route(monkeypatch: pytest.Mon
         assert result.attempts > 1
 
 
-async def test_no_answer_in_time() -> None:
+async def test_send_without_a_response_times_out() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         await producer.send(Message("T", b"x"))
         fake.broker.answers[RequestCode.SEND_MESSAGE_V2] = [lambda *_: asyncio.sleep(60)] * 3
@@ -333,7 +331,7 @@ async def test_no_answer_in_time() -> None:
         assert len(sends(fake.broker)) == 2  # the time is used up: no further attempt
 
 
-async def test_a_lost_connection_is_retried() -> None:
+async def test_send_is_retried_after_a_lost_connection() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
 
         def hang_up(connection: Any, _command: Any) -> None:
@@ -346,7 +344,7 @@ async def test_a_lost_connection_is_retried() -> None:
             await producer.send(Message("T", b"x"))
 
 
-async def test_no_route_and_no_permission() -> None:
+async def test_missing_route_and_permission_are_errors() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         with pytest.raises(RouteNotFoundError, match="create the topic first"):
             await producer.send(Message("unknown", b"x"))
@@ -358,7 +356,7 @@ async def test_no_route_and_no_permission() -> None:
         assert (await producer.send(Message("unknown", b"x"))).queue.queue_id in range(4)
 
 
-async def test_route_changes_are_seen() -> None:
+async def test_producer_follows_route_changes() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config(poll_name_server_interval_s=0.01)) as producer:
         assert len(await producer.publish_queues("T")) == 2
         fake.name_server.topics["T"]["broker-a"] = 5
@@ -367,7 +365,7 @@ async def test_route_changes_are_seen() -> None:
         await until(lambda: "T" not in producer._publish.topics)
 
 
-async def test_life() -> None:
+async def test_producer_can_send_only_between_start_and_close() -> None:
     async with cluster() as fake:
         producer = AsyncProducer("PG", fake.namesrv_addr)
         with pytest.raises(ClientError, match="not started"):
@@ -400,7 +398,7 @@ async def test_sends_in_flight_fail_when_the_producer_closes() -> None:
             await sending
 
 
-def test_settings_that_cannot_be_used() -> None:
+def test_invalid_settings_are_refused() -> None:
     for arguments in (
         {"group": ""},
         {"group": "a b"},
@@ -416,7 +414,7 @@ def test_settings_that_cannot_be_used() -> None:
 # --- batches and oneway ------------------------------------------------------------------------------------------
 
 
-async def test_a_batch() -> None:
+async def test_batch_is_sent_in_one_request() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         result = await producer.send_batch([Message("T", f"m{n}", tags=f"t{n}", flag=n) for n in range(3)])
         (command,) = fake.broker.of(RequestCode.SEND_BATCH_MESSAGE)
@@ -434,7 +432,7 @@ async def test_a_batch() -> None:
         ]
 
 
-async def test_batches_that_cannot_be() -> None:
+async def test_invalid_batches_are_refused() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config(max_message_bytes=1000)) as producer:
         for messages, why in (
             ([], "at least one"),
@@ -449,7 +447,7 @@ async def test_batches_that_cannot_be() -> None:
         assert not fake.broker.of(RequestCode.SEND_BATCH_MESSAGE)
 
 
-async def test_a_batch_is_retried_too() -> None:
+async def test_failed_batch_is_retried() -> None:
     async with cluster("broker-a", "broker-b") as fake, AsyncProducer("PG", config=fake.config()) as producer:
         for broker in fake.brokers:
             broker.answers[RequestCode.SEND_BATCH_MESSAGE] = [14]
@@ -457,7 +455,7 @@ async def test_a_batch_is_retried_too() -> None:
         assert result.attempts == 3
 
 
-async def test_oneway_asks_for_no_answer() -> None:
+async def test_oneway_send_requests_no_response() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         for number in range(200):
             await producer.send_oneway(Message("T", f"{number}"), key="k")

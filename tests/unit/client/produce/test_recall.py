@@ -23,7 +23,7 @@ from rmq_redis.protocol.recall_handle import RecallHandle, encode_recall_handle
 HANDLE = encode_recall_handle(RecallHandle("T", "broker-b", 1_700_000_000_000, "A1"))
 
 
-def test_a_handle_is_that_of_rocketmq() -> None:
+def test_recall_handle_equals_that_of_rocketmq() -> None:
     assert HANDLE == "djEgVCBicm9rZXItYiAxNzAwMDAwMDAwMDAwIEEx"  # v1 T broker-b 1700000000000 A1
 
 
@@ -38,7 +38,9 @@ def test_a_handle_is_that_of_rocketmq() -> None:
         (lambda message: message.with_delay_level(1).with_delay_s(2), {"TIMER_DELAY_MS": "2000"}),
     ],
 )
-def test_what_a_message_asks_for(change: Callable[[Message], Message], properties: dict[str, str]) -> None:
+def test_delay_settings_become_message_properties(
+    change: Callable[[Message], Message], properties: dict[str, str]
+) -> None:
     given = {"a": "b"}
     message = Message("T", "x", properties=given)
     assert change(message) is message
@@ -47,18 +49,18 @@ def test_what_a_message_asks_for(change: Callable[[Message], Message], propertie
 
 
 @pytest.mark.parametrize("level", [0, 19, -1])
-def test_levels_that_are_none(level: int) -> None:
+def test_invalid_delay_levels_are_refused(level: int) -> None:
     with pytest.raises(ValueError, match=str(level)):
         Message("T", "x").with_delay_level(level)
 
 
 @pytest.mark.parametrize("delay_s", [0, -1.5, float("nan")])
-def test_delays_that_are_none(delay_s: float) -> None:
+def test_invalid_delays_are_refused(delay_s: float) -> None:
     with pytest.raises(ValueError, match=str(delay_s)):
         Message("T", "x").with_delay_s(delay_s)
 
 
-async def test_a_send_for_later_brings_its_handle() -> None:
+async def test_delayed_send_returns_its_recall_handle() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
 
         def scheduled(_connection: object, command: object) -> object:
@@ -74,7 +76,7 @@ async def test_a_send_for_later_brings_its_handle() -> None:
         assert without_ids(sends(fake.broker)[0].properties) == "TIMER_DELAY_MS\x015000\x02"
 
 
-async def test_a_recall_goes_to_the_broker_that_the_handle_names() -> None:
+async def test_recall_is_sent_to_the_broker_of_the_handle() -> None:
     async with cluster("broker-a", "broker-b") as fake, AsyncProducer("PG", config=fake.config()) as producer:
         fake.brokers[1].answers[RequestCode.RECALL_MESSAGE] += [
             lambda _connection, command: response(command, 0, RecallMessageResponseHeader("A1")),
@@ -90,7 +92,7 @@ async def test_a_recall_goes_to_the_broker_that_the_handle_names() -> None:
         assert fake.brokers[0].of(RequestCode.RECALL_MESSAGE) == []
 
 
-async def test_recalls_that_cannot_be() -> None:
+async def test_invalid_recalls_are_refused() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         for topic, handle in (("T", "nothing"), ("T", ""), ("T2", HANDLE)):
             with pytest.raises(MessageIllegalLocallyError):

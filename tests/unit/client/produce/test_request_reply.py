@@ -56,7 +56,7 @@ def asked_message(**changes: str | None) -> MessageExt:
 
 
 @pytest.mark.parametrize("answer", [b"answer", "answer", Message("anything", "answer")])
-def test_a_reply_says_whom_it_is_for(answer: bytes | str | Message) -> None:
+def test_reply_names_its_requester(answer: bytes | str | Message) -> None:
     reply = reply_to(asked_message(), answer)
     assert (reply.topic, reply.body) == ("c_REPLY_TOPIC", b"answer")
     assert reply.properties == {
@@ -67,7 +67,7 @@ def test_a_reply_says_whom_it_is_for(answer: bytes | str | Message) -> None:
     }
 
 
-def test_a_reply_keeps_what_its_message_has() -> None:
+def test_reply_keeps_the_properties_of_its_message() -> None:
     answer = Message("", "answer", tags="T", keys="K", properties={"a": "b", "CORRELATION_ID": "wrong"}, flag=3)
     reply = reply_to(asked_message(TTL=None), answer)
     assert (reply.tags, reply.keys, reply.flag) == ("T", "K", 3)
@@ -76,7 +76,7 @@ def test_a_reply_keeps_what_its_message_has() -> None:
 
 
 @pytest.mark.parametrize("missing", ["CORRELATION_ID", "REPLY_TO_CLIENT", "CLUSTER"])
-def test_what_is_no_request_cannot_be_answered(missing: str) -> None:
+def test_message_that_is_no_request_cannot_be_replied_to(missing: str) -> None:
     with pytest.raises(MessageIllegalLocallyError, match=f"Q1 .*{missing}"):
         reply_to(asked_message(**{missing: None}), b"answer")
 
@@ -110,7 +110,7 @@ async def asked(broker: FakeBroker) -> dict[str, str]:
     return decode_properties(headers[-1].properties or "")
 
 
-async def test_a_request_on_the_wire_and_its_reply() -> None:
+async def test_request_and_reply_are_encoded_as_in_rocketmq() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         message = Message("T", b"question", tags="A", properties={"a": "b"})
         waiting = asyncio.ensure_future(producer.request(message, timeout_s=5.0))
@@ -132,7 +132,7 @@ async def test_a_request_on_the_wire_and_its_reply() -> None:
         assert (await push(fake.broker, reply)).code == 0  # once more: nobody waits any more
 
 
-async def test_requests_at_the_same_time_have_their_own_ids() -> None:
+async def test_concurrent_requests_have_unique_ids() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         waiting = [asyncio.ensure_future(producer.request(Message("T", b"x"), timeout_s=5.0)) for _ in range(10)]
         messages = await until(lambda: (found := sent_messages(fake.broker))[9:] and found)
@@ -143,14 +143,14 @@ async def test_requests_at_the_same_time_have_their_own_ids() -> None:
         assert sorted([(await reply).body for reply in waiting]) == [b"%d" % number for number in range(10)]
 
 
-async def test_a_request_without_a_reply_times_out() -> None:
+async def test_request_without_a_reply_times_out() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         with pytest.raises(ReplyTimeoutError, match="topic 'T' is stored"):
             await producer.request(Message("T", b"x"), timeout_s=0.2)
         assert issubclass(ReplyTimeoutError, RequestTimeoutError)
 
 
-async def test_a_request_that_cannot_be_sent_raises_what_the_send_raises() -> None:
+async def test_request_raises_the_error_of_its_send() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         fake.broker.answers[RequestCode.SEND_MESSAGE_V2].append(ResponseCode.MESSAGE_ILLEGAL)
         with pytest.raises(MessageIllegalError):
@@ -159,7 +159,7 @@ async def test_a_request_that_cannot_be_sent_raises_what_the_send_raises() -> No
             await producer.request(Message("T", b""))
 
 
-async def test_a_reply_counts_when_the_answer_to_the_send_was_lost() -> None:
+async def test_reply_is_accepted_if_the_send_response_was_lost() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         fake.broker.answers[RequestCode.SEND_MESSAGE_V2].append(lambda *_: None)
         waiting = asyncio.ensure_future(producer.request(Message("T", b"x"), timeout_s=0.5))
@@ -168,7 +168,7 @@ async def test_a_reply_counts_when_the_answer_to_the_send_was_lost() -> None:
         assert (await waiting).body == b"answer"
 
 
-async def test_closing_ends_the_waiting() -> None:
+async def test_close_ends_waiting_requests() -> None:
     async with cluster() as fake:
         producer = AsyncProducer("PG", config=fake.config())
         await producer.start()
@@ -181,7 +181,7 @@ async def test_closing_ends_the_waiting() -> None:
         assert isinstance(caught.value, ClientError) or "closed the connection" in str(caught.value)
 
 
-async def test_what_goes_to_the_reply_topic_goes_as_a_reply() -> None:
+async def test_message_to_the_reply_topic_is_sent_as_a_reply() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config()) as producer:
         fake.name_server.topics["c_REPLY_TOPIC"] = {"broker-a": 1}
         fake.name_server.topics["other_REPLY_TOPIC"] = {"broker-a": 1}
@@ -200,7 +200,7 @@ async def test_what_goes_to_the_reply_topic_goes_as_a_reply() -> None:
 
 
 @pytest.mark.parametrize("failing", [False, True])
-async def test_what_a_replier_returns_is_sent_once(failing: bool) -> None:
+async def test_reply_of_a_replier_is_sent_once(failing: bool) -> None:
     async with cluster() as fake:
         properties = encode_properties(ASKED)
         fake.broker.put("T", 0, b"str", b"bytes", b"message", b"none", b"empty", properties=properties)
@@ -236,7 +236,7 @@ async def test_what_a_replier_returns_is_sent_once(failing: bool) -> None:
         }
 
 
-async def test_a_plain_replier_runs_in_a_thread_and_may_fail() -> None:
+async def test_plain_replier_runs_in_a_thread_and_may_fail() -> None:
     async with cluster() as fake:
         fake.broker.put("T", 0, b"fails", b"works", properties=encode_properties(ASKED))
         consumer = AsyncPushConsumer("G", config=fake.config(), consume_from_where=FIRST)
@@ -255,7 +255,7 @@ async def test_a_plain_replier_runs_in_a_thread_and_may_fail() -> None:
         assert command.body == b"done"
 
 
-def test_a_reply_is_made_without_touching_the_answer() -> None:
+def test_creating_a_reply_does_not_change_the_given_message() -> None:
     answer = Message("x", b"y")
     before = msgspec.structs.replace(answer)
     reply_to(asked_message(), answer)

@@ -67,7 +67,7 @@ async def queues_of(producer: AsyncProducer) -> dict[str, MessageQueue]:
 
 
 @pytest.mark.parametrize(("order", "settings"), [(True, {}), (False, {"strict_order": True})])
-async def test_key_keeps_its_queue_while_its_group_is_away(order: bool, settings: dict[str, Any]) -> None:
+async def test_key_keeps_its_queue_while_its_broker_group_is_offline(order: bool, settings: dict[str, Any]) -> None:
     async with (
         two_groups(order=order) as (namesrv_addr, second),
         AsyncProducer("g", namesrv_addr, send_timeout_s=LONG_S, **settings) as producer,
@@ -91,7 +91,7 @@ async def test_key_keeps_its_queue_while_its_group_is_away(order: bool, settings
         assert await queues_of(producer) == before
 
 
-async def test_without_strict_order_a_key_goes_elsewhere() -> None:
+async def test_without_strict_order_a_key_changes_its_queue() -> None:
     async with (
         two_groups(order=False) as (namesrv_addr, second),
         AsyncProducer("g", namesrv_addr, send_timeout_s=LONG_S) as producer,
@@ -104,7 +104,7 @@ async def test_without_strict_order_a_key_goes_elsewhere() -> None:
         assert {queue.broker_name for queue in during.values()} == {"broker-a"}
 
 
-async def test_order_topic_is_known_to_a_producer_that_starts_meanwhile() -> None:
+async def test_producer_started_during_an_outage_knows_the_order_topic() -> None:
     async with two_groups(order=True) as (namesrv_addr, second):
         async with AsyncProducer("g", namesrv_addr, send_timeout_s=LONG_S) as producer:
             before = await queues_of(producer)
@@ -138,7 +138,7 @@ async def test_keys_of_a_by_key_load_balancer_and_a_selector_keep_their_queues()
         assert (await asyncio.wait_for(selected, LONG_S)).queue == MessageQueue("t", "broker-b", 7)
 
 
-async def test_group_that_is_drained_gives_its_keys_away() -> None:
+async def test_drained_broker_group_hands_over_its_keys() -> None:
     async with (
         two_groups(order=False) as (namesrv_addr, second),
         AsyncAdmin(namesrv_addr) as admin,
@@ -152,13 +152,13 @@ async def test_group_that_is_drained_gives_its_keys_away() -> None:
         assert {queue.broker_name for queue in (await queues_of(producer)).values()} == {"broker-a"}
 
 
-async def test_strict_order_asks_for_a_topic_that_exists() -> None:
+async def test_strict_order_needs_an_existing_topic() -> None:
     async with running_cluster() as namesrv_addr, AsyncProducer("g", namesrv_addr, strict_order=True) as producer:
         with pytest.raises(RouteNotFoundError, match="create it"):
             await producer.send(Message("nowhere", "x"), key="k")
 
 
-async def test_order_configuration_is_added_to_and_goes_with_its_topic() -> None:
+async def test_order_configuration_is_updated_and_deleted_with_its_topic() -> None:
     async with two_groups(order=True) as (namesrv_addr, _), AsyncAdmin(namesrv_addr) as admin:
         assert await admin.get_kv_config("ORDER_TOPIC_CONFIG", "t") == "broker-a:8;broker-b:8"
         address = (await admin.cluster_info()).brokers["broker-b"].broker_addrs[0]

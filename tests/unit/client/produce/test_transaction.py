@@ -68,7 +68,7 @@ async def decision(broker: FakeBroker, count: int = 1) -> tuple[EndTransactionRe
     return commands[-1].header(EndTransactionRequestHeader), commands[-1]
 
 
-async def test_a_half_message_and_its_commit_on_the_wire() -> None:
+async def test_half_message_and_commit_are_encoded_as_in_rocketmq() -> None:
     listener = Listener()
     async with cluster() as fake, AsyncTransactionProducer("PG", listener, config=fake.config()) as producer:
         message = Message("T", "body", tags="A", keys="K", properties={"DELAY": "3", "TIMER_DELAY_MS": "9", "a": "b"})
@@ -117,7 +117,7 @@ async def test_a_half_message_and_its_commit_on_the_wire() -> None:
         (ValueError("no money"), UNKNOW, 0),
     ],
 )
-async def test_the_listener_decides(
+async def test_listener_decides_the_transaction(
     kind: type[Listener], outcome: Any, state: LocalTransactionState, number: int
 ) -> None:
     listener = kind(outcome)
@@ -138,7 +138,7 @@ async def test_the_listener_decides(
 @pytest.mark.parametrize(
     "code", [ResponseCode.FLUSH_DISK_TIMEOUT, ResponseCode.FLUSH_SLAVE_TIMEOUT, ResponseCode.SLAVE_NOT_AVAILABLE]
 )
-async def test_what_is_not_stored_safely_is_rolled_back_without_a_local_transaction(code: ResponseCode) -> None:
+async def test_unconfirmed_half_message_is_rolled_back(code: ResponseCode) -> None:
     listener = Listener()
     async with cluster() as fake, AsyncTransactionProducer("PG", listener, config=fake.config()) as producer:
 
@@ -161,7 +161,7 @@ async def test_what_is_not_stored_safely_is_rolled_back_without_a_local_transact
         (lambda broker: broker.answers[RequestCode.SEND_MESSAGE_V2].append(lambda *_: None), RequestTimeoutError),
     ],
 )
-async def test_no_local_transaction_without_a_half_message(
+async def test_failed_half_message_runs_no_local_transaction(
     break_it: Callable[[FakeBroker], Any], error: type[Exception]
 ) -> None:
     listener = Listener()
@@ -174,7 +174,7 @@ async def test_no_local_transaction_without_a_half_message(
         assert (listener.executed, fake.broker.of(RequestCode.END_TRANSACTION)) == ([], [])
 
 
-async def test_a_half_message_that_one_broker_refuses_goes_to_another() -> None:
+async def test_refused_half_message_is_sent_to_another_broker() -> None:
     listener = Listener()
     async with (
         cluster("broker-a", "broker-b") as fake,
@@ -189,7 +189,7 @@ async def test_a_half_message_that_one_broker_refuses_goes_to_another() -> None:
         assert len(listener.executed) == 4
 
 
-async def test_a_decision_that_does_not_reach_the_broker_is_no_error() -> None:
+async def test_lost_decision_is_not_an_error() -> None:
     class Breaks(Listener):
         async def execute_local_transaction(self, message: Message, arg: Any) -> Any:
             await fake.broker.stop()
@@ -238,7 +238,7 @@ async def ask(broker: FakeBroker, command: RemotingCommand) -> None:
 @pytest.mark.parametrize(
     ("checked", "number"), [(COMMIT, 8), (ROLLBACK, 12), (UNKNOW, 0), (None, 0), (OSError("database away"), 0)]
 )
-async def test_it_answers_a_broker_that_asks(kind: type[Listener], checked: Any, number: int) -> None:
+async def test_producer_answers_a_check_back(kind: type[Listener], checked: Any, number: int) -> None:
     listener = kind(checked=checked)
     # Nothing sent yet: the topics say which brokers may ask.
     async with cluster() as fake, AsyncTransactionProducer("PG", listener, config=fake.config(), topics=["T"]):
@@ -262,7 +262,7 @@ async def test_it_answers_a_broker_that_asks(kind: type[Listener], checked: Any,
         assert fake.broker.heartbeats[-1]["producerDataSet"] == [{"groupName": "PG"}]
 
 
-async def test_questions_that_are_not_for_it_are_not_answered() -> None:
+async def test_check_backs_for_other_producers_are_ignored() -> None:
     listener = Listener()
     async with cluster() as fake, AsyncTransactionProducer("PG", listener, config=fake.config(), topics=["T"]):
         await ask(fake.broker, check(group="other"))
@@ -273,7 +273,7 @@ async def test_questions_that_are_not_for_it_are_not_answered() -> None:
         assert len(listener.asked) == 1
 
 
-async def test_more_questions_than_it_can_take_are_left_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_excess_check_backs_are_left_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = asyncio.Event()
 
     class Waits(AsyncListener):
@@ -295,7 +295,7 @@ async def test_more_questions_than_it_can_take_are_left_for_later(monkeypatch: p
         await decision(fake.broker, 3)
 
 
-async def test_topics_without_a_route_are_tried_again() -> None:
+async def test_topics_without_a_route_are_retried() -> None:
     async with cluster() as fake:
         route = fake.name_server.topics.pop("T")
         async with AsyncTransactionProducer("PG", Listener(), config=fake.config(), topics=["T"]):
@@ -307,7 +307,7 @@ async def test_topics_without_a_route_are_tried_again() -> None:
 
 @pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize("in_child_task", [True, False])
-async def test_a_listener_may_close_its_producer(plain: bool, in_child_task: bool) -> None:
+async def test_listener_may_close_its_producer(plain: bool, in_child_task: bool) -> None:
     closed = asyncio.Event()
     loop = asyncio.get_running_loop()
 
