@@ -45,7 +45,7 @@ async def test_step_sets_the_pause_and_wake_ends_it() -> None:
     await loop.close()
 
 
-async def test_wake_during_a_turn_causes_another_one() -> None:
+async def test_wake_during_a_step_causes_another_one() -> None:
     turns = 0
     release = asyncio.Event()
 
@@ -83,7 +83,7 @@ async def test_bug_is_logged_with_its_traceback_and_the_pause_doubles(caplog: py
     assert pauses == ["0.001", "0.002", "0.004"]
 
 
-async def test_close_waits_until_the_step_has_ended_and_start_begins_anew() -> None:
+async def test_close_waits_for_the_step_and_start_restarts() -> None:
     ended = False
     started = asyncio.Event()
 
@@ -185,7 +185,7 @@ async def test_retry_pause_doubles_up_to_the_period_and_wake_does_not_shorten_it
     assert pauses == ["0.001", "0.002", "0.004", "0.004", "0.001"]
 
 
-async def test_bugs_do_not_lengthen_the_pause_of_a_loop_that_must_go_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_bugs_do_not_lengthen_the_pause_of_a_required_loop(caplog: pytest.LogCaptureFixture) -> None:
     step = Steps(KeyError("a"), KeyError("b"), KeyError("c"))
     loop = Every(0.001, step, "test", backs_off=False)
     loop.start()

@@ -82,7 +82,7 @@ def test_child_of_a_killed_parent_ends(setup: str, then: str, drain_s: float) ->
                 process.kill()
 
 
-def test_children_end_whose_parent_ended_before_the_guard_looked() -> None:
+def test_child_ends_if_its_parent_ended_before_the_guard_started() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     read, write = os.pipe()  # stays open: a forked copy of the parent can hold it
     try:
@@ -98,7 +98,7 @@ def test_children_end_whose_parent_ended_before_the_guard_looked() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a signal at the end of the parent")
-def test_child_whose_parent_and_guard_were_killed_ends() -> None:
+def test_child_ends_if_its_parent_and_guard_are_killed() -> None:
     child_program = "import time; print('up', flush=True); time.sleep(600)"
     arguments = [_PARENT.format(then=""), child_program, "60"]
     with subprocess.Popen([sys.executable, "-c", *arguments], stdout=subprocess.PIPE) as parent:
@@ -110,7 +110,7 @@ def test_child_whose_parent_and_guard_were_killed_ends() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a signal at the end of the parent")
-def test_child_whose_parent_ended_before_it_could_ask_for_the_signal_ends() -> None:
+def test_child_ends_if_its_parent_ended_before_requesting_the_signal() -> None:
     program = """
 import os, time
 from rmq_redis.child_guard import end_with_parent
@@ -132,7 +132,7 @@ while chunk := os.read(read, 100):
     assert done.stdout == ""
 
 
-def test_a_killed_guard_is_replaced() -> None:
+def test_killed_guard_is_replaced() -> None:
     end_with_parent()
     first = guard_pid()
     assert first
@@ -142,7 +142,7 @@ def test_a_killed_guard_is_replaced() -> None:
     assert guard_pid() not in (0, first)
 
 
-def test_guard_ends_with_a_parent_that_ends_in_order() -> None:
+def test_guard_ends_when_its_parent_exits() -> None:
     program = "from rmq_redis.child_guard import end_with_parent, guard_pid; end_with_parent(); print(guard_pid())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
     _wait(lambda: not _is_running(int(done.stdout)), "the guard ends")

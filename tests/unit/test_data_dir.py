@@ -36,7 +36,7 @@ def deny_writes_to(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
 
 
 @pytest.mark.parametrize("home", [None, "", "{root}", "{root}/nonexistent"])
-def test_without_a_home_that_can_be_written_it_is_a_directory_of_this_user(
+def test_without_writable_home_a_directory_of_the_user_is_used(
     monkeypatch: pytest.MonkeyPatch, no_home: Path, home: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = no_home / "root"
@@ -53,26 +53,26 @@ def test_without_a_home_that_can_be_written_it_is_a_directory_of_this_user(
     assert store_path("") == found / "offsets"
 
 
-def test_a_home_that_can_be_written_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_writable_home_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "made" / "later"))
     assert user_data_dir("x") == tmp_path / "made" / "later" / ".local" / "share" / "rmq-redis"
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     assert user_data_dir("x") == tmp_path / "data" / "rmq-redis"
 
 
-def test_a_directory_of_somebody_else_is_refused(no_home: Path) -> None:
+def test_directory_of_another_user_is_refused(no_home: Path) -> None:
     (no_home / f"rmq-redis-{os.getuid()}").symlink_to("/")
     with pytest.raises(ConfigError, match="cannot be used: set offset_store_path to a directory"):
         store_path("")
 
 
-def test_a_tilde_without_a_home_names_the_setting() -> None:
+def test_tilde_without_a_home_is_an_error_that_names_the_setting() -> None:
     with pytest.raises(ConfigError, match="offset_store_path='~/offsets': the home directory is unknown; set HOME"):
         store_path("~/offsets")
     assert expand_user("/data", "--data-dir") == Path("/data")
 
 
-def test_a_package_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_package_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         fail(ModuleNotFoundError("No module named 'async_timeout'", name="async_timeout"))
     text = capsys.readouterr().err

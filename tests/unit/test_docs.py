@@ -39,7 +39,7 @@ def test_every_hook_is_documented() -> None:
     assert [name for name in hooks if name not in text] == []
 
 
-def test_everything_public_says_what_it_is() -> None:
+def test_every_public_name_has_a_docstring() -> None:
     silent: list[str] = []
     for name in rmq_redis.__all__:
         value = getattr(rmq_redis, name)
@@ -57,13 +57,13 @@ def test_everything_public_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_to_files(document: Path) -> None:
+def test_links_point_to_existing_files(document: Path) -> None:
     targets = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_anchors_lead_to_headings(document: Path) -> None:
+def test_anchors_point_to_existing_headings(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", document.read_text())
     pages = {target: document.parent / target if target else document for target, _ in links}
     assert [link for link in links if link[1] not in headings(pages[link[0]])] == []
@@ -80,7 +80,7 @@ def test_site_navigation_has_every_page() -> None:
     assert [page.name for page in ROOT.glob("docs/*.md") if page.name not in navigation] == []
 
 
-def test_both_readmes_and_ci_give_the_same_commands() -> None:
+def test_both_readmes_and_ci_have_the_same_commands() -> None:
     commands = [re.findall(r"^python3 -m venv .*$", (ROOT / name).read_text(), re.MULTILINE) for name in READMES]
     assert commands[0] == commands[1]
     assert len(commands[0]) == 2
@@ -89,7 +89,7 @@ def test_both_readmes_and_ci_give_the_same_commands() -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
-def test_a_readme_leads_to_every_page(name: str) -> None:
+def test_readme_links_to_every_page(name: str) -> None:
     text = (ROOT / name).read_text()
     assert [page.name for page in ROOT.glob("docs/*.md") if f"(docs/{page.name})" not in text] == []
 

@@ -51,7 +51,7 @@ both = pytest.mark.parametrize("is_async", [False, True])
 
 
 @both
-async def test_what_was_handled_is_not_handled_again(store_url: str, name: str, is_async: bool) -> None:
+async def test_handled_message_is_not_handled_again(store_url: str, name: str, is_async: bool) -> None:
     calls: list[str] = []
     handle = handler_of(store_url, name, lambda got: calls.append(got.msg_id), is_async)
     for key in ("a", "a", "b", "a"):
@@ -64,7 +64,7 @@ async def test_what_was_handled_is_not_handled_again(store_url: str, name: str, 
 
 @both
 @pytest.mark.parametrize("failure", [ValueError("no"), False, ConsumeResult.LATER])
-async def test_a_failure_frees_the_key_at_once(store_url: str, name: str, is_async: bool, failure: Any) -> None:
+async def test_failure_releases_the_key_at_once(store_url: str, name: str, is_async: bool, failure: Any) -> None:
     outcomes = [failure, None]
 
     def body(_got: MessageExt) -> Any:
@@ -83,7 +83,7 @@ async def test_a_failure_frees_the_key_at_once(store_url: str, name: str, is_asy
     assert outcomes == []
 
 
-async def test_a_duplicate_meanwhile_comes_later_or_waits(store_url: str, name: str) -> None:
+async def test_concurrent_duplicate_is_retried_later_or_waits(store_url: str, name: str) -> None:
     began, finish = threading.Event(), threading.Event()
     calls: list[str] = []
 
@@ -109,7 +109,7 @@ async def test_a_duplicate_meanwhile_comes_later_or_waits(store_url: str, name: 
     assert calls == ["a"]
 
 
-async def test_a_handler_that_died_blocks_for_its_lease_only(store_url: str, name: str) -> None:
+async def test_dead_handler_blocks_only_until_its_lease_expires(store_url: str, name: str) -> None:
     with redis.Redis.from_url(store_url) as client:  # what a process that was killed in its handler leaves
         client.set(f"rmq:idempotent:{name}:a", "token-of-the-dead", px=60_000)
         calls: list[str] = []
@@ -120,7 +120,7 @@ async def test_a_handler_that_died_blocks_for_its_lease_only(store_url: str, nam
         assert calls == ["a"]
 
 
-async def test_a_lease_that_ran_out_does_not_take_the_marks_of_others(
+async def test_expired_lease_does_not_remove_marks_of_others(
     store_url: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")
@@ -186,7 +186,7 @@ class Running:
 
 
 @both
-async def test_a_claim_is_renewed_while_its_handler_runs_and_no_longer(
+async def test_claim_is_renewed_only_while_its_handler_runs(
     store_url: str, name: str, is_async: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = Running(store_url, name, is_async, monkeypatch)
@@ -202,7 +202,7 @@ async def test_a_claim_is_renewed_while_its_handler_runs_and_no_longer(
 
 @both
 @pytest.mark.parametrize("failure", [False, ConsumeResult.LATER])
-async def test_a_failure_ends_the_renewal(
+async def test_failure_ends_the_renewal(
     store_url: str, name: str, is_async: bool, failure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = Running(store_url, name, is_async, monkeypatch)
@@ -214,7 +214,7 @@ async def test_a_failure_ends_the_renewal(
 
 @both
 @pytest.mark.parametrize("other", [b"token-of-another", None])
-async def test_a_lost_claim_is_noticed_while_the_handler_runs(
+async def test_lost_claim_is_noticed_while_the_handler_runs(
     store_url: str,
     name: str,
     is_async: bool,
@@ -241,7 +241,7 @@ async def test_a_lost_claim_is_noticed_while_the_handler_runs(
 
 
 @both
-async def test_a_renewal_that_fails_is_tried_again(
+async def test_failed_renewal_is_retried(
     store_url: str,
     name: str,
     is_async: bool,
@@ -265,7 +265,7 @@ async def test_a_renewal_that_fails_is_tried_again(
         assert "the claim was lost" not in caplog.text
 
 
-async def test_a_cancelled_handler_ends_its_renewal(store_url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancelled_handler_ends_its_renewal(store_url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     running = Running(store_url, name, True, monkeypatch)
     with running.store:
         await running.begins()
@@ -277,7 +277,7 @@ async def test_a_cancelled_handler_ends_its_renewal(store_url: str, name: str, m
         running._finish.set()
 
 
-async def test_a_business_key_and_values(store_url: str, name: str) -> None:
+async def test_business_key_is_computed_from_the_value(store_url: str, name: str) -> None:
     calls: list[Any] = []
 
     @idempotent(store_url, name=name, key=lambda value: str(value["id"]))
@@ -292,13 +292,13 @@ async def test_a_business_key_and_values(store_url: str, name: str) -> None:
         without_key({"id": 7})
 
 
-async def test_without_redis_the_handler_is_not_called(name: str, unused_tcp_port: int) -> None:
+async def test_handler_is_not_called_without_redis(name: str, unused_tcp_port: int) -> None:
     handle = idempotent(f"redis://127.0.0.1:{unused_tcp_port}/0", name=name)(lambda got: pytest.fail("called"))
     with pytest.raises(redis.ConnectionError):
         handle(message("a"))
 
 
 @pytest.mark.parametrize("wrong", [{"ttl_s": 0}, {"lease_s": -1.0}, {"wait_s": -1.0}])
-def test_times_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_times_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="idempotent: "):
         idempotent("redis://127.0.0.1:1/0", **wrong)

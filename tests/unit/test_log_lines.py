@@ -32,7 +32,7 @@ def log() -> Iterator[io.StringIO]:
     root.setLevel(level)
 
 
-def test_message_is_one_line_and_a_traceback_keeps_its_lines(log: io.StringIO) -> None:
+def test_message_is_one_line_and_traceback_keeps_its_lines(log: io.StringIO) -> None:
     logger = logging.getLogger("rmq_redis.test")
     logger.info("client %s", FORGED)
     logger.info("Größe 键")
@@ -46,7 +46,7 @@ def test_message_is_one_line_and_a_traceback_keeps_its_lines(log: io.StringIO) -
     assert lines[3] == "Traceback (most recent call last):"
 
 
-def test_processes_log_with_it() -> None:
+def test_processes_log_with_the_one_line_formatter() -> None:
     setup_logging("warning")
     assert isinstance(logging.getLogger().handlers[0].formatter, OneLineFormatter)
 
@@ -64,7 +64,7 @@ async def ask(port: int, code: int, fields: dict[str, str], body: bytes, *, unti
     peer.writer.close()
 
 
-async def test_no_request_forges_a_line(log: io.StringIO) -> None:
+async def test_no_request_can_forge_a_log_line(log: io.StringIO) -> None:
     """Every request code, with the forged text in every field and as every name of the body."""
     names = ["clientID", "consumerGroup", "group", "topic", "producerGroup", "brokerName", "brokerAddr", "clusterName"]
     names += [

@@ -37,13 +37,13 @@ def build(target: str, directory: Path) -> Path:
     return archive
 
 
-def test_wheel_carries_the_server_side_functions(tmp_path: Path) -> None:
+def test_wheel_contains_the_server_side_functions(tmp_path: Path) -> None:
     with zipfile.ZipFile(build("wheel", tmp_path)) as wheel:
         assert LUA
         assert LUA - set(wheel.namelist()) == set()
 
 
-def test_source_distribution_carries_everything_that_its_pages_name(tmp_path: Path) -> None:
+def test_source_distribution_contains_every_documented_file(tmp_path: Path) -> None:
     archive = build("sdist", tmp_path)
     with tarfile.open(archive) as tar:
         names = {name.split("/", 1)[1] for name in tar.getnames() if "/" in name}
@@ -55,7 +55,7 @@ def test_source_distribution_carries_everything_that_its_pages_name(tmp_path: Pa
     assert {*ESSENTIAL, *scripts, *LUA} - names == set()
 
 
-def test_image_runs_as_ordinary_user_on_pinned_tags() -> None:
+def test_image_runs_as_unprivileged_user_on_pinned_tags() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     (base,) = [line.split()[1] for line in lines if line.startswith("FROM ")]
     assert PINNED.fullmatch(base), base

@@ -102,7 +102,7 @@ async def run(program: str, *arguments: str, stdin: str | None = None) -> subpro
     )
 
 
-async def test_the_sdk_works(namesrv_addr: str, tmp_path: Path) -> None:
+async def test_sdk_works_on_a_non_posix_platform(namesrv_addr: str, tmp_path: Path) -> None:
     result = await run(SDK, namesrv_addr, str(tmp_path))
     lines = [line for line in result.stderr.splitlines() if "no file locks" not in line]
     assert (lines, result.returncode) == ([], 0), result.stdout
@@ -118,7 +118,7 @@ async def test_the_sdk_works(namesrv_addr: str, tmp_path: Path) -> None:
     assert [entry.name for entry in os.scandir(tmp_path)] == ["127.0.0.1@DEFAULT"]
 
 
-async def test_every_module_of_the_sdk_and_of_the_cli_can_be_imported() -> None:
+async def test_every_module_of_sdk_and_cli_can_be_imported() -> None:
     result = await run(
         """
 import importlib, pkgutil, rmq_redis
@@ -133,7 +133,7 @@ for name in rmq_redis.__all__:
     assert (result.stderr, result.returncode) == ("", 0)
 
 
-async def test_the_client_commands_work(namesrv_addr: str) -> None:
+async def test_client_commands_work_on_a_non_posix_platform(namesrv_addr: str) -> None:
     async def cli(*arguments: str, stdin: str | None = None) -> str:
         result = await run(CLI, *arguments, "--namesrv", namesrv_addr, stdin=stdin)
         assert (result.stderr, result.returncode) == ("", 0), arguments
@@ -147,7 +147,7 @@ async def test_the_client_commands_work(namesrv_addr: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["namesrv", "broker", "up", "demo", "bench", "chaos"])
-async def test_a_server_command_says_what_it_needs(command: str) -> None:
+async def test_server_command_error_names_the_required_platform(command: str) -> None:
     result = await run(CLI, command)
     assert result.returncode == 1
     assert result.stderr.startswith(f"error: `rmq-redis {command}` needs a POSIX system (Linux, macOS)")

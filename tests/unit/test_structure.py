@@ -30,11 +30,11 @@ def modules(measure: ModuleType) -> list[Any]:
     return found
 
 
-def test_imports_point_downward_and_roles_stay_apart(measure: ModuleType, modules: list[Any]) -> None:
+def test_imports_point_downward_and_roles_are_independent(measure: ModuleType, modules: list[Any]) -> None:
     assert measure.upward_arrows(modules) == []
 
 
-def test_every_room_has_its_layer(measure: ModuleType, modules: list[Any]) -> None:
+def test_every_package_belongs_to_a_layer(measure: ModuleType, modules: list[Any]) -> None:
     rooms = {module.room for module in modules}
     assert rooms - {"__init__"} == set(measure.RANK)
 
@@ -52,7 +52,7 @@ def test_no_method_is_replaced_at_run_time(measure: ModuleType, modules: list[An
     assert measure.replaced_methods(modules) == []
 
 
-def test_wire_names_stay_in_protocol(measure: ModuleType, modules: list[Any]) -> None:
+def test_wire_names_are_used_only_in_protocol(measure: ModuleType, modules: list[Any]) -> None:
     wire = measure.literals_outside_protocol(modules, measure.WIRE_LITERAL)
     assert sum(wire.values()) < 10, wire
     assert measure.literals_outside_protocol(modules, measure.property_literal(modules)) == {}

@@ -65,7 +65,7 @@ CHECKERS = [pytest.param(mypy, "mypy", id="mypy"), pytest.param(pyright, "basedp
 
 @pytest.mark.parametrize(("check", "package"), CHECKERS)
 @pytest.mark.parametrize("name", ["right.py", "wrong.py"])
-def test_a_checker_finds_the_marked_lines_and_no_others(
+def test_type_checker_reports_exactly_the_marked_lines(
     check: Callable[[Path, Path], dict[int, str]], package: str, name: str, tmp_path: Path
 ) -> None:
     if importlib.util.find_spec(package) is None:
@@ -78,7 +78,7 @@ def test_a_checker_finds_the_marked_lines_and_no_others(
     assert set(found) == marked, found
 
 
-def test_the_settings_are_the_fields_of_the_configuration() -> None:
+def test_typed_settings_equal_the_configuration_fields() -> None:
     expected = dict(settings.hints_of(ClientConfig))
     del expected["namesrv_addr"]  # a parameter of its own
     assert settings.hints_of(settings.ClientSettings) == expected
@@ -95,12 +95,12 @@ def test_the_settings_are_the_fields_of_the_configuration() -> None:
         (AsyncAdmin, settings.ClientSettings, ()),
     ],
 )
-def test_the_options_are_the_parameters_of_the_constructor(kind: type, options: type, own: tuple[str, ...]) -> None:
+def test_typed_options_equal_the_constructor_parameters(kind: type, options: type, own: tuple[str, ...]) -> None:
     names = set(inspect.signature(kind).parameters) - {"namesrv_addr", "config", "settings", *own}
     assert names == set(settings.hints_of(options)) - set(settings.hints_of(settings.ClientSettings))
 
 
-def test_options_of_an_app_s_handlers_are_those_of_a_push_consumer() -> None:
+def test_app_handler_options_equal_those_of_a_push_consumer() -> None:
     mine = set(settings.hints_of(settings.ConsumeOptions))
     assert set(settings.hints_of(settings.PushConsumerOptions)) - mine == {"plugins", "interceptors"}
     assert "options" in inspect.signature(App.consumer).parameters

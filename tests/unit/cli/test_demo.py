@@ -31,7 +31,7 @@ def tally_of(*reports: list[Any], events: int | None = None) -> Tally:
     return tally
 
 
-def test_everything_in_order_is_ok() -> None:
+def test_events_in_order_are_ok() -> None:
     result = tally_of(
         handled(1, "a", 1, 1), handled(2, "b", 1, 2, "broker-b", 3), handled(3, "a", 2, 3), handled(4, "b", 2, 2000)
     ).result()
@@ -43,7 +43,7 @@ def test_everything_in_order_is_ok() -> None:
     assert (result.e2e_p50_ms, result.e2e_p99_ms) == (1.0, 1.0)
 
 
-def test_order_is_that_of_the_handling_not_of_the_reports() -> None:
+def test_order_is_that_of_handling_not_of_reporting() -> None:
     later_told_first = tally_of(handled(2, "a", 2, 20), handled(1, "a", 1, 10)).result()
     assert later_told_first.ok
     handled_backwards = tally_of(handled(1, "a", 1, 20), handled(2, "a", 2, 10), handled(3, "b", 1, 1)).result()
@@ -51,26 +51,26 @@ def test_order_is_that_of_the_handling_not_of_the_reports() -> None:
     assert handled_backwards.keys_out_of_order == 1
 
 
-def test_duplicates_are_counted_and_are_no_disorder() -> None:
+def test_duplicates_are_counted_but_not_out_of_order() -> None:
     result = tally_of(handled(1, "a", 1, 1), handled(2, "a", 2, 2), handled(1, "a", 1, 3), events=2).result()
     assert result.ok
     assert (result.received, result.duplicates, result.keys_out_of_order) == (2, 1, 0)
     assert result.messages_per_broker == {"broker-a": 2}
 
 
-def test_a_missing_event_is_not_ok() -> None:
+def test_missing_event_is_not_ok() -> None:
     tally = tally_of(handled(1, "a", 1, 1), events=2)
     assert not tally.complete
     assert not tally.result().ok
 
 
-def test_nothing_at_all_has_a_result_too() -> None:
+def test_run_without_events_has_a_result() -> None:
     result = Tally(5).result()
     assert not result.ok
     assert (result.seconds, result.throughput_per_s, result.e2e_p50_ms) == (0.0, 0.0, 0.0)
 
 
-def test_percentiles() -> None:
+def test_percentiles_are_taken_from_the_nearest_rank() -> None:
     values = [number * MS for number in range(1, 101)]
     assert [percentile_ms(values, percent) for percent in (1, 50, 99, 100)] == [1.0, 50.0, 99.0, 100.0]
     assert percentile_ms([7 * MS], 99) == 7.0
@@ -86,14 +86,14 @@ def test_percentiles() -> None:
         ("\n\n", "has no events"),
     ],
 )
-def test_a_file_that_does_not_fit_is_said_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_file_error_names_the_line(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "events"
     path.write_text(text)
     with pytest.raises(ConfigError, match=re.escape(said)):
         check_file(path, "k")
 
 
-def test_a_file_is_counted_without_its_empty_lines(tmp_path: Path) -> None:
+def test_empty_lines_of_a_file_are_not_counted(tmp_path: Path) -> None:
     path = tmp_path / "events"
     path.write_text('{"k": 0}\n\n{"k": "b"}')
     assert check_file(path, "k") == 2
@@ -107,7 +107,7 @@ def shown(result: Result, width: int) -> str:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_the_table_fits_and_says_how_it_went(width: int) -> None:
+def test_table_fits_the_terminal_and_shows_the_result(width: int) -> None:
     reports = [handled(n, "a", n, n, f"broker-{'ab'[n % 2]}", n % 4) for n in range(1, 2001)]
     good, bad = shown(tally_of(*reports).result(), width), shown(tally_of(*reports, events=2003).result(), width)
     assert all(len(line) <= width for line in good.splitlines())
@@ -117,7 +117,7 @@ def test_the_table_fits_and_says_how_it_went(width: int) -> None:
     assert "1 orders were handled out of order" in disorder
 
 
-def test_json_is_one_object_on_stdout_and_the_rest_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_goes_to_stdout_and_everything_else_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     view = View(json=True)
     tally = tally_of(handled(1, "a", 1, 1))
     view.say("a line")

@@ -47,26 +47,28 @@ def failing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     "arguments", [["topic", "list"], ["send", "t", "x"], ["consume", "t"], ["topic", "delete", "t", "--yes"]]
 )
-def test_no_namesrv_says_how_to_start_one(failing: Run, arguments: list[str]) -> None:
+def test_missing_namesrv_error_tells_how_to_start_one(failing: Run, arguments: list[str]) -> None:
     line = failing(*arguments, "--namesrv", f"127.0.0.1:{free_port()}")
     assert "no NameServer answers" in line
     assert "`rmq-redis up`" in line
     assert "RMQ_REDIS_NAMESRV_ADDR" in line
 
 
-def test_servers_without_their_redis_say_what_to_give(failing: Run) -> None:
+def test_missing_redis_option_error_tells_what_to_give(failing: Run) -> None:
     assert "--store redis://host:port/db (or RMQ_REDIS_STORE)" in failing("broker", code=2)
     assert "--registry redis://host:port/db (or RMQ_REDIS_REGISTRY)" in failing("namesrv", code=2)
 
 
-def test_addresses_and_names_that_cannot_be(failing: Run) -> None:
+def test_invalid_addresses_and_names_are_refused(failing: Run) -> None:
     assert "is not host:port" in failing("topic", "list", "-n", "nowhere:port", code=2)
     assert "log level 'loud' is unknown" in failing("topic", "list", "--log-level", "loud", code=2)
     assert "may only have letters" in failing("broker", "--store", "redis://127.0.0.1:1/0", "--name", "a b", code=2)
     assert "No such file or directory: /no/such" in failing("send", "t", "--file", "/no/such", code=2)
 
 
-def test_a_data_directory_that_cannot_be_made(failing: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_directory_that_cannot_be_created_is_an_error(
+    failing: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("builtins.print", lambda *args, file=None, **more: file and file.write(f"{args[0]}\n"))
     line = failing(
@@ -89,12 +91,12 @@ def test_a_data_directory_that_cannot_be_made(failing: Run, tmp_path: Path, monk
         (SystemBusyError("x"), "try again"),
     ],
 )
-def test_errors_say_what_to_do_next(error: Exception, hint: str) -> None:
+def test_errors_tell_what_to_do_next(error: Exception, hint: str) -> None:
     assert hint in what_next(error)
     assert bool(hint) == bool(what_next(error))
 
 
-def test_a_mistake_of_ours_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bug_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     setup_logging("error")
     with pytest.raises(SystemExit):
         fail(ZeroDivisionError("by\nzero"))
@@ -102,16 +104,14 @@ def test_a_mistake_of_ours_is_one_line_too(capsys: pytest.CaptureFixture[str]) -
     assert line.startswith("error: internal error: ZeroDivisionError: by zero (please report it")
 
 
-def test_a_plugin_named_on_the_line_must_be_there_whatever_the_command(
-    failing: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plugin_that_cannot_be_loaded_is_an_error(failing: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMQ_REDIS_PLUGIN", "")
     assert "--plugin needs a value: MODULE" in failing("topic", "list", "--plugin", code=2)
     assert "plugin no_such_module cannot be loaded" in failing("--plugin", "no_such_module", "topic", "list", code=2)
     installed_plugins.cache_clear()
 
 
-def test_a_port_that_cannot_be_and_one_in_use(failing: Run) -> None:
+def test_invalid_port_and_port_in_use_are_errors(failing: Run) -> None:
     registry = ["namesrv", "--registry", f"redis://127.0.0.1:{free_port()}/0", "--log-level", "error"]
     assert "port 99999 is not between 0 and 65535" in failing(*registry, "--port", "99999", code=2)
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -124,7 +124,9 @@ def test_a_port_that_cannot_be_and_one_in_use(failing: Run) -> None:
     )
 
 
-def test_flags_have_no_value_in_the_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_are_shown_without_a_value_in_the_help(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", ["rmq-redis", "consume", "--help"])
     with pytest.raises(SystemExit):
         cli.main()
@@ -132,7 +134,7 @@ def test_flags_have_no_value_in_the_help(capsys: pytest.CaptureFixture[str], mon
         assert not ("--json" in line or "--verbose" in line) or "bool" not in line.lower()
 
 
-def test_notes_are_in_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_line_includes_the_notes(capsys: pytest.CaptureFixture[str]) -> None:
     error = ConfigError("broken")
     error.add_note("line 3")
     with pytest.raises(SystemExit):
@@ -140,5 +142,5 @@ def test_notes_are_in_the_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: broken; line 3\n"
 
 
-def test_numbers_are_short() -> None:
+def test_numbers_are_shown_with_few_digits() -> None:
     assert [number(value) for value in (12345.6, 12.34, 0.4711)] == ["12,346", "12.3", "0.47"]

@@ -26,7 +26,7 @@ def pipe() -> Iterator[tuple[int, int]]:
                 pass  # the test closed it
 
 
-async def test_a_line_is_there_as_soon_as_it_is_written(pipe: tuple[int, int]) -> None:
+async def test_line_is_read_as_soon_as_it_is_written(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     chunks = read_lines(reader)
     os.write(writer, b"one\ntwo\nthr")
@@ -40,7 +40,7 @@ async def test_a_line_is_there_as_soon_as_it_is_written(pipe: tuple[int, int]) -
         await anext(chunks)
 
 
-async def test_a_read_that_nobody_waits_for_any_more_does_not_keep_the_loop(pipe: tuple[int, int]) -> None:
+async def test_cancelled_read_does_not_block_the_event_loop(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     reading = asyncio.ensure_future(anext(read_lines(reader)))
     await asyncio.sleep(0)
@@ -51,7 +51,7 @@ async def test_a_read_that_nobody_waits_for_any_more_does_not_keep_the_loop(pipe
 
 
 @pytest.mark.parametrize("body", [b"", b"\n", b"a", b"a\n", b"a\n\nb", b"x" * 200_000 + b"\ny\n" + b"z" * 70_000])
-async def test_files_are_split_as_python_does_it(body: bytes, tmp_path: Path) -> None:
+async def test_files_are_split_into_lines_as_by_python(body: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(body)
     with path.open("rb") as file:
@@ -60,7 +60,7 @@ async def test_files_are_split_as_python_does_it(body: bytes, tmp_path: Path) ->
         assert found == [line.rstrip(b"\n") for line in file]
 
 
-async def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
+async def test_unreadable_input_is_an_error(tmp_path: Path) -> None:
     directory = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(IsADirectoryError):
@@ -69,7 +69,7 @@ async def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
         os.close(directory)
 
 
-async def test_a_line_that_goes_on_beyond_the_bound_is_refused_before_its_end(pipe: tuple[int, int]) -> None:
+async def test_line_above_the_limit_is_refused_before_its_end(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     chunks = read_lines(reader, 10)
     os.write(writer, b"one\n")

@@ -83,7 +83,7 @@ MEANINGS = {
 }
 
 
-def test_a_short_option_has_one_meaning_in_all_commands() -> None:
+def test_short_option_has_one_meaning_in_all_commands() -> None:
     for path, command in commands_of(typer.main.get_command(app)):
         for parameter in options_of(path, command):
             for short in (name for name in parameter.opts if not name.startswith("--")):
@@ -93,7 +93,7 @@ def test_a_short_option_has_one_meaning_in_all_commands() -> None:
                     assert MEANINGS[short] in parameter.opts, path
 
 
-def test_an_option_has_one_meaning_in_all_commands() -> None:
+def test_option_has_one_meaning_in_all_commands() -> None:
     """The words may differ, the kind of value does not; sharding keys are never just keys."""
     kinds: dict[str, set[tuple[Any, ...]]] = {}
     for path, command in commands_of(typer.main.get_command(app)):
@@ -117,7 +117,7 @@ DESTRUCTIVE = [
 
 @pytest.mark.parametrize("command", DESTRUCTIVE, ids=" ".join)
 @pytest.mark.parametrize("answer", ["", "y\n"])
-def test_without_a_terminal_nothing_is_destroyed_unless_yes_is_given(command: list[str], answer: str) -> None:
+def test_without_a_terminal_destructive_commands_need_yes(command: list[str], answer: str) -> None:
     variables = {"RMQ_REDIS_YES": "1", "RMQ_REDIS_FORCE": "1", "RMQ_REDIS_ALL": "1", "RMQ_REDIS_DRY_RUN": "1"}
     result = runner.invoke(app, [*command, "-n", "127.0.0.1:1"], input=answer, env=variables)
     assert result.exit_code == 2
@@ -126,7 +126,7 @@ def test_without_a_terminal_nothing_is_destroyed_unless_yes_is_given(command: li
         assert isinstance(runner.invoke(app, [*command, flag, "-n", "127.0.0.1:1"]).exception, RemotingError)
 
 
-def test_no_option_that_is_not_a_setting_comes_from_the_environment() -> None:
+def test_only_settings_are_read_from_the_environment() -> None:
     names = ["JSON", "ALL", "YES", "FORCE", "MAX", "TIMEOUT", "GROUP", "TAGS", "CLUSTER_NAME", "DIRECTORY", "SEED"]
     variables = {f"RMQ_REDIS_{name}": "7" for name in names}
     shown = runner.invoke(app, ["plugin", "list"], env=variables)
@@ -177,7 +177,7 @@ class probe:  # noqa: N801  (reads as a function)
         self.app.command()(with_option_groups(command))
 
 
-def test_a_flag_wins_over_the_variable_and_the_variable_over_the_default() -> None:
+def test_flag_overrides_variable_and_variable_overrides_default() -> None:
     made = probe(BrokerConfig, BROKER_ALIASES)
     variables = {"RMQ_REDIS_BROKER_NAME": "from-env", "RMQ_REDIS_ZONE": "z", "RMQ_REDIS_AUTO_CREATE_TOPIC_ENABLE": "no"}
     arguments = ["--name", "from-flag", "--id", "3", "-n", "h:1", "--port", "0", "--max-message-bytes", "7"]
@@ -197,7 +197,7 @@ def test_a_flag_wins_over_the_variable_and_the_variable_over_the_default() -> No
     assert made.levels == ["debug"]
 
 
-def test_a_value_that_does_not_fit_is_a_usage_error_that_names_the_variable() -> None:
+def test_invalid_value_is_a_usage_error_that_names_the_variable() -> None:
     result = runner.invoke(app, ["broker"], env={"RMQ_REDIS_LISTEN_PORT": "many"})
     assert result.exit_code == 2
     assert "RMQ_REDIS_LISTEN_PORT" in " ".join(result.output.split())
@@ -232,18 +232,18 @@ def test_a_value_that_does_not_fit_is_a_usage_error_that_names_the_variable() ->
     ],
     ids=" ".join,
 )
-def test_wrong_usage_ends_with_2_and_says_what_was_wrong(arguments: list[str]) -> None:
+def test_usage_error_exits_with_2_and_a_clear_message(arguments: list[str]) -> None:
     result = runner.invoke(app, arguments)
     assert result.exit_code == 2
     assert "Error" in result.output or "Usage" in result.output
 
 
-def test_version_and_completion() -> None:
+def test_version_and_completion_are_printed() -> None:
     assert runner.invoke(app, ["--version"]).output == f"rmq-redis {__version__}\n"
     assert "--install-completion" in runner.invoke(app, ["--help"]).output
 
 
-def test_no_name_is_cut_off_in_a_help_of_80_columns(
+def test_names_are_not_truncated_in_a_help_of_80_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -256,14 +256,14 @@ def test_no_name_is_cut_off_in_a_help_of_80_columns(
         assert "…" not in text, command
 
 
-def test_help_loads_nothing_that_it_does_not_need() -> None:
+def test_help_loads_only_required_modules() -> None:
     heavy = ["asyncio", "redis", "uvloop", "tenacity", "pluggy", "rich", "rmq_redis.broker", "subprocess"]
     code = "import sys, typer; before = set(sys.modules); import rmq_redis.cli; print(*(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(heavy) & set(done.stdout.split()) == set()
 
 
-def test_a_command_loads_only_its_own_file() -> None:
+def test_command_loads_only_its_own_file() -> None:
     code = "import sys; from rmq_redis import cli; sys.argv = ['rmq-redis', 'topic', 'list', '--help']; cli.main()"
     check = "import atexit, sys; atexit.register(lambda: print('LOADED', *sys.modules)); "
     done = subprocess.run([sys.executable, "-c", check + code], capture_output=True, text=True, check=True)
@@ -273,7 +273,7 @@ def test_a_command_loads_only_its_own_file() -> None:
     assert "List the topics." in done.stdout
 
 
-def test_one_subcommand_is_the_same_as_in_the_whole_command_line() -> None:
+def test_single_subcommand_equals_that_of_the_whole_command_line() -> None:
     for path, _ in commands_of(typer.main.get_command(app)):
         name, subcommand = (*path, "")[:2]
         single = dict(commands_of(typer.main.get_command(create_app([name], subcommand))))
@@ -281,7 +281,7 @@ def test_one_subcommand_is_the_same_as_in_the_whole_command_line() -> None:
         assert runner.invoke(create_app([name], subcommand), [*path, "--help"]).exit_code == 0
 
 
-def test_the_module_is_the_command() -> None:
+def test_running_the_module_runs_the_command() -> None:
     module = importlib.import_module("rmq_redis.__main__")
     assert inspect.getmodule(module.main).__name__ == "rmq_redis.cli"  # type: ignore[union-attr]
 

@@ -12,12 +12,12 @@ from rmq_redis.cli.orders import ORDERS, generate, json_lines
 FILE = Path(__file__).parents[3] / "examples" / "orders.jsonl"
 
 
-def test_the_file_is_what_the_generator_makes() -> None:
+def test_file_equals_the_output_of_the_generator() -> None:
     assert FILE.read_text() == json_lines()
     assert FILE.stat().st_size < 900_000
 
 
-def test_the_stream_is_sorted_by_time_and_interleaves_orders() -> None:
+def test_stream_is_sorted_by_time_and_interleaves_orders() -> None:
     events = [json.loads(line) for line in FILE.read_text().splitlines()]
     assert [event["event_id"] for event in events] == list(range(1, len(events) + 1))
     assert all(earlier["ts"] <= later["ts"] for earlier, later in pairwise(events))
@@ -25,7 +25,7 @@ def test_the_stream_is_sorted_by_time_and_interleaves_orders() -> None:
     assert neighbours < len(events) / 20
 
 
-def test_every_order_has_a_life_that_makes_sense() -> None:
+def test_every_order_has_a_valid_sequence_of_events() -> None:
     lives = defaultdict(list)
     for event in generate():
         lives[event["order_id"]].append(event)
@@ -43,7 +43,7 @@ def test_every_order_has_a_life_that_makes_sense() -> None:
     }
 
 
-def test_another_number_and_seed_make_another_stream() -> None:
+def test_number_and_seed_change_the_stream() -> None:
     assert len({event["order_id"] for event in generate(10)}) == 10
     assert json_lines(10, seed=1) != json_lines(10, seed=2)
     assert json_lines(10, seed=1) == json_lines(10, seed=1)

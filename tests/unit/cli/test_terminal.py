@@ -95,7 +95,7 @@ def test_undecodable_arguments_are_refused_by_every_command(
     ids=lambda arguments: " ".join(arguments[:3]).encode(errors="replace").decode(),
 )
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_an_argument_that_is_not_utf_8_is_wrong_usage(
+def test_non_utf_8_argument_is_a_usage_error(
     arguments: list[str], encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     screen = Screen(encoding, terminal=False)
@@ -109,7 +109,7 @@ def test_an_argument_that_is_not_utf_8_is_wrong_usage(
     assert screen.shown
 
 
-def test_arguments_are_read_as_utf_8_where_the_locale_cannot() -> None:
+def test_arguments_are_utf_8_if_the_locale_cannot_decode_them() -> None:
     in_ascii = "grüße".encode().decode("ascii", "surrogateescape")
     assert decode_arguments(["send", in_ascii, "\udcff", "x"]) == ["send", "grüße", "\udcff", "x"]
     assert argument_bytes("grüße") == "grüße".encode()
@@ -117,14 +117,14 @@ def test_arguments_are_read_as_utf_8_where_the_locale_cannot() -> None:
     assert not is_text("a\udcff")
 
 
-def test_control_characters_are_shown_and_not_obeyed() -> None:
+def test_control_characters_are_escaped() -> None:
     hostile = "a\x1b[31mb\x07\x9b2J\r\n\tc\u202ed"
     assert visible(hostile) == "a\\x1b[31mb\\x07\\x9b2J\\r\\n\\tc\\u202ed"
     assert visible_lines(hostile) == "a\\x1b[31mb\\x07\\x9b2J\\x0d\n\tc\\u202ed".replace("\\x0d", "\\r")
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_terminal_gets_no_control_characters_from_outside(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_gets_no_control_characters_from_messages(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "dumb")
     out, err = Screen(encoding), Screen(encoding)
@@ -143,14 +143,14 @@ def test_a_terminal_gets_no_control_characters_from_outside(encoding: str, monke
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_json_is_json_in_every_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_is_valid_in_every_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     out = Screen(encoding, terminal=False)
     monkeypatch.setattr(sys, "stdout", out)
     print_json({"body": "grüße 漢 \x1b[0m"})
     assert json.loads(out.shown.decode(encoding)) == {"body": "grüße 漢 \x1b[0m"}
 
 
-def test_a_table_too_wide_for_the_terminal_becomes_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_too_wide_for_the_terminal_is_shown_as_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("LINES", "25")  # without both, rich takes 80 columns for a dumb terminal
     monkeypatch.setenv("TERM", "dumb")
@@ -254,7 +254,7 @@ def test_closing_some_streams_does_not_abort_a_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "variables", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
 )
-def test_no_locale_ends_a_command_with_an_internal_error(variables: dict[str, str]) -> None:
+def test_no_locale_causes_an_internal_error(variables: dict[str, str]) -> None:
     for command in (
         ["--help"],
         ["send", "t", "grüße"],

@@ -27,7 +27,7 @@ from rmq_redis.config import BrokerConfig, parse_addresses
         ("ns.example.com.:9876", ["ns.example.com.:9876"]),
     ],
 )
-def test_address_lists(text: str, addresses: list[str]) -> None:
+def test_address_lists_are_parsed(text: str, addresses: list[str]) -> None:
     assert parse_addresses(text) == addresses
 
 
@@ -57,7 +57,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_is_no_address_is_refused_at_once(
+def test_malformed_address_is_refused_at_once(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError):
@@ -75,6 +75,6 @@ def test_what_is_no_address_is_refused_at_once(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_the_error_shows_how_to_write_ipv6() -> None:
+def test_error_shows_how_to_write_ipv6() -> None:
     with pytest.raises(ConfigError, match=r"write \[::1\]:9876"):
         parse_addresses("::1")

@@ -29,7 +29,7 @@ def test_every_setting_is_set_by_some_test(config: type) -> None:
     assert unset == []
 
 
-async def test_client_ip_is_in_the_client_id() -> None:
+async def test_client_id_contains_the_client_ip() -> None:
     async with AsyncAdmin("127.0.0.1:1", client_ip="10.9.8.7", instance_name="i") as admin:
         assert admin._instance.client_id == "10.9.8.7@i"
 
@@ -40,7 +40,7 @@ async def test_read_selector_is_looked_up_by_its_name() -> None:
 
 
 @pytest.mark.parametrize(("warm_up_s", "fewest", "most"), [(0.0, 80, 120), (1000.0, 1, 50)])
-def test_broker_warm_up_s_gives_a_new_group_little_at_first(warm_up_s: float, fewest: int, most: int) -> None:
+def test_broker_warm_up_s_limits_the_share_of_a_new_group(warm_up_s: float, fewest: int, most: int) -> None:
     context = ClientContext(ClientConfig(broker_warm_up_s=warm_up_s), lambda broker_name: "", lambda: 5.0)
     select = queue_selector("WEIGHTED", create_plugin_manager(), context)
     old = [MessageQueue("t", "broker-a", number) for number in range(4)]

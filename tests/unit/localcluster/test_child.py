@@ -26,7 +26,7 @@ async def child(tmp_path: Path) -> AsyncIterator[Child]:
     await started.stop(0.0)
 
 
-async def test_one_that_cannot_start_is_said_with_its_own_words(child: Child) -> None:
+async def test_start_failure_is_reported_with_the_childs_own_error(child: Child) -> None:
     await child.start("rmq_redis", "broker")
     with pytest.raises(ChildError, match="child did not start: a broker needs a store"):
         await child.listening_port()
@@ -34,7 +34,7 @@ async def test_one_that_cannot_start_is_said_with_its_own_words(child: Child) ->
     assert not child.running
 
 
-async def test_one_that_is_killed_says_so_and_is_gone(child: Child) -> None:
+async def test_killed_child_reports_its_signal(child: Child) -> None:
     await child.start("http.server", "0", "--bind", "127.0.0.1")
     assert child.running
     assert child.ended_how() == "runs"
@@ -45,7 +45,7 @@ async def test_one_that_is_killed_says_so_and_is_gone(child: Child) -> None:
     assert has_ended(child.pid)
 
 
-async def test_one_that_does_not_listen_to_sigterm_is_killed(child: Child, tmp_path: Path) -> None:
+async def test_child_that_ignores_sigterm_is_killed(child: Child, tmp_path: Path) -> None:
     program = tmp_path / "stubborn_program.py"
     program.write_text(
         "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(600)\n"
@@ -60,7 +60,7 @@ async def test_one_that_does_not_listen_to_sigterm_is_killed(child: Child, tmp_p
     assert child.ended_how() == "killed by SIGKILL"
 
 
-def test_the_log_is_read_line_by_line_and_only_once(tmp_path: Path) -> None:
+def test_log_is_read_line_by_line_and_only_once(tmp_path: Path) -> None:
     child = Child("child", tmp_path / "log")
     assert child.new_log_lines() == []
     assert "its log says nothing" in child.last_words()
@@ -72,7 +72,7 @@ def test_the_log_is_read_line_by_line_and_only_once(tmp_path: Path) -> None:
     assert child.last_words() == "three"
 
 
-async def test_ports(tmp_path: Path) -> None:
+async def test_port_in_use_is_detected(tmp_path: Path) -> None:
     server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     assert not port_is_free("127.0.0.1", port)
@@ -84,13 +84,13 @@ async def test_ports(tmp_path: Path) -> None:
     assert port_is_free("127.0.0.1", free_port())
 
 
-def test_an_address_for_others_is_never_the_wildcard(tmp_path: Path) -> None:
+def test_advertised_address_is_never_the_wildcard(tmp_path: Path) -> None:
     assert own_address() not in ("", "0.0.0.0")
     cluster = Cluster(ClusterSpec(data_dir=tmp_path, host="0.0.0.0", advertised_host="10.1.2.3"))
     assert cluster._role("namesrv", "namesrv-1", [], 9876).address == "10.1.2.3:9876"
 
 
-async def test_work_that_is_stopped_is_cancelled_and_tidied_up() -> None:
+async def test_stopped_work_is_cancelled_and_cleaned_up() -> None:
     stop, tidied = asyncio.Event(), []
 
     async def work() -> None:
@@ -105,7 +105,7 @@ async def test_work_that_is_stopped_is_cancelled_and_tidied_up() -> None:
     assert tidied == [True]
 
 
-async def test_work_that_ends_gives_its_result_or_its_error() -> None:
+async def test_finished_work_returns_its_result_or_raises() -> None:
     async def divide(by: int) -> int:
         return 6 // by
 
@@ -114,7 +114,7 @@ async def test_work_that_ends_gives_its_result_or_its_error() -> None:
         await unless_stopped(asyncio.Event(), divide(0))
 
 
-async def test_a_second_signal_says_that_somebody_is_in_a_hurry() -> None:
+async def test_second_signal_calls_its_callback() -> None:
     hurry = asyncio.Event()
     with stop_signals(on_second=hurry.set) as stop:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -137,7 +137,7 @@ class FakeServer:
         self.calls.append("close")
 
 
-async def test_serving_ends_with_0_on_a_signal(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_serve_returns_0_on_a_signal(capsys: pytest.CaptureFixture[str]) -> None:
     server = FakeServer()
     asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), signal.SIGTERM)
     assert await serve(server, lambda: "namesrv", "127.0.0.1") == 0
@@ -157,7 +157,7 @@ class RecordedRole(Role):
         return self.port
 
 
-async def test_a_broker_takes_no_port_of_another_for_its_vip_channel(tmp_path: Path) -> None:
+async def test_broker_uses_no_port_of_another_for_its_vip_channel(tmp_path: Path) -> None:
     roles = [
         RecordedRole("broker", f"broker {port}", tmp_path / str(port), [], "127.0.0.1", port)
         for port in (10911, 10912, 10913, 0)

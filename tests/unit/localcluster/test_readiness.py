@@ -96,14 +96,14 @@ async def test_nothing_is_missing_when_all_have_registered(readiness: Readiness,
     assert await readiness.missing([], [broker]) == "no NameServer is left"
 
 
-async def test_registration_of_an_earlier_process_at_the_same_address_does_not_count(
+async def test_registration_of_an_earlier_process_does_not_count(
     readiness: Readiness, namesrv: Fake, broker: Fake
 ) -> None:
     broker.registered = []
     assert await readiness.missing([namesrv], [broker]) == "broker-a master has not registered at namesrv-1 yet"
 
 
-async def test_broker_that_is_not_shown_is_missing(readiness: Readiness, namesrv: Fake, broker: Fake) -> None:
+async def test_broker_absent_from_the_route_is_missing(readiness: Readiness, namesrv: Fake, broker: Fake) -> None:
     namesrv.shown = {}
     assert await readiness.missing([namesrv], [broker]) == "namesrv-1 does not know broker-a master yet"
     namesrv.shown = {"broker-a": {1: broker.address}}
@@ -119,7 +119,7 @@ async def test_address_of_a_dead_broker_is_removed(readiness: Readiness, namesrv
     assert await readiness.missing([namesrv], [broker]) == ""
 
 
-async def test_address_of_another_living_broker_is_reported_and_stays(
+async def test_address_of_another_running_broker_is_reported_and_stays(
     readiness: Readiness, namesrv: Fake, broker: Fake
 ) -> None:
     other = await started("other")
@@ -130,7 +130,7 @@ async def test_address_of_another_living_broker_is_reported_and_stays(
     await other.server.close()
 
 
-async def test_group_that_was_not_started_is_removed_only_from_an_own_registry(
+async def test_unstarted_group_is_removed_only_from_an_own_registry(
     client: RemotingClient, namesrv: Fake, broker: Fake
 ) -> None:
     dead = f"127.0.0.1:{free_port()}"

@@ -52,7 +52,7 @@ async def write(store, *entries, known_revision="", **changes):
     )
 
 
-async def test_what_was_written_is_loaded(store):
+async def test_written_group_is_loaded(store):
     revision = await write(store, MASTER, SLAVE, topics={"T": QUEUE}, rewrite=True)
     loaded = await store.load({})
     assert loaded[A].brokers == {0: MASTER, 1: SLAVE}
@@ -62,7 +62,7 @@ async def test_what_was_written_is_loaded(store):
     assert await store.load({A: "another"}) == loaded
 
 
-async def test_every_change_of_topics_has_a_revision_of_its_own(store):
+async def test_every_change_of_topics_has_a_new_revision(store):
     seen = {
         await write(store, MASTER, topics={"T": QUEUE}, rewrite=True),
         await write(store, topics={"U": QUEUE}),
@@ -83,7 +83,7 @@ async def test_removal_compares_the_address(store, redis):
     assert await redis.keys("*") == []
 
 
-async def test_refresh_extends_and_tells_what_is_lost(store, redis):
+async def test_refresh_extends_entries_and_returns_lost_ones(store, redis):
     await write(store, MASTER, topics={"T": QUEUE}, rewrite=True)
     topics_key, broker_key = "rmq:ns:C:topics:broker-a", "rmq:ns:C:broker:broker-a:0"
     await redis.pexpire(topics_key, 5_000)
@@ -97,7 +97,7 @@ async def test_refresh_extends_and_tells_what_is_lost(store, redis):
     assert await store.refresh([(MASTER, 60_000), (SLAVE, 60_000)]) == {A}
 
 
-async def test_what_a_dead_group_left_is_not_its_successors(store, redis):
+async def test_new_group_does_not_inherit_topics_of_an_expired_one(store, redis):
     await write(store, MASTER, topics={"Old": QUEUE}, rewrite=True)
     await redis.delete("rmq:ns:C:broker:broker-a:0")
     assert await store.load({}) == {}
@@ -107,7 +107,7 @@ async def test_what_a_dead_group_left_is_not_its_successors(store, redis):
     assert (await store.load({}))[A].topics is None
 
 
-async def test_a_write_that_met_another_is_decided_again(store, server):
+async def test_conflicting_write_is_repeated_on_the_new_state(store, server):
     await write(store, MASTER, topics={"T": QUEUE}, rewrite=True)
     seen = []
 
@@ -128,7 +128,7 @@ async def test_a_write_that_met_another_is_decided_again(store, server):
     assert (await store.load({}))[A].topics == {"U": QUEUE}
 
 
-async def test_kv(store):
+async def test_kv_entries_are_stored_and_deleted(store):
     assert await store.load_kv() == {}
     await store.put_kv("a:b", "ä", "1")
     await store.put_kv("n", "k", "")
@@ -138,7 +138,7 @@ async def test_kv(store):
     assert await store.load_kv() == {"a:b": {"ä": "1"}}
 
 
-async def test_an_unreachable_registry_is_a_store_error(store, server):
+async def test_unreachable_registry_is_a_store_error(store, server):
     server.connected = False
     for call in (
         store.load({}),
@@ -151,7 +151,7 @@ async def test_an_unreachable_registry_is_a_store_error(store, server):
             await call
 
 
-def test_urls():
+def test_passwords_of_urls_are_not_shown():
     assert without_credentials("redis://user:secret@host:6379/1?password=secret") == "redis://host:6379/1"
     with pytest.raises(ConfigError) as raised:
         RouteStore.from_url("http://user:secret@host")
@@ -159,12 +159,12 @@ def test_urls():
 
 
 @pytest.mark.parametrize("value", ["\ud800", 10**5000], ids=["surrogate", "endless"])
-def test_what_cannot_be_stored_is_the_peers_mistake(value):
+def test_unstorable_value_is_a_remote_protocol_error(value):
     with pytest.raises(RemoteProtocolError):
         check_storable((value,))
 
 
-async def test_a_name_server_over_fakeredis(server):
+async def test_name_server_works_over_fakeredis(server):
     config = NameServerConfig(listen_host="127.0.0.1", listen_port=0)
     first = NameServer(config, store=RouteStore(FakeAsyncRedis(server=server)))
     await first.start()
@@ -184,7 +184,7 @@ async def test_a_name_server_over_fakeredis(server):
     await second.close()
 
 
-async def test_a_sign_of_life_while_the_registry_is_away_is_not_lost(server, redis):
+async def test_heartbeat_while_the_registry_is_offline_is_kept(server, redis):
     name_server = NameServer(
         NameServerConfig(listen_host="127.0.0.1", listen_port=0, sweep_period_s=3600),
         store=RouteStore(FakeAsyncRedis(server=server)),

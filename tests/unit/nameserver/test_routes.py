@@ -55,7 +55,7 @@ def write(table, key=A, snapshot=GroupSnapshot(), now_s=0.0, forget=False) -> Gr
 # --- registration ------------------------------------------------------------------------------------------------
 
 
-def test_topics_come_from_the_master_only(table):
+def test_topics_are_taken_from_the_master_only(table):
     register(table, broker(1, "10.0.0.2:10911"), ["FromSlave"])
     assert table.route("FromSlave") is None
     register(table, broker(), ["T"])
@@ -63,7 +63,7 @@ def test_topics_come_from_the_master_only(table):
     assert table.route("T").broker_datas[0].broker_addrs == {0: "10.0.0.1:10911", 1: "10.0.0.2:10911"}
 
 
-def test_an_id_that_goes_to_another_address_is_a_warning(table, caplog):
+def test_id_that_moves_to_another_address_is_a_warning(table, caplog):
     register(table, broker(0, "10.0.0.1:10911"), ["T"])
     register(table, broker(0, "10.0.0.1:10911", counter=2), ["T"])
     assert caplog.records == []
@@ -73,7 +73,7 @@ def test_an_id_that_goes_to_another_address_is_a_warning(table, caplog):
     assert "registered at 10.0.0.2:10911 and replaced 10.0.0.1:10911" in record.getMessage()
 
 
-def test_the_same_address_under_another_id_is_removed(table):
+def test_address_registered_with_another_id_loses_the_old_one(table):
     register(table, broker(1, "10.0.0.2:10911"))
     register(table, broker(0, "10.0.0.2:10911"), ["T"])
     assert table.addresses_of(A) == {0: "10.0.0.2:10911"}
@@ -81,7 +81,7 @@ def test_the_same_address_under_another_id_is_removed(table):
 
 
 @pytest.mark.parametrize(("state", "taken"), [(4, False), (5, True), (6, True)])
-def test_a_larger_state_version_keeps_the_id(table, state, taken):
+def test_registration_with_smaller_state_version_is_refused(table, state, taken):
     register(table, broker(state=5), ["T"])
     assert register(table, broker(0, "10.0.0.9:10911", state=state), ["T"]) is taken
     assert table.addresses_of(A)[0] == ("10.0.0.9:10911" if taken else "10.0.0.1:10911")
@@ -97,7 +97,7 @@ def test_topics_are_replaced_only_with_another_data_version(table):
     assert table.route("New").queue_datas == [queue(8)], "a topic that the body lacks stays"
 
 
-def test_a_broker_name_of_another_cluster_is_refused_while_it_lives(table):
+def test_broker_name_in_use_in_another_cluster_is_refused(table):
     register(table, broker(cluster="C"), ["T"])
     with pytest.raises(ResponseError, match="belongs to cluster C"):
         register(table, broker(0, "10.0.0.9:10911", cluster="D"), ["T"])
@@ -105,7 +105,7 @@ def test_a_broker_name_of_another_cluster_is_refused_while_it_lives(table):
     assert table.cluster_info().clusters == {"D": ["broker-a"]}
 
 
-def test_an_unchanged_registration_is_only_a_refresh(table):
+def test_unchanged_registration_is_only_a_refresh(table):
     register(table, broker(), ["T"])
     assert write(table).topics == {"T": queue()}
     register(table, broker(registered_ms=77), ["T"])
@@ -116,7 +116,7 @@ def test_an_unchanged_registration_is_only_a_refresh(table):
 # --- dropping ----------------------------------------------------------------------------------------------------
 
 
-def test_a_group_without_members_goes_with_its_topics(table):
+def test_group_without_members_is_removed_with_its_topics(table):
     register(table, broker(), ["T"])
     register(table, broker(1, "10.0.0.2:10911"))
     assert table.remove(A, 0, "10.0.0.1:10911")
@@ -127,7 +127,7 @@ def test_a_group_without_members_goes_with_its_topics(table):
     assert table.cluster_info().clusters == {}
 
 
-def test_a_removal_needs_the_address_and_the_connection(table):
+def test_removal_needs_the_address_and_the_connection(table):
     register(table, broker(), ["T"], source=CONNECTION)
     register(table, broker(), ["T"], source=OTHER_CONNECTION)
     assert not table.remove(A, 0, "10.0.0.9:10911")
@@ -135,7 +135,7 @@ def test_a_removal_needs_the_address_and_the_connection(table):
     assert table.remove(A, 0, "10.0.0.1:10911", source=OTHER_CONNECTION)
 
 
-def test_silence_drops_directly_without_the_registry(table):
+def test_silent_broker_is_removed_without_the_registry(table):
     register(table, broker(), ["T"], now_s=0.0)
     assert table.expire(120.0, registry_up=False) == []
     table.heard(A, "10.0.0.1:10911", 100.0, CONNECTION)
@@ -144,13 +144,13 @@ def test_silence_drops_directly_without_the_registry(table):
     assert table.route("T") is None
 
 
-def test_a_broker_may_wish_to_be_dropped_sooner_not_later(table):
+def test_broker_can_only_shorten_its_timeout(table):
     assert table.timeout_s(broker(heartbeat_timeout_millis=10_000)) == 10
     assert table.timeout_s(broker(heartbeat_timeout_millis=1_000_000)) == 120
     assert table.timeout_s(broker(heartbeat_timeout_millis=0)) == 120
 
 
-def test_with_the_registry_silence_only_ends_our_own_knowledge(table):
+def test_silent_broker_stays_while_the_registry_has_it(table):
     register(table, broker(), ["T"])
     table.expire(121.0, registry_up=True)
     assert table.route("T") is not None
@@ -161,7 +161,7 @@ def test_with_the_registry_silence_only_ends_our_own_knowledge(table):
     assert table.route("T") is None
 
 
-def test_learned_members_stay_while_the_registry_is_away(table):
+def test_learned_members_stay_while_the_registry_is_offline(table):
     table.merge(A, GroupSnapshot({0: broker()}, "r1", {"T": queue()}), 0.0, forget=True)
     assert table.expire(1e9, registry_up=False) == []
     assert table.route("T") is not None
@@ -172,7 +172,7 @@ def test_learned_members_stay_while_the_registry_is_away(table):
 # --- topics and answers ------------------------------------------------------------------------------------------
 
 
-def test_delete_topic_by_cluster(table):
+def test_topic_is_deleted_by_cluster(table):
     register(table, broker(), ["T", "U"])
     register(table, broker(name="broker-b", addr="10.0.0.3:10911", cluster="D"), ["T"])
     assert table.delete_topic("T", "C") == 1
@@ -183,7 +183,7 @@ def test_delete_topic_by_cluster(table):
     assert table.delete_topic("T") == 0
 
 
-def test_write_perm_is_taken_and_given_back(table):
+def test_write_perm_is_removed_and_restored(table):
     register(table, broker(), ["T"], perm=6)
     register(table, broker(counter=2), ["TBW102"], perm=7)
     assert table.set_write_perm("broker-a", False) == 2
@@ -195,7 +195,7 @@ def test_write_perm_is_taken_and_given_back(table):
     assert table.set_write_perm("nobody", True) == 0
 
 
-def test_write_perm_stays_away_while_the_registry_says_so(table):
+def test_write_perm_stays_removed_while_the_registry_lists_it(table):
     register(table, broker(), ["T"], perm=6)
     table.set_kv({"WRITE_PERM_WIPED": {"broker-a": "true"}})
     assert table.route("T").queue_datas[0].perm == 4, "another NameServer was told"
@@ -208,13 +208,13 @@ def test_write_perm_stays_away_while_the_registry_says_so(table):
     assert table.route("T").queue_datas[0].perm == 6
 
 
-def test_register_topic_knows_only_living_groups(table):
+def test_register_topic_ignores_unknown_broker_groups(table):
     register(table, broker(), ["T"])
     table.register_topic("Given", [queue(2), queue(2, name="broker-x")])
     assert table.route("Given").queue_datas == [queue(2)]
 
 
-def test_unit_topics(table):
+def test_unit_topics_are_filtered_by_their_flags(table):
     register(table, broker(counter=1), ["Plain"])
     register(table, broker(counter=2), ["Unit"], flag=1)
     register(table, broker(counter=3), ["UnitSub"], flag=2)
@@ -224,7 +224,7 @@ def test_unit_topics(table):
     assert table.unit_topics(unit=False, unit_sub=True) == ["UnitSub"]
 
 
-def test_lists_are_in_order_whatever_came_first(table):
+def test_lists_are_sorted_in_any_registration_order(table):
     register(table, broker(2, "10.0.0.6:1", name="broker-b"))
     register(table, broker(0, "10.0.0.5:1", name="broker-b"), ["T"])
     register(table, broker(0, "10.0.0.4:1"), ["T"])
@@ -234,7 +234,7 @@ def test_lists_are_in_order_whatever_came_first(table):
     assert list(route.broker_datas[1].broker_addrs) == [0, 2]
 
 
-def test_route_text_of_old_versions_is_a_python_literal_and_of_new_ones_json(table):
+def test_route_text_is_a_literal_for_old_and_json_for_new_clients(table):
     register(table, broker(enable_acting_master=False), ["T"])
     old = table.route_body("T", standard_json=False)
     assert b'"brokerAddrs":{0:"10.0.0.1:10911"}' in old
@@ -245,7 +245,7 @@ def test_route_text_of_old_versions_is_a_python_literal_and_of_new_ones_json(tab
 
 
 @pytest.mark.parametrize("standard_json", [True, False])
-def test_an_encoded_route_never_outlives_a_change(table, standard_json):
+def test_encoded_route_is_dropped_at_every_change(table, standard_json):
     def body():
         encoded = table.route_body("T", standard_json=standard_json)
         route = table.route("T")
@@ -280,7 +280,7 @@ def test_an_encoded_route_never_outlives_a_change(table, standard_json):
 # --- the registry ------------------------------------------------------------------------------------------------
 
 
-def test_a_new_group_is_written_whole_and_then_only_what_changes(table):
+def test_new_group_is_written_as_a_whole_and_then_by_changes(table):
     register(table, broker(), ["T", "U"], now_s=0.0)
     first = write(table, now_s=20.0)
     assert first.rewrite
@@ -297,7 +297,7 @@ def test_a_new_group_is_written_whole_and_then_only_what_changes(table):
     assert write(table, snapshot=GroupSnapshot({0: broker(counter=2)}, "r1", None), now_s=20.0) is None
 
 
-def test_changes_that_failed_are_kept_and_newer_ones_win(table):
+def test_failed_changes_are_kept_and_newer_ones_win(table):
     register(table, broker(), ["T", "U"])
     register(table, broker(1, "10.0.0.2:10911"))
     table.remove(A, 1, "10.0.0.2:10911")
@@ -312,7 +312,7 @@ def test_changes_that_failed_are_kept_and_newer_ones_win(table):
     assert again.topics == {"T": queue()}
 
 
-def test_topics_deleted_here_do_not_come_back_from_the_registry(table):
+def test_topic_deleted_here_is_not_restored_from_the_registry(table):
     register(table, broker(), ["T", "U"])
     write(table)
     table.written(A, "", "r1")
@@ -322,7 +322,7 @@ def test_topics_deleted_here_do_not_come_back_from_the_registry(table):
     assert table.topics() == ["T", "V"]
 
 
-def test_topics_deleted_elsewhere_go(table):
+def test_topics_deleted_elsewhere_are_removed(table):
     table.merge(A, GroupSnapshot({0: broker()}, "r1", {"T": queue(), "U": queue()}), 0.0, forget=True)
     assert table.topics() == ["T", "U"]
     table.merge(A, GroupSnapshot({0: broker()}, "r2", {"T": queue(8)}), 0.0, forget=True)
@@ -332,7 +332,7 @@ def test_topics_deleted_elsewhere_go(table):
     assert table.topics() == ["T"]
 
 
-def test_a_broker_dropped_here_does_not_come_back_from_an_older_reading(table):
+def test_removed_broker_is_not_restored_by_an_older_read(table):
     register(table, broker(), ["T"])
     table.remove(A, 0, "10.0.0.1:10911")
     change = write(table, snapshot=GroupSnapshot({0: broker()}, "r1", {"T": queue()}))
@@ -340,7 +340,7 @@ def test_a_broker_dropped_here_does_not_come_back_from_an_older_reading(table):
     assert change.removed == {0: "10.0.0.1:10911"}
 
 
-def test_a_living_direct_broker_that_somebody_removed_is_written_back(table):
+def test_connected_broker_removed_elsewhere_is_written_back(table):
     register(table, broker(), ["T"], now_s=0.0)
     write(table)
     table.written(A, "", "r1")
@@ -351,7 +351,7 @@ def test_a_living_direct_broker_that_somebody_removed_is_written_back(table):
     assert table.route("T") is None
 
 
-def test_a_broker_that_unregistered_elsewhere_is_not_written_back(table):
+def test_broker_unregistered_elsewhere_is_not_written_back(table):
     register(table, broker(), ["T"])
     write(table)
     table.unregistered_elsewhere(A, {0: "10.0.0.1:10911"})
@@ -359,7 +359,7 @@ def test_a_broker_that_unregistered_elsewhere_is_not_written_back(table):
     assert table.route("T") is None
 
 
-def test_a_direct_master_says_its_topics_again_when_the_registry_lost_them(table):
+def test_topics_lost_by_the_registry_are_rewritten(table):
     register(table, broker(), ["T"])
     write(table)
     table.written(A, "", "r1")
@@ -368,7 +368,7 @@ def test_a_direct_master_says_its_topics_again_when_the_registry_lost_them(table
     assert change.topics == {"T": queue()}
 
 
-def test_a_slave_that_knows_no_topics_never_empties_those_of_others(table):
+def test_slave_without_topics_does_not_clear_those_of_others(table):
     register(table, broker(1, "10.0.0.2:10911"))
     change = write(table, snapshot=GroupSnapshot({0: broker()}, ""))
     assert not change.rewrite
@@ -385,7 +385,7 @@ def test_a_slave_that_knows_no_topics_never_empties_those_of_others(table):
         ({"registered_ms": 10, "addr": "10.0.0.1:1"}, {"registered_ms": 10, "addr": "10.0.0.2:1"}),
     ],
 )
-def test_two_name_servers_agree_which_of_two_entries_is_newer(mine, theirs):
+def test_two_name_servers_agree_which_entry_is_newer(mine, theirs):
     older, newer = SharedRouteTable(), SharedRouteTable()
     register(older, broker(**mine), ["T"])
     register(newer, broker(**theirs), ["T"])
@@ -398,7 +398,7 @@ def test_two_name_servers_agree_which_of_two_entries_is_newer(mine, theirs):
     assert newer.changes[A].written == {0}
 
 
-def test_a_slave_that_became_master_elsewhere_is_not_written_back_as_slave(table):
+def test_slave_promoted_elsewhere_is_not_written_back_as_slave(table):
     register(table, broker(1, "10.0.0.2:10911", registered_ms=10))
     write(table)
     became = broker(0, "10.0.0.2:10911", counter=2, registered_ms=20)
@@ -406,7 +406,7 @@ def test_a_slave_that_became_master_elsewhere_is_not_written_back_as_slave(table
     assert table.addresses_of(A) == {0: "10.0.0.2:10911"}
 
 
-def test_members_are_exchanged_completely_in_one_merge(table):
+def test_one_merge_replaces_all_members(table):
     table.merge(A, GroupSnapshot({0: broker()}, "r1", {"T": queue()}), 0.0, forget=True)
     table.merge(A, GroupSnapshot({1: broker(1, "10.0.0.2:10911")}, "r1", None), 0.0, forget=True)
     assert table.addresses_of(A) == {1: "10.0.0.2:10911"}

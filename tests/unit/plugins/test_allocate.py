@@ -38,7 +38,7 @@ def test_every_queue_has_exactly_one_consumer_and_shares_are_even(strategy: Any,
     assert list(strategy("G", "not a member\0", mq_all, cid_all)) == []
 
 
-def test_the_shares_of_eight_queues_and_three_consumers() -> None:
+def test_eight_queues_are_shared_by_three_consumers() -> None:
     mq_all = [MessageQueue("T", "broker-a", index) for index in range(8)]
 
     def shares(strategy: Any) -> list[list[int]]:
@@ -49,13 +49,13 @@ def test_the_shares_of_eight_queues_and_three_consumers() -> None:
 
 
 @given(st.text(max_size=30))
-def test_string_hash_is_javas(text: str) -> None:
+def test_string_hash_equals_that_of_java(text: str) -> None:
     from rmq_redis.protocol.properties import tags_code
 
     assert java_string_hash(text) == tags_code(text)
 
 
-def test_known_string_hashes() -> None:
+def test_string_hashes_equal_known_values() -> None:
     assert [java_string_hash(text) for text in ("", "TagA", "标签", "polygenelubricants")] == [
         0,
         2598919,
@@ -64,7 +64,7 @@ def test_known_string_hashes() -> None:
     ]
 
 
-def test_selectors() -> None:
+def test_built_in_selectors_choose_queues() -> None:
     mq_all = queues(6)
     message = Message("T", b"x")
     round_robin = queue_selector("ROUND_ROBIN")
@@ -82,7 +82,7 @@ def test_selectors() -> None:
     assert {by_hash(mq_all, message, None) for _ in range(6)} == set(mq_all)  # no key: round robin
 
 
-def test_round_robin_survives_a_queue_list_that_shrinks() -> None:
+def test_round_robin_accepts_a_shrinking_queue_list() -> None:
     selector = queue_selector("ROUND_ROBIN")
     message = Message("T", b"x")
     for _ in range(7):
@@ -105,14 +105,14 @@ def offer_mine() -> Mapping[str, Any]:
     return {"MINE": mine}
 
 
-def test_a_plugin_offers_a_strategy_by_name() -> None:
+def test_plugin_registers_a_strategy_by_name() -> None:
     manager = create_plugin_manager(plugins=(plugin(register_allocate_strategies=offer_mine),))
     strategy = allocate_strategy("mine", manager)
     assert list(strategy("G", "a", queues(1), ["a"])) == queues(1)
     assert allocate_strategy("AVG", manager) is allocate_averagely
 
 
-def test_an_unknown_name_lists_the_known_ones() -> None:
+def test_unknown_strategy_error_lists_the_known_names() -> None:
     with pytest.raises(ConfigError, match=r"allocate_strategy='NOPE' is unknown; there are: AVG, AVG_BY_CIRCLE"):
         allocate_strategy("NOPE", create_plugin_manager())
     with pytest.raises(ConfigError, match=r"load_balancer='latencyaware' is unknown; did you mean LATENCY_AWARE\?"):
@@ -129,7 +129,7 @@ def test_two_plugins_with_one_name_are_an_error() -> None:
         allocate_strategy("AVG_BY_CIRCLE", manager)
 
 
-def test_a_misspelt_hook_is_an_error() -> None:
+def test_misspelt_hook_is_an_error() -> None:
     with pytest.raises(
         ConfigError, match=r"'register_alocate_strategies'; did you mean register_allocate_strategies\?"
     ):

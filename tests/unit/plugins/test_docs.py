@@ -13,7 +13,7 @@ from rmq_redis.plugins import create_plugin_manager, offers, queue_selector
 PAGE = (Path(__file__).parents[3] / "docs/plugins.md").read_text()
 
 
-def test_the_load_balancer_in_ten_lines_works(tmp_path: Path) -> None:
+def test_documented_load_balancer_works(tmp_path: Path) -> None:
     code = re.search(r"```python\n# first_queue.py\n(.*?)```", PAGE, re.DOTALL)
     assert code is not None
     lines = [line for line in code[1].splitlines() if line]
@@ -25,7 +25,7 @@ def test_the_load_balancer_in_ten_lines_works(tmp_path: Path) -> None:
     assert [selector(queues, Message("T", b"x"), None) for _ in range(3)] == [queues[0]] * 3
 
 
-def test_every_built_in_strategy_is_on_the_page() -> None:
+def test_every_built_in_strategy_is_documented() -> None:
     context = ClientContext(ClientConfig(), lambda name: "")
     manager = create_plugin_manager()
     for hook in ("register_queue_selectors", "register_allocate_strategies", "register_read_selectors"):

@@ -33,7 +33,7 @@ async def a_coroutine(*arguments: Any) -> Any:
 
 
 @pytest.mark.parametrize("selector", [raises, a_coroutine, lambda *_: None, lambda *_: "broker-a:0"])
-def test_a_selector_that_breaks_is_replaced_by_round_robin(selector: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_selector_is_replaced_by_round_robin(selector: Any, caplog: pytest.LogCaptureFixture) -> None:
     chosen = queue_selector("MINE", plugins("register_queue_selectors", MINE=lambda: selector))
     with caplog.at_level(logging.ERROR):
         picked = Counter(chosen(MQ_ALL, MESSAGE, None) for _ in range(12))
@@ -42,7 +42,7 @@ def test_a_selector_that_breaks_is_replaced_by_round_robin(selector: Any, caplog
     assert "MINE of plugin" in caplog.text
 
 
-def test_feedback_that_breaks_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_feedback_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     class Selector:
         report = raises
 
@@ -68,7 +68,7 @@ def test_feedback_that_breaks_is_logged_once(caplog: pytest.LogCaptureFixture) -
         (lambda group, cid, mq_all, cid_all: [7], "which is no queue"),
     ],
 )
-def test_shares_that_cannot_be_are_replaced_by_avg(strategy: Any, why: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_shares_are_replaced_by_avg(strategy: Any, why: str, caplog: pytest.LogCaptureFixture) -> None:
     guarded = allocate_strategy("MINE", plugins("register_allocate_strategies", MINE=strategy))
     with caplog.at_level(logging.ERROR):
         shares = [list(guarded("G", cid, MQ_ALL, CIDS)) for cid in CIDS]
@@ -77,7 +77,7 @@ def test_shares_that_cannot_be_are_replaced_by_avg(strategy: Any, why: str, capl
     assert why in caplog.text
 
 
-def test_a_strategy_is_checked_again_when_the_lists_change() -> None:
+def test_strategy_is_checked_again_when_the_lists_change() -> None:
     seen: list[str] = []
 
     def strategy(group: str, cid: str, mq_all: Any, cid_all: Any) -> Any:
@@ -91,7 +91,7 @@ def test_a_strategy_is_checked_again_when_the_lists_change() -> None:
     assert list(guarded("G", "a", MQ_ALL, ["a"])) == MQ_ALL
 
 
-def test_a_read_selector_that_breaks_leaves_the_suggestion(caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_read_selector_falls_back_to_the_suggestion(caplog: pytest.LogCaptureFixture) -> None:
     for broken in (raises, lambda *_: 7):
         selector = read_selector("MINE", plugins("register_read_selectors", MINE=lambda chosen=broken: chosen))
         assert selector is not None
@@ -99,7 +99,7 @@ def test_a_read_selector_that_breaks_leaves_the_suggestion(caplog: pytest.LogCap
     assert len(caplog.records) == 2
 
 
-def test_a_plugin_that_breaks_at_start_is_named() -> None:
+def test_plugin_that_fails_at_start_is_named() -> None:
     with pytest.raises(ConfigError, match=r"plugin .*MINE cannot be made: ValueError: broken"):
         queue_selector("MINE", plugins("register_queue_selectors", MINE=raises))
     with pytest.raises(ConfigError, match=r"plugin .*offers 'MINE' as 3"):
@@ -109,7 +109,7 @@ def test_a_plugin_that_breaks_at_start_is_named() -> None:
         queue_selector("RANDOM", create_plugin_manager(plugins=(asked,)))
 
 
-def test_a_local_plugin_is_loaded_from_a_file_and_a_broken_one_is_named(tmp_path: Any) -> None:
+def test_local_plugin_file_is_loaded_or_named_if_broken(tmp_path: Any) -> None:
     good, bad = tmp_path / "good_one.py", tmp_path / "bad_one.py"
     good.write_text(
         "from rmq_redis import hookimpl\n\n\nclass Mine:\n    @hookimpl\n    def register_queue_selectors(self):\n"

@@ -55,12 +55,12 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base / "venv/bin/python"
 
 
-def test_there_are_three_packages() -> None:
+def test_repository_has_three_plugin_packages() -> None:
     assert len(PACKAGES) == 3
 
 
 @pytest.mark.parametrize("package", [path.name for path in PACKAGES])
-def test_a_packages_own_tests_pass_where_its_readme_runs_them(python: Path, package: str) -> None:
+def test_package_tests_pass_as_run_by_its_readme(python: Path, package: str) -> None:
     where = ROOT / "plugins" / package
     assert "python -m pytest" in (where / "README.md").read_text()
     out = run(python, "-m", "pytest", "-p", "no:cacheprovider", cwd=where, PYTHONDONTWRITEBYTECODE="1")
@@ -74,7 +74,7 @@ def test_every_hook_that_offers_names_is_listed_under_its_setting() -> None:
     assert set(plugin_command.PICKED_BY.values()) <= settings
 
 
-def test_the_generated_skeletons_tests_pass(python: Path) -> None:
+def test_generated_skeleton_passes_its_tests(python: Path) -> None:
     skeleton = python.parent.parent.parent / "my-team-lb"
     assert {path.name for path in skeleton.iterdir()} >= {"pyproject.toml", "README.md", "my_team_lb.py"}
     run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_team_lb.py", cwd=skeleton)
@@ -100,7 +100,7 @@ def test_installed_plugins_are_listed_with_origin_version_hooks_and_offers(pytho
     assert "load_balancer: ROUND_ROBIN" in text
 
 
-def test_a_local_plugin_adds_commands_and_strategies(tmp_path: Path) -> None:
+def test_local_plugin_adds_commands_and_strategies(tmp_path: Path) -> None:
     (tmp_path / "local_one.py").write_text(
         "from rmq_redis import hookimpl\n\n\n@hookimpl\ndef register_commands(app):\n"
         "    @app.command()\n    def hello():\n        print('hello from a plugin')\n"
@@ -120,7 +120,7 @@ def test_a_local_plugin_adds_commands_and_strategies(tmp_path: Path) -> None:
     assert "plugin broken_one.py cannot be loaded: ZeroDivisionError" in done.stderr
 
 
-def test_plugin_options_are_taken_from_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugin_options_are_accepted_in_any_position(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMQ_REDIS_PLUGIN", "first")
     assert take_plugin_options(["send", "--plugin", "a:b", "T", "--plugin=c.py", "--", "--plugin"]) == [
         "send",
@@ -131,7 +131,7 @@ def test_plugin_options_are_taken_from_anywhere(monkeypatch: pytest.MonkeyPatch)
     assert os.environ["RMQ_REDIS_PLUGIN"] == "first;a:b;c.py"
 
 
-def test_a_skeleton_overwrites_nothing(tmp_path: Path) -> None:
+def test_skeleton_does_not_overwrite_files(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["plugin", "new", "lb", "--directory", str(tmp_path / "lb")])
     assert result.exit_code == 0, result.output
     with pytest.raises(ConfigError, match="is not empty"):
@@ -141,14 +141,14 @@ def test_a_skeleton_overwrites_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["json", "JSON", "asyncio", "sys", "class", "pytest", "rmq-redis", "redis", "typing"])
-def test_a_skeleton_hides_no_module(name: str, tmp_path: Path) -> None:
+def test_skeleton_name_that_hides_a_module_is_refused(name: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["plugin", "new", name, "--directory", str(tmp_path / "new")])
     assert isinstance(result.exception, ConfigError)
     assert "choose another name" in str(result.exception)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_plugin_file_wins_over_the_installed_package_of_its_name(python: Path, tmp_path: Path) -> None:
+def test_plugin_file_overrides_the_installed_package_of_its_name(python: Path, tmp_path: Path) -> None:
     file = tmp_path / "rmq_redis_least_backlog.py"
     file.write_text(
         "from rmq_redis import hookimpl\n\n\n@hookimpl\ndef register_queue_selectors():\n"

@@ -43,11 +43,11 @@ def share_ids(name: str, count: int, cids: list[str], **options: Any) -> list[li
         ("CONSISTENT_HASH", [[0, 2], [3, 4], [1, 5, 6, 7]]),  # by Java's MD5
     ],
 )
-def test_eight_queues_and_three_consumers_as_java_shares_them(name: str, shares: list[list[int]]) -> None:
+def test_eight_queues_for_three_consumers_are_shared_as_in_java(name: str, shares: list[list[int]]) -> None:
     assert share_ids(name, 8, CIDS) == shares
 
 
-def test_machine_room_takes_the_queues_of_its_rooms_and_leaves_the_rest() -> None:
+def test_machine_room_shares_only_the_queues_of_its_rooms() -> None:
     mq_all = [MessageQueue("T", name, i) for name in ("far@b", "near@a", "none", "x@y@z") for i in range(4)]
     strategy = allocate_strategy("MACHINE_ROOM", create_plugin_manager(), context(machine_rooms="near;x"))
     shares = [[(q.broker_name, q.queue_id) for q in strategy("G", cid, mq_all, CIDS)] for cid in CIDS]
@@ -55,7 +55,7 @@ def test_machine_room_takes_the_queues_of_its_rooms_and_leaves_the_rest() -> Non
     assert strategy("G", "stranger", mq_all, CIDS) == []
 
 
-def test_machine_room_nearby_shares_a_room_among_its_own_and_what_has_nobody_among_all() -> None:
+def test_machine_room_nearby_shares_rooms_without_members_among_all() -> None:
     mq_all = [MessageQueue("T", name, i) for name in ("broker-0", "broker-1", "north@c") for i in range(4)]
     cids = ["ip@1@east", "ip@2@west", "ip@3@west"]
     strategy = allocate_strategy("machine-room-nearby", create_plugin_manager(), context())
@@ -71,7 +71,7 @@ def test_machine_room_nearby_shares_a_room_among_its_own_and_what_has_nobody_amo
         strategy("G", "ip@1@east", [MessageQueue("T", "nowhere", 0)], cids)
 
 
-def test_config_gives_what_is_listed_and_shares_other_topics_evenly() -> None:
+def test_config_assigns_listed_queues_and_shares_others_evenly() -> None:
     assert share_ids("CONFIG", 4, CIDS[:2], allocate_queues="TopicTest:broker-a:3,1") == [[3, 1], [3, 1]]
     assert share_ids("CONFIG", 4, CIDS[:2], allocate_queues="Other:broker-a:0") == [[0, 1], [2, 3]]
     with pytest.raises(ConfigError, match="'T:0' is not topic:brokerName"):
@@ -85,9 +85,7 @@ MEMBERS = st.integers(0, 9).flatmap(lambda size: st.sets(st.integers(0, 10**6), 
 @pytest.mark.parametrize("name", ["CONSISTENT_HASH", "STICKY", "STICKY_EVEN", "MACHINE_ROOM_NEARBY-AVG_BY_CIRCLE"])
 @given(mq_count=st.integers(1, 60), numbers=MEMBERS)
 @settings(deadline=None, max_examples=60)
-def test_every_queue_has_exactly_one_consumer_the_same_seen_from_each(
-    name: str, mq_count: int, numbers: set[int]
-) -> None:
+def test_all_members_agree_on_one_consumer_per_queue(name: str, mq_count: int, numbers: set[int]) -> None:
     mq_all = queues(mq_count)
     cids = sorted(f"10.0.0.{n % 7}@{n}@{'east' if n % 2 else 'west'}" for n in numbers)
     shares: list[list[MessageQueue]] = []
@@ -113,7 +111,7 @@ def owners(name: str, mq_all: list[MessageQueue], group: list[str]) -> dict[Mess
     joining=st.sets(st.integers(2 * 10**6 + 1, 3 * 10**6), max_size=5),
 )
 @settings(deadline=None, max_examples=200)
-def test_sticky_moves_only_the_queues_of_who_leaves_and_those_that_who_joins_gets(
+def test_sticky_moves_only_queues_of_leaving_and_joining_members(
     mq_count: int, staying: set[int], leaving: set[int], joining: set[int]
 ) -> None:
     mq_all = queues(mq_count, 8)
@@ -125,7 +123,7 @@ def test_sticky_moves_only_the_queues_of_who_leaves_and_those_that_who_joins_get
 
 @given(mq_count=st.integers(1, 20), added=st.integers(1, 8), members=st.integers(1, 8))
 @settings(deadline=None, max_examples=15)
-def test_sticky_has_for_a_queue_whoever_ranks_it_first(mq_count: int, added: int, members: int) -> None:
+def test_sticky_ranks_the_members_of_a_queue_in_one_order(mq_count: int, added: int, members: int) -> None:
     """Alone with any one of the others, the owner of a queue owns it, too: there is one order per queue."""
     mq_all = queues(mq_count + added, 5)
     cids = [f"10.0.0.1@{n}" for n in range(members)]
@@ -137,7 +135,7 @@ def test_sticky_has_for_a_queue_whoever_ranks_it_first(mq_count: int, added: int
 @pytest.mark.parametrize(
     ("mq_count", "members", "most"), [(8, 2, 1.25), (8, 4, 1.7), (16, 4, 1.5), (64, 5, 1.3), (240, 100, 2.6)]
 )
-def test_how_uneven_the_shares_of_sticky_are(mq_count: int, members: int, most: float) -> None:
+def test_largest_share_of_sticky_stays_below_its_limit(mq_count: int, members: int, most: float) -> None:
     """The largest share to the mean one, on average over groups, is below what independent hashes give (and stays)."""
     mq_all = queues(mq_count, 4)
     groups = [sorted(f"10.{n}.{member}.1@{member * 7919 + n}" for member in range(members)) for n in range(20)]
@@ -146,7 +144,7 @@ def test_how_uneven_the_shares_of_sticky_are(mq_count: int, members: int, most: 
 
 
 @pytest.mark.parametrize(("mq_count", "members"), [(16, 3), (64, 5), (300, 20), (400, 40)])
-def test_sticky_ones_move_little_when_one_comes_or_goes(mq_count: int, members: int) -> None:
+def test_sticky_strategies_move_few_queues_per_member_change(mq_count: int, members: int) -> None:
     mq_all = queues(mq_count, 8)
     cids = sorted(f"10.0.{index}.1@{index * 7919}" for index in range(members))
 
@@ -195,7 +193,7 @@ def test_latency_fault_tolerance_isolates_by_latency_class() -> None:
     assert len({selector(mq_all, MESSAGE, None) for _ in range(12)}) == 6  # nobody is left: all are
 
 
-def test_latency_aware_avoids_the_slow_and_the_busy_and_comes_back() -> None:
+def test_latency_aware_avoids_slow_and_busy_brokers_and_returns() -> None:
     clock = Clock()
     mq_all = queues(6)
     selector = LatencyAware(clock)
@@ -220,7 +218,7 @@ def test_latency_aware_avoids_the_slow_and_the_busy_and_comes_back() -> None:
     assert shares()["broker-0"] < 120
 
 
-def test_same_zone_prefers_its_own_and_takes_all_where_there_is_none() -> None:
+def test_same_zone_prefers_its_zone_and_uses_all_if_it_is_empty() -> None:
     mq_all = queues(6)
     for zone, expected in [("west", {"broker-1", "broker-2"}), ("south", {"broker-0", "broker-1", "broker-2"})]:
         selector = queue_selector("same-zone", create_plugin_manager(), context(zone=zone))
@@ -229,7 +227,7 @@ def test_same_zone_prefers_its_own_and_takes_all_where_there_is_none() -> None:
         queue_selector("SAME_ZONE", create_plugin_manager(), context())
 
 
-def test_weighted_keeps_the_proportions() -> None:
+def test_weighted_sends_in_proportion_to_the_weights() -> None:
     mq_all = queues(6)
     selector = queue_selector("WEIGHTED", create_plugin_manager(), context(broker_weights="broker-0=3;broker-2=0"))
     picked = Counter(selector(mq_all, MESSAGE, None) for _ in range(400))
@@ -238,7 +236,7 @@ def test_weighted_keeps_the_proportions() -> None:
         queue_selector("WEIGHTED", create_plugin_manager(), context(broker_weights="broker-0=-1"))
 
 
-def test_weighted_warms_a_new_group_up() -> None:
+def test_weighted_warms_up_a_new_group() -> None:
     from rmq_redis.plugins.defaults.queues import Weighted
 
     clock = Clock()
@@ -268,7 +266,7 @@ def test_consistent_hash_moves_few_keys() -> None:
     assert {selector(after, MESSAGE, None) for _ in after} == set(after)
 
 
-def test_read_selectors() -> None:
+def test_read_selectors_choose_master_or_slave_first() -> None:
     queue = MessageQueue("T", "b", 1)
     addresses = {0: "m:1", 1: "s:1", 3: "t:1"}
     assert read_selector("suggested", create_plugin_manager()) is None
@@ -278,6 +276,6 @@ def test_read_selectors() -> None:
     assert (master(queue, addresses, 3), slave(queue, addresses, 0), slave(queue, {0: "m:1"}, 0)) == (0, 3, 0)
 
 
-def test_names_are_unique() -> None:
+def test_strategy_names_are_unique() -> None:
     for hook in ("register_queue_selectors", "register_allocate_strategies"):
         assert offers(hook, create_plugin_manager(), context=context())

@@ -83,9 +83,7 @@ class HalfFrame:
         await self.peer.close()
 
 
-async def test_half_frames_of_many_connections_stay_within_their_bound_and_are_cut(
-    serve: Serve, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_half_frames_above_their_total_limit_are_closed(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = await serve(max_inbound_bytes=MIN_INBOUND_BYTES)
     small = await HalfFrame.connect(server, 1000)  # the oldest of all
     honest = await RawPeer.connect(server.port)
@@ -106,7 +104,7 @@ async def test_half_frames_of_many_connections_stay_within_their_bound_and_are_c
     await eventually(lambda: server.inbound.total == 0)
 
 
-async def test_a_frame_that_never_ends_is_cut_and_those_on_their_way_arrive(serve: Serve) -> None:
+async def test_endless_frame_is_closed_and_complete_frames_are_served(serve: Serve) -> None:
     server = await serve(max_inbound_bytes=MIN_INBOUND_BYTES)
     stuck = await HalfFrame.connect(server, 9 * MB)
     await eventually(lambda: server.inbound.total == 9 * MB)
@@ -123,7 +121,7 @@ async def test_a_frame_that_never_ends_is_cut_and_those_on_their_way_arrive(serv
         await peer.close()
 
 
-async def test_a_frame_that_trickles_is_cut_while_others_wait(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_frame_is_closed_while_others_wait(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inbound_module, "STALLED_S", 60.0)
     monkeypatch.setattr(inbound_module, "SLOW_S", 0.5)
     server = await serve(max_inbound_bytes=MIN_INBOUND_BYTES)
@@ -143,9 +141,7 @@ async def test_a_frame_that_trickles_is_cut_while_others_wait(serve: Serve, monk
     await peer.close()
 
 
-async def test_requests_in_handling_hold_large_senders_back_and_nobody_else(
-    serve: Serve, release: asyncio.Event
-) -> None:
+async def test_pending_requests_throttle_only_large_senders(serve: Serve, release: asyncio.Event) -> None:
     server = await serve(max_inbound_bytes=MIN_INBOUND_BYTES)
     honest = await RawPeer.connect(server.port)
     senders = [await RawPeer.connect(server.port) for _ in range(12)]
@@ -166,7 +162,7 @@ async def test_requests_in_handling_hold_large_senders_back_and_nobody_else(
         await peer.close()
 
 
-async def test_requests_that_wait_in_tasks_are_counted_until_they_end(serve: Serve, release: asyncio.Event) -> None:
+async def test_requests_waiting_in_tasks_are_counted_until_they_end(serve: Serve, release: asyncio.Event) -> None:
     server = await serve()
     peer = await RawPeer.connect(server.port)
     for _ in range(50):
@@ -178,7 +174,7 @@ async def test_requests_that_wait_in_tasks_are_counted_until_they_end(serve: Ser
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_count_is_zero_after_any_split_of_frames_and_any_end(seed: int) -> None:
+async def test_byte_count_is_zero_after_any_split_and_any_close(seed: int) -> None:
     choose = random.Random(seed)
     inbound = InboundBytes()
     for _ in range(20):
@@ -214,7 +210,7 @@ async def test_postponed_requests_are_counted_until_their_turn(monkeypatch: pyte
     assert inbound.total == 0
 
 
-async def test_connections_beyond_the_bound_are_refused_until_one_closes(
+async def test_connections_above_the_limit_are_refused_until_one_closes(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = await serve(max_connections=3)
@@ -252,7 +248,7 @@ async def test_connections_leave_open_files_for_the_store(
 
 
 @pytest.mark.parametrize("config", [BrokerConfig, NameServerConfig])
-async def test_bounds_that_let_nothing_through_are_refused(config: type) -> None:
+async def test_limits_below_their_minimum_are_refused(config: type) -> None:
     with pytest.raises(ConfigError, match="max_connections is 0; it must be at least 1"):
         server_of(config(max_connections=0, **ADDRESS[config]))
     with pytest.raises(ConfigError, match=f"max_inbound_bytes is 1000; it must be at least {MIN_INBOUND_BYTES}"):

@@ -72,7 +72,7 @@ async def client() -> AsyncIterator[RemotingClient]:
     await client.close()
 
 
-async def test_answers_find_their_requests_in_any_order(script: Script, client: RemotingClient) -> None:
+async def test_responses_in_any_order_are_matched_to_their_requests(script: Script, client: RemotingClient) -> None:
     address = await script.start()
     calls = [asyncio.ensure_future(client.invoke(address, request(code), 10)) for code in (101, 102, 103)]
     await eventually(lambda: len(script.received) == 3)
@@ -84,7 +84,7 @@ async def test_answers_find_their_requests_in_any_order(script: Script, client: 
     assert not client.connections[address]._pending
 
 
-async def test_a_call_without_an_answer_times_out_alone(script: Script, client: RemotingClient) -> None:
+async def test_call_without_a_response_times_out_alone(script: Script, client: RemotingClient) -> None:
     address = await script.start()
     late = asyncio.ensure_future(client.invoke(address, request(1), 0.05))
     patient = asyncio.ensure_future(client.invoke(address, request(2), 30))
@@ -136,7 +136,7 @@ class _Counting:
         return getattr(self._loop, name)
 
 
-async def test_late_and_unknown_answers_are_dropped(script: Script, client: RemotingClient) -> None:
+async def test_late_and_unknown_responses_are_dropped(script: Script, client: RemotingClient) -> None:
     address = await script.start()
     with pytest.raises(RequestTimeoutError):
         await client.invoke(address, request(1), 0.02)
@@ -150,7 +150,7 @@ async def test_late_and_unknown_answers_are_dropped(script: Script, client: Remo
     assert (await call).body == b"mine"
 
 
-async def test_an_answer_after_the_caller_gave_up_is_dropped(script: Script, client: RemotingClient) -> None:
+async def test_response_after_the_call_was_cancelled_is_dropped(script: Script, client: RemotingClient) -> None:
     address = await script.start()
     call = asyncio.ensure_future(client.invoke(address, request(1), 30))
     await eventually(lambda: script.received)
@@ -163,7 +163,7 @@ async def test_an_answer_after_the_caller_gave_up_is_dropped(script: Script, cli
     assert (await second).body == b"x"
 
 
-async def test_a_lost_connection_fails_what_is_pending_and_is_opened_again(script: Script) -> None:
+async def test_lost_connection_fails_pending_calls_and_is_reopened(script: Script) -> None:
     address = await script.start()
     closed: list[str] = []
     client = RemotingClient(on_close=closed.append)
@@ -182,7 +182,7 @@ async def test_a_lost_connection_fails_what_is_pending_and_is_opened_again(scrip
     assert closed == [address]  # we closed it ourselves: no news
 
 
-async def test_a_call_on_a_closed_connection_fails_at_once(script: Script, client: RemotingClient) -> None:
+async def test_call_on_a_closed_connection_fails_at_once(script: Script, client: RemotingClient) -> None:
     connection = await client.connect(await script.start())
     client.disconnect(connection.remote_address)
     await eventually(lambda: connection.closed)
@@ -194,7 +194,7 @@ async def test_a_call_on_a_closed_connection_fails_at_once(script: Script, clien
     await connection.drain()
 
 
-async def test_concurrent_callers_share_one_attempt_to_connect(script: Script, client: RemotingClient) -> None:
+async def test_concurrent_callers_share_one_connection_attempt(script: Script, client: RemotingClient) -> None:
     address = await script.start()
     connections = await asyncio.gather(*(client.connect(address) for _ in range(20)))
     assert len(set(connections)) == 1
@@ -202,9 +202,7 @@ async def test_concurrent_callers_share_one_attempt_to_connect(script: Script, c
     assert len(script.writers) == 1
 
 
-async def test_one_caller_that_gives_up_does_not_break_the_attempt_of_the_others(
-    script: Script, client: RemotingClient
-) -> None:
+async def test_cancelled_caller_does_not_cancel_the_shared_attempt(script: Script, client: RemotingClient) -> None:
     address = await script.start()
     first = asyncio.ensure_future(client.connect(address))
     second = asyncio.ensure_future(client.connect(address))
@@ -214,13 +212,13 @@ async def test_one_caller_that_gives_up_does_not_break_the_attempt_of_the_others
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:x", ":", "127.0.0.1:99999", "[::1]:1", ""])
-async def test_an_address_that_cannot_be_reached_is_a_connect_error(client: RemotingClient, address: str) -> None:
+async def test_unreachable_address_is_a_connect_error(client: RemotingClient, address: str) -> None:
     with pytest.raises(RemotingConnectError, match=r"address|connect"):
         await client.invoke(address, request(1), 1)
     assert not client._connecting
 
 
-async def test_connecting_gives_up_after_its_timeout() -> None:
+async def test_connecting_times_out() -> None:
     async def accepts_nothing(*args: object, **kwargs: object) -> None:
         await asyncio.sleep(60)
 
@@ -238,7 +236,7 @@ async def test_connecting_gives_up_after_its_timeout() -> None:
         loop.create_connection = original  # type: ignore[method-assign]
 
 
-async def test_closing_the_client_ends_attempts_with_a_connect_error(script: Script) -> None:
+async def test_close_ends_attempts_with_a_connect_error(script: Script) -> None:
     client = RemotingClient()
     attempt = asyncio.ensure_future(client.connect(await script.start()))
     await asyncio.sleep(0)
@@ -249,7 +247,7 @@ async def test_closing_the_client_ends_attempts_with_a_connect_error(script: Scr
         await client.connect("127.0.0.1:1")
 
 
-async def test_call_raises_the_class_of_the_answers_code(script: Script, client: RemotingClient) -> None:
+async def test_call_raises_the_error_class_of_the_response_code(script: Script, client: RemotingClient) -> None:
     address = await script.start()
     for code, kind in ((17, TopicNotExistError), (9999, ResponseError)):
         call = asyncio.ensure_future(client.call(address, request(105), 10))
@@ -260,7 +258,7 @@ async def test_call_raises_the_class_of_the_answers_code(script: Script, client:
         assert (caught.value.code, caught.value.address) == (code, address)
 
 
-async def test_oneway_has_flag_2_and_waits_for_nothing(script: Script, client: RemotingClient) -> None:
+async def test_oneway_has_flag_2_and_does_not_wait(script: Script, client: RemotingClient) -> None:
     address = await script.start()
     await client.invoke_oneway(address, request(15))
     await eventually(lambda: script.received)
@@ -268,7 +266,7 @@ async def test_oneway_has_flag_2_and_waits_for_nothing(script: Script, client: R
     assert not client.connections[address]._pending
 
 
-async def test_a_request_that_cannot_be_encoded_fails_alone(script: Script, client: RemotingClient) -> None:
+async def test_unencodable_request_fails_alone(script: Script, client: RemotingClient) -> None:
     connection = await client.connect(await script.start())
     bad = RemotingCommand(code=200050, serialize_type=SerializeType.ROCKETMQ)
     with pytest.raises(LocalProtocolError):
@@ -283,9 +281,7 @@ async def test_opaque_wraps_within_int32(script: Script, client: RemotingClient)
     assert [connection.next_opaque() for _ in range(3)] == [2**31 - 1, 0, 1]
 
 
-async def test_a_broken_answer_closes_the_connection_and_fails_what_is_pending(
-    script: Script, client: RemotingClient
-) -> None:
+async def test_malformed_response_closes_and_fails_pending_calls(script: Script, client: RemotingClient) -> None:
     address = await script.start()
     calls = [asyncio.ensure_future(client.invoke(address, request(1), 30)) for _ in range(2)]
     await eventually(lambda: len(script.received) == 2)
@@ -295,7 +291,7 @@ async def test_a_broken_answer_closes_the_connection_and_fails_what_is_pending(
         await calls[1]
 
 
-async def test_servers_ask_clients_over_the_same_connection() -> None:
+async def test_server_calls_the_client_over_the_same_connection() -> None:
     asked: list[RemotingCommand] = []
 
     def notified(connection: Connection, command: RemotingCommand) -> RemotingCommand:
@@ -321,7 +317,7 @@ async def test_servers_ask_clients_over_the_same_connection() -> None:
     await server.close()
 
 
-async def test_big_frames_both_ways_at_once_do_not_lock_up() -> None:
+async def test_large_frames_in_both_directions_do_not_deadlock() -> None:
     """Both ends have more to write than sockets and buffers take: somebody must go on reading."""
     server = RemotingServer({1: lambda connection, command: response(command, body=command.body)})
     await server.start("127.0.0.1", 0)
@@ -356,7 +352,7 @@ async def test_drain_waits_until_the_peer_reads() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can throw away one connection's packets")
-async def test_a_peer_that_is_cut_off_without_a_word_is_connected_to_anew(
+async def test_silently_disconnected_peer_is_reconnected(
     script: Script, client: RemotingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine that died or a firewall that forgot: nothing arrives there any more, and no reset comes back."""

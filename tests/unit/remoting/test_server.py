@@ -61,14 +61,14 @@ async def asked(server: RemotingServer, command: RemotingCommand) -> RemotingCom
         await peer.close()
 
 
-async def test_unknown_code_is_answered_with_3_and_the_remark_of_rocketmq(start_server: ServerMaker) -> None:
+async def test_unknown_code_fails_with_3_and_the_remark_of_rocketmq(start_server: ServerMaker) -> None:
     server = await start_server({1: echo})
     answer = await asked(server, request(9999, opaque=0))
     assert (answer.code, answer.opaque, answer.flag) == (3, 0, 1)
     assert answer.remark == " request type 9999 not supported"
 
 
-async def test_the_connection_lives_on_after_an_unknown_code(start_server: ServerMaker) -> None:
+async def test_connection_stays_open_after_an_unknown_code(start_server: ServerMaker) -> None:
     server = await start_server({1: echo})
     peer = await RawPeer.connect(server.port)
     await peer.send(request(9999, opaque=1))
@@ -78,7 +78,7 @@ async def test_the_connection_lives_on_after_an_unknown_code(start_server: Serve
 
 
 @pytest.mark.parametrize("serialize_type", list(SerializeType))
-async def test_answers_come_in_the_serialization_of_the_request(
+async def test_responses_use_the_serialization_of_the_request(
     start_server: ServerMaker, serialize_type: SerializeType
 ) -> None:
     server = await start_server({1: echo})
@@ -125,7 +125,7 @@ NOT_AVAILABLE = "the store is not available: "
         (b"secret", 1, "internal error; the server's log has the details"),
     ],
 )
-async def test_exceptions_of_processors_become_answers_without_our_insides(
+async def test_processor_exceptions_become_errors_without_internals(
     start_server: ServerMaker,
     caplog: pytest.LogCaptureFixture,
     processor: Any,
@@ -140,7 +140,7 @@ async def test_exceptions_of_processors_become_answers_without_our_insides(
     assert ("password" in caplog.text) == (body == b"secret")
 
 
-async def test_a_malformed_header_field_is_an_answer_and_not_the_end(start_server: ServerMaker) -> None:
+async def test_malformed_header_field_is_an_error_without_closing(start_server: ServerMaker) -> None:
     server = await start_server({1: lambda c, command: response(command, header=command.header(TopicRequestHeader))})
     peer = await RawPeer.connect(server.port)
     await peer.send(json_frame({"code": 1, "opaque": 5, "extFields": {}}))
@@ -152,7 +152,7 @@ async def test_a_malformed_header_field_is_an_answer_and_not_the_end(start_serve
     await peer.close()
 
 
-async def test_oneway_is_never_answered_not_even_with_an_error(start_server: ServerMaker) -> None:
+async def test_oneway_gets_no_response_not_even_an_error(start_server: ServerMaker) -> None:
     seen: list[int] = []
 
     def note(connection: Connection, command: RemotingCommand) -> RemotingCommand:
@@ -170,7 +170,7 @@ async def test_oneway_is_never_answered_not_even_with_an_error(start_server: Ser
     await peer.close()
 
 
-async def test_a_processor_may_answer_later_or_by_itself(start_server: ServerMaker) -> None:
+async def test_processor_may_respond_later_or_by_itself(start_server: ServerMaker) -> None:
     release = asyncio.Event()
 
     async def waits(connection: Connection, command: RemotingCommand) -> RemotingCommand:
@@ -191,21 +191,21 @@ async def test_a_processor_may_answer_later_or_by_itself(start_server: ServerMak
     await peer.close()
 
 
-async def test_an_answer_that_cannot_be_encoded_becomes_an_error(start_server: ServerMaker) -> None:
+async def test_unencodable_response_becomes_an_error(start_server: ServerMaker) -> None:
     server = await start_server({1: lambda c, command: response(command, body=bytes(20 * 1024 * 1024))})
     answer = await asked(server, request(1, opaque=4))
     assert (answer.code, answer.opaque) == (1, 4)
     assert "frame of" in (answer.remark or "")
 
 
-async def test_a_server_without_processors_yet_is_busy(start_server: ServerMaker) -> None:
+async def test_server_without_processors_is_busy(start_server: ServerMaker) -> None:
     server = await start_server(None)
     assert (await asked(server, request(1))).code == 2
     server.set_processors({1: echo})
     assert (await asked(server, request(1))).code == 0
 
 
-async def test_frames_before_a_broken_one_are_processed_then_the_connection_closes(start_server: ServerMaker) -> None:
+async def test_frames_before_a_malformed_one_are_processed(start_server: ServerMaker) -> None:
     server = await start_server({1: echo})
     peer = await RawPeer.connect(server.port)
     await peer.send(
@@ -232,7 +232,7 @@ async def test_frames_before_a_broken_one_are_processed_then_the_connection_clos
     ],
     ids=["http", "tls", "zero", "2GiB", "no-json", "deep", "type"],
 )
-async def test_garbage_closes_that_connection_and_no_other(start_server: ServerMaker, garbage: bytes) -> None:
+async def test_garbage_closes_only_its_connection(start_server: ServerMaker, garbage: bytes) -> None:
     server = await start_server({1: echo})
     good = await RawPeer.connect(server.port)
     bad = await RawPeer.connect(server.port)
@@ -244,7 +244,7 @@ async def test_garbage_closes_that_connection_and_no_other(start_server: ServerM
     await good.close()
 
 
-async def test_half_a_frame_and_then_silence_is_closed_after_the_idle_timeout(start_server: ServerMaker) -> None:
+async def test_half_a_frame_is_closed_after_the_idle_timeout(start_server: ServerMaker) -> None:
     server = await start_server({1: echo}, idle_timeout_s=0.2)
     peer = await RawPeer.connect(server.port)
     await peer.send(json_frame({"code": 1})[:10])
@@ -253,7 +253,7 @@ async def test_half_a_frame_and_then_silence_is_closed_after_the_idle_timeout(st
     await peer.close()
 
 
-async def test_a_connection_that_talks_is_not_idle(start_server: ServerMaker) -> None:
+async def test_active_connection_is_not_idle(start_server: ServerMaker) -> None:
     server = await start_server({1: echo}, idle_timeout_s=1.0)
     peer = await RawPeer.connect(server.port)
     silent = await RawPeer.connect(server.port)
@@ -267,7 +267,7 @@ async def test_a_connection_that_talks_is_not_idle(start_server: ServerMaker) ->
     await silent.close()
 
 
-async def test_a_client_that_never_reads_is_not_read_from_and_memory_stays_bounded(start_server: ServerMaker) -> None:
+async def test_client_that_never_reads_is_paused_and_memory_is_bounded(start_server: ServerMaker) -> None:
     answered = 0
     body = bytes(16 * 1024)
 
@@ -307,7 +307,7 @@ async def test_a_client_that_never_reads_is_not_read_from_and_memory_stays_bound
     sock.close()
 
 
-async def test_a_client_that_never_reads_is_dropped_after_the_idle_timeout(start_server: ServerMaker) -> None:
+async def test_client_that_never_reads_is_closed_after_idle_timeout(start_server: ServerMaker) -> None:
     """Its answers cannot be sent, so an orderly close would wait for ever."""
     body = bytes(1024 * 1024)
     server = await start_server({1: lambda c, command: response(command, body=body)}, idle_timeout_s=0.3)
@@ -321,7 +321,7 @@ async def test_a_client_that_never_reads_is_dropped_after_the_idle_timeout(start
     sock.close()
 
 
-async def test_a_paused_client_that_reads_again_gets_every_answer(start_server: ServerMaker) -> None:
+async def test_paused_client_that_reads_again_gets_every_response(start_server: ServerMaker) -> None:
     body = bytes(100_000)
     server = await start_server({1: lambda c, command: response(command, body=body)})
     peer = await RawPeer.connect(server.port)
@@ -342,7 +342,7 @@ async def test_on_close_is_called_once_per_connection(start_server: ServerMaker)
     assert not server.connections
 
 
-async def test_close_sends_what_is_queued_and_waits_for_running_requests() -> None:
+async def test_close_sends_queued_data_and_waits_for_running_requests() -> None:
     server = RemotingServer(None)
 
     async def slow(connection: Connection, command: RemotingCommand) -> RemotingCommand:
@@ -363,7 +363,7 @@ async def test_close_sends_what_is_queued_and_waits_for_running_requests() -> No
     await peer.close()
 
 
-async def test_a_taken_port_is_a_config_error_that_names_it(start_server: ServerMaker) -> None:
+async def test_port_in_use_is_a_config_error_that_names_it(start_server: ServerMaker) -> None:
     server = await start_server({})
     with pytest.raises(ConfigError, match=f"127.0.0.1:{server.port}"):
         await RemotingServer({}).start("127.0.0.1", server.port)
@@ -381,7 +381,7 @@ async def test_remote_host_is_packed_for_records(start_server: ServerMaker) -> N
     await peer.close()
 
 
-def test_processors_of_merges_and_refuses_two_for_one_code() -> None:
+def test_processors_of_merges_and_refuses_duplicate_codes() -> None:
     class Group:
         def __init__(self, *codes: int) -> None:
             self.codes = codes
@@ -394,7 +394,7 @@ def test_processors_of_merges_and_refuses_two_for_one_code() -> None:
         processors_of(Group(1), Group(1))
 
 
-async def test_one_connection_does_not_keep_the_others_waiting() -> None:
+async def test_pipelining_connection_does_not_block_others() -> None:
     """500 pipelined requests of 1 ms each: another connection's request is answered before the last of them."""
     handled: list[str] = []
 

@@ -51,12 +51,12 @@ def averagely(*cids: str) -> dict[MessageQueue, str]:
         ("xy", "zw", 6, 6),
     ],
 )
-def test_moves_of_avg_by_hand(before: str, after: str, moved: int, least: int) -> None:
+def test_moves_of_avg_equal_those_counted_by_hand(before: str, after: str, moved: int, least: int) -> None:
     old, new = averagely(*before), averagely(*after)
     assert (moves(old, new), least_moves(old, QUEUES, list(after))) == (moved, least)
 
 
-def test_new_queues_do_not_move_and_lost_ones_neither() -> None:
+def test_new_and_lost_queues_are_not_counted_as_moved() -> None:
     old = dict.fromkeys(QUEUES[:3], "x")
     new = {QUEUES[2]: "x", QUEUES[3]: "y", QUEUES[4]: "x", QUEUES[5]: "y"}
     assert moves(old, new) == 0
@@ -64,7 +64,7 @@ def test_new_queues_do_not_move_and_lost_ones_neither() -> None:
 
 
 @given(st.lists(st.sampled_from("xyzw"), min_size=1, max_size=6), st.sets(st.sampled_from("xyzv"), min_size=1))
-def test_least_moves_is_what_trying_all_even_shares_finds(owners: list[str], members: set[str]) -> None:
+def test_least_moves_equals_the_minimum_over_all_even_shares(owners: list[str], members: set[str]) -> None:
     queues = QUEUES[: len(owners)]
     old = dict(zip(queues, owners, strict=True))
     cids = sorted(members)
@@ -77,7 +77,7 @@ def test_least_moves_is_what_trying_all_even_shares_finds(owners: list[str], mem
     assert least_moves(old, queues, cids) == min(tried)
 
 
-def test_the_shares_after_each_change() -> None:
+def test_shares_are_reported_after_each_change() -> None:
     events = [
         Event(at=1.0, event="join", group="g"),
         Event(at=2.0, event="leave", group="g", number=3),
@@ -100,7 +100,7 @@ def test_the_shares_after_each_change() -> None:
     assert run(described, "STICKY") == sticky
 
 
-def test_all_may_leave_and_others_come() -> None:
+def test_all_members_may_leave_and_new_ones_join() -> None:
     events = [Event(at=1.0, event="leave", group="g", number=4), Event(at=2.0, event="join", group="g")]
     assert [(c.members, c.most, c.moved) for c in run(cluster(*events), "AVG").changes] == [
         (4, 3, 0),
@@ -109,7 +109,7 @@ def test_all_may_leave_and_others_come() -> None:
     ]
 
 
-def test_groups_of_consumers_and_zones() -> None:
+def test_consumer_groups_and_zones_are_simulated() -> None:
     groups = [Group(name="e", zone="east", queues=4), Group(name="w", zone="west", queues=4)]
     members = [Consumers(group="g", number=2, zone="east"), Consumers(group="g", number=1, zone="west")]
     members.append(Consumers(group="h", number=3))
@@ -173,14 +173,14 @@ def taking(group: str, cid: str, mq_all: list[MessageQueue], cid_all: list[str])
         (taking, ""),
     ],
 )
-def test_shares_that_cannot_be_are_told(strategy: Any, problem: str) -> None:
+def test_invalid_shares_are_reported(strategy: Any, problem: str) -> None:
     figures = run(cluster(Event(at=1.0, event="join", group="g")), "mine", Offering(strategy))
     assert problem in figures.changes[0].problem
     assert bool(figures.changes[0].problem) is bool(problem)
     assert len(figures.changes) == 2
 
 
-def test_movement_is_counted_from_the_last_shares_that_could_be() -> None:
+def test_movement_is_counted_from_the_last_valid_shares() -> None:
     def fails_with_five(
         group: str, cid: str, mq_all: Sequence[MessageQueue], cid_all: Sequence[str]
     ) -> Sequence[MessageQueue]:

@@ -36,7 +36,7 @@ def command(*arguments: str) -> str:
     return result.stdout
 
 
-def test_a_seed_gives_one_result_in_every_process() -> None:
+def test_seed_gives_the_same_result_in_every_process() -> None:
     names = "ROUND_ROBIN,RANDOM,HASH,CONSISTENT_HASH,LATENCY_FAULT_TOLERANT,LATENCY_AWARE,SAME_ZONE,WEIGHTED"
     shares = "AVG,AVG_BY_CIRCLE,CONSISTENT_HASH,MACHINE_ROOM_NEARBY,STICKY"
     arguments = [*SMALL, "--json", "--sharding-keys", "10", "--load-balancer", names, "--allocate-strategy", shares]
@@ -64,7 +64,7 @@ def test_a_seed_gives_one_result_in_every_process() -> None:
         assert row["p50_ms"] <= row["p99_ms"] <= row["p999_ms"] <= row["max_ms"]
 
 
-def test_the_table_has_a_row_for_each_strategy() -> None:
+def test_table_has_a_row_for_each_strategy() -> None:
     shown = command(*SMALL, "--load-balancer", "round-robin;random", "--load-balancer", "hash", "--quiet")
     rows = [line.split() for line in shown.splitlines() if line.startswith(("round-robin", "random", "hash"))]
     assert [row[0] for row in rows] == ["round-robin", "random", "hash"] * 2  # sends, then latencies
@@ -74,7 +74,7 @@ def test_the_table_has_a_row_for_each_strategy() -> None:
     )
 
 
-def test_the_example_runs() -> None:
+def test_example_runs() -> None:
     found = json.loads(command("--scenario", str(EXAMPLE), "--load-balancer", "SAME_ZONE", "--json"))
     (same_zone,) = found["load_balancers"]
     assert same_zone["sends"] > 70_000
@@ -88,7 +88,7 @@ def test_the_example_runs() -> None:
     assert [change["at_s"] for change in found["allocate_strategies"][0]["changes"]] == [0, 15, 25, 45, 50]
 
 
-def test_a_strategy_of_a_file_that_fails_is_in_the_table(tmp_path: Path) -> None:
+def test_failing_strategy_of_a_file_is_in_the_table(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(
         "from rmq_redis import hookimpl\n\n\n"
         "def broken(*arguments):\n    raise LookupError('not [today]')\n\n\n"
@@ -109,14 +109,14 @@ def test_a_strategy_of_a_file_that_fails_is_in_the_table(tmp_path: Path) -> None
     assert found.stdout.count("raised LookupError: not [today]") == 1 + 5  # the sends, and each change
 
 
-def test_what_nobody_offers_is_refused_with_the_nearest() -> None:
+def test_unknown_strategy_error_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean LATENCY_AWARE"):
         command(*SMALL, "--load-balancer", "latency-awar")
     with pytest.raises(ConfigError, match="did you mean STICKY"):
         command(*SMALL, "--allocate-strategy", "stiky")
 
 
-def test_a_scenario_describes_the_whole_cluster() -> None:
+def test_scenario_excludes_options_of_the_cluster() -> None:
     with pytest.raises(ConfigError, match="without --brokers, --quiet"):
         command("--scenario", str(EXAMPLE), "--brokers", "3", "--quiet")
     with pytest.raises(ConfigError, match="event leave at 25: it is not within duration_s=20"):
@@ -160,7 +160,7 @@ GROUPS = [{"name": "a"}, {"name": "b"}]
         ),
     ],
 )
-def test_what_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
+def test_invalid_scenario_is_refused(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
     path = tmp_path / "scenario.json"
     path.write_text(json.dumps({"groups": GROUPS} | changes))
     with pytest.raises(ConfigError, match=re.escape(problem)) as caught:
@@ -168,7 +168,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any], prob
     assert str(path) in str(caught.value)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("seed = ")
     (tmp_path / "latin.toml").write_bytes(b"topic = '\xe9'")
     for name in ("bad.toml", "latin.toml", "none.toml"):
@@ -177,12 +177,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("brokers", "queues", "duration_s"), [(0, 4, 1.0), (1, 0, 1.0), (1, 1, 0.0)])
-def test_default_clusters_that_cannot_be(brokers: int, queues: int, duration_s: float) -> None:
+def test_invalid_default_clusters_are_refused(brokers: int, queues: int, duration_s: float) -> None:
     with pytest.raises(ConfigError):
         default_cluster(brokers, queues, duration_s=duration_s)
 
 
-def test_small_clusters_can_be() -> None:
+def test_small_clusters_are_simulated() -> None:
     manager = create_plugin_manager()
     for brokers, clients in ((1, 1), (2, 2), (3, 1)):
         small = default_cluster(brokers, 1, clients, clients, duration_s=3.0, rate=50.0, zones=0)
@@ -201,7 +201,7 @@ def test_every_field_of_a_scenario_is_documented() -> None:
         assert missing == [], kind
 
 
-def test_the_picture(tmp_path: Path) -> None:
+def test_plot_is_written_as_png_and_svg(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot = tmp_path / "plot.png"
     shown = command(*SMALL, "--plot", str(plot), "--brokers", "14")
@@ -215,7 +215,7 @@ def test_the_picture(tmp_path: Path) -> None:
         command(*SMALL, "--plot", str(tmp_path / "none/plot.png"))
 
 
-def test_a_picture_without_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_plot_without_matplotlib_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=re.escape("pip install 'rmq-redis[simulate]'")):
         command(*SMALL, "--plot", str(tmp_path / "p.png"))

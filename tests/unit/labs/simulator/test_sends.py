@@ -36,20 +36,20 @@ def by_name(figures: ProducerFigures) -> dict[str, int]:
     return {broker.name: broker.stored for broker in figures.brokers}
 
 
-def test_the_same_numbers_as_the_real_producer() -> None:
+def test_simulator_constants_equal_those_of_the_producer() -> None:
     assert producers.AVOID_BROKER_S == delivery.AVOID_BROKER_S
     assert producers.AVOID_BUSY_BROKER_S == delivery.AVOID_BUSY_BROKER_S
     assert producers.RETRY_PAUSE_S == topic.RETRY_PAUSE_S
     assert producers.LEAST_ATTEMPT_S == delivery.LEAST_ATTEMPT_S
 
 
-def test_percentile_is_a_value_that_so_many_do_not_exceed() -> None:
+def test_percentile_is_the_value_that_share_does_not_exceed() -> None:
     values = [1.0, 2.0, 3.0, 4.0]
     assert [percentile(values, part) for part in (0.0, 0.25, 0.5, 0.51, 0.99, 1.0)] == [1.0, 1.0, 2.0, 3.0, 4.0, 4.0]
     assert percentile([], 0.5) == 0.0
 
 
-def test_round_robin_is_even_and_without_waiting_the_latency_is_the_groups() -> None:
+def test_round_robin_is_even_and_idle_latency_is_that_of_the_group() -> None:
     figures = run(cluster(A, B))
     stored = by_name(figures)
     assert 900 < sum(stored.values()) < 1100  # Poisson: 1000 and three times its square root
@@ -60,7 +60,7 @@ def test_round_robin_is_even_and_without_waiting_the_latency_is_the_groups() -> 
     assert sum(sum(broker.sent_over_time) for broker in figures.brokers) == sum(stored.values())
 
 
-def test_a_full_group_stores_what_it_can_and_refuses_the_rest_as_busy() -> None:
+def test_group_above_its_capacity_refuses_sends_as_busy() -> None:
     full = Group(name="a", spread=0.0, capacity=10.0, longest_wait_s=0.25)
     figures = run(cluster(full, client={"retry_times_when_send_failed": 0}))
     stored = by_name(figures)["a"]
@@ -69,7 +69,7 @@ def test_a_full_group_stores_what_it_can_and_refuses_the_rest_as_busy() -> None:
     assert figures.latencies()[-1] <= 1 + 100 + 250 + 100
 
 
-def test_a_group_that_refuses_connections_costs_retries_and_no_message() -> None:
+def test_unreachable_group_costs_retries_but_no_messages() -> None:
     down = [Event(at=2.0, event="fail", group="a"), Event(at=4.0, event="recover", group="a")]
     figures = run(cluster(A, B, number=5, rate=50.0, events=down))
     assert figures.failed == 0
@@ -81,7 +81,7 @@ def test_a_group_that_refuses_connections_costs_retries_and_no_message() -> None
     assert 400 < lost < 600  # two seconds of 250/s, Poisson; b stays away, so a has all afterwards
 
 
-def test_what_hangs_is_given_up_after_the_sends_time() -> None:
+def test_send_to_a_hanging_group_times_out() -> None:
     hang = [Event(at=2.0, event="hang", group="a"), Event(at=3.0, event="recover", group="a")]
     figures = run(cluster(A, B, rate=50.0, events=hang))
     assert figures.latencies()[-1] == pytest.approx(3000.0)
@@ -92,7 +92,7 @@ def test_what_hangs_is_given_up_after_the_sends_time() -> None:
     assert short.failed < figures.failed
 
 
-def test_what_is_on_its_way_to_a_group_that_hangs_gets_no_answer_either() -> None:
+def test_send_in_flight_when_a_group_hangs_gets_no_response() -> None:
     far = [Group(name=name, latency_ms=500.0, spread=0.0, capacity=1e6) for name in ("a", "b")]
     hang = [Event(at=2.0, event="hang", group="a"), Event(at=3.0, event="recover", group="a")]
     failed = run(cluster(*far, number=20, rate=20.0, events=hang)).failed
@@ -103,7 +103,7 @@ def test_what_is_on_its_way_to_a_group_that_hangs_gets_no_answer_either() -> Non
     assert figures.retries > 80  # what was on its way for half a second
 
 
-def test_latency_aware_avoids_the_slow_group_and_its_tail_is_shorter() -> None:
+def test_latency_aware_avoids_the_slow_group_and_shortens_the_tail() -> None:
     slow = [Event(at=1.0, event="slow", group="a", factor=50.0)]
     others = Group(name="other", number=3, latency_ms=2.0, spread=0.0, capacity=1e6)
     described = cluster(A, others, number=5, rate=50.0, events=slow)
@@ -114,7 +114,7 @@ def test_latency_aware_avoids_the_slow_group_and_its_tail_is_shorter() -> None:
     assert aware.balance > even.balance
 
 
-def test_groups_come_and_go_with_what_producers_know_of_the_route() -> None:
+def test_producers_notice_added_and_removed_groups_by_the_route() -> None:
     events = [Event(at=2.0, event="add", group="b"), Event(at=8.0, event="remove", group="a")]
     described = cluster(A, B, number=4, rate=50.0, events=events, client={"poll_name_server_interval_s": 2.0})
     a, b = run(described).brokers
@@ -142,7 +142,7 @@ def test_keys_stay_with_their_queue_until_the_route_changes() -> None:
     assert 0 < by_hash <= 20
 
 
-def test_zones() -> None:
+def test_same_zone_avoids_the_latency_of_other_zones() -> None:
     groups = [Group(name="e", zone="east", spread=0.0), Group(name="w", zone="west", spread=0.0)]
     clients = [Producers(zone="west", rate=50.0)]
     near = run(cluster(*groups, producers=clients), "SAME_ZONE")
@@ -156,13 +156,13 @@ def test_zones() -> None:
     assert nowhere.latencies() == []
 
 
-def test_weights_are_the_groups() -> None:
+def test_weighted_follows_the_weights_of_the_groups() -> None:
     heavy = Group(name="b", latency_ms=2.0, spread=0.0, capacity=1e6, weight=3.0)
     stored = by_name(run(cluster(A, heavy), "WEIGHTED"))
     assert stored["b"] == pytest.approx(3 * stored["a"], abs=4)
 
 
-def test_many_producers_with_weights_do_not_go_to_the_groups_in_step() -> None:
+def test_many_weighted_producers_do_not_run_in_step() -> None:
     many = Group(name="a", number=20, latency_ms=2.0, spread=0.0, capacity=1e6)
     figures = run(cluster(many, number=200, rate=0.5), "WEIGHTED")
     first_second = [sum(broker.sent_over_time[:6]) for broker in figures.brokers]
@@ -203,7 +203,7 @@ async def asynchronous(queues: Sequence[MessageQueue], message: Message, key: st
         (asynchronous, "chose <coroutine"),
     ],
 )
-def test_a_selector_that_fails_is_told_and_round_robin_decides(selector: Any, problem: str) -> None:
+def test_failing_selector_is_reported_and_round_robin_decides(selector: Any, problem: str) -> None:
     figures = run(cluster(A, B), "mine", Offering(lambda: selector))
     assert figures.problem.startswith(problem)
     sends = len(figures.latencies())
@@ -211,7 +211,7 @@ def test_a_selector_that_fails_is_told_and_round_robin_decides(selector: Any, pr
     assert figures.failed == 0
 
 
-def test_what_raises_in_feedback_is_told() -> None:
+def test_error_in_feedback_is_reported() -> None:
     class Bad:
         def __call__(self, queues: Sequence[MessageQueue], message: Message, key: str | None) -> MessageQueue:
             return queues[0]
@@ -222,12 +222,12 @@ def test_what_raises_in_feedback_is_told() -> None:
     assert run(cluster(A), "MINE", Offering(Bad)).problem.startswith("raised KeyError in report: 'x'")
 
 
-def test_a_maker_that_fails_is_told() -> None:
+def test_failing_selector_factory_is_reported() -> None:
     assert "no producer starts: plugin" in run(cluster(A), "MINE", Offering(lambda: 1 // 0)).problem
     assert "made 7, no selector" in run(cluster(A), "MINE", Offering(lambda: 7)).problem
 
 
-def test_a_plugin_sees_the_virtual_time_and_random_numbers_from_the_seed() -> None:
+def test_plugin_sees_virtual_time_and_seeded_random_numbers() -> None:
     seen: list[tuple[float, float, float]] = []
 
     def selector(queues: Sequence[MessageQueue], message: Message, key: str | None) -> MessageQueue:
@@ -255,7 +255,7 @@ def test_a_plugin_sees_the_virtual_time_and_random_numbers_from_the_seed() -> No
     ]
 
 
-def test_every_strategy_meets_the_same_sends() -> None:
+def test_every_strategy_gets_the_same_sends() -> None:
     manager: Plugins = create_plugin_manager()
     described = cluster(A, B, number=3)
     counts = {len(simulate_sends(described, name, manager, VirtualClock()).latencies()) for name in ("HASH", "RANDOM")}
