@@ -66,7 +66,7 @@ async def held(broker: Broker, *pulls: asyncio.Task[Pulled]) -> None:
 # --- codes and next offsets ------------------------------------------------------------------------------------------
 
 
-async def test_messages_are_delivered_from_the_offset_on(client: BrokerClient) -> None:
+async def test_pull_delivers_messages_from_its_offset_on(client: BrokerClient) -> None:
     await client.send("T", *"abcde")
     pulled = await client.pull("T", 1)
     assert pulled.outcome == (FOUND, 5)

@@ -95,7 +95,7 @@ def test_malformed_unique_key_has_no_time(key: str) -> None:
 
 @pytest.mark.parametrize("shift_s", [-86_400, -3600, -90, 0, 90, 3600, 86_400, 40 * 86_400])
 @pytest.mark.parametrize("topic", ["T", "%RETRY%G", "%DLQ%G"])
-async def test_unique_key_of_a_clock_that_differs_is_found(topic: str, shift_s: int, client: BrokerClient) -> None:
+async def test_unique_key_with_a_wrong_clock_is_found(topic: str, shift_s: int, client: BrokerClient) -> None:
     key = KEYS.next(now_ms() + shift_s * 1000)
     await client.ok(heartbeat_request("c", "G", {"T": "*"}))
     await client.ok(send_request(topic, b"wanted", properties=f"UNIQ_KEY\x01{key}\x02"))
@@ -146,7 +146,7 @@ def unique_property(key: str, is_wanted: bool) -> bytes:
 
 @pytest.mark.parametrize("wanted_at", [0, 1500, 2999], ids=["oldest", "middle", "newest"])
 @pytest.mark.parametrize("shift_s", [-3600, -30, 30, 3600])
-async def test_unique_key_of_a_clock_that_differs_is_found_in_a_long_queue(
+async def test_unique_key_with_a_wrong_clock_is_found_in_a_long_queue(
     client: BrokerClient, monkeypatch: pytest.MonkeyPatch, shift_s: int, wanted_at: int
 ) -> None:
     monkeypatch.setattr("rmq_redis.broker.admin.messages.MAX_SCANNED_NUMS", 100)

@@ -11,7 +11,7 @@ from interop_support import Cluster, Driver, create_topic, unique_name
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
 
-def test_keeps_everything_of_a_message(node_driver: Driver, cluster: Cluster) -> None:
+def test_keeps_all_attributes_of_a_message(node_driver: Driver, cluster: Cluster) -> None:
     scenarios.keeps_everything_of_a_message(node_driver, cluster)
 
 
@@ -32,15 +32,15 @@ def test_filters_by_tag(node_driver: Driver, cluster: Cluster) -> None:
     scenarios.filters_by_tag(node_driver, cluster)
 
 
-def test_a_new_group_reads_a_young_topic_from_its_start(node_driver: Driver, cluster: Cluster) -> None:
+def test_new_group_reads_a_young_topic_from_its_start(node_driver: Driver, cluster: Cluster) -> None:
     scenarios.a_new_group_reads_a_young_topic_from_its_start(node_driver, cluster, **{"from": "last"})
 
 
-def test_goes_on_from_the_committed_offset(node_driver: Driver, cluster: Cluster) -> None:
+def test_resumes_at_the_committed_offset(node_driver: Driver, cluster: Cluster) -> None:
     scenarios.goes_on_from_the_committed_offset(node_driver, cluster)
 
 
-def test_a_group_is_moved_while_it_consumes(node_driver: Driver, cluster: Cluster) -> None:
+def test_follows_an_offset_reset_while_consuming(node_driver: Driver, cluster: Cluster) -> None:
     scenarios.a_group_is_moved_while_it_consumes(node_driver, cluster)
 
 
@@ -52,11 +52,11 @@ def test_two_consumers_share_the_queues(node_driver: Driver, cluster: Cluster) -
     scenarios.two_consumers_share_the_queues(node_driver, cluster)
 
 
-def test_delivers_a_failed_message_again(node_driver: Driver, cluster: Cluster) -> None:
+def test_redelivers_a_failed_message(node_driver: Driver, cluster: Cluster) -> None:
     scenarios.delivers_a_failed_message_again(node_driver, cluster)
 
 
-def test_parks_a_message_that_always_fails_in_the_dead_letter_topic(node_driver: Driver, cluster: Cluster) -> None:
+def test_message_that_always_fails_becomes_a_dead_letter(node_driver: Driver, cluster: Cluster) -> None:
     scenarios.parks_a_message_that_always_fails(node_driver, cluster)
 
 

@@ -9,7 +9,7 @@ from interop_support import Cluster, Driver, has_route, master_addresses, unique
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
 
-def test_admin_creates_a_topic_that_works(go_driver: Driver, cluster: Cluster) -> None:
+def test_admin_creates_a_usable_topic(go_driver: Driver, cluster: Cluster) -> None:
     topic = unique_name("topic")
     for address in master_addresses(cluster).values():
         go_driver.run(cluster, "create-topic", topic=topic, queues=4, broker=address)
@@ -22,7 +22,7 @@ def test_filters_by_tag(go_driver: Driver, cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("mode", ["oneway", "async"])
-def test_sends_without_waiting(go_driver: Driver, cluster: Cluster, mode: str) -> None:
+def test_sends_oneway_and_async(go_driver: Driver, cluster: Cluster, mode: str) -> None:
     scenarios.sends_without_waiting(go_driver, cluster, mode)
 
 
@@ -34,15 +34,15 @@ def test_stores_a_batch_as_single_messages(go_driver: Driver, cluster: Cluster) 
     scenarios.stores_a_batch_as_single_messages(go_driver, cluster)
 
 
-def test_a_new_group_reads_a_young_topic_from_its_start(go_driver: Driver, cluster: Cluster) -> None:
+def test_new_group_reads_a_young_topic_from_its_start(go_driver: Driver, cluster: Cluster) -> None:
     scenarios.a_new_group_reads_a_young_topic_from_its_start(go_driver, cluster, **{"from": "last"})
 
 
-def test_goes_on_from_the_committed_offset(go_driver: Driver, cluster: Cluster) -> None:
+def test_resumes_at_the_committed_offset(go_driver: Driver, cluster: Cluster) -> None:
     scenarios.goes_on_from_the_committed_offset(go_driver, cluster)
 
 
-def test_a_group_is_moved_while_it_consumes(go_driver: Driver, cluster: Cluster) -> None:
+def test_follows_an_offset_reset_while_consuming(go_driver: Driver, cluster: Cluster) -> None:
     scenarios.a_group_is_moved_while_it_consumes(go_driver, cluster)
 
 
@@ -54,13 +54,13 @@ def test_two_consumers_share_the_queues(go_driver: Driver, cluster: Cluster) -> 
     scenarios.two_consumers_share_the_queues(go_driver, cluster)
 
 
-def test_delivers_a_failed_message_again(go_driver: Driver, cluster: Cluster) -> None:
+def test_redelivers_a_failed_message(go_driver: Driver, cluster: Cluster) -> None:
     scenarios.delivers_a_failed_message_again(go_driver, cluster)
 
 
-def test_transactions_commit_roll_back_and_are_checked_back(go_driver: Driver, cluster: Cluster) -> None:
+def test_transactions_are_committed_rolled_back_and_checked_back(go_driver: Driver, cluster: Cluster) -> None:
     scenarios.transactions_commit_roll_back_and_are_checked_back(go_driver, cluster)
 
 
-def test_requests_are_answered(go_driver: Driver, cluster: Cluster) -> None:
+def test_requests_get_their_replies(go_driver: Driver, cluster: Cluster) -> None:
     scenarios.requests_are_answered(go_driver, cluster)

@@ -19,7 +19,7 @@ def messages(events: list[Event]) -> list[Event]:
     return [event for event in events if event["event"] == "message"]
 
 
-def test_admin_creates_a_topic_that_works(java_driver: Driver, cluster: Cluster) -> None:
+def test_admin_creates_a_usable_topic(java_driver: Driver, cluster: Cluster) -> None:
     """106, 17 on each master, 105."""
     topic = unique_name("topic")
     (created,) = java_driver.run(cluster, "create-topic", topic=topic, queues=6)
@@ -36,7 +36,7 @@ def test_filters_by_tag(java_driver: Driver, cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("mode", ["oneway", "async"])
-def test_sends_without_waiting(java_driver: Driver, cluster: Cluster, mode: str) -> None:
+def test_sends_oneway_and_async(java_driver: Driver, cluster: Cluster, mode: str) -> None:
     scenarios.sends_without_waiting(java_driver, cluster, mode)
 
 
@@ -69,15 +69,15 @@ def test_sends_through_the_vip_channel(java_driver: Driver, cluster: Cluster) ->
         consumer.stop()
 
 
-def test_a_new_group_reads_a_young_topic_from_its_start(java_driver: Driver, cluster: Cluster) -> None:
+def test_new_group_reads_a_young_topic_from_its_start(java_driver: Driver, cluster: Cluster) -> None:
     scenarios.a_new_group_reads_a_young_topic_from_its_start(java_driver, cluster, **{"from": "last"})
 
 
-def test_goes_on_from_the_committed_offset(java_driver: Driver, cluster: Cluster) -> None:
+def test_resumes_at_the_committed_offset(java_driver: Driver, cluster: Cluster) -> None:
     scenarios.goes_on_from_the_committed_offset(java_driver, cluster)
 
 
-def test_a_group_is_moved_while_it_consumes(java_driver: Driver, cluster: Cluster) -> None:
+def test_follows_an_offset_reset_while_consuming(java_driver: Driver, cluster: Cluster) -> None:
     scenarios.a_group_is_moved_while_it_consumes(java_driver, cluster)
 
 
@@ -89,11 +89,11 @@ def test_two_consumers_share_the_queues(java_driver: Driver, cluster: Cluster) -
     scenarios.two_consumers_share_the_queues(java_driver, cluster)
 
 
-def test_delivers_a_failed_message_again(java_driver: Driver, cluster: Cluster) -> None:
+def test_redelivers_a_failed_message(java_driver: Driver, cluster: Cluster) -> None:
     scenarios.delivers_a_failed_message_again(java_driver, cluster)
 
 
-def test_parks_a_message_that_always_fails_in_the_dead_letter_topic(java_driver: Driver, cluster: Cluster) -> None:
+def test_message_that_always_fails_becomes_a_dead_letter(java_driver: Driver, cluster: Cluster) -> None:
     scenarios.parks_a_message_that_always_fails(java_driver, cluster)
 
 
@@ -122,7 +122,7 @@ def test_pull_consumer_reads_to_the_end_and_commits(java_driver: Driver, cluster
     assert len(messages(events)) == 12
 
 
-def test_lite_pull_consumer_goes_on_from_what_it_committed(java_driver: Driver, cluster: Cluster) -> None:
+def test_lite_pull_consumer_resumes_at_its_committed_offset(java_driver: Driver, cluster: Cluster) -> None:
     topic = create_topic(cluster)
     group = unique_name("group")
     for round_number in range(2):
@@ -173,11 +173,11 @@ def test_recalls_a_timer_message_before_it_is_due(java_driver: Driver, cluster: 
         assert scenarios.bodies(consumer.messages()) == scenarios.bodies(sent[1::2])
 
 
-def test_transactions_commit_roll_back_and_are_checked_back(java_driver: Driver, cluster: Cluster) -> None:
+def test_transactions_are_committed_rolled_back_and_checked_back(java_driver: Driver, cluster: Cluster) -> None:
     scenarios.transactions_commit_roll_back_and_are_checked_back(java_driver, cluster, check_timeout_s="150")
 
 
-def test_requests_are_answered(java_driver: Driver, cluster: Cluster) -> None:
+def test_requests_get_their_replies(java_driver: Driver, cluster: Cluster) -> None:
     """324/325 to the broker, 326 to the requester: Java asks Java, our SDK asks Java, Java asks our SDK."""
     scenarios.requests_are_answered(java_driver, cluster)
 

@@ -103,7 +103,7 @@ async def test_pulling_waits_at_the_offset_span_limit() -> None:
     assert filled(30, step=100, max_span=None)[0].has_room()  # type: ignore[arg-type]
 
 
-async def test_a_dropped_queue_does_not_wait() -> None:
+async def test_dropped_queue_does_not_wait() -> None:
     queue, _ = filled(10, max_count=10)
     waiting = asyncio.create_task(queue.wait_for_room())
     await asyncio.sleep(0)

@@ -88,7 +88,7 @@ async def test_refused_message_is_not_sent_and_reported_to_interceptors() -> Non
     assert ("b", "after_send", b"x", None, "MessageRefusedError") in log[2:]
 
 
-async def test_every_message_of_a_batch_is_seen() -> None:
+async def test_every_message_of_a_batch_is_intercepted() -> None:
     recorder = Recorder()
     async with cluster() as fake:
         async with AsyncProducer("PG", config=fake.config(), interceptors=[recorder, Tagging()]) as producer:

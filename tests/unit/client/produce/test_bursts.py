@@ -59,7 +59,7 @@ async def test_sends_of_a_turn_share_a_request_with_separate_results() -> None:
             assert parse_offset_msg_id(result.offset_msg_id)[1] == queue.queue_id << 40 | result.queue_offset
 
 
-async def test_large_turns_spread_evenly_over_the_queues() -> None:
+async def test_large_turns_are_spread_evenly_over_the_queues() -> None:
     async with cluster() as fake, AsyncProducer("PG", config=fake.config(send_timeout_s=60)) as producer:
         await connected(producer)
         results = await asyncio.gather(*(producer.send(Message("T", b"x")) for _ in range(8 * MAX_NUMS)))
