@@ -50,6 +50,8 @@ class LineSender:
             The number of messages per status, and whether Ctrl-C stopped it before the end of the file.
         """
         began = time.monotonic()
+        if self._key is None:
+            settings = {**settings, "coalesce_sends": False}  # sends in one request share a queue, lines go round all
         async with AsyncProducer(group, namesrv, **settings) as producer:
             with stop_signals() as stop:
                 chunks = read_lines(file, from_env(ClientConfig).max_message_bytes)

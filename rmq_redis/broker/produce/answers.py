@@ -36,10 +36,10 @@ class SendAnswers:
         self.stored = self._stored if hooks is None else partial(self._stored_with_hooks, hooks)
         self._id_prefix = state.store_host.hex().upper()
         self._answer_head = (
-            b'{"code":0,"extFields":{"MSG_REGION":"%b","TRACE_ON":"true","msgId":"%b%%b","queueId":"%%d",'
+            b'{"code":0,"extFields":{"MSG_REGION":"%b","TRACE_ON":"true","msgId":"%%b","queueId":"%%d",'
             b'"queueOffset":"%%d"},"flag":1,"language":"PYTHON","opaque":%%d,"serializeTypeCurrentRPC":"JSON",'
             b'"version":%d}'
-        ) % (REGION.encode(), self._id_prefix.encode(), RemotingCommand(code=0).version)
+        ) % (REGION.encode(), RemotingCommand(code=0).version)
 
     def failed(self, connection: Connection, command: RemotingCommand, topic: str, error: Exception) -> None:
         """Answers a failed send; a one-way send is counted instead."""
@@ -72,32 +72,15 @@ class SendAnswers:
         if error and not isinstance(error, StoreUnconfirmedError):
             connection.write_command(error_response(command, error))
             return
-        physical_offset = queue.physical_offset(queue_offset)
-        if command.serialize_type == 0 and count == 1 and error is None:
-            header = self._answer_head % (
-                b"%016X" % physical_offset,
-                queue.queue_id,
-                queue_offset,
-                command.opaque,
-            )
+        first = queue.physical_offset(queue_offset)
+        message_ids = ",".join([f"{self._id_prefix}{number:016X}" for number in range(first, first + count)])
+        if command.serialize_type == 0 and error is None:
+            header = self._answer_head % (message_ids.encode(), queue.queue_id, queue_offset, command.opaque)
             connection.write(encode_frame(header, b""))
             return
+        fields = SendMessageResponseHeader(message_ids, queue.queue_id, queue_offset, region=REGION, trace_on="true")
         code, remark = _stored_code(error)
-        message_ids = ",".join([f"{self._id_prefix}{physical_offset + i:016X}" for i in range(count)])
-        connection.write_command(
-            response(
-                command,
-                code,
-                SendMessageResponseHeader(
-                    msg_id=message_ids,
-                    queue_id=queue.queue_id,
-                    queue_offset=queue_offset,
-                    region=REGION,
-                    trace_on="true",
-                ),
-                remark=remark,
-            )
-        )
+        connection.write_command(response(command, code, fields, remark=remark))
 
     def scheduled(
         self, held: Held | None, error: StoreError | None, arg: tuple[Connection, RemotingCommand, MessageExt]
