@@ -134,7 +134,8 @@ async def stamped_consumer(settings: LoadSettings) -> Figures:
     consumer.subscribe(settings.topic, "*", handler)
     async with consumer:
         await begin_load()
-        times_ms.clear()
+        if not settings.count:  # with a count nothing was sent before, and the first of them may be here already
+            times_ms.clear()
         meter.start()
         if settings.count:
             async with asyncio.timeout(settings.count / settings.rate + DEADLINE_S):
