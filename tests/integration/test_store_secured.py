@@ -82,6 +82,7 @@ async def test_user_and_tls_are_set_by_the_environment(
     monkeypatch.setenv("RMQ_REDIS_STORE_CA_CERTS", str(certificate[0]))
     client = connect(await start_broker(store=f"rediss://127.0.0.1:{secured}/0"))
     await client.send("T", "a")
+    assert await client.pull_all("T") == ["a"]
 
 
 async def test_untrusted_certificate_is_refused(secured: int, start_broker: StartBroker) -> None:
