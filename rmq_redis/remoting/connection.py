@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from ..errors import ConnectionClosedError, RemoteProtocolError, RequestTimeoutError
 from ..hosts import pack_host
@@ -28,19 +28,20 @@ WRITE_AT_ONCE_BYTES = 4096
 
 RequestHandler = Callable[["Connection", RemotingCommand], None]
 ResponseFuture = asyncio.Future[RemotingCommand]
+T_contra = TypeVar("T_contra", contravariant=True)
 
 
-class Receiver(Protocol):
-    """Gets the response to a request: a future, or an object like one."""
+class Receiver(Protocol[T_contra]):
+    """Receives a result: a future, or an object like one."""
 
     def done(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether the result is no longer needed."""
 
-    def set_result(self, result: RemotingCommand, /) -> None:
-        """The response came."""
+    def set_result(self, result: T_contra, /) -> None:
+        """Called with the result."""
 
     def set_exception(self, exception: BaseException, /) -> None:
-        """No response came, or none will."""
+        """Called if there is no result, or if it is unknown."""
 
 
 class Connection(asyncio.Protocol):
@@ -83,7 +84,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
-        self._pending: dict[int, tuple[Receiver, float]] = {}
+        self._pending: dict[int, tuple[Receiver[RemotingCommand], float]] = {}
         self._next_opaque = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -272,7 +273,7 @@ class Connection(asyncio.Protocol):
         self._next_opaque = opaque = (self._next_opaque + 1) & 0x7FFFFFFF
         return opaque
 
-    def send_request(self, frame: bytes, opaque: int, deadline: float, receiver: Receiver) -> None:
+    def send_request(self, frame: bytes, opaque: int, deadline: float, receiver: Receiver[RemotingCommand]) -> None:
         """Queues an encoded request; the receiver gets the response, whatever its code.
 
         It gets a ``RequestTimeoutError`` at ``deadline``, a time of the event loop's clock, and a

@@ -1,8 +1,8 @@
-"""Sends of one turn of the event loop to one queue leave in one request, and each sender gets an answer of its own.
+"""Combines the sends of one event-loop turn to one queue into one request; each send keeps its own result.
 
-A small message's own request (header, frame, system call, answer) costs more than the rest of its send. So what a turn
-has for a queue goes as one batch. Brokers store its messages as they store single ones, with consecutive offsets.
-Nothing waits for more to come, unless ``linger_ms`` says so.
+For a small message, the request (header, frame, system call, response) costs more than the rest of the send. The
+messages travel as one batch, which brokers store like single messages with consecutive offsets. A send waits for others
+only while the broker is busy (``MAX_UNANSWERED``), or with ``linger_ms``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from typing import Protocol
 
 from ...errors import ConnectionClosedError, RequestTimeoutError, ResponseError, RmqError, response_error
 from ...model import SEND_STATUS_BY_CODE, MessageQueue, SendResult, SendStatus
 from ...protocol.command import RemotingCommand
 from ...protocol.headers.send import SendMessageResponseHeader
-from ...remoting.connection import Connection
+from ...remoting.connection import Connection, Receiver
 from .failures import is_retriable
 from .outgoing import Outgoing, joined
 from .topic import QueueTarget
@@ -26,34 +25,25 @@ from .topic import QueueTarget
 logger = logging.getLogger(__name__)
 
 MAX_NUMS = 32
-"""Messages of a burst. The broker begins with them while the rest of a large turn is encoded."""
+"""Maximum number of messages in a burst. The broker starts on it while the rest of a large turn is encoded."""
 MAX_BYTES = 64 * 1024
-"""Bytes of a burst's bodies: far below the maximum of any broker."""
+"""Maximum size of a burst's bodies in bytes: far below the limit of any broker."""
 MAX_UNANSWERED = 4
-"""Requests without an answer at a broker, above which a burst waits for the next answer: the broker is busy so long."""
+"""With this many unanswered requests at a broker, a burst waits for the next response: the broker is busy anyway."""
 HOLD_S = 0.001
-"""The longest such wait in seconds, for answers that wait themselves (for a replica, a disk)."""
+"""Maximum of that wait in seconds: a response may itself wait for a replica or a disk."""
 ALONE_S = 30.0
-"""How long messages for a queue go alone after its broker has refused a burst."""
+"""Seconds that messages for a queue are sent one per request after the broker refused a burst."""
 _DEADLINE_SPAN = 0.05
-"""The messages of a burst have one deadline, the latest. It may be this share of the timeout later than their own."""
+"""A burst has the latest deadline of its messages: later than any by at most this share of the timeout."""
 
 
-class Sender(Protocol):
-    """Gets the result of a send: a future, or an object like one."""
-
-    def done(self) -> bool:
-        """Whether nobody waits any more."""
-
-    def set_result(self, result: SendResult, /) -> None:
-        """The message is stored."""
-
-    def set_exception(self, exception: BaseException, /) -> None:
-        """The message is not stored, or nobody knows."""
+Sender = Receiver[SendResult]
+"""Receives the result of a send."""
 
 
 class Burst:
-    """What goes to a queue in one request. The connection hands it the answer, as it would a future."""
+    """The messages of one request. The connection gives it the response, like a future."""
 
     __slots__ = ("deadline", "joins", "outs", "owner", "senders", "size", "target")
 
@@ -79,17 +69,17 @@ class Burst:
         return out.frame(self.target.batch_head if out.is_batch else self.target.head, opaque)
 
     def drop_cancelled(self) -> None:
-        """Forgets the messages whose senders were cancelled before anything was written."""
+        """Drops messages whose senders were cancelled before the request was written."""
         waiting = [(out, sender) for out, sender in zip(self.outs, self.senders, strict=True) if not sender.done()]
         self.outs = [out for out, _ in waiting]
         self.senders = [sender for _, sender in waiting]
 
     def done(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether no sender needs its result any more."""
         return all(sender.done() for sender in self.senders)
 
     def set_result(self, answer: RemotingCommand) -> None:
-        """Takes the broker's answer, whatever its code."""
+        """Called with the broker's response, whatever its code."""
         status = SEND_STATUS_BY_CODE.get(answer.code)
         if status is None:
             self.set_exception(response_error(answer.code, answer.remark, self.target.address))
@@ -98,10 +88,10 @@ class Burst:
             self._stored(status, answer.header(SendMessageResponseHeader))
         except RmqError as error:
             self._fail(error)
-        self.owner.answered(self.target)  # last: what the senders send next joins what waits
+        self.owner.answered(self.target)  # last: the next sends of these senders join the waiting burst
 
     def set_exception(self, error: BaseException) -> None:
-        """Tells every sender; of a burst that the broker refuses for good, each message is sent alone."""
+        """Called if the request failed. If the broker rejected a burst for good, each message is sent alone."""
         self._fail(error)
         self.owner.answered(self.target)
 
@@ -114,7 +104,7 @@ class Burst:
         else:
             for sender in self.senders:
                 if not sender.done():
-                    sender.set_exception(copy.copy(error))  # each gets a traceback and notes of its own
+                    sender.set_exception(copy.copy(error))  # each sender needs its own traceback and notes
 
     def _stored(self, status: SendStatus, fields: SendMessageResponseHeader) -> None:
         queue = self.target.queue
@@ -139,7 +129,7 @@ class Burst:
 
     def _stored_together(self, status: SendStatus, queue: MessageQueue, fields: SendMessageResponseHeader) -> None:
         ids = fields.msg_id.split(",")
-        if len(ids) != len(self.outs):  # a broker with another idea of a batch's id
+        if len(ids) != len(self.outs):  # the broker returned one id for the whole batch
             ids = [fields.msg_id] * len(self.outs)
         offset = fields.queue_offset
         for out, sender, offset_msg_id in zip(self.outs, self.senders, ids, strict=True):
@@ -149,17 +139,17 @@ class Burst:
 
 
 class Bursts:
-    """Collects what a turn of the event loop sends.
+    """Collects the sends of an event-loop turn.
 
     Attributes:
-        kept: by topic, the target of further messages of the turn that may go anywhere: they join its burst.
+        kept: target by topic, for further messages of the turn that may go to any queue; they join its burst.
     """
 
     def __init__(self, connections: Mapping[str, Connection], linger_s: float, *, keeps_queue: bool) -> None:
         """
         Args:
             connections: the open ones, by address.
-            linger_s: how long a burst waits for more, in seconds; 0: until the end of the turn.
+            linger_s: seconds that a burst waits for more messages; 0: until the end of the turn.
             keeps_queue: whether to fill ``kept``.
         """
         self._keeps_queue = keeps_queue
@@ -173,7 +163,7 @@ class Bursts:
         self._has_timer = False
 
     def add(self, out: Outgoing, target: QueueTarget, sender: Sender) -> None:
-        """Sends a message at the end of the turn, or with the next answer of a broker that is busy with others."""
+        """Sends a message at the end of the turn, or after the next response of a busy broker."""
         if target.alone_until and target.alone_until > self._loop.time():
             out.joins = False
         burst = self._waiting.get(target)
@@ -194,7 +184,7 @@ class Bursts:
             self._flush_soon()
 
     def leave(self, target: QueueTarget) -> None:
-        """Sends what waits for a queue now: the caller is about to write behind it."""
+        """Sends the waiting burst of a queue now, before the caller writes to the connection itself."""
         if target in self._waiting:
             self._leave(target)
 
@@ -209,7 +199,7 @@ class Bursts:
             self._loop.call_later(pause_s, self._flush_all)
 
     def _flush(self) -> None:
-        """Sends what waits for brokers that are not busy with others."""
+        """Sends the bursts of brokers that are not busy."""
         self._has_flush = False
         for target, burst in list(self._waiting.items()):
             if self._unanswered[target.address] < MAX_UNANSWERED or not burst.joins:
@@ -255,13 +245,13 @@ class Bursts:
                 connection.send_request(frame, opaque, burst.deadline, burst)
 
     def answered(self, target: QueueTarget) -> None:
-        """A burst has its answer, or will have none. What waits leaves behind what its senders send next."""
+        """Notes that a request was answered or failed. Waiting bursts are sent after the next sends of its senders."""
         self._unanswered[target.address] -= 1
         if self._waiting and not self._linger_s:
             self._flush_soon()
 
     def send_alone(self, burst: Burst, error: ResponseError) -> None:
-        """Sends each message of a refused burst by itself: the broker takes no batches, or one message is to blame."""
+        """Sends the messages of a rejected burst one by one: one may be invalid, or the broker accepts no batches."""
         logger.debug("%s refused %d messages in one request: %s", burst.target.address, len(burst.outs), error)
         burst.target.alone_until = self._loop.time() + ALONE_S
         for out, sender in zip(burst.outs, burst.senders, strict=True):

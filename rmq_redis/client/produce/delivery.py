@@ -24,7 +24,6 @@ from ...model import Message, SendResult
 from ...remoting.connection import Connection
 from ..core.arguments import seconds_of
 from ..core.instance import MQClientInstance
-from .begun import Begun
 from .bursts import Bursts, Sender
 from .checks import check_message, check_topic
 from .choice import ANYWHERE, Destination, QueueChoice
@@ -46,6 +45,31 @@ _ONEWAYS_PER_TURN = 64
 R = TypeVar("R")
 Attempt = Callable[[Outgoing, QueueTarget], Awaitable[R]]
 """Sends to a target."""
+
+
+class _Begun:
+    """Receives the result of the first attempt of a send without a coroutine; further attempts run in a task."""
+
+    __slots__ = ("_delivery", "_out", "_sender", "_target")
+
+    def __init__(self, delivery: Delivery, out: Outgoing, target: QueueTarget, sender: Sender) -> None:
+        self._delivery = delivery
+        self._out = out
+        self._target = target
+        self._sender = sender
+
+    def done(self) -> bool:
+        return self._sender.done()
+
+    def set_result(self, result: SendResult) -> None:
+        self._sender.set_result(result)
+
+    def set_exception(self, exception: BaseException) -> None:
+        if isinstance(exception, RmqError) and is_retriable(exception):
+            delivery = self._delivery
+            delivery.spawn(self._sender, delivery.repeat(self._out, self._target, delivery.ask, exception))
+        else:
+            self._sender.set_exception(exception)
 
 
 class Delivery:
@@ -153,7 +177,7 @@ class Delivery:
         out.timeout_s = timeout_s
         if len(out.body) >= self._compress_over_bytes:
             return False
-        self._bursts.add(out, target, Begun(self, out, target, sender))
+        self._bursts.add(out, target, _Begun(self, out, target, sender))
         return True
 
     def _target(self, topic: PublishTopic, message: Message, where: Destination) -> QueueTarget:
@@ -185,7 +209,7 @@ class Delivery:
         return await self._publish.find(name, timeout_s)
 
     def spawn(self, sender: Sender, sending: Awaitable[SendResult]) -> None:
-        """Awaits a send in a task, and tells the sender."""
+        """Awaits a send in a task and passes its result to the sender."""
         self._instance.spawn(self._tell(sender, sending))
 
     async def _tell(self, sender: Sender, sending: Awaitable[SendResult]) -> None:

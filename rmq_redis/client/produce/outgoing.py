@@ -48,7 +48,7 @@ class Outgoing(msgspec.Struct, gc=False):
         properties: the property string.
         message_id: the client's id; those of a batch are joined by commas.
         joins: whether it may go in one request with others, see ``bursts``.
-        attempts: how often it was sent.
+        attempts: number of attempts so far.
         is_fixed: whether it must go to the queue chosen for the first attempt.
         timeout_s: seconds that all attempts have together.
         deadline: time of the event loop's clock at which no further attempt begins.

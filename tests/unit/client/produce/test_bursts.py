@@ -1,4 +1,4 @@
-"""Sends of one turn of the event loop go together, and nobody can tell by the results."""
+"""Sends of one event-loop turn share a request, and each keeps the result of a single send."""
 
 from __future__ import annotations
 
