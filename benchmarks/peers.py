@@ -127,7 +127,7 @@ def listens(port: int) -> bool:
 
 
 async def warm(namesrv_addr: str) -> None:
-    """Waits until a broker of this NameServer takes messages, and sends so many that the JVM has compiled its code."""
+    """Waits until a broker of this NameServer accepts messages, then sends enough to warm up the JVM."""
     async with AsyncProducer("compare", namesrv_addr) as producer, asyncio.timeout(START_S):
         while True:
             try:

@@ -20,7 +20,7 @@ _SCAN_PERIOD_S = 0.5
 
 
 class HeldPull(msgspec.Struct, eq=False):
-    """A pull that is answered when a message arrives or its time is over.
+    """A pull that is answered when a message arrives or it times out.
 
     Attributes:
         deadline_s: event-loop time at which it is answered without a message.

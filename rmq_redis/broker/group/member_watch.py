@@ -1,7 +1,7 @@
 """Warnings about members of a consumer group that cannot work together; RocketMQ has none.
 
 The members of a group share the queues of all its topics, so they must subscribe to the same topics and expressions.
-Each needs a client id of its own: two with one id read the same share, and nobody reads the rest of the queues.
+Each needs a client id of its own: two with one id read the same share, and the other queues are not read.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class MemberWatch:
     def _shared_warnings(self) -> list[str]:
         return [
             f"two clients at {first} and {second} have the client id {name[:_SHOWN_LENGTH]!r}, so they read the same "
-            "queues and nobody reads the others; give each an instance name of its own"
+            "queues, and the others are not read; give each an instance name of its own"
             for name, (_, first, second) in list(self._shared_ids.items())[:_SHOWN]
         ]
 

@@ -278,7 +278,7 @@ class TopicTable:
         await self.announce()
 
     def _pop_retry_topics(self, topic: str) -> list[str]:
-        """POP retry topics of a topic, one for each group with offsets in it; without the topic, nobody reads them.
+        """POP retry topics of a topic, one for each group with offsets in it; without the topic, they are never read.
 
         ``%RETRY%a_b_c`` can belong to group a and topic b_c, to a_b and c, or to group a_b_c itself. If the name fits
         another existing group or topic, it is kept, as its messages would be lost. Source: RocketMQ 5.3

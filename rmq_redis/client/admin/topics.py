@@ -147,7 +147,7 @@ class TopicAdmin(KvConfigAdmin):
         return sorted(TopicList.decode(answer.body).topic_list)
 
     async def topic_route(self, topic: str) -> TopicRouteData:
-        """Where a topic's queues are, asked now. Raises RouteNotFoundError for a topic nobody knows."""
+        """Queries the route of a topic now. Raises RouteNotFoundError for an unknown topic."""
         route = await self._instance.routes.name_servers.route(topic)
         if route is None:
             raise RouteNotFoundError(f"no NameServer knows a route of topic {topic!r}")

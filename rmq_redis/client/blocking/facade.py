@@ -100,7 +100,7 @@ _renewing = _RenewLock()
 
 
 class Renewed(Facade[A]):
-    """Starts anew in a forked child: its first call there makes a client with connections of its own.
+    """Reconnects in a forked child: the first call there creates a client with its own connections.
 
     With an ``instance_name``, the child's client has that name and the process id.
     """

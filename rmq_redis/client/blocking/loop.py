@@ -77,7 +77,7 @@ class BackgroundLoop:
         return threading.current_thread() is self._thread
 
     def check_not_current(self) -> None:
-        """Raises ClientError in the loop itself (in a coroutine handler), which would wait for itself for ever."""
+        """Raises ClientError in the loop itself (in a coroutine handler), which would wait for itself."""
         if self.is_current():
             raise ClientError("a blocking call inside the event loop: use the Async class there")
 
